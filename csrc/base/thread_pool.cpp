@@ -1,0 +1,158 @@
+#include "base/thread_pool.h"
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/checked_math.h"
+
+namespace llama4rt {
+namespace {
+
+// About 50 microseconds of spinning: longer than the serial parts of a decode step, far shorter than a
+// person.
+constexpr int kSpinTurns = 20000;
+
+double cgroup_cpu_limit() {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period && quota != "max" && period > 0)
+    return std::strtod(quota.c_str(), nullptr) / period;
+  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+      v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double q = 0;
+  if (v1_quota >> q && v1_period >> period && q > 0 && period > 0) return q / period;
+  return 0;
+}
+
+}  // namespace
+
+int available_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                          : int(std::thread::hardware_concurrency());
+  const double limit = cgroup_cpu_limit();
+  if (limit > 0) cpus = std::min(cpus, int(std::ceil(limit)));
+  return std::max(cpus, 1);
+}
+
+struct ThreadPool::State {
+  explicit State(int n) : num_threads(n) {}
+
+  const int num_threads;
+  std::vector<std::thread> workers;
+  const std::function<void(int, int)>* job = nullptr;
+  alignas(64) std::atomic<uint64_t> generation{0};  // odd bits never used; one increment per job
+  alignas(64) std::atomic<int> pending{0};
+  std::atomic<int> sleepers{0};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::mutex error_mutex;
+  std::exception_ptr error;
+
+  void run_member(int member) {
+    try {
+      (*job)(member, num_threads);
+    } catch (...) {
+      std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
+    }
+  }
+
+  // Returns the new generation, or the old one when the pool stops.
+  uint64_t wait_for_job(uint64_t seen) {
+    for (int turn = 0; turn < kSpinTurns; ++turn) {
+      const uint64_t now = generation.load(std::memory_order_acquire);
+      if (now != seen || stop.load(std::memory_order_relaxed)) return now;
+      _mm_pause();
+    }
+    std::unique_lock lock(mutex);
+    sleepers.fetch_add(1);
+    wake.wait(lock, [&] { return generation.load() != seen || stop.load(); });
+    sleepers.fetch_sub(1);
+    return generation.load(std::memory_order_acquire);
+  }
+
+  void worker(int member) {
+    uint64_t seen = 0;
+    while (true) {
+      const uint64_t now = wait_for_job(seen);
+      if (now == seen) return;  // stopped
+      seen = now;
+      run_member(member);
+      pending.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void start() {
+    workers.reserve(size_t(num_threads - 1));
+    for (int member = 1; member < num_threads; ++member)
+      workers.emplace_back([this, member] { worker(member); });
+  }
+};
+
+ThreadPool::ThreadPool(int num_threads)
+    : state_(std::make_unique<State>(num_threads > 0 ? num_threads : available_cpus())) {}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->stop.store(true);
+  }
+  state_->wake.notify_all();
+  for (std::thread& t : state_->workers) t.join();
+}
+
+int ThreadPool::num_threads() const { return state_->num_threads; }
+
+void ThreadPool::run(const std::function<void(int, int)>& job) {
+  State& s = *state_;
+  if (s.num_threads == 1) return job(0, 1);
+  if (s.workers.empty()) s.start();
+  s.job = &job;
+  s.pending.store(s.num_threads - 1, std::memory_order_relaxed);
+  s.generation.fetch_add(1);  // seq_cst: ordered with the read of `sleepers` below and with wait_for_job
+  if (s.sleepers.load() > 0) {
+    {
+      std::lock_guard lock(s.mutex);
+    }  // a worker between its test and its wait holds this mutex
+    s.wake.notify_all();
+  }
+  s.run_member(0);
+  for (int turn = 0; s.pending.load(std::memory_order_acquire) != 0; ++turn) {
+    if (turn < kSpinTurns) {
+      _mm_pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+  if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
+}
+
+void ThreadPool::parallel_for(int64_t count, int64_t grain,
+                              const std::function<void(int64_t, int64_t)>& body) {
+  if (count <= 0) return;
+  const int64_t units = ceil_div(count, grain);
+  if (units == 1 || num_threads() == 1) return body(0, count);
+  run([&](int member, int members) {
+    const int64_t begin = units * member / members * grain;
+    const int64_t end = std::min(count, units * (member + 1) / members * grain);
+    if (begin < end) body(begin, end);
+  });
+}
+
+}  // namespace llama4rt

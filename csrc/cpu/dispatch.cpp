@@ -1,0 +1,90 @@
+// Built for plain x86-64: asks cpuid, and asks the operating system (XGETBV) whether it saves the wider
+// registers.
+#include "cpu/dispatch.h"
+
+#include <cpuid.h>
+
+#include <cstdlib>
+
+#include "base/error.h"
+
+namespace llama4rt::cpu {
+
+namespace scalar {
+const Kernels& kernels();
+}
+namespace avx2 {
+const Kernels& kernels();
+}
+namespace avx512 {
+const Kernels& kernels();
+}
+
+namespace {
+
+uint64_t saved_registers() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+  uint32_t low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t(high) << 32 | low;
+}
+
+constexpr uint64_t kSavesYmm = 0x6;   // SSE and AVX state
+constexpr uint64_t kSavesZmm = 0xe6;  // and opmask, upper halves, upper registers
+
+bool has_avx2() {
+  return (saved_registers() & kSavesYmm) == kSavesYmm && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma");
+}
+bool has_avx512() {
+  return has_avx2() && (saved_registers() & kSavesZmm) == kSavesZmm && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+}
+
+struct Entry {
+  const char* name;
+  bool (*supported)();
+  const Kernels& (*table)();
+};
+
+constexpr Entry kTables[] = {
+    {"scalar", [] { return true; }, scalar::kernels},
+    {"avx2", has_avx2, avx2::kernels},
+    {"avx512", has_avx512, avx512::kernels},
+};
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& n : names) text += (text.empty() ? "" : ", ") + n;
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Entry& e : kTables)
+    if (e.supported()) names.emplace_back(e.name);
+  return names;
+}
+
+const Kernels& kernels_by_name(const std::string& isa) {
+  for (const Entry& e : kTables) {
+    if (isa != e.name) continue;
+    LLAMA4RT_CHECK(kConfig, e.supported(), "LLAMA4RT_CPU_ISA=", isa,
+                   ": this machine does not support it; it runs ", joined(supported_isas()));
+    return e.table();
+  }
+  throw Error(ErrorKind::kConfig,
+              error_text("LLAMA4RT_CPU_ISA=", isa, " is not a known instruction set; this machine runs ",
+                         joined(supported_isas())));
+}
+
+const Kernels& select_kernels() {
+  if (const char* forced = std::getenv("LLAMA4RT_CPU_ISA"); forced && *forced) return kernels_by_name(forced);
+  return kernels_by_name(supported_isas().back());
+}
+
+}  // namespace llama4rt::cpu

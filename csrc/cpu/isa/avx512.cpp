@@ -1,0 +1,21 @@
+// The avx512 table. This file is built with its own instruction-set flags; everything it includes from
+// cpu/generic lands in namespace llama4rt::cpu::avx512, so that no instruction leaks into code other CPUs
+// run.
+#define LLAMA4RT_ISA avx512
+#define LLAMA4RT_ISA_AVX512
+#include <immintrin.h>
+
+#include "cpu/generic/rmsnorm.h"
+#include "cpu/kernels.h"
+
+namespace llama4rt::cpu::avx512 {
+
+const Kernels& kernels() {
+  static constexpr Kernels table{
+      .isa = "avx512",
+      .rmsnorm_row = rmsnorm_row,
+  };
+  return table;
+}
+
+}  // namespace llama4rt::cpu::avx512

@@ -1,0 +1,114 @@
+// Where weight (n, k) lies in memory. Packer, reference backend and kernels all use these functions and
+// nothing else.
+//
+// Layout::kCpu16: rows go in blocks of 16, so that one 512-bit register (or two 256-bit ones) holds one value
+// of 16 output rows, lane = row. Along K a block is a run of 64-byte *lines*; a line holds for each of the 16
+// rows one 32-bit word with the next 2 (bf16), 4 (int8) or 8 (int4) values of k:
+//
+//   bf16  word = k0 | k1 << 16                      even k in the low half, as the fp32 shift trick and AMX
+//   want it int8  word bytes   b0..b3 = k0 k2 k1 k3         so that (word & 0x00ff00ff) = (k0, k1) as int16
+//   pair,
+//                                                   ((word >> 8) & 0x00ff00ff) = (k2, k3)
+//   int4  word nibbles h0..h7 = k0 k2 k4 k6 k1 k3 k5 k7
+//                                                   so that ((word >> 4j) & 0x000f000f) = (k 2j, k 2j+1), j =
+//                                                   0..3
+//
+// N is padded to a multiple of 16 and K to a whole line; padding is q = 0 with scale 0 for rows, and
+// activations are zero in the K padding, so its q (0) does not matter. Scales and zero points:
+// [N/16][group][16], lane = row.
+#pragma once
+
+#include <cstdint>
+
+#include "base/checked_math.h"
+#include "format/quant.h"
+
+namespace llama4rt::cpu16 {
+
+inline constexpr int64_t kRows = 16;       // rows per block
+inline constexpr int64_t kLineBytes = 64;  // 16 rows x 32 bits
+
+constexpr int64_t values_per_word(WeightKind kind) {
+  return kind == WeightKind::kBF16 ? 2 : kind == WeightKind::kInt8 ? 4 : 8;
+}
+constexpr int64_t num_blocks(int64_t n) { return ceil_div(n, kRows); }
+constexpr int64_t lines_per_block(WeightKind kind, int64_t k) { return ceil_div(k, values_per_word(kind)); }
+constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return lines_per_block(kind, k) * kLineBytes; }
+constexpr int64_t matrix_bytes(WeightKind kind, int64_t n, int64_t k) {
+  return num_blocks(n) * block_bytes(kind, k);
+}
+// Elements of the scale (and zero point) array of one matrix.
+constexpr int64_t matrix_scales(int64_t n, int64_t k, int group_size) {
+  return num_blocks(n) * kRows * ceil_div(k, int64_t(group_size));
+}
+
+// Byte offset of the 32-bit word that holds (n, k) within its matrix.
+constexpr int64_t word_offset(WeightKind kind, int64_t n, int64_t k, int64_t num_k) {
+  return (n / kRows) * block_bytes(kind, num_k) + (k / values_per_word(kind)) * kLineBytes + (n % kRows) * 4;
+}
+// Bit position of k inside its word.
+constexpr int bit_offset(WeightKind kind, int64_t k) {
+  const int j = int(k % values_per_word(kind));
+  switch (kind) {
+    case WeightKind::kBF16:
+      return 16 * j;
+    case WeightKind::kInt8:
+      return 8 * ((j % 2) * 2 + j / 2);
+    case WeightKind::kInt4:
+      return 4 * ((j % 2) * 4 + j / 2);
+  }
+  return 0;
+}
+// Index of the scale of (n, group) within its matrix.
+constexpr int64_t scale_index(int64_t n, int64_t group, int64_t num_groups) {
+  return ((n / kRows) * num_groups + group) * kRows + n % kRows;
+}
+
+// A gate_up weight interleaves its two halves in blocks of 16 rows, so that one kernel call sees both:
+// stored row block 2b is gate rows 16b.., block 2b+1 is up rows 16b... F is padded to a multiple of 16 (zero
+// rows).
+constexpr int64_t gate_row(int64_t f) { return (f / kRows) * 2 * kRows + f % kRows; }
+constexpr int64_t up_row(int64_t f) { return gate_row(f) + kRows; }
+constexpr int64_t gate_up_rows(int64_t num_f) { return 2 * round_up(num_f, kRows); }
+
+}  // namespace llama4rt::cpu16
+
+namespace llama4rt {
+
+// Raw stored bits of element (n, k) of matrix `data` (one expert).
+inline uint32_t stored_bits(const Weight& w, const void* data, int64_t n, int64_t k) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  const auto* p = bytes + cpu16::word_offset(w.kind, n, k, w.k);
+  const uint32_t word = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
+  const uint32_t mask = w.kind == WeightKind::kBF16 ? 0xffffu : w.kind == WeightKind::kInt8 ? 0xffu : 0xfu;
+  return (word >> cpu16::bit_offset(w.kind, k)) & mask;
+}
+
+// The view of expert e of a stack.
+inline Weight expert_view(const Weight& w, int64_t e) {
+  Weight one = w;
+  one.num_experts = 1;
+  const int64_t bytes = w.layout == Layout::kRowMajor ? w.n * w.k * 2 : cpu16::matrix_bytes(w.kind, w.n, w.k);
+  one.data = static_cast<const char*>(w.data) + e * bytes;
+  if (w.quantized()) {
+    const int64_t scales = cpu16::matrix_scales(w.n, w.k, w.group_size);
+    one.scales = static_cast<const char*>(w.scales) + e * scales * int64_t(dtype_size(w.scale_dtype));
+    if (w.zeros) one.zeros = w.zeros + e * scales;
+  }
+  return one;
+}
+
+// The value of element (n, k) of a single matrix, exactly as every backend means it. Slow: for reference and
+// tests.
+inline float weight_value(const Weight& w, int64_t n, int64_t k) {
+  if (w.layout == Layout::kRowMajor) return to_float(static_cast<const bf16*>(w.data)[n * w.k + k]);
+  const uint32_t bits = stored_bits(w, w.data, n, k);
+  if (w.kind == WeightKind::kBF16) return to_float(bf16{uint16_t(bits)});
+  const int64_t s = cpu16::scale_index(n, k / w.group_size, w.num_groups());
+  const float scale = w.scale_dtype == DType::kF32 ? static_cast<const float*>(w.scales)[s]
+                                                   : to_float(static_cast<const bf16*>(w.scales)[s]);
+  const int zero = w.zeros ? int(w.zeros[s]) : symmetric_zero(w.kind);
+  return float(int(bits) - zero) * scale;
+}
+
+}  // namespace llama4rt

@@ -1,0 +1,117 @@
+// Backend: a device, its memory and its ops. The model and the runtime see only this class.
+//
+// Every public op checks shapes and dtypes once (backend.cpp) and calls its virtual half. The reference
+// backend defines what an op means; the CPU and CUDA backends are compared with it on tests/cpp/ops/cases.h.
+//
+// Conventions: activations are fp32 in memory on CPU backends; sums are fp32 in an order that depends only on
+// the element computed (its inputs' absolute positions: weight groups, KV blocks), never on the batch, the
+// tile, the number of threads or the instruction set. Outputs may not overlap inputs unless an op says so.
+// Ops run in call order. Letters: T tokens, H hidden, N outputs, Hq/Hkv heads, D head dim, E experts, K
+// experts per token, F expert width, V vocabulary.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "base/tensor.h"
+#include "format/quant.h"
+#include "ops/op_types.h"
+#include "ops/workspace.h"
+
+namespace llama4rt {
+
+// What happens to q, k and v between their product and attention; see Backend::prepare_qkv.
+struct QkvTransform {
+  Tensor rope;  // F32 [T, D/2, 2] cos and sin of each pair's angle, or empty: no rotation (NoPE layer)
+  bool qk_norm = false;  // unit RMS per head after rotation
+  float qk_norm_eps = 0;
+  Tensor q_scale;  // F32 [T] temperature of each token, or empty; q only
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;      // "reference", "cpu", "cuda:0"
+  virtual std::string describe() const = 0;  // for people: "cpu avx512_vnni, 2 threads"
+  virtual int num_threads() const { return 1; }
+
+  // --- memory: 64-byte aligned, not initialised (large CPU allocations read as zero and are backed on first
+  // touch)
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void deallocate(void* p, size_t bytes) = 0;
+  virtual void copy_to_device(void* dst, const void* src, size_t bytes) = 0;
+  virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  // True when ops read and write host memory, so that copies can be skipped.
+  virtual bool host_memory() const { return true; }
+
+  // --- element-wise and gathers
+  // out[t, :] = table[ids[t], :].   out: F32 [T, H]; table: bf16 kRowMajor [V, H]; ids: I32 [T], each in
+  // 0..V-1.
+  void embed(Tensor out, const Weight& table, Tensor ids);
+  // x[rows[i], :] = src[i, :].   x: F32 [T, H]; rows: I32 [R], distinct; src: F32 [R, H].
+  void scatter_rows(Tensor x, Tensor rows, Tensor src);
+  // out[i, :] = x[rows[i], :].   out: F32 [R, H]; x: F32 [T, H]; rows: I32 [R].
+  void gather_rows(Tensor out, Tensor x, Tensor rows);
+  // out[t, :] = x[t, :] * rsqrt(mean(x[t, :]^2) + eps) * weight.   out, x: F32 [T, H], may be the same;
+  // weight: F32 [H].
+  void rmsnorm(Tensor out, Tensor x, Tensor weight, float eps);
+
+  // --- linear algebra; weights are Layout::kCpu16 on CPU backends, single matrices unless said otherwise
+  // out[t, n] = sum_k x[t, k] w[n, k].   out: F32 [T, N]; x: F32 [T, K].
+  void linear(Tensor out, Tensor x, const Weight& w);
+  // x[t, n] += sum_k a[t, k] w[n, k].   x: F32 [T, N]; a: F32 [T, K].
+  void linear_add(Tensor x, Tensor a, const Weight& w);
+  // SwiGLU of a dense MLP or shared expert: a[t, f] = silu(g) * u, g = h . gate[f], u = h . up[f], silu(g) =
+  // g / (1 + e^-g). a: F32 [T, F]; h: F32 [T, H]; gate_up: rows interleaved (layout.h), gate_up.n =
+  // gate_up_rows(F), gate_up.k = H.
+  void gate_up(Tensor a, Tensor h, const Weight& gate_up);
+
+  // --- attention
+  // Applies, in this order and only where asked: rotation of adjacent pairs of q and k, unit RMS per head of
+  // q and k (v / rms(v), eps inside the root, no weight), q *= q_scale[t]; then stores k and v of token t at
+  // slot_mapping[t]. q: F32 [T, Hq*D] in place; k: F32 [T, Hkv*D] in place; v: F32 [T, Hkv*D]; the three may
+  // be columns of one buffer. slot_mapping: I64 [T]; slot = block * P + offset. Stored values round to
+  // kv.dtype (nearest even).
+  void prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                   Tensor slot_mapping);
+  // out[t, h, :] = sum_j softmax_j(scale * q[t, h] . k[j, h / (Hq/Hkv)]) v[j, ...], j over the keys of
+  // op_types.h. out: F32 [T, Hq*D]; q: F32 [T, Hq*D]. Softmax in fp32 (exact maximum subtracted).
+  void paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch, float scale);
+
+  // --- mixture of experts
+  // logits = h . router (fp32), top_k per token, sigmoid, counting sort. Buffers of the Routing come from ws.
+  // h: F32 [T, H]; router: [E, H] bf16.
+  Routing route(Tensor h, const Weight& router, int top_k, Workspace& ws);
+  // For every slot s = t * K + i with expert e:  a[s, f] = silu(c * g) * (c * u), c = scores[t, i], g = h[t]
+  // . gate_e[f], ... a: F32 [T * K, F]; h: F32 [T, H]; gate_up: stack of E matrices as in gate_up(). Only
+  // experts with tokens are read.
+  void experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing);
+  // x[t, n] += sum over i (in order i = 0..K-1, summed first) of a[t * K + i] . down_e[n].
+  // x: F32 [T, H]; a: F32 [T * K, F]; down: stack of E matrices [H, F].
+  void experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing);
+
+ private:
+  virtual void do_embed(Tensor out, const Weight& table, Tensor ids) = 0;
+  virtual void do_scatter_rows(Tensor x, Tensor rows, Tensor src) = 0;
+  virtual void do_gather_rows(Tensor out, Tensor x, Tensor rows) = 0;
+  virtual void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) = 0;
+  virtual void do_linear(Tensor out, Tensor x, const Weight& w) = 0;
+  virtual void do_linear_add(Tensor x, Tensor a, const Weight& w) = 0;
+  virtual void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) = 0;
+  virtual void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                              Tensor slot_mapping) = 0;
+  virtual void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                                  float scale) = 0;
+  virtual void do_route(const Routing& routing, Tensor logits, Tensor h,
+                        const Weight& router) = 0;  // logits: scratch [T, E]
+  virtual void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) = 0;
+  virtual void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) = 0;
+};
+
+// "reference", "cpu" or "auto"; num_threads 0 = all CPUs of this process. Throws kConfig for anything else,
+// naming what exists.
+std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads);
+
+}  // namespace llama4rt

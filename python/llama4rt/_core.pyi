@@ -1,0 +1,180 @@
+"""The native module. Thin on purpose: convert, release the GIL, call. People use llama4rt.Engine and llama4rt.build."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Llama4RTError(Exception): ...
+class EngineFileError(Llama4RTError): ...
+class CheckpointError(Llama4RTError): ...
+class ConfigError(Llama4RTError, ValueError): ...
+class RequestError(Llama4RTError, ValueError): ...
+
+def version() -> str: ...
+def build_info() -> dict[str, Any]:
+    """{"version", "compiler", "cpu_isas": [...], "selected_isa", "cuda": False, "asserts": bool}"""
+
+def available_cpus() -> int: ...
+def xxh64(data: bytes | NDArray[np.uint8], seed: int = 0) -> int: ...
+
+# --- format -----------------------------------------------------------------------------------------------------------
+
+class SafetensorsFile:
+    """A safetensors file, mapped and validated strictly (header size, bounds, overlap, holes, duplicate names).
+
+    Raises CheckpointError naming the file, the field, what was found and what is allowed.
+    """
+
+    def __init__(self, path: str) -> None: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    def names(self) -> list[str]: ...
+    def info(self, name: str) -> tuple[str, tuple[int, ...], int, int]:
+        """(dtype name as in the file, shape, absolute byte offset, bytes)."""
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes as a read-only view of the mapping (keeps the file open)."""
+    def release(self, name: str) -> None:
+        """Tells the kernel that the tensor's pages are no longer needed (madvise), so that a build does not keep them."""
+
+class EngineFile:
+    """An engine file, opened and validated. Raises EngineFileError."""
+
+    def __init__(self, path: str) -> None: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    def names(self) -> list[str]: ...
+    def info(self, name: str) -> tuple[str, tuple[int, ...], int, int]: ...
+    def raw(self, name: str) -> NDArray[np.uint8]: ...
+    def weight(self, name: str) -> dict[str, Any]:
+        """{"kind", "layout", "experts", "n", "k", "group_size", "scale_dtype", "has_zeros"} of a matrix."""
+    def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
+        """float32 [N, K]: the values every backend means, rows in stored order."""
+    def verify(self, num_threads: int = 0) -> list[str]:
+        """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well. GIL released."""
+
+class EngineWriter:
+    """Streams tensors into a temporary file beside `path` and renames it in finish().
+
+    The plan (every tensor's name, dtype, shape) is declared first, so that offsets and header size are known before a
+    byte of payload is written. One writer per output path: a second one raises Llama4RTError (flock).
+    """
+
+    def __init__(self, path: str, num_threads: int = 0) -> None: ...
+    def declare_tensor(self, name: str, dtype: str, shape: Sequence[int]) -> None:
+        """A plain tensor: norms (F32), embed (BF16 row-major), files (U8)."""
+    def declare_weight(
+        self, name: str, kind: str, experts: int, n: int, k: int, group_size: int = 0,
+        scale_dtype: str = "BF16", zeros: bool = False,
+    ) -> None:
+        """A packed matrix stack: declares `name`, and for int kinds `name.scales` (and `name.zeros`)."""
+    def begin(self) -> None:
+        """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC)."""
+    def write_tensor(self, name: str, data: NDArray[Any]) -> None: ...
+    def quantize_rows(
+        self, name: str, expert: int, rows: NDArray[np.int64], source: NDArray[Any], dtype: str, transposed: bool,
+    ) -> None:
+        """Quantises (or, for bf16, converts) and packs source rows into stored rows `rows` of `name`[expert].
+
+        source: raw elements of `dtype` ("BF16" as uint16, "F16" as uint16, "F32"); [n, k], or [k, n] when transposed
+        (may be a strided column slice of [k, m]). Adds to the weight's error report. Raises CheckpointError for NaN or
+        Inf, naming the first position. GIL released, all threads.
+        """
+    def import_int4_rows(
+        self, name: str, expert: int, rows: NDArray[np.int64],
+        codes: NDArray[np.uint8], scales: NDArray[Any], scale_dtype: str, zeros: NDArray[np.uint8] | None,
+    ) -> None:
+        """Packs ready int4 codes bit for bit. codes: [n, k] in 0..15; scales: [n, groups] raw bits; zeros: [n, groups] or None."""
+    def report(self, name: str) -> tuple[float, float]:
+        """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""
+    def finish(self, metadata: dict[str, str]) -> None:
+        """Checks that everything declared was written, writes the header, fsyncs, renames, fsyncs the directory.
+
+        The writer adds `checksums` and `weights` (descriptors with rms_error and max_error) and `header_checksum` to the metadata.
+        """
+    def abort(self) -> None:
+        """Removes the temporary file. Safe to call at any time, more than once."""
+
+# --- runtime ----------------------------------------------------------------------------------------------------------
+
+class Request:
+    """What one caller asked, in token ids. All numbers are checked again in Engine.submit (RequestError)."""
+
+    prompt_token_ids: list[int]
+    n: int
+    max_tokens: int
+    min_tokens: int
+    temperature: float  # 0: greedy
+    top_k: int  # 0: off
+    top_p: float
+    min_p: float
+    repetition_penalty: float  # 1: off; over prompt and output
+    presence_penalty: float  # over output
+    frequency_penalty: float
+    logit_bias: dict[int, float]
+    seed: int | None  # None: a random one
+    stop_token_ids: list[int]  # beside the model's own end tokens
+    ignore_eos: bool
+    logprobs: int  # -1: none, 0: the chosen token's, n: and the n best
+    prompt_logprobs: int  # -1: none
+    return_logits: bool  # score(): float32 [tokens, vocab], no generation
+    use_prefix_cache: bool
+    def __init__(self) -> None: ...
+
+class Event:
+    """One thing that happened to one sequence of a request in a step."""
+
+    request_id: int
+    index: int  # which of the n
+    token_id: int  # -1 when the event carries no token
+    logprob: float
+    top_logprobs: list[tuple[int, float]]  # best first
+    prompt_logprobs: list[tuple[float, list[tuple[int, float]]]] | None  # with the first event of index 0 (entry 0 is for token 1)
+    logits: NDArray[np.float32] | None
+    cached_tokens: int  # prompt tokens found in the prefix cache (first event)
+    finish_reason: str  # "", "stop", "length", "abort" or "error"
+    stop_token_id: int  # the end token that stopped it, or -1; that token is not part of the output
+    error: str
+
+class Engine:
+    """Opens an engine file and runs it. submit/abort/stats: any thread. step: one thread at a time."""
+
+    def __init__(
+        self, path: str, *, device: str = "auto", num_threads: int = 0, max_model_len: int = 0, max_num_seqs: int = 0,
+        kv_cache_bytes: int = 0, block_size: int = 16, max_batched_tokens: int = 0, kv_cache_dtype: str = "auto",
+        prefix_cache: bool = True, max_waiting: int = 0,
+    ) -> None: ...
+    def submit(self, request: Request) -> int:
+        """Queues a request and returns its id. RequestError when it can never run (both numbers in the message)."""
+    def abort(self, request_id: int) -> None:
+        """Frees its blocks within one step; its sequences end with finish_reason "abort". Unknown ids are ignored."""
+    def abort_sequence(self, request_id: int, index: int, reason: str) -> None:
+        """Ends one sequence with `reason` ("stop" for a stop string found by the caller, or "abort")."""
+    def step(self) -> list[Event]:
+        """One turn of the wheel; returns at once with [] when there is no work. GIL released."""
+    def has_work(self) -> bool: ...
+    def stats(self) -> dict[str, Any]: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def backend(self) -> str: ...
+    def file_bytes(self, name: str) -> bytes | None:
+        """A file kept in the engine ("tokenizer.model", "chat_template.jinja", ...), or None."""
+    def file_names(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+# --- ops, for tests ---------------------------------------------------------------------------------------------------
+
+def rmsnorm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, device: str = "cpu",
+) -> NDArray[np.float32]:
+    """[T, H] rows normalised by the named backend."""
+
+def linear(file: EngineFile, name: str, x: NDArray[np.float32], expert: int = 0, device: str = "cpu") -> NDArray[np.float32]:
+    """x [T, K] times the stored matrix: float32 [T, N]."""
+
+def measure_machine(num_threads: int = 0) -> dict[str, float]:
+    """{"read_gbps", "fma_gflops"} of this machine now, by num_threads threads (about a second). GIL released."""
