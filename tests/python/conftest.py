@@ -1,0 +1,83 @@
+"""Fixtures shared by the Python tests: tiny checkpoints, their transformers oracles and engine files, each made once."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test talks to a network
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: long runs, only with LLAMA4RT_SOAK=1 (make soak)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not SOAK:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="a long run: LLAMA4RT_SOAK=1"))
+
+
+@pytest.fixture(scope="session")
+def soak() -> bool:
+    return SOAK
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """checkpoint("scout") -> the directory of that tiny checkpoint."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    @functools.cache
+    def make(kind: str) -> Path:
+        from tiny_checkpoints import KINDS, write_checkpoint
+
+        return write_checkpoint(KINDS[kind], root / kind)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle(checkpoint: Callable[[str], Path]) -> Callable[..., PreTrainedModel]:
+    """oracle("scout") -> the checkpoint as a transformers model in fp32 with eager attention."""
+
+    @functools.cache
+    def load(kind: str, dtype: str = "float32", attention: str = "eager") -> PreTrainedModel:
+        from tiny_checkpoints import load_oracle
+
+        return load_oracle(checkpoint(kind), dtype, attention)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def engine_file(
+    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """engine_file("scout", weights="int4", group_size=32) -> the built engine file."""
+    root = tmp_path_factory.mktemp("engines")
+
+    @functools.cache
+    def make(kind: str, **options: Any) -> Path:
+        from llama4rt import build
+
+        options = {"weights": "bf16"} | options
+        name = "-".join([kind, *(f"{key}_{value}" for key, value in sorted(options.items()))])
+        build(str(checkpoint(kind)), str(root / f"{name}.l4e"), **options)
+        return root / f"{name}.l4e"
+
+    return make

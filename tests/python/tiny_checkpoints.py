@@ -1,0 +1,291 @@
+"""Tiny random Llama 4 checkpoints, written by transformers itself, and the transformers model as an oracle.
+
+Each kind is one corner of the architecture. All weights are bf16 values whatever dtype they are saved in, so that a
+bf16 engine holds exactly the numbers the oracle computes with. Trained weights and the tokenizer are not this file's
+business: these checkpoints speak token ids only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Scout's rope rule (factor 16, no smooth band) with an original length short enough that tiny models use both branches.
+SCOUT_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 1.0,
+    "original_max_position_embeddings": 64,
+}
+# The general rule: a smooth band between the kept and the divided frequencies.
+SMOOTH_ROPE = SCOUT_ROPE | {"factor": 8.0, "high_freq_factor": 4.0}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
+
+BASE: dict[str, Any] = {
+    "vocab_size": 331,  # not a multiple of 16
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "intermediate_size_mlp": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+    "attention_chunk_size": 16,
+    "no_rope_layer_interval": 4,
+    "use_qk_norm": True,
+    "rope_parameters": PLAIN_ROPE,
+    "attn_temperature_tuning": True,
+    "attn_scale": 0.1,
+    "floor_scale": 8,  # so that the temperature acts within a test's few tokens
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+    "pad_token_id": None,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "image_size": 28,
+    "patch_size": 14,
+    "vision_output_dim": 32,
+    "projector_input_dim": 32,
+    "projector_output_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One corner of the architecture: what differs from BASE, and how the checkpoint is stored."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    dtype: str = "bfloat16"  # of the stored tensors: bfloat16, float16 or float32
+    vision: bool = False  # Llama4ForConditionalGeneration, with a small vision tower
+    max_shard_size: str = "5GB"
+    logits_gain: float = 2.0  # logits reach about 2.5 times this
+
+    @property
+    def chunk(self) -> int:
+        """The attention chunk, or a length to test by where there is none."""
+        return int((BASE | self.config)["attention_chunk_size"] or 16)
+
+    @property
+    def vocab_size(self) -> int:
+        return int((BASE | self.config)["vocab_size"])
+
+
+KINDS = {
+    kind.name: kind
+    for kind in [
+        Kind("scout", {"rope_parameters": SCOUT_ROPE, "num_hidden_layers": 8}, seed=1),
+        Kind(
+            "scout_vision",
+            {"rope_parameters": SCOUT_ROPE, "num_attention_heads": 5, "num_key_value_heads": 1},
+            seed=2,
+            vision=True,
+            max_shard_size="60KB",
+        ),
+        Kind(
+            "maverick",
+            {
+                "interleave_moe_layer_step": 2,
+                "use_qk_norm": False,
+                "num_local_experts": 16,
+                "num_hidden_layers": 8,
+            },
+            seed=3,
+            dtype="float32",
+        ),
+        Kind(
+            "top2", {"num_experts_per_tok": 2, "num_local_experts": 8, "rope_parameters": SMOOTH_ROPE}, seed=4
+        ),
+        Kind(
+            "odd_heads",  # 3 query heads per kv head, head_dim neither a power of two nor of 16, odd widths
+            {
+                "num_attention_heads": 6,
+                "num_key_value_heads": 2,
+                "head_dim": 24,
+                "hidden_size": 72,
+                "intermediate_size": 40,
+                "num_local_experts": 3,
+                "vocab_size": 257,
+            },
+            seed=5,
+            dtype="float16",
+        ),
+        Kind(
+            "one_kv_head",  # 5 query heads per kv head, as Scout; head_dim 80
+            {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 80, "hidden_size": 80},
+            seed=6,
+        ),
+        Kind("no_chunk", {"attention_chunk_size": None, "rope_parameters": SCOUT_ROPE}, seed=7),
+        Kind("dense", {"moe_layers": [], "attention_chunk_size": None, "use_qk_norm": False}, seed=8),
+        Kind("dense_chunked", {"moe_layers": [], "attention_chunk_size": 32}, seed=9),
+        Kind("tied", {"tie_word_embeddings": True, "num_hidden_layers": 4}, seed=10),
+        Kind("no_temperature", {"attn_temperature_tuning": False, "num_hidden_layers": 4}, seed=11),
+        Kind("all_rope", {"no_rope_layers": [1, 1, 1, 1], "num_hidden_layers": 4}, seed=12),
+        Kind(
+            "mixed_layers",  # rotation and chunking disagree, so rope must use absolute positions
+            {
+                "num_hidden_layers": 4,
+                "layer_types": [
+                    "chunked_attention",
+                    "full_attention",
+                    "chunked_attention",
+                    "chunked_attention",
+                ],
+            },
+            seed=15,
+        ),
+        Kind(
+            "all_nope",
+            {"no_rope_layers": [0, 0, 0], "no_rope_layer_interval": 1, "num_hidden_layers": 3},
+            seed=13,
+        ),
+        Kind(
+            "int4",  # every reduction is a whole number of groups of 128
+            {
+                "hidden_size": 128,
+                "intermediate_size": 128,
+                "intermediate_size_mlp": 256,
+                "num_attention_heads": 8,
+                "interleave_moe_layer_step": 2,
+                "num_hidden_layers": 4,
+                "rope_parameters": SCOUT_ROPE,
+                "attention_chunk_size": 32,
+            },
+            seed=14,
+        ),
+    ]
+}
+
+
+def write_checkpoint(kind: Kind, directory: Path) -> Path:
+    """Saves the kind's random model under `directory` in Hugging Face's layout and returns the directory."""
+    import torch
+    from transformers import (
+        Llama4Config,
+        Llama4ForCausalLM,
+        Llama4ForConditionalGeneration,
+        Llama4TextConfig,
+    )
+
+    text = BASE | kind.config
+    model: PreTrainedModel
+    if kind.vision:
+        config = Llama4Config(
+            text_config=text, vision_config=VISION, image_token_index=5, boi_token_index=6, eoi_token_index=7
+        )
+        model = Llama4ForConditionalGeneration(config)
+    else:
+        model = Llama4ForCausalLM(Llama4TextConfig(**text))
+    randomize(model, kind.seed, kind.logits_gain, tied=bool(text.get("tie_word_embeddings")))
+    dtype = getattr(torch, kind.dtype)
+    # The tensors are cast, never the model: .to(bfloat16) would also cast its rope tables.
+    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    if text.get("tie_word_embeddings"):
+        del state["lm_head.weight"]
+    model.config.dtype = dtype
+    model.save_pretrained(directory, state_dict=state, max_shard_size=kind.max_shard_size)
+    return directory
+
+
+def randomize(model: PreTrainedModel, seed: int, logits_gain: float, tied: bool) -> None:
+    """Fills the model with seeded bf16 values scaled so that activations stay of order one from layer to layer."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight") or "layernorm" in name:
+                values = 1 + 0.1 * values
+            elif parameter.dim() < 2:
+                values *= 0.1
+            elif "embed_tokens" in name:
+                values *= logits_gain * parameter.shape[1] ** -0.5 if tied else 1.0
+            elif "experts." in name:  # stored [E, in, out]
+                values *= parameter.shape[1] ** -0.5
+            elif "lm_head" in name:
+                values *= logits_gain * parameter.shape[1] ** -0.5
+            elif "router" in name:  # wide margins: a rounding error should not change an expert
+                values *= 2 * parameter.shape[1] ** -0.5
+            else:
+                values *= parameter.shape[-1] ** -0.5
+            # Below 2^-14 fp16 starts to lose bits of a bf16 value.
+            values = torch.where(values.abs() < 2**-14, torch.zeros_like(values), values)
+            parameter.copy_(values.to(torch.bfloat16).float())
+
+
+def load_oracle(
+    directory: str | os.PathLike[str], dtype: str = "float32", attention: str = "eager"
+) -> PreTrainedModel:
+    """The checkpoint in transformers, ready to compute."""
+    import torch
+    from transformers import AutoConfig, Llama4ForCausalLM, Llama4ForConditionalGeneration
+
+    config = AutoConfig.from_pretrained(directory)
+    text = getattr(config, "text_config", config)
+    if text.attention_chunk_size is None:
+        # transformers cannot build its masks from null; one huge chunk is the same.
+        text.attention_chunk_size = 1 << 20
+    cls: Any = Llama4ForConditionalGeneration if config.model_type == "llama4" else Llama4ForCausalLM
+    model = cls.from_pretrained(
+        directory, config=config, dtype=getattr(torch, dtype), attn_implementation=attention
+    )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def oracle_logits(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray:
+    """float32 [tokens, vocab]: the whole prompt in one forward pass, batch 1, no padding, no cache."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
+    return np.asarray(logits[0].float())
+
+
+def oracle_greedy(model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -> list[int]:
+    """What transformers' own generate() continues with; end tokens are not special."""
+    import torch
+
+    prompt = torch.tensor([list(ids)])
+    with torch.no_grad():
+        out = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            min_new_tokens=max_tokens,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return [int(t) for t in out[0, len(ids) :]]
+
+
+def random_ids(kind: Kind, length: int, seed: int = 0) -> list[int]:
+    """Seeded token ids that avoid the special ones."""
+    return np.random.default_rng(seed).integers(8, kind.vocab_size, length).tolist()  # type: ignore[no-any-return]
+
+
+def interesting_lengths(kind: Kind) -> list[int]:
+    c = kind.chunk
+    return [1, c - 1, c, c + 1, 3 * c + 5]
