@@ -1,5 +1,9 @@
 // The reference backend: every op as plain fp32 loops, slow on purpose. It is the definition the others are
-// tested against.
+// tested against, so it rounds nowhere but where backend.h says so: weights are dequantised and then
+// multiplied, activations stay fp32, every sum runs in ascending order. One thread.
+//
+// The class is visible so that another backend, while it grows, may derive from it and replace ops one by
+// one.
 #pragma once
 
 #include <memory>
@@ -7,6 +11,32 @@
 #include "ops/backend.h"
 
 namespace llama4rt {
+
+class ReferenceBackend : public Backend {
+ public:
+  std::string name() const override { return "reference"; }
+  std::string describe() const override { return "reference, plain loops on 1 thread"; }
+  void* allocate(size_t bytes) override;
+  void deallocate(void* p, size_t bytes) override;
+  void copy_to_device(void* dst, const void* src, size_t bytes) override;
+  void copy_to_host(void* dst, const void* src, size_t bytes) override;
+
+ protected:
+  void do_embed(Tensor out, const Weight& table, Tensor ids) override;
+  void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override;
+  void do_gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void do_linear(Tensor out, Tensor x, const Weight& w) override;
+  void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
+  void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
+  void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                      Tensor slot_mapping) override;
+  void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                          float scale) override;
+  void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
+  void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
+  void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+};
 
 std::unique_ptr<Backend> make_reference_backend();
 
