@@ -1,0 +1,86 @@
+#include "base/thread_pool.h"
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "test.h"
+
+namespace llama4rt {
+
+TEST(every_member_runs_each_job_once) {
+  for (int threads : {1, 2, 3, 8}) {
+    SCOPE(threads, " threads");
+    ThreadPool pool(threads);
+    CHECK_EQ(pool.num_threads(), threads);
+    std::vector<int> runs(static_cast<size_t>(threads));
+    for (int job = 0; job < 100; ++job)
+      pool.run([&](int member, int members) {
+        if (members == threads) ++runs[size_t(member)];
+      });
+    for (int n : runs) CHECK_EQ(n, 100);
+  }
+}
+
+TEST(parallel_for_covers_the_range_once_in_whole_grains) {
+  for (int threads : {1, 2, 5})
+    for (int64_t count : {0, 1, 15, 16, 17, 100, 1000})
+      for (int64_t grain : {1, 16, 64}) {
+        SCOPE(threads, " threads, count ", count, ", grain ", grain);
+        ThreadPool pool(threads);
+        std::vector<std::atomic<int>> visits(static_cast<size_t>(count));
+        std::atomic<bool> aligned{true};
+        pool.parallel_for(count, grain, [&](int64_t begin, int64_t end) {
+          if (begin % grain != 0 || (end % grain != 0 && end != count)) aligned = false;
+          for (int64_t i = begin; i < end; ++i) ++visits[size_t(i)];
+        });
+        CHECK(aligned);
+        for (const auto& n : visits) CHECK_EQ(n.load(), 1);
+      }
+}
+
+TEST(an_exception_of_any_member_reaches_the_caller_and_the_pool_lives_on) {
+  ThreadPool pool(4);
+  for (int thrower = 0; thrower < 4; ++thrower) {
+    SCOPE("member ", thrower, " throws");
+    std::atomic<int> finished{0};
+    std::string caught;
+    try {
+      pool.run([&](int member, int) {
+        if (member == thrower) throw std::runtime_error("from " + std::to_string(member));
+        ++finished;
+      });
+    } catch (const std::runtime_error& e) {
+      caught = e.what();
+    }
+    CHECK_EQ(caught, "from " + std::to_string(thrower));
+    CHECK_EQ(finished.load(), 3);  // all had returned when run() threw
+  }
+  std::atomic<int> after{0};
+  pool.run([&](int, int) { ++after; });
+  CHECK_EQ(after.load(), 4);
+}
+
+TEST(sleeping_workers_wake_for_a_late_job) {
+  ThreadPool pool(3);
+  std::atomic<int> runs{0};
+  for (int round = 0; round < 5; ++round) {
+    pool.run([&](int, int) { ++runs; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // far longer than they spin
+  }
+  CHECK_EQ(runs.load(), 15);
+}
+
+TEST(a_pool_that_never_ran_starts_no_thread_and_can_go) {
+  ThreadPool pool(64);
+  CHECK_EQ(pool.num_threads(), 64);
+}
+
+TEST(zero_means_the_cpus_of_this_process) {
+  CHECK(available_cpus() >= 1);
+  CHECK_EQ(ThreadPool(0).num_threads(), available_cpus());
+}
+
+}  // namespace llama4rt
