@@ -33,6 +33,12 @@ constexpr std::string_view layout_name(Layout layout) {
 // The q that stands for zero when a weight has no zero points.
 constexpr int symmetric_zero(WeightKind kind) { return kind == WeightKind::kInt8 ? 128 : 8; }
 
+// The group sizes an engine file may use. 128 also keeps a group's integer dot product (8-bit q, 16-bit x)
+// inside int32.
+constexpr bool valid_group_size(int64_t group_size) {
+  return group_size == 32 || group_size == 64 || group_size == 128;
+}
+
 struct Weight {
   WeightKind kind = WeightKind::kBF16;
   Layout layout = Layout::kCpu16;

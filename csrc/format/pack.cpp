@@ -1,0 +1,333 @@
+#include "format/pack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <mutex>
+
+#include "base/error.h"
+#include "format/layout.h"
+#include "format/quantize.h"
+#include "format/source_rows.h"
+
+namespace llama4rt {
+namespace {
+
+// Neighbouring rows read together: 32 bf16 values are one cache line of a transposed source.
+constexpr int64_t kRowsPerItem = 32;
+
+// The source rows that go into one stored block, by lane; -1: none.
+struct BlockRows {
+  int64_t block = 0;
+  int64_t source[cpu16::kRows];
+  int64_t first = std::numeric_limits<int64_t>::max();  // smallest and largest source row
+  int64_t last = -1;
+  int64_t count = 0;
+
+  explicit BlockRows(int64_t index) : block(index) { std::fill(source, source + cpu16::kRows, int64_t(-1)); }
+  void put(int64_t lane, int64_t row) {
+    source[lane] = row;
+    first = std::min(first, row);
+    last = std::max(last, row);
+    ++count;
+  }
+  bool covers(int64_t n) const { return count == std::min(cpu16::kRows, n - block * cpu16::kRows); }
+};
+
+// Groups source rows by the stored block they go to, in order of their first source row.
+std::vector<BlockRows> group_by_block(std::span<const int64_t> rows, int64_t n) {
+  std::vector<int64_t> slot(size_t(cpu16::num_blocks(n)), -1);
+  std::vector<BlockRows> blocks;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int64_t block = rows[i] / cpu16::kRows;
+    if (slot[size_t(block)] < 0) {
+      slot[size_t(block)] = int64_t(blocks.size());
+      blocks.emplace_back(block);
+    }
+    blocks[size_t(slot[size_t(block)])].put(rows[i] % cpu16::kRows, int64_t(i));
+  }
+  return blocks;
+}
+
+template <WeightKind kind>
+constexpr uint32_t word_of(const auto* values) {
+  uint32_t word = 0;
+  for (int j = 0; j < cpu16::values_per_word(kind); ++j)
+    word |= uint32_t(values[j]) << cpu16::bit_offset(kind, j);
+  return word;
+}
+
+// Writes one row of codes (or bf16 bits) into its lane of every line.  values: [lines * values per word].
+template <WeightKind kind>
+void put_row(PackedBlock& block, int64_t lane, const auto* values, int64_t lines) {
+  unsigned char* out = block.data.data() + lane * 4;
+  for (int64_t line = 0; line < lines; ++line) {
+    const uint32_t word = word_of<kind>(values + line * cpu16::values_per_word(kind));
+    std::memcpy(out + line * cpu16::kLineBytes, &word, sizeof word);
+  }
+}
+
+void put_scale(PackedBlock& block, int64_t lane, int64_t group, float scale, DType dtype) {
+  const int64_t index = group * cpu16::kRows + lane;
+  if (dtype == DType::kF32) {
+    std::memcpy(block.scales.data() + index * 4, &scale, 4);
+  } else {
+    const bf16 rounded = to_bf16(scale);
+    std::memcpy(block.scales.data() + index * 2, &rounded, 2);
+  }
+}
+
+// Makes the buffers the right size, and fills them with what is stored when only some rows are written now.
+void prepare(const PackSpec& spec, const BlockRows& rows, BlockStore& store, PackedBlock& block) {
+  block.data.assign(size_t(spec.data_bytes_per_block()), 0);
+  block.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
+  block.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
+  if (!rows.covers(spec.n)) store.load(rows.block, block);
+}
+
+// Squares and error of one row whose values were rounded to bf16.
+PackError measure_bf16(const float* w, const uint16_t* bits, int64_t k) {
+  PackError error;
+  for (int64_t i = 0; i < k; ++i) {
+    const double e = double(w[i]) - double(to_float(bf16{bits[i]}));
+    error.squared += e * e;
+    error.weight_squared += double(w[i]) * double(w[i]);
+    error.max_abs = std::max(error.max_abs, std::fabs(e));
+  }
+  return error;
+}
+
+double sum_of_squares(const float* w, int64_t k) {
+  double lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= k; i += 8)
+    for (int j = 0; j < 8; ++j) lanes[j] += double(w[i + j]) * double(w[i + j]);
+  for (int j = 0; i < k; ++i, ++j) lanes[j] += double(w[i]) * double(w[i]);
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+// Packs single rows; one per thread, for its scratch memory.
+class RowPacker {
+ public:
+  explicit RowPacker(const PackSpec& spec)
+      : spec_(spec),
+        lines_(cpu16::lines_per_block(spec.kind, spec.k)),
+        // A group may read and write zeros up to its padding, past the last group's end.
+        codes_(size_t(round_up(spec.k, int64_t(16)) + kGroupPadding)),
+        halves_(spec.kind == WeightKind::kBF16 ? codes_.size() : 0) {}
+
+  // w: [k], zeros past it.
+  PackError pack(const float* w, int64_t lane, PackedBlock& block) {
+    if (spec_.kind == WeightKind::kBF16) {
+      for (int64_t i = 0; i < spec_.k; ++i) halves_[size_t(i)] = to_bf16(w[i]).bits;
+      put_row<WeightKind::kBF16>(block, lane, halves_.data(), lines_);
+      return measure_bf16(w, halves_.data(), spec_.k);
+    }
+    GroupError group_error;
+    for (int64_t group = 0; group < spec_.num_groups(); ++group) {
+      const int64_t begin = group * spec_.group_size;
+      const int64_t count = std::min(int64_t(spec_.group_size), spec_.k - begin);
+      const auto quantize = spec_.kind == WeightKind::kInt4 ? quantize_int4_group : quantize_int8_group;
+      const float scale = quantize(w + begin, count, spec_.scale_dtype, codes_.data() + begin, group_error);
+      put_scale(block, lane, group, scale, spec_.scale_dtype);
+    }
+    std::fill(codes_.begin() + spec_.k, codes_.end(), uint8_t(0));  // the layout pads K with q = 0
+    if (spec_.kind == WeightKind::kInt4)
+      put_row<WeightKind::kInt4>(block, lane, codes_.data(), lines_);
+    else
+      put_row<WeightKind::kInt8>(block, lane, codes_.data(), lines_);
+    return {group_error.squared, sum_of_squares(w, spec_.k), double(group_error.max_abs)};
+  }
+
+ private:
+  const PackSpec& spec_;
+  int64_t lines_;
+  std::vector<uint8_t> codes_;
+  std::vector<uint16_t> halves_;
+};
+
+// The earliest bad element any thread has met.
+class FirstBadElement {
+ public:
+  void report(int64_t row, int64_t column, float value) {
+    const std::lock_guard lock(mutex_);
+    if (row_ >= 0 && row_ <= row) return;
+    row_ = row;
+    column_ = column;
+    value_ = value;
+  }
+  void throw_if_any(const std::string& what) const {
+    LLAMA4RT_CHECK(kCheckpoint, row_ < 0, what, ": element [", row_, ", ", column_, "] is ",
+                   std::isnan(value_) ? "NaN"
+                   : value_ > 0       ? "Inf"
+                                      : "-Inf",
+                   "; weights must be finite");
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t row_ = -1;
+  int64_t column_ = 0;
+  float value_ = 0;
+};
+
+// Work items: runs of blocks whose source rows lie close together, so that they are read at once.
+std::vector<std::span<const BlockRows>> make_items(const std::vector<BlockRows>& blocks) {
+  std::vector<std::span<const BlockRows>> items;
+  for (size_t begin = 0, end; begin < blocks.size(); begin = end) {
+    int64_t first = blocks[begin].first, last = blocks[begin].last;
+    for (end = begin + 1; end < blocks.size(); ++end) {
+      const int64_t low = std::min(first, blocks[end].first), high = std::max(last, blocks[end].last);
+      if (high - low >= kRowsPerItem) break;
+      first = low;
+      last = high;
+    }
+    items.emplace_back(&blocks[begin], end - begin);
+  }
+  return items;
+}
+
+PackError sum_in_order(const std::vector<PackError>& errors) {
+  PackError total;
+  for (const PackError& error : errors) total.add(error);
+  return total;
+}
+
+}  // namespace
+
+int64_t PackSpec::data_bytes_per_block() const { return cpu16::block_bytes(kind, k); }
+int64_t PackSpec::scale_bytes_per_block() const {
+  return num_groups() * cpu16::kRows * int64_t(dtype_size(scale_dtype));
+}
+int64_t PackSpec::zero_bytes_per_block() const { return zeros ? num_groups() * cpu16::kRows : 0; }
+
+void PackError::add(const PackError& other) {
+  squared += other.squared;
+  weight_squared += other.weight_squared;
+  max_abs = std::max(max_abs, other.max_abs);
+}
+
+double PackError::relative_rms() const {
+  return weight_squared > 0 ? std::sqrt(squared / weight_squared) : 0.0;
+}
+
+PackError pack_rows(const PackSpec& spec, const SourceMatrix& source, std::span<const int64_t> rows,
+                    BlockStore& store, ThreadPool& pool, const std::string& what) {
+  const std::vector<BlockRows> blocks = group_by_block(rows, spec.n);
+  const auto items = make_items(blocks);
+  std::vector<PackError> errors(rows.size());
+  FirstBadElement bad;
+  pool.parallel_for(int64_t(items.size()), 1, [&](int64_t begin, int64_t end) {
+    SourceRows values(source);
+    RowPacker packer(spec);
+    PackedBlock block;
+    for (int64_t i = begin; i < end; ++i) {
+      const auto item = items[size_t(i)];
+      int64_t first = item[0].first, last = item[0].last;
+      for (const BlockRows& b : item) {
+        first = std::min(first, b.first);
+        last = std::max(last, b.last);
+      }
+      // Rows of one block may come from far apart; then they are loaded one at a time.
+      const bool together = last - first < kRowsPerItem;
+      if (together) values.load(first, last - first + 1);
+      for (const BlockRows& b : item) {
+        prepare(spec, b, store, block);
+        for (int64_t lane = 0; lane < cpu16::kRows; ++lane) {
+          const int64_t row = b.source[lane];
+          if (row < 0) continue;
+          if (!together) values.load(row, 1);
+          const float* w = values.row(row);
+          if (const int64_t column = values.find_non_finite(row); column >= 0) {
+            bad.report(row, column, w[column]);
+            continue;
+          }
+          errors[size_t(row)] = packer.pack(w, lane, block);
+        }
+        store.store(b.block, block);
+      }
+    }
+  });
+  bad.throw_if_any(what);
+  const PackError total = sum_in_order(errors);
+  LLAMA4RT_CHECK(kCheckpoint, std::isfinite(total.max_abs), what, ": a value is too large for bf16");
+  return total;
+}
+
+void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<const int64_t> rows,
+                     BlockStore& store, ThreadPool& pool, const std::string& what) {
+  const std::vector<BlockRows> blocks = group_by_block(rows, spec.n);
+  const int64_t groups = spec.num_groups(), lines = cpu16::lines_per_block(spec.kind, spec.k);
+  const int64_t scale_bytes = int64_t(dtype_size(spec.scale_dtype));
+
+  pool.parallel_for(int64_t(blocks.size()), 1, [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> codes(size_t(lines * cpu16::values_per_word(spec.kind)));
+    PackedBlock block;
+    for (int64_t i = begin; i < end; ++i) {
+      const BlockRows& b = blocks[size_t(i)];
+      prepare(spec, b, store, block);
+      for (int64_t lane = 0; lane < cpu16::kRows; ++lane) {
+        const int64_t row = b.source[lane];
+        if (row < 0) continue;
+        std::copy_n(source.codes + row * spec.k, spec.k, codes.begin());
+        LLAMA4RT_CHECK(kCheckpoint, *std::max_element(codes.begin(), codes.end()) <= 15, what, ": row ", row,
+                       " has an int4 code above 15");
+        put_row<WeightKind::kInt4>(block, lane, codes.data(), lines);
+        for (int64_t g = 0; g < groups; ++g) {
+          const auto* scale =
+              static_cast<const unsigned char*>(source.scales) + (row * groups + g) * scale_bytes;
+          float value = 0;
+          bf16 half{};
+          if (spec.scale_dtype == DType::kF32) {
+            std::memcpy(&value, scale, sizeof value);
+          } else {
+            std::memcpy(&half, scale, sizeof half);
+            value = to_float(half);
+          }
+          LLAMA4RT_CHECK(kCheckpoint, std::isfinite(value), what, ": scale [", row, ", ", g,
+                         "] is not finite");
+          std::memcpy(block.scales.data() + (g * cpu16::kRows + lane) * scale_bytes, scale,
+                      size_t(scale_bytes));
+          if (!spec.zeros) continue;
+          const uint8_t zero = source.zeros[row * groups + g];
+          LLAMA4RT_CHECK(kCheckpoint, zero <= 15, what, ": zero point [", row, ", ", g, "] is ", int(zero),
+                         "; it must be in 0..15");
+          block.zeros[size_t(g * cpu16::kRows + lane)] = zero;
+        }
+      }
+      store.store(b.block, block);
+    }
+  });
+}
+
+PackError convert_rows_to_bf16(const SourceMatrix& source, std::span<bf16> out, ThreadPool& pool,
+                               const std::string& what) {
+  std::vector<PackError> errors(size_t(source.rows));
+  FirstBadElement bad;
+  pool.parallel_for(source.rows, kRowsPerItem, [&](int64_t begin, int64_t end) {
+    SourceRows values(source);
+    std::vector<uint16_t> bits(size_t(source.columns));
+    for (int64_t first = begin; first < end; first += kRowsPerItem) {
+      const int64_t last = std::min(end, first + kRowsPerItem);
+      values.load(first, last - first);
+      for (int64_t row = first; row < last; ++row) {
+        const float* w = values.row(row);
+        if (const int64_t column = values.find_non_finite(row); column >= 0) {
+          bad.report(row, column, w[column]);
+          continue;
+        }
+        for (int64_t c = 0; c < source.columns; ++c) bits[size_t(c)] = to_bf16(w[c]).bits;
+        errors[size_t(row)] = measure_bf16(w, bits.data(), source.columns);
+        if (source.columns > 0)
+          std::memcpy(&out[size_t(row * source.columns)], bits.data(), size_t(source.columns) * 2);
+      }
+    }
+  });
+  bad.throw_if_any(what);
+  const PackError total = sum_in_order(errors);
+  LLAMA4RT_CHECK(kCheckpoint, std::isfinite(total.max_abs), what, ": a value is too large for bf16");
+  return total;
+}
+
+}  // namespace llama4rt

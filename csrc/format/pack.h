@@ -1,0 +1,91 @@
+// Quantises or converts rows of a source matrix and packs them into the blocks of Layout::kCpu16, on all
+// threads of a pool. Used by EngineWriter; it neither knows files nor decides what to quantise. Results and
+// error sums do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/thread_pool.h"
+#include "format/quant.h"
+
+namespace llama4rt {
+
+// One matrix of N rows and K columns in any order a checkpoint stores it: element (row, column) is at
+// data + row * row_bytes + column * column_bytes, of any alignment.
+struct SourceMatrix {
+  const void* data = nullptr;
+  DType dtype = DType::kBF16;  // F32, BF16 or F16
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t row_bytes = 0;
+  int64_t column_bytes = 0;
+};
+
+// Ready codes with their scales, all row-major and contiguous.
+struct Int4Codes {
+  const uint8_t* codes = nullptr;  // [rows, k] in 0..15
+  const void* scales = nullptr;    // [rows, groups] of scale_dtype
+  const uint8_t* zeros = nullptr;  // [rows, groups] in 0..15, or null
+  int64_t rows = 0;
+};
+
+// The shape of one packed matrix.
+struct PackSpec {
+  WeightKind kind = WeightKind::kBF16;
+  int64_t n = 0;
+  int64_t k = 0;
+  int group_size = 0;
+  DType scale_dtype = DType::kBF16;
+  bool zeros = false;
+
+  int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
+  int64_t data_bytes_per_block() const;
+  int64_t scale_bytes_per_block() const;
+  int64_t zero_bytes_per_block() const;
+};
+
+// One block of 16 stored rows in memory.
+struct PackedBlock {
+  std::vector<unsigned char> data;    // [lines, 64]
+  std::vector<unsigned char> scales;  // [groups, 16] of scale_dtype
+  std::vector<unsigned char> zeros;   // [groups, 16]
+};
+
+// Where packed blocks live. Calls come from several threads at once, for different blocks.
+class BlockStore {
+ public:
+  virtual ~BlockStore() = default;
+  // Fills `block` with what is stored at `index`; asked only for blocks of which some rows are already there.
+  virtual void load(int64_t index, PackedBlock& block) = 0;
+  virtual void store(int64_t index, const PackedBlock& block) = 0;
+};
+
+// What packing lost, summed over elements.
+struct PackError {
+  double squared = 0;         // sum of (w - value)^2
+  double weight_squared = 0;  // sum of w^2
+  double max_abs = 0;
+
+  void add(const PackError& other);
+  double relative_rms() const;  // 0 for an all-zero matrix
+};
+
+// Packs source row i as stored row rows[i] (in 0..n, distinct). Values past k and rows never packed stay
+// zero. Throws kCheckpoint for NaN or infinity with `what` and the first position in row-major order; blocks
+// already stored then hold garbage.
+PackError pack_rows(const PackSpec& spec, const SourceMatrix& source, std::span<const int64_t> rows,
+                    BlockStore& store, ThreadPool& pool, const std::string& what);
+
+// The same for ready codes, bit for bit. Throws kCheckpoint for codes above 15 or scales that are not finite.
+void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<const int64_t> rows,
+                     BlockStore& store, ThreadPool& pool, const std::string& what);
+
+// Converts source rows to bf16 (nearest even) into out + rows[i] * columns. Checks and errors as above.
+PackError convert_rows_to_bf16(const SourceMatrix& source, std::span<bf16> out, ThreadPool& pool,
+                               const std::string& what);
+
+}  // namespace llama4rt
