@@ -1,0 +1,105 @@
+#include "runtime/request.h"
+
+#include <cmath>
+#include <iterator>
+#include <limits>
+
+#include "base/error.h"
+
+namespace llama4rt {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kNoLimit = std::numeric_limits<int32_t>::max();
+
+// The limits table: every number a caller can set, what it may be, in one place.
+struct IntegerLimit {
+  const char* field;
+  int64_t minimum;
+  int64_t maximum;
+};
+constexpr IntegerLimit kN{"n", 1, 16};
+constexpr IntegerLimit kMaxTokens{"max_tokens", 1, kNoLimit};
+constexpr IntegerLimit kMinTokens{"min_tokens", 0, kNoLimit};
+constexpr IntegerLimit kTopK{"top_k", 0, kNoLimit};
+constexpr IntegerLimit kLogprobs{"logprobs", -1, 20};
+constexpr IntegerLimit kPromptLogprobs{"prompt_logprobs", -1, 20};
+constexpr size_t kMaxLogitBias = 4096;
+constexpr size_t kMaxStopTokens = 1024;
+
+struct NumberLimit {
+  const char* field;
+  double minimum;
+  double maximum;
+  bool minimum_excluded;
+};
+constexpr NumberLimit kTemperature{"temperature", 0, 1e4, false};
+constexpr NumberLimit kTopP{"top_p", 0, 1, true};
+constexpr NumberLimit kMinP{"min_p", 0, 1, false};
+constexpr NumberLimit kRepetitionPenalty{"repetition_penalty", 0, 1e4, true};
+constexpr NumberLimit kPresencePenalty{"presence_penalty", -1e4, 1e4, false};
+constexpr NumberLimit kFrequencyPenalty{"frequency_penalty", -1e4, 1e4, false};
+constexpr NumberLimit kLogitBias{"logit_bias", -1e4, 1e4, false};
+
+void check(const IntegerLimit& limit, int64_t value) {
+  LLAMA4RT_CHECK(kRequest, value >= limit.minimum && value <= limit.maximum, limit.field, " is ", value,
+                 "; it must be in ", limit.minimum, "..", limit.maximum);
+}
+
+void check(const NumberLimit& limit, double value) {
+  const bool inside = limit.minimum_excluded ? value > limit.minimum : value >= limit.minimum;
+  LLAMA4RT_CHECK(kRequest, std::abs(value) < kInfinity && inside && value <= limit.maximum, limit.field,
+                 " is ", value, "; it must be in ", limit.minimum_excluded ? "(" : "[", limit.minimum, ", ",
+                 limit.maximum, "]");
+}
+
+void check_token_id(const char* field, size_t position, int64_t id, int64_t vocab_size) {
+  LLAMA4RT_CHECK(kRequest, id >= 0 && id < vocab_size, field, "[", position, "] is ", id,
+                 "; token ids of this model are 0..", vocab_size - 1);
+}
+
+}  // namespace
+
+void check_request(const Request& request, const RequestLimits& limits) {
+  const SamplingParams& s = request.sampling;
+  const auto length = int64_t(request.prompt_token_ids.size());
+  LLAMA4RT_CHECK(kRequest, length > 0, "prompt_token_ids is empty; a prompt needs at least one token");
+  // A request that generates needs room for one token after its prompt.
+  const int64_t longest = limits.max_model_len - (request.return_logits ? 0 : 1);
+  LLAMA4RT_CHECK(kRequest, length <= longest, "the prompt has ", length, " tokens and max_tokens is ",
+                 request.max_tokens, ", but max_model_len is ", limits.max_model_len,
+                 ": the prompt may have ", longest, " tokens at most");
+  for (size_t i = 0; i < request.prompt_token_ids.size(); ++i)
+    check_token_id("prompt_token_ids", i, request.prompt_token_ids[i], limits.vocab_size);
+
+  check(kN, request.n);
+  check(kMaxTokens, request.max_tokens);
+  check(kMinTokens, s.min_tokens);
+  LLAMA4RT_CHECK(kRequest, s.min_tokens <= request.max_tokens, "min_tokens is ", s.min_tokens,
+                 "; it may not exceed max_tokens, which is ", request.max_tokens);
+  check(kTemperature, s.temperature);
+  check(kTopK, s.top_k);
+  check(kTopP, s.top_p);
+  check(kMinP, s.min_p);
+  check(kRepetitionPenalty, s.repetition_penalty);
+  check(kPresencePenalty, s.presence_penalty);
+  check(kFrequencyPenalty, s.frequency_penalty);
+  check(kLogprobs, s.logprobs);
+  check(kPromptLogprobs, request.prompt_logprobs);
+  LLAMA4RT_CHECK(kRequest, !request.return_logits || request.n == 1, "n is ", request.n,
+                 "; it must be 1 with return_logits");
+
+  LLAMA4RT_CHECK(kRequest, s.logit_bias.size() <= kMaxLogitBias, "logit_bias has ", s.logit_bias.size(),
+                 " entries; at most ", kMaxLogitBias, " are allowed");
+  for (const auto& [id, bias] : s.logit_bias) {
+    LLAMA4RT_CHECK(kRequest, id >= 0 && id < limits.vocab_size, "logit_bias names token ", id,
+                   "; token ids of this model are 0..", limits.vocab_size - 1);
+    check(kLogitBias, bias);
+  }
+  LLAMA4RT_CHECK(kRequest, request.stop_token_ids.size() <= kMaxStopTokens, "stop_token_ids has ",
+                 request.stop_token_ids.size(), " entries; at most ", kMaxStopTokens, " are allowed");
+  for (size_t i = 0; i < request.stop_token_ids.size(); ++i)
+    check_token_id("stop_token_ids", i, request.stop_token_ids[i], limits.vocab_size);
+}
+
+}  // namespace llama4rt

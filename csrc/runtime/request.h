@@ -1,0 +1,77 @@
+// What a caller asks (Request) and what it hears back (TokenEvent). Plain data in token ids; text, stop
+// strings and chat belong to Python. Engine::submit checks every number against the table in request.cpp.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace llama4rt {
+
+struct SamplingParams {
+  double temperature = 1;  // 0: greedy
+  int64_t top_k = 0;       // 0: off
+  double top_p = 1;
+  double min_p = 0;
+  double repetition_penalty = 1;  // over prompt and output
+  double presence_penalty = 0;    // over output
+  double frequency_penalty = 0;   // over output
+  std::map<int64_t, double> logit_bias;
+  int64_t min_tokens = 0;  // end tokens are forbidden before this many output tokens
+  int64_t logprobs = -1;   // -1: none, 0: the chosen token's, n: and the n best
+};
+
+struct Request {
+  // 64 bits so that an id outside the vocabulary is reported as it was given.
+  std::vector<int64_t> prompt_token_ids;
+  SamplingParams sampling;
+  int64_t n = 1;
+  int64_t max_tokens = 16;
+  std::optional<int64_t> seed;          // empty: a random one
+  std::vector<int64_t> stop_token_ids;  // beside the model's own end tokens
+  bool ignore_eos = false;              // of the model's end tokens only
+  int64_t prompt_logprobs = -1;         // -1: none
+  bool return_logits = false;           // logits of every prompt token, no generation
+  bool use_prefix_cache = true;
+};
+
+struct TokenLogprobs {
+  float logprob = 0;                           // of the token itself
+  std::vector<std::pair<int32_t, float>> top;  // best first
+};
+
+// float32 [rows, columns]
+struct LogitRows {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  std::vector<float> values;
+};
+
+// One thing that happened to one sequence of a request in a step.
+struct TokenEvent {
+  uint64_t request_id = 0;
+  int index = 0;          // which of the n
+  int32_t token_id = -1;  // -1: the event carries no token
+  TokenLogprobs logprobs;
+  // With the first event of index 0, when asked for: entry i is for prompt token i + 1.
+  std::optional<std::vector<TokenLogprobs>> prompt_logprobs;
+  std::optional<LogitRows> logits;
+  int64_t cached_tokens = 0;   // prompt tokens found in the prefix cache; with the sequence's first event
+  std::string finish_reason;   // "", "stop", "length", "abort" or "error"
+  int32_t stop_token_id = -1;  // the end token that stopped it; it is not part of the output
+  std::string error;
+};
+
+// What a request must stay inside; known once the engine is open.
+struct RequestLimits {
+  int64_t vocab_size = 0;
+  int64_t max_model_len = 0;
+};
+
+// Throws kRequest naming the field, its value and what is allowed.
+void check_request(const Request& request, const RequestLimits& limits);
+
+}  // namespace llama4rt

@@ -1,0 +1,50 @@
+// Sequence: one continuation being generated, as the scheduler sees it: its tokens, how many of them have
+// keys and values, and the blocks that hold those. No tensor and no sampling here. Owned by the engine;
+// blocks and status change only inside the scheduler.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/prefix_cache.h"
+
+namespace llama4rt {
+
+enum class SequenceStatus : uint8_t { kNew, kWaiting, kRunning, kFinished };
+
+struct Sequence {
+  uint64_t arrival = 0;         // unique and rising; smaller is older and goes first
+  std::vector<int32_t> tokens;  // prompt, then output
+  int64_t num_prompt = 0;
+  bool use_prefix_cache = true;
+  // A prefix hit may skip at most this many tokens: whoever wants the logits of prompt rows must compute
+  // them.
+  int64_t max_cached_tokens = INT64_MAX;
+  // Waits until this sequence (of the same request) has computed the shared prompt, to find it in the cache.
+  const Sequence* leader = nullptr;
+
+  SequenceStatus status = SequenceStatus::kNew;
+  int64_t num_computed = 0;            // positions whose keys and values are in blocks
+  int64_t cached_tokens = -1;          // prefix hit at first admission; -1 before
+  std::vector<int32_t> global_blocks;  // of positions [0, ...)
+  std::vector<int32_t> local_blocks;  // of the chunk that holds position num_computed, from the chunk's start
+  PrefixCache::NodeId tail = PrefixCache::kRoot;  // node of the last block known to the prefix cache
+  int64_t num_registered = 0;                     // blocks known to the prefix cache
+
+  int64_t length() const { return int64_t(tokens.size()); }
+  int64_t num_output() const { return length() - num_prompt; }
+  int64_t num_remaining() const { return length() - num_computed; }
+};
+
+// A run of consecutive tokens of one sequence that one step computes.
+struct Slice {
+  Sequence* sequence = nullptr;
+  int64_t begin = 0;  // position of the first token
+  int count = 0;
+
+  int64_t end() const { return begin + count; }
+  // The slice ends at the last known token: its last row decides the next one.
+  bool samples() const { return end() == sequence->length(); }
+};
+
+}  // namespace llama4rt

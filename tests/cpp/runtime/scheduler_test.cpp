@@ -1,0 +1,327 @@
+// The scheduler with a simulated cache: every slot remembers which whole prefix was written to it, every read
+// is checked, and the "model" picks the next token from the prefix alone. Whatever the blocks, the chunk, the
+// budget, preemption and the prefix cache do, each sequence must produce the tokens it produces alone.
+#include "runtime/scheduler.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "test.h"
+
+namespace llama4rt {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+uint64_t extend_hash(uint64_t h, int32_t token) {
+  h ^= uint64_t(uint32_t(token)) + 0x9e3779b97f4a7c15u + (h << 6) + (h >> 2);
+  return h * 0xff51afd7ed558ccdu;
+}
+
+int32_t next_token(uint64_t prefix_hash) { return int32_t(prefix_hash >> 33) % 3; }
+
+Tokens alone(Tokens tokens, int output) {
+  for (int i = 0; i < output; ++i) {
+    uint64_t h = 1;
+    for (int32_t token : tokens) h = extend_hash(h, token);
+    tokens.push_back(next_token(h));
+  }
+  return tokens;
+}
+
+class Simulation {
+ public:
+  explicit Simulation(const SchedulerOptions& options)
+      : scheduler(options),
+        options_(options),
+        global_(size_t(options.num_global_blocks) * size_t(options.block_size)),
+        local_(size_t(options.num_local_blocks) * size_t(options.block_size)) {}
+
+  struct Job {
+    Sequence sequence;
+    Tokens prompt;
+    int output = 0;
+    bool aborted = false;
+  };
+
+  Job& submit(const Tokens& prompt, int output, bool use_cache = true, const Job* leader = nullptr) {
+    auto job = std::make_unique<Job>();
+    job->prompt = prompt;
+    job->output = output;
+    job->sequence.arrival = jobs.size();
+    job->sequence.tokens = prompt;
+    job->sequence.num_prompt = int64_t(prompt.size());
+    job->sequence.use_prefix_cache = use_cache;
+    if (leader && leader->sequence.status != SequenceStatus::kFinished)
+      job->sequence.leader = &leader->sequence;
+    scheduler.add(job->sequence);
+    jobs.push_back(std::move(job));
+    return *jobs.back();
+  }
+
+  void abort(Job& job) {
+    if (job.sequence.status == SequenceStatus::kFinished) return;
+    scheduler.release(job.sequence);
+    job.aborted = true;
+  }
+
+  void step() {
+    const auto& slices = scheduler.schedule();
+    int total = 0;
+    std::set<const Sequence*> seen;
+    for (const Slice& slice : slices) {
+      total += slice.count;
+      CHECK(seen.insert(slice.sequence).second);
+      check_slice(slice);
+    }
+    CHECK(total <= options_.max_batched_tokens);
+    CHECK(int(slices.size()) <= options_.max_num_seqs);
+    // The oldest that has blocks or could have them is always served.
+    const Sequence* oldest = nullptr;
+    for (const auto& job : jobs)
+      if (job->sequence.status == SequenceStatus::kRunning) {
+        oldest = &job->sequence;
+        break;
+      }
+    if (oldest) CHECK(seen.count(oldest) == 1);
+    if (scheduler.has_work()) CHECK(!slices.empty());
+
+    for (const Slice& slice : slices) write(slice);
+    for (const Slice& slice : slices) read(slice);
+    for (const Slice& slice : slices) scheduler.commit(slice);
+    for (const Slice& slice : slices) {
+      Sequence& s = *slice.sequence;
+      if (s.num_computed != s.length()) continue;
+      uint64_t h = 1;
+      for (int32_t token : s.tokens) h = extend_hash(h, token);
+      s.tokens.push_back(next_token(h));
+      trace.push_back(int64_t(s.arrival));
+      const Job& job = *jobs[s.arrival];
+      if (s.num_output() == job.output) scheduler.release(s);
+    }
+    for (const Slice& slice : slices) trace.push_back(slice.begin * 1000 + slice.count);
+  }
+
+  void finish() {
+    for (int steps = 0; scheduler.has_work(); ++steps) {
+      CHECK(steps < 100000);
+      step();
+    }
+    for (const auto& job : jobs)
+      if (!job->aborted) CHECK(job->sequence.tokens == alone(job->prompt, job->output));
+    CHECK_EQ(scheduler.global_blocks().num_used(), 0);
+    CHECK_EQ(scheduler.local_blocks().num_used(), 0);
+  }
+
+  Scheduler scheduler;
+  std::vector<std::unique_ptr<Job>> jobs;
+  std::vector<int64_t> trace;
+
+ private:
+  int64_t chunk_begin(int64_t p) const { return options_.chunk_size ? p - p % options_.chunk_size : 0; }
+  size_t global_slot(const Sequence& s, int64_t p) const {
+    const auto size = int64_t(options_.block_size);
+    return size_t(s.global_blocks.at(size_t(p / size)) * size + p % size);
+  }
+  size_t local_slot(const Sequence& s, int64_t p) const {
+    const auto size = int64_t(options_.block_size);
+    const int64_t inside = p - chunk_begin(p);
+    return size_t(s.local_blocks.at(size_t(inside / size)) * size + inside % size);
+  }
+
+  void check_slice(const Slice& slice) {
+    const Sequence& s = *slice.sequence;
+    CHECK(slice.count > 0 && slice.begin == s.num_computed && slice.end() <= s.length());
+    if (options_.chunk_size > 0)
+      CHECK_EQ(slice.begin / options_.chunk_size, (slice.end() - 1) / options_.chunk_size);
+    for (int64_t p = slice.begin; p < slice.end(); ++p) {  // nobody else may see what is written now
+      const auto size = int64_t(options_.block_size);
+      if (!global_.empty())
+        CHECK_EQ(scheduler.global_blocks().references(int32_t(int64_t(global_slot(s, p)) / size)), 1);
+      if (!local_.empty())
+        CHECK_EQ(scheduler.local_blocks().references(int32_t(int64_t(local_slot(s, p)) / size)), 1);
+    }
+  }
+
+  void write(const Slice& slice) {
+    const Sequence& s = *slice.sequence;
+    uint64_t h = 1;
+    for (int64_t p = 0; p < slice.end(); ++p) {
+      h = extend_hash(h, s.tokens[size_t(p)]);
+      if (p < slice.begin) continue;
+      if (!global_.empty()) global_[global_slot(s, p)] = h;
+      if (!local_.empty()) local_[local_slot(s, p)] = h;
+    }
+  }
+
+  void read(const Slice& slice) {
+    const Sequence& s = *slice.sequence;
+    uint64_t h = 1;
+    for (int64_t p = 0; p < slice.end(); ++p) {
+      h = extend_hash(h, s.tokens[size_t(p)]);
+      if (!global_.empty()) CHECK_EQ(global_[global_slot(s, p)], h);
+      if (!local_.empty() && p >= chunk_begin(slice.begin)) CHECK_EQ(local_[local_slot(s, p)], h);
+    }
+  }
+
+  const SchedulerOptions options_;
+  std::vector<uint64_t> global_;  // [blocks * P] hash of the whole prefix whose last token lies there
+  std::vector<uint64_t> local_;
+};
+
+Tokens random_tokens(std::mt19937& random, size_t count) {
+  Tokens tokens(count);
+  for (int32_t& token : tokens) token = random() % 8 == 0 ? 1 : 0;  // long common prefixes
+  return tokens;
+}
+
+struct Outcome {
+  std::vector<int64_t> trace;
+  SchedulerStats stats;
+};
+
+Outcome random_run(uint32_t seed, int hash_bits) {
+  std::mt19937 random(seed);
+  SchedulerOptions options;
+  options.block_size = 4;
+  const uint32_t groups = seed % 3;  // both, global only, local only
+  options.chunk_size = groups == 1 ? 0 : 8 << random() % 2;
+  const int64_t longest = 60;
+  // From "one sequence just fits" to comfortable.
+  options.num_global_blocks = groups == 2 ? 0 : int32_t(longest / 4 + random() % 40);
+  options.num_local_blocks = groups == 1 ? 0 : int32_t(options.chunk_size / 4 + random() % 12);
+  options.max_num_seqs = 1 + int(random() % 6);
+  options.max_batched_tokens = options.max_num_seqs + int(random() % 20);
+  options.prefix_cache = random() % 4 != 0;
+  options.prefix_hash_bits = hash_bits;
+  Simulation sim(options);
+  for (int i = 0; i < 60; ++i) {
+    const Tokens prompt = random_tokens(random, 1 + random() % 40);
+    const int output = 1 + int(random() % 20);
+    auto& first = sim.submit(prompt, output, random() % 8 != 0);
+    if (random() % 4 == 0)
+      for (int sibling = 0; sibling < 3; ++sibling) sim.submit(prompt, output, true, &first);
+    for (uint32_t steps = random() % 6; steps > 0 && sim.scheduler.has_work(); --steps) sim.step();
+    if (random() % 5 == 0) sim.abort(*sim.jobs[random() % sim.jobs.size()]);
+  }
+  sim.finish();
+  return {sim.trace, sim.scheduler.stats()};
+}
+
+TEST(scheduler_keeps_every_sequence_exact_under_random_load) {
+  int64_t preemptions = 0, hits = 0;
+  for (uint32_t seed = 0; seed < 120; ++seed) {
+    const Outcome outcome = random_run(seed, 64);
+    preemptions += outcome.stats.preemptions;
+    hits += outcome.stats.prefix_hit_tokens;
+  }
+  CHECK(preemptions > 500);  // the load is tight enough to mean something
+  CHECK(hits > 5000);
+}
+
+TEST(scheduler_does_not_depend_on_the_quality_of_the_prefix_hash) {
+  for (uint32_t seed = 200; seed < 215; ++seed)
+    CHECK(random_run(seed, 64).trace == random_run(seed, 4).trace);
+}
+
+SchedulerOptions two_groups() {
+  SchedulerOptions options;
+  options.block_size = 16;
+  options.chunk_size = 64;
+  options.num_global_blocks = 32;
+  options.num_local_blocks = 16;
+  options.max_num_seqs = 4;
+  options.max_batched_tokens = 48;
+  return options;
+}
+
+TEST(scheduler_splits_prompts_at_chunk_boundaries_and_frees_finished_chunks) {
+  Simulation sim(two_groups());
+  auto& job = sim.submit(Tokens(100, 7), 2, /*use_cache=*/false);
+  std::vector<int64_t> ends;
+  while (sim.scheduler.has_work() && job.sequence.num_output() == 0) {
+    sim.step();
+    ends.push_back(job.sequence.num_computed);
+    CHECK(sim.scheduler.local_blocks().num_used() <= 4);
+    if (job.sequence.num_computed == 64) CHECK_EQ(sim.scheduler.local_blocks().num_used(), 0);
+  }
+  CHECK((ends == std::vector<int64_t>{48, 64, 100}));
+  sim.finish();
+}
+
+TEST(scheduler_serves_decode_before_prompts) {
+  Simulation sim(two_groups());
+  auto& a = sim.submit(Tokens(10, 1), 8);
+  sim.step();
+  auto& b = sim.submit(Tokens(200, 2), 1);
+  sim.step();
+  CHECK_EQ(a.sequence.num_output(), 2);
+  CHECK_EQ(b.sequence.num_computed, 47);  // what the budget of 48 leaves beside a's one token
+  sim.finish();
+}
+
+TEST(scheduler_preempts_the_youngest_and_resumes_it_exactly) {
+  SchedulerOptions options = two_groups();
+  options.num_global_blocks = 8;  // 128 tokens
+  options.prefix_cache = false;
+  Simulation sim(options);
+  auto& old_job = sim.submit(Tokens(40, 1), 60);
+  auto& young_job = sim.submit(Tokens(41, 2), 60);
+  bool was_preempted = false;
+  while (sim.scheduler.has_work()) {
+    sim.step();
+    CHECK(old_job.sequence.status != SequenceStatus::kWaiting);
+    was_preempted |= young_job.sequence.status == SequenceStatus::kWaiting;
+  }
+  CHECK(was_preempted);
+  CHECK(sim.scheduler.stats().preemptions >= 1);
+  sim.finish();
+}
+
+TEST(scheduler_siblings_wait_for_the_shared_prompt_and_reuse_it) {
+  Simulation sim(two_groups());
+  auto& first = sim.submit(Tokens(50, 3), 4);
+  auto& second = sim.submit(Tokens(50, 3), 4, true, &first);
+  sim.step();
+  CHECK(second.sequence.status == SequenceStatus::kWaiting);
+  sim.step();
+  sim.step();
+  CHECK_EQ(second.sequence.cached_tokens, 48);
+  sim.finish();
+}
+
+TEST(scheduler_wakes_siblings_when_the_first_is_aborted) {
+  Simulation sim(two_groups());
+  auto& first = sim.submit(Tokens(50, 3), 4);
+  auto& second = sim.submit(Tokens(50, 3), 4, true, &first);
+  sim.abort(first);
+  sim.step();
+  CHECK(second.sequence.status == SequenceStatus::kRunning);
+  sim.finish();
+}
+
+TEST(scheduler_release_frees_at_once_and_twice_is_harmless) {
+  Simulation sim(two_groups());
+  auto& job = sim.submit(Tokens(30, 1), 10);
+  sim.step();
+  CHECK(sim.scheduler.global_blocks().num_used() > 0);
+  sim.abort(job);
+  sim.scheduler.release(job.sequence);
+  CHECK_EQ(sim.scheduler.global_blocks().num_used(), 0);
+  CHECK(!sim.scheduler.has_work());
+}
+
+TEST(scheduler_refuses_budgets_that_could_starve_a_sequence) {
+  SchedulerOptions options = two_groups();
+  options.max_batched_tokens = 3;
+  CHECK_THROWS(kConfig, Scheduler(options));
+  options = two_groups();
+  options.chunk_size = 40;
+  CHECK_THROWS(kConfig, Scheduler(options));
+}
+
+}  // namespace
+}  // namespace llama4rt
