@@ -218,18 +218,22 @@ class NumpyLlama4:
         elif c.temperature:
             shifted = p - 1 if self.mutation.temperature_of_p else p
             q = q * temperature(shifted, c.attn_scale, c.floor_scale)[:, None, None]
-        allowed = p[None, :] <= p[:, None]
-        if c.chunked[index] and c.chunk:
-            if self.mutation.sliding_window:
-                allowed &= p[None, :] > p[:, None] - c.chunk
-            else:
-                allowed &= p[None, :] // c.chunk == p[:, None] // c.chunk
         out = np.empty_like(q)
-        for head in range(c.heads):
-            kv = head // (c.heads // c.kv_heads)
-            scores = np.where(allowed, q[:, head] @ k[:, kv].T / np.sqrt(c.head_dim), -np.inf)
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-            out[:, head] = scores / scores.sum(axis=1, keepdims=True) @ v[:, kv]
+        for start in range(
+            0, len(p), 512
+        ):  # some queries at a time: the scores of 8,000 tokens are half a gigabyte
+            rows = slice(start, start + 512)
+            allowed = p[None, :] <= p[rows, None]
+            if c.chunked[index] and c.chunk:
+                if self.mutation.sliding_window:
+                    allowed &= p[None, :] > p[rows, None] - c.chunk
+                else:
+                    allowed &= p[None, :] // c.chunk == p[rows, None] // c.chunk
+            for head in range(c.heads):
+                kv = head // (c.heads // c.kv_heads)
+                scores = np.where(allowed, q[rows, head] @ k[:, kv].T / np.sqrt(c.head_dim), -np.inf)
+                scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+                out[rows, head] = scores / scores.sum(axis=1, keepdims=True) @ v[:, kv]
         return out.reshape(len(p), -1) @ layer.o.T
 
     def _routed(self, layer: Layer, h: Array) -> Array:

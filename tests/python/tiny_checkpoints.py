@@ -7,7 +7,9 @@ business: these checkpoints speak token ids only.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 # Scout's rope rule (factor 16, no smooth band) with an original length short enough that tiny models use both branches.
@@ -136,6 +137,7 @@ KINDS = {
             {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 80, "hidden_size": 80},
             seed=6,
         ),
+        Kind("chunk64", {"attention_chunk_size": 64, "rope_parameters": SCOUT_ROPE}, seed=16),
         Kind("no_chunk", {"attention_chunk_size": None, "rope_parameters": SCOUT_ROPE}, seed=7),
         Kind("dense", {"moe_layers": [], "attention_chunk_size": None, "use_qk_norm": False}, seed=8),
         Kind("dense_chunked", {"moe_layers": [], "attention_chunk_size": 32}, seed=9),
@@ -161,6 +163,36 @@ KINDS = {
             seed=13,
         ),
         Kind(
+            "real_floor_scale",  # the released models' temperature step, at positions from 8191
+            {
+                "num_hidden_layers": 2,
+                "no_rope_layer_interval": 2,
+                "moe_layers": [],
+                "hidden_size": 32,
+                "num_attention_heads": 2,
+                "floor_scale": 8192,
+                "max_position_embeddings": 16384,
+            },
+            seed=17,
+        ),
+        Kind(
+            "micro",  # the smallest that has every part, for tests that try every byte of its engine file
+            {
+                "vocab_size": 40,
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "intermediate_size_mlp": 32,
+                "num_hidden_layers": 2,
+                "no_rope_layer_interval": 2,
+                "interleave_moe_layer_step": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "num_local_experts": 2,
+            },
+            seed=20,
+        ),
+        Kind("one_moe_layer", {"num_hidden_layers": 1, "intermediate_size": 64}, seed=18),
+        Kind(
             "int4",  # every reduction is a whole number of groups of 128
             {
                 "hidden_size": 128,
@@ -173,6 +205,17 @@ KINDS = {
                 "attention_chunk_size": 32,
             },
             seed=14,
+        ),
+        Kind(
+            "int4_vision",
+            {
+                "hidden_size": 128,
+                "intermediate_size": 128,
+                "num_attention_heads": 8,
+                "num_hidden_layers": 2,
+            },
+            seed=19,
+            vision=True,
         ),
     ]
 }
@@ -289,3 +332,101 @@ def random_ids(kind: Kind, length: int, seed: int = 0) -> list[int]:
 def interesting_lengths(kind: Kind) -> list[int]:
     c = kind.chunk
     return [1, c - 1, c, c + 1, 3 * c + 5]
+
+
+def write_compressed(
+    source: Path,
+    directory: Path,
+    *,
+    symmetric: bool,
+    group_size: int,
+    skip: Sequence[str] = ("router", "lm_head", "embed_tokens"),
+) -> Path:
+    """Rewrites a tiny checkpoint as compressed-tensors `pack-quantized` int4, quantised and packed by that package.
+
+    Experts become ordinary [out, in] linears, one per expert, as published checkpoints have them. Tensors whose name
+    holds a word of `skip` stay as they are. Beside it, in `directory`-meant, goes an ordinary fp32 checkpoint of the
+    values those codes stand for, (q - zero) * scale without a further rounding: what an engine must compute with.
+    """
+    import torch
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.utils import calculate_qparams
+    from safetensors.torch import load_file, save_file
+
+    args = QuantizationArgs(
+        num_bits=4, type="int", symmetric=symmetric, strategy="group", group_size=group_size
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    packed: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+
+    def compress(module: str, weight: torch.Tensor) -> torch.Tensor:
+        """Adds one linear [out, in] to `packed` and returns the values it means."""
+        groups = weight.float().unflatten(1, (-1, group_size))
+        scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), args)
+        scale = scale.to(torch.bfloat16)
+        local = {"weight": weight, "weight_scale": scale, "weight_zero_point": zero.to(torch.int8)}
+        compressed = PackedQuantizationCompressor.compress(local, scheme)
+        packed.update({f"{module}.{name}": tensor.contiguous() for name, tensor in compressed.items()})
+        codes = unpack_from_int32(compressed["weight_packed"], 4, weight.shape).float()
+        offset = torch.zeros_like(scale).float() if symmetric else zero.float()
+        values = (codes.unflatten(1, (-1, group_size)) - offset[..., None]) * scale.float()[..., None]
+        return values.flatten(1)
+
+    for shard in sorted(source.glob("*.safetensors")):
+        for name, tensor in load_file(shard).items():
+            if (
+                tensor.dim() < 2
+                or "vision" in name
+                or "projector" in name
+                or any(word in name for word in skip)
+            ):
+                packed[name], meant[name] = tensor, tensor.float()
+            elif name.endswith("experts.gate_up_proj"):  # [E, H, 2F]
+                prefix = name.removesuffix(".gate_up_proj")
+                halves = [
+                    [
+                        compress(f"{prefix}.{e}.{part}_proj", half.T.contiguous())
+                        for e, half in enumerate(stack)
+                    ]
+                    for part, stack in zip(("gate", "up"), tensor.chunk(2, dim=2))
+                ]
+                meant[name] = torch.cat(
+                    [torch.stack(half).transpose(1, 2) for half in halves], dim=2
+                ).contiguous()
+            elif name.endswith("experts.down_proj"):  # [E, F, H]
+                prefix = name.removesuffix(".down_proj")
+                each = [compress(f"{prefix}.{e}.down_proj", m.T.contiguous()) for e, m in enumerate(tensor)]
+                meant[name] = torch.stack(each).transpose(1, 2).contiguous()
+            else:
+                meant[name] = compress(name.removesuffix(".weight"), tensor)
+
+    config = json.loads((source / "config.json").read_text())
+    beside = directory.with_name(f"{directory.name}-meant")
+    for where, tensors in ((directory, packed), (beside, meant)):
+        where.mkdir(parents=True)
+        save_file(tensors, where / "model.safetensors", metadata={"format": "pt"})
+        shutil.copy(source / "generation_config.json", where)
+        (where / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {
+                    "num_bits": 4,
+                    "type": "int",
+                    "symmetric": symmetric,
+                    "strategy": "group",
+                    "group_size": group_size,
+                },
+            }
+        },
+        "ignore": ["lm_head", "re:.*router", "re:.*vision_model.*", "re:.*multi_modal_projector.*"],
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
