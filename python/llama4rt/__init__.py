@@ -1,0 +1,70 @@
+"""llama4rt runs Llama 4 from one ahead-of-time engine file.
+
+Names are loaded on first use (PEP 562): `import llama4rt` reads no native code, no numpy, and starts no thread.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama4rt.async_engine import AsyncEngine
+    from llama4rt.convert.build import build
+    from llama4rt.engine import Engine
+    from llama4rt.errors import CheckpointError, ConfigError, EngineFileError, Llama4RTError, RequestError
+    from llama4rt.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
+    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.tokenizer import Tokenizer
+
+    __version__: str
+
+_HOME = {
+    "AsyncEngine": "llama4rt.async_engine",
+    "CheckpointError": "llama4rt.errors",
+    "CompletionOutput": "llama4rt.outputs",
+    "ConfigError": "llama4rt.errors",
+    "Delta": "llama4rt.outputs",
+    "Engine": "llama4rt.engine",
+    "EngineFileError": "llama4rt.errors",
+    "Llama4RTError": "llama4rt.errors",
+    "RequestError": "llama4rt.errors",
+    "RequestOutput": "llama4rt.outputs",
+    "SamplingParams": "llama4rt.sampling_params",
+    "TokenLogprobs": "llama4rt.outputs",
+    "Tokenizer": "llama4rt.tokenizer",
+    "build": "llama4rt.convert.build",
+    "build_info": "llama4rt._core",
+}
+
+__all__ = [
+    "AsyncEngine",
+    "CheckpointError",
+    "CompletionOutput",
+    "ConfigError",
+    "Delta",
+    "Engine",
+    "EngineFileError",
+    "Llama4RTError",
+    "RequestError",
+    "RequestOutput",
+    "SamplingParams",
+    "TokenLogprobs",
+    "Tokenizer",
+    "__version__",
+    "build",
+    "build_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = import_module("llama4rt._core").version()
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'llama4rt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

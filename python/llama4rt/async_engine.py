@@ -1,0 +1,122 @@
+"""AsyncEngine: the same Engine for asyncio.
+
+The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and long
+texts are tokenized in a worker thread. Cancelling the task that reads a request, or leaving its loop, ends the request.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any
+
+from llama4rt.engine import Engine, Prompt, _Work
+from llama4rt.errors import RequestError
+from llama4rt.outputs import Delta, OutputBuilder, RequestOutput
+from llama4rt.sampling_params import SamplingParams
+
+_LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
+
+
+class AsyncEngine:
+    """AsyncEngine(path, **options of Engine), or AsyncEngine(engine) around an Engine that others use too."""
+
+    def __init__(self, engine: "Engine | str | os.PathLike[str]", **options: Any) -> None:
+        self._owns_engine = not isinstance(engine, Engine)
+        self.engine = engine if isinstance(engine, Engine) else Engine(engine, **options)
+        self._active: dict[str, int | None] = {}  # request id -> native id; None while its prompt is prepared
+        self._aborted_early: set[str] = set()
+        self._numbers = itertools.count()
+
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, request_id: str | None = None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yields all output so far, again and again until `finished`; a slow reader gets fewer, larger steps."""
+        builder: OutputBuilder | None = None
+        async with aclosing(self._batches(prompt, params, request_id)) as batches:
+            async for work, name, deltas in batches:
+                if builder is None:
+                    builder = OutputBuilder(name, work.prompt, work.prompt_token_ids, work.params.n)
+                for delta in deltas:
+                    builder.add(delta)
+                yield builder.snapshot()
+
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, request_id: str | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Yields only what each step adds, like Engine.stream."""
+        async with aclosing(self._batches(prompt, params, request_id)) as batches:
+            async for _, _, deltas in batches:
+                for delta in deltas:
+                    yield delta
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request: its reader gets a last output with finish_reason "abort". Unknown ids are ignored."""
+        native_id = self._active.get(request_id)
+        if native_id is not None:
+            self.engine._thread.abort(native_id)
+        elif request_id in self._active:
+            self._aborted_early.add(request_id)
+
+    def stats(self) -> dict[str, Any]:
+        """Engine.stats."""
+        return self.engine.stats()
+
+    def close(self) -> None:
+        """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened here."""
+        if self._owns_engine:
+            self.engine.close()
+
+    async def __aenter__(self) -> "AsyncEngine":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def _batches(
+        self, prompt: Prompt, params: SamplingParams | None, request_id: str | None
+    ) -> AsyncGenerator[tuple[_Work, str, list[Delta]], None]:
+        """Runs one request; yields all Deltas that have come since the last time, until it ends."""
+        name = f"request-{next(self._numbers)}" if request_id is None else request_id
+        if name in self._active:
+            raise RequestError(f"a request with the id {name!r:.80} is running")
+        deliver = (
+            asyncio.get_running_loop().call_soon_threadsafe
+        )  # raises once the loop is closed, which ends the request
+        inbox: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
+        self._active[name] = None
+        try:
+            work = await self._prepared(prompt, params or SamplingParams())
+            native_id = self.engine._start(work, lambda item: deliver(inbox.put_nowait, item), name)
+            self._active[name] = native_id
+            if name in self._aborted_early:
+                self.engine._thread.abort(native_id)
+            ended = False
+            while not ended:
+                items = [await inbox.get()]
+                while not inbox.empty():
+                    items.append(inbox.get_nowait())
+                deltas = [item for item in items if isinstance(item, Delta)]
+                if deltas:
+                    yield work, name, deltas
+                for item in items:
+                    if isinstance(item, BaseException):
+                        raise item
+                    ended = ended or item is None
+        finally:
+            running = self._active.pop(name, None)
+            self._aborted_early.discard(name)
+            if running is not None:
+                self.engine._thread.abandon(running)  # of no effect when it has ended
+
+    async def _prepared(self, prompt: Prompt, params: SamplingParams) -> _Work:
+        quick = not isinstance(prompt, str) or (
+            self.engine._tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS
+        )
+        if quick:
+            return self.engine._prepare(prompt, params)
+        return await asyncio.to_thread(self.engine._prepare, prompt, params)

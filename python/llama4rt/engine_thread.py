@@ -1,0 +1,192 @@
+"""The one thread that calls the native Engine.step, and the way in and out of it.
+
+Starts with the first request and waits without polling when there is no work. It knows nothing of text or of asyncio:
+it hands each event to the request it belongs to. Holds no reference to llama4rt.Engine, so that dropping the last
+reference to one stops its thread.
+"""
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from llama4rt import _core
+from llama4rt.errors import Llama4RTError
+
+_SECOND_FAILURE_SECONDS = 10.0
+
+
+class Handler(Protocol):
+    """What the thread needs of a request."""
+
+    @property
+    def finished(self) -> bool: ...
+    def on_event(self, event: _core.Event, end_sequence: Callable[[int], None]) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+
+
+class EngineThread:
+    """Owns a native engine. Every method may be called from any thread."""
+
+    def __init__(self, core: _core.Engine) -> None:
+        self._core = core
+        self._pid = os.getpid()
+        self._wake = threading.Condition(threading.Lock())  # guards everything below
+        self._handlers: dict[int, Handler] = {}
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._closed = False  # the native engine, too
+        self._failure: BaseException | None = (
+            None  # set when steps failed twice in a row: the engine is given up
+        )
+        self._last_failure_time = float("-inf")
+        _living.add(self)
+
+    def check_usable(self) -> None:
+        """Raises Llama4RTError in a forked child, after close, and after the engine has failed for good."""
+        if os.getpid() != self._pid:
+            raise Llama4RTError(
+                f"this Engine belongs to process {self._pid} and does not work after a fork: open it in the child, "
+                "or start children with multiprocessing's 'spawn' method"
+            )
+        if self._closing:
+            raise Llama4RTError("this Engine is closed")
+        if self._failure is not None:
+            raise Llama4RTError(f"this Engine has failed and must be opened anew: {self._failure}")
+
+    def submit(self, request: _core.Request, handler: Handler) -> int:
+        """Queues a request. Its handler is called in the engine thread from now on."""
+        with self._wake:
+            self.check_usable()
+            request_id = self._core.submit(request)
+            self._handlers[request_id] = handler
+            if self._thread is None:
+                # A daemon, because Python waits for others before atexit gets a chance to stop them. It is always
+                # joined: by close(), by the Engine's finalizer, or at exit.
+                self._thread = threading.Thread(target=self._run, name="llama4rt-engine", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+        return request_id
+
+    def abort(self, request_id: int) -> None:
+        """The request ends with finish_reason "abort" in the next step. Unknown and finished ones are ignored."""
+        if os.getpid() != self._pid:
+            return
+        with self._wake:
+            if request_id in self._handlers and not self._closing:
+                self._core.abort(request_id)
+                self._wake.notify()
+
+    def abandon(self, request_id: int) -> None:
+        """Aborts a request whose reader is gone: nothing is delivered any more."""
+        self.abort(request_id)
+        if os.getpid() == self._pid:
+            with self._wake:
+                self._handlers.pop(request_id, None)
+
+    def close(self) -> None:
+        """Stops the thread after the step in progress and frees the engine. Requests still running fail."""
+        if os.getpid() != self._pid:
+            return  # the thread and the native threads exist only in the parent
+        with self._wake:
+            self._closing = True
+            thread = self._thread
+            self._wake.notify()
+        if thread is None:
+            self._release()
+        elif thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                try:
+                    events = self._core.step()
+                except BaseException as error:
+                    if not self._survived(error):
+                        return
+                else:
+                    for event in events:
+                        self._dispatch(event)
+        finally:
+            self._release()
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not self._closing and not self._core.has_work():
+                self._wake.wait()
+            return not self._closing
+
+    def _dispatch(self, event: _core.Event) -> None:
+        request_id = event.request_id
+        with self._wake:  # submit() registers under the same lock, so a first event finds its handler
+            handler = self._handlers.get(request_id)
+        if handler is None:
+            return
+        try:
+            handler.on_event(event, lambda index: self._core.abort_sequence(request_id, index, "stop"))
+        except (
+            BaseException
+        ) as error:  # a reader that is gone (a closed event loop), or our own mistake: end this one
+            self._core.abort(request_id)
+            _fail_quietly(handler, error)
+            finished = True
+        else:
+            finished = handler.finished
+        if finished:
+            with self._wake:
+                self._handlers.pop(request_id, None)
+
+    def _survived(self, error: BaseException) -> bool:
+        """A failed step ends the requests that were in it; a second failure soon after ends the engine."""
+        now = time.monotonic()
+        with self._wake:
+            again = now - self._last_failure_time < _SECOND_FAILURE_SECONDS
+            self._last_failure_time = now
+            if again:
+                self._failure = error
+            handlers = dict(self._handlers)
+            self._handlers.clear()
+        for request_id, handler in handlers.items():
+            if not again:
+                self._core.abort(request_id)
+            _fail_quietly(handler, Llama4RTError(f"the engine failed: {error}"))
+        return not again
+
+    def _release(self) -> None:
+        with self._wake:
+            handlers = list(self._handlers.values())
+            self._handlers.clear()
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._core.close()
+        for handler in handlers:
+            _fail_quietly(handler, Llama4RTError("the Engine was closed while the request was running"))
+
+    def _forget_after_fork(self) -> None:
+        """In the child: nobody may wait for the parent's threads, nor may the native destructor."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._core))
+        self._wake = threading.Condition(threading.Lock())  # the parent's may have been held at the fork
+        self._handlers = {}
+        self._thread = None
+
+
+def _fail_quietly(handler: Handler, error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # its event loop may be closed: nobody is left to hear it
+        handler.fail(error)
+
+
+_living: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for thread in list(_living):
+        thread._forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

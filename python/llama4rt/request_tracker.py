@@ -1,0 +1,113 @@
+"""Turns the native events of one request into Deltas: text, stop strings, log-probabilities.
+
+Lives in the engine thread; the reader of the Deltas lives elsewhere and gets them through `deliver`.
+"""
+
+from collections.abc import Callable, Sequence
+
+from llama4rt._core import Event
+from llama4rt.detokenizer import Detokenizer
+from llama4rt.errors import Llama4RTError
+from llama4rt.outputs import Delta, TokenLogprobs
+from llama4rt.sampling_params import SamplingParams
+from llama4rt.tokenizer import Tokenizer
+
+# A Delta, the error that ended the request, or None after the last Delta.
+Deliver = Callable[[Delta | BaseException | None], object]
+
+
+class RequestTracker:
+    """One running request."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        tokenizer: Tokenizer | None,
+        prompt_token_ids: Sequence[int],
+        deliver: Deliver,
+        name: str | None = None,
+    ) -> None:
+        self.deliver = deliver
+        self._name = name
+        self._params = params
+        self._prompt_token_ids = prompt_token_ids
+        self._text = [self._detokenizer(tokenizer) for _ in range(params.n)]
+        self._open = set(range(params.n))
+        self._started: set[int] = set()
+
+    @property
+    def finished(self) -> bool:
+        return not self._open
+
+    def on_event(self, event: Event, end_sequence: Callable[[int], None]) -> None:
+        """Delivers what the event means. end_sequence(index) is called when a stop string was found."""
+        index = event.index
+        if index not in self._open:
+            return  # it ended at a stop string, and this is what was computed meanwhile
+        if event.finish_reason == "error":
+            self._open.clear()
+            self.deliver(Llama4RTError(event.error or "the request failed"))
+            return
+        text_of = self._text[index]
+        token_ids = [event.token_id] if event.token_id >= 0 else []
+        text = "".join(text_of.push(i) for i in token_ids) if text_of else ""
+        finish_reason = event.finish_reason or None
+        stop_reason: int | str | None = event.stop_token_id if event.stop_token_id >= 0 else None
+        if finish_reason is not None and text_of:
+            text += text_of.finish()
+        if text_of and text_of.stopped_by is not None:
+            if finish_reason is None:
+                end_sequence(index)
+            finish_reason, stop_reason = "stop", text_of.stopped_by
+        if finish_reason is not None:
+            self._open.discard(index)
+        first = index not in self._started
+        self._started.add(index)
+        self.deliver(
+            Delta(
+                request_id=self._name if self._name is not None else event.request_id,
+                index=index,
+                text=text,
+                token_ids=token_ids,
+                logprobs=self._logprobs(event),
+                finish_reason=finish_reason,
+                stop_reason=stop_reason,
+                prompt_logprobs=self._prompt_logprobs(event),
+                num_cached_tokens=event.cached_tokens if first else None,
+            )
+        )
+        if self.finished:
+            self.deliver(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the request from outside: the engine failed or was closed."""
+        if self._open:
+            self._open.clear()
+            self.deliver(error)
+
+    def _detokenizer(self, tokenizer: Tokenizer | None) -> Detokenizer | None:
+        if tokenizer is None:
+            return None
+        params = self._params
+        return Detokenizer(
+            tokenizer,
+            stop=params.stop_strings,
+            min_tokens=params.min_tokens,
+            include_stop=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+        )
+
+    def _logprobs(self, event: Event) -> list[TokenLogprobs] | None:
+        if self._params.logprobs is None:
+            return None
+        if event.token_id < 0:
+            return []
+        return [TokenLogprobs(event.token_id, event.logprob, tuple(event.top_logprobs))]
+
+    def _prompt_logprobs(self, event: Event) -> list[TokenLogprobs | None] | None:
+        if event.prompt_logprobs is None:
+            return None
+        entries: list[TokenLogprobs | None] = [None]
+        for token_id, (logprob, top) in zip(self._prompt_token_ids[1:], event.prompt_logprobs, strict=True):
+            entries.append(TokenLogprobs(token_id, logprob, tuple(top)))
+        return entries
