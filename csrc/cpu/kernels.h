@@ -15,6 +15,11 @@ struct Kernels {
 
   // out[i] = x[i] * rsqrt(mean(x^2) + eps) * weight[i].   x, weight, out: [dim]
   void (*rmsnorm_row)(float* out, const float* x, const float* weight, int64_t dim, float eps);
+
+  // The machine's limits, for benchmarks. read_sum: data of `bytes` (a multiple of 64) summed as fp32.
+  // fma_chains: runs `turns` rounds of independent fmas and returns the flops done; sink: one float.
+  float (*read_sum)(const void* data, int64_t bytes);
+  int64_t (*fma_chains)(int64_t turns, float* sink);
 };
 
 }  // namespace llama4rt::cpu

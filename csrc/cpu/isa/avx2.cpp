@@ -4,6 +4,7 @@
 #define LLAMA4RT_ISA_AVX2
 #include <immintrin.h>
 
+#include "cpu/generic/machine_limits.h"
 #include "cpu/generic/rmsnorm.h"
 #include "cpu/kernels.h"
 
@@ -13,6 +14,8 @@ const Kernels& kernels() {
   static constexpr Kernels table{
       .isa = "avx2",
       .rmsnorm_row = rmsnorm_row,
+      .read_sum = read_sum,
+      .fma_chains = fma_chains,
   };
   return table;
 }

@@ -5,6 +5,7 @@
 #define LLAMA4RT_ISA_AVX512
 #include <immintrin.h>
 
+#include "cpu/generic/machine_limits.h"
 #include "cpu/generic/rmsnorm.h"
 #include "cpu/kernels.h"
 
@@ -14,6 +15,8 @@ const Kernels& kernels() {
   static constexpr Kernels table{
       .isa = "avx512",
       .rmsnorm_row = rmsnorm_row,
+      .read_sum = read_sum,
+      .fma_chains = fma_chains,
   };
   return table;
 }

@@ -1,0 +1,13 @@
+// The parts of the native module llama4rt._core, one function per file. The bindings are thin: convert,
+// release the GIL, call. Errors need no care here: module.cpp maps every llama4rt::Error to its Python class.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace llama4rt {
+
+void bind_format(pybind11::module_& m);  // files: SafetensorsFile, EngineFile, EngineWriter
+void bind_engine(pybind11::module_& m);  // Request, Event, Engine
+void bind_ops(pybind11::module_& m);     // single ops for tests, and the machine's limits
+
+}  // namespace llama4rt

@@ -1,0 +1,118 @@
+// llama4rt._core: the module itself, its exceptions, and what the build and the machine are.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "base/xxhash.h"
+#include "bindings/bindings.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace llama4rt {
+namespace {
+
+// The Python classes, by ErrorKind. They live as long as the process: an exception may be raised at any time.
+struct ExceptionClasses {
+  PyObject* base = nullptr;
+  PyObject* engine_file = nullptr;
+  PyObject* config = nullptr;
+  PyObject* checkpoint = nullptr;
+  PyObject* request = nullptr;
+};
+ExceptionClasses classes;
+
+// People see and pickle "llama4rt.ConfigError"; the package re-exports these names.
+PyObject* add_exception(py::module_& m, const char* name, const char* doc, PyObject* bases) {
+  PyObject* type = PyErr_NewExceptionWithDoc((std::string("llama4rt.") + name).c_str(), doc, bases, nullptr);
+  if (!type) throw py::error_already_set();
+  m.add_object(name, py::handle(type));
+  return type;
+}
+
+PyObject* python_class(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kEngineFile:
+      return classes.engine_file;
+    case ErrorKind::kConfig:
+      return classes.config;
+    case ErrorKind::kCheckpoint:
+      return classes.checkpoint;
+    case ErrorKind::kRequest:
+      return classes.request;
+    case ErrorKind::kInternal:
+      break;
+  }
+  return classes.base;
+}
+
+void add_exceptions(py::module_& m) {
+  classes.base = add_exception(m, "Llama4RTError", "Base class of all errors of llama4rt.", PyExc_Exception);
+  const py::tuple also_value_error = py::make_tuple(py::handle(classes.base), py::handle(PyExc_ValueError));
+  classes.engine_file =
+      add_exception(m, "EngineFileError",
+                    "The engine file is damaged, truncated, hostile or of another version.", classes.base);
+  classes.checkpoint =
+      add_exception(m, "CheckpointError", "The source checkpoint is incomplete or malformed.", classes.base);
+  classes.config = add_exception(m, "ConfigError", "A model config or an engine option is impossible.",
+                                 also_value_error.ptr());
+  classes.request =
+      add_exception(m, "RequestError", "One request asks for something invalid.", also_value_error.ptr());
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const Error& e) {
+      PyErr_SetString(python_class(e.kind()), e.what());
+    }
+  });
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = LLAMA4RT_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#else
+  info["compiler"] = "gcc " __VERSION__;
+#endif
+  info["cpu_isas"] = cpu::supported_isas();
+  info["selected_isa"] = cpu::select_kernels().isa;
+  info["cuda"] = false;
+#ifdef LLAMA4RT_ASSERTS
+  info["asserts"] = true;
+#else
+  info["asserts"] = false;
+#endif
+  return info;
+}
+
+uint64_t hash_buffer(const py::object& data, uint64_t seed) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  uint64_t hash = 0;
+  {
+    const py::gil_scoped_release no_gil;
+    hash = xxh64(view.buf, size_t(view.len), seed);
+  }
+  PyBuffer_Release(&view);
+  return hash;
+}
+
+}  // namespace
+}  // namespace llama4rt
+
+PYBIND11_MODULE(_core, m) {
+  using namespace llama4rt;
+  m.doc() = "The native module of llama4rt. People use llama4rt.Engine and llama4rt.build.";
+  add_exceptions(m);
+  m.def("version", [] { return LLAMA4RT_VERSION; });
+  m.def("build_info", &build_info);
+  m.def("available_cpus", &available_cpus);
+  m.def("xxh64", &hash_buffer, py::arg("data"), py::arg("seed") = 0);
+  bind_format(m);
+  bind_engine(m);
+  bind_ops(m);
+}

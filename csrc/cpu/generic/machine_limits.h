@@ -1,0 +1,42 @@
+// Loops that do nothing but load, and nothing but fma: what the hardware gives at best.
+#pragma once
+
+#include "cpu/generic/vec.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+// Sums a buffer as fp32. data: `bytes` bytes, a multiple of 64.
+inline float read_sum(const void* data, int64_t bytes) {
+  constexpr int kChains = 8;  // enough loads in flight; the adds must not be what we measure
+  const auto* p = static_cast<const float*>(data);
+  Vec sum[kChains];
+  for (Vec& s : sum) s = Vec::zero();
+  const int64_t lines = bytes / 64;
+  int64_t i = 0;
+  for (; i + kChains <= lines; i += kChains)
+    for (int j = 0; j < kChains; ++j) sum[j] = sum[j] + Vec::load(p + (i + j) * 16);
+  for (; i < lines; ++i) sum[0] = sum[0] + Vec::load(p + i * 16);
+  for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
+  return reduce_add(sum[0]);
+}
+
+// Runs independent fma chains and returns the flops done. sink: one float, read and written so that the work
+// cannot be optimised away.
+inline int64_t fma_chains(int64_t turns, float* sink) {
+  // More chains than latency (4 or 5) times ports (2) registers, yet no spills: 16 ymm or 32 zmm registers.
+#if defined(LLAMA4RT_ISA_AVX512)
+  constexpr int kChains = 12;
+#else
+  constexpr int kChains = 6;
+#endif
+  const Vec a = Vec::set1(*sink), b = Vec::set1(*sink);
+  Vec sum[kChains];
+  for (Vec& s : sum) s = a;
+  for (int64_t i = 0; i < turns; ++i)
+    for (int j = 0; j < kChains; ++j) sum[j] = fma(a, b, sum[j]);
+  for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
+  *sink = reduce_add(sum[0]);
+  return turns * kChains * kLanes * 2;
+}
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA
