@@ -1,0 +1,101 @@
+// EngineWriter: streams tensors into a temporary file and turns it into an engine file at the end.
+//
+// The life of a writer: declare everything, begin(), write or pack everything in any order, finish(). Only
+// finish() makes the file appear under its name (base/output_file.h). The same calls give the same bytes,
+// whatever the number of threads.
+//
+// Payload goes through pwrite: what is written is in the page cache, never in this process's memory.
+// Checksums are computed in finish() by reading the temporary back, tensor by tensor on all threads.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/output_file.h"
+#include "base/thread_pool.h"
+#include "format/pack.h"
+#include "format/quant.h"
+#include "format/safetensors.h"
+
+namespace llama4rt {
+
+class EngineWriter {
+ public:
+  explicit EngineWriter(std::string path, int num_threads = 0);
+  ~EngineWriter();  // abort()
+  EngineWriter(const EngineWriter&) = delete;
+  EngineWriter& operator=(const EngineWriter&) = delete;
+
+  // Misuse (wrong order, unknown names, wrong sizes, rows written twice) throws kInternal; so does what the
+  // operating system refuses. Bad weights throw kCheckpoint.
+  void declare_tensor(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape);
+  // shape.{kind, num_experts, n, k, group_size, scale_dtype} describe the weight; pointers are ignored.
+  // Declares `name`, and for int kinds `name.scales` and, when asked, `name.zeros`.
+  void declare_weight(const std::string& name, const Weight& shape, bool zeros);
+
+  // metadata_reserve: bytes kept for the metadata given to finish(). More is possible, at the cost of moving
+  // the payload then.
+  void begin(uint64_t metadata_reserve = 65'536);
+
+  // Bytes of a plain tensor. Floating-point values must be finite (kCheckpoint).
+  void write_tensor(const std::string& name, std::span<const std::byte> data);
+  // Packs source row i as stored row rows[i] of expert `expert`. For a plain BF16 [N, K] tensor (the
+  // embedding) rows are converted to bf16 instead.
+  void quantize_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
+                     const SourceMatrix& source);
+  void import_int4_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
+                        const Int4Codes& source, DType scale_dtype);
+  // What quantize_rows has lost in `name` so far.
+  PackError report(const std::string& name) const;
+
+  // The shape of a weight as declared; throws kInternal for an unknown name.
+  Weight declared_weight(const std::string& name) const;
+
+  // Checks that everything was written, adds checksums, weights and header_checksum to the metadata, and
+  // publishes the file under its final name. metadata: keys and texts, kept in this order.
+  void finish(const std::vector<std::pair<std::string, std::string>>& metadata);
+  void abort() noexcept;
+
+ private:
+  enum class State { kDeclaring, kWriting, kFinished, kAborted };
+  struct PlannedWeight {
+    Weight shape;
+    PackError error;
+    std::vector<std::vector<bool>> written;  // [E][N] stored rows
+  };
+  class FileBlocks;
+
+  void require(State state, const char* call) const;
+  void add_tensor(const std::string& name, const StoredDType* dtype, std::vector<int64_t> shape);
+  void plan_offsets();
+  const StoredTensor& planned(const std::string& name) const;
+  PlannedWeight& weight_of(const std::string& name);
+  void mark_rows(std::vector<bool>& written, const std::string& name, std::span<const int64_t> rows) const;
+  void convert_rows(const StoredTensor& tensor, std::span<const int64_t> rows, const SourceMatrix& source);
+  void check_complete() const;
+  std::vector<uint64_t> hash_payload();
+  std::string make_header(const std::vector<std::pair<std::string, std::string>>& metadata,
+                          const std::vector<uint64_t>& hashes) const;
+  void move_payload(uint64_t new_data_offset);
+
+  const std::string path_;
+  ThreadPool pool_;
+  mutable std::mutex mutex_;  // one call at a time; Python threads may share a writer
+  State state_ = State::kDeclaring;
+  std::optional<OutputFile> output_;   // from begin() to finish()
+  std::vector<StoredTensor> tensors_;  // declared order, then file order once offsets are planned
+  std::map<std::string, size_t> index_;
+  std::map<std::string, PlannedWeight> weights_;
+  std::map<std::string, std::vector<bool>> plain_rows_;  // plain tensors written by rows
+  std::map<std::string, bool> plain_written_;
+  uint64_t data_offset_ = 0;
+  uint64_t data_bytes_ = 0;
+};
+
+}  // namespace llama4rt
