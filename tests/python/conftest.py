@@ -1,4 +1,4 @@
-"""Fixtures shared by the Python tests: tiny checkpoints, their transformers oracles and engine files, each made once."""
+"""Fixtures shared by the Python tests: tiny checkpoints, their transformers oracles and engine files, made once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: long runs, only with LLAMA4RT_SOAK=1 (make soak)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

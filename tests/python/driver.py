@@ -47,7 +47,7 @@ class Driver:
         self.engine = Engine(str(path), **options)
         self.outputs: dict[int, dict[int, Output]] = {}
 
-    def __enter__(self) -> Driver:  # noqa: PYI034
+    def __enter__(self) -> Driver:
         return self
 
     def __exit__(self, *_: object) -> None:

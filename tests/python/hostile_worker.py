@@ -84,11 +84,7 @@ def join(header: dict[str, Any], payload: bytes, *, seal: bool = True) -> bytes:
 def mutate(data: bytes, seed: int) -> bytes:
     """One damaged or hostile version of a good file."""
     rng = random.Random(seed)
-    change = rng.choice(
-        [flip_bits, flip_bits, flip_header_bits, splice, resize]
-        + [edit_tensor, edit_tensor, edit_metadata, edit_config, edit_config, edit_weight, poison]
-    )
-    return change(data, rng)
+    return rng.choice(MUTATIONS)(data, rng)
 
 
 def flip_bits(data: bytes, rng: random.Random) -> bytes:
@@ -234,6 +230,12 @@ def poison(data: bytes, rng: random.Random) -> bytes:
     return join(header, payload[:begin] + fill + payload[end:])
 
 
+MUTATIONS = [
+    *(flip_bits, flip_bits, flip_header_bits, splice, resize),
+    *(edit_tensor, edit_tensor, edit_metadata, edit_config, edit_config, edit_weight, poison),
+]
+
+
 def exercise(path: Path) -> None:
     """Opens the file as a reader, then as an engine, and generates; every step may raise a typed error."""
     from llama4rt._core import Engine, EngineFile, Request
@@ -299,7 +301,7 @@ def main() -> None:
             ends[type(error).__name__] += 1
             if not str(error) or len(str(error)) > 4000:
                 wrong.append(f"{number}: a message of {len(str(error))} characters")
-        except BaseException as error:  # noqa: BLE001 - whatever else comes out is the finding
+        except BaseException as error:  # whatever else comes out is the finding
             wrong.append(f"{number}: {type(error).__name__}: {str(error)[:200]}")
     target.unlink()
     print(json.dumps({"ends": dict(ends), "wrong": wrong[:20], "wrong_count": len(wrong)}))

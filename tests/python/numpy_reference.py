@@ -292,7 +292,9 @@ def from_checkpoint(directory: str | Path, mutation: Mutation = Mutation()) -> N
             gate_up = tensors[f"{at}.feed_forward.experts.gate_up_proj"]  # [E, H, 2F]
             down = tensors[f"{at}.feed_forward.experts.down_proj"]  # [E, F, H]
             width = down.shape[1]
-            layer.experts = [Mlp(g[:, :width].T, g[:, width:].T, d.T) for g, d in zip(gate_up, down)]
+            layer.experts = [
+                Mlp(g[:, :width].T, g[:, width:].T, d.T) for g, d in zip(gate_up, down, strict=True)
+            ]
         layers.append(layer)
     embed = tensors["model.embed_tokens.weight"]
     weights = Weights(embed, layers, tensors["model.norm.weight"], tensors.get("lm_head.weight", embed))
@@ -315,7 +317,7 @@ def from_engine_file(path: str | Path, mutation: Mutation = Mutation()) -> Numpy
         return np.asarray(file.raw(name)).view(np.float32).astype(np.float64)
 
     def mlp(gate_up: str, down: str, expert: int = 0) -> Mlp:
-        """Gate and up rows lie interleaved in blocks of 16; the last block of each half may be padded with zero rows."""
+        """Gate and up rows lie interleaved in blocks of 16; each half's last block may be padded with zero rows."""
         both = matrix(gate_up, expert)
         blocks = both.reshape(-1, 2, 16, both.shape[1])
         down_matrix = matrix(down, expert)

@@ -1,4 +1,4 @@
-"""The numpy reference is right (it equals transformers) and the tests would notice the usual wrong readings of the model."""
+"""The numpy reference equals transformers, and the limits would catch the usual wrong readings of the model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_wrong_readings_are_seen(
 
 
 def test_scout_frequency_table() -> None:
-    """Scout's real numbers: indices 0..34 of 64 kept, 35..63 divided by exactly 16, no smooth band, nothing infinite."""
+    """Scout's real numbers: of 64 frequencies 0..34 are kept and 35..63 divided by exactly 16; no smooth band."""
     import torch
     from transformers import Llama4TextConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

@@ -129,7 +129,7 @@ def test_decode_equals_prefill_and_transformers(
     assert [list(top) for _, top in teacher_forced] == out.top_logprobs
     expected = oracle_greedy(oracle(kind), prompt, count)
     if out.tokens != expected:  # only a tie within rounding excuses a different token
-        first = next(i for i, (a, b) in enumerate(zip(out.tokens, expected)) if a != b)
+        first = next(i for i, (a, b) in enumerate(zip(out.tokens, expected, strict=True)) if a != b)
         (_, best), (_, second) = out.top_logprobs[first][:2]
         assert best - second < 2 * FP32_LIMIT, (
             f"token {first}: {out.tokens[first]}, expected {expected[first]}"
@@ -225,7 +225,7 @@ def test_no_further_from_bf16_transformers_than_it_is_from_itself(
 def test_one_moe_layer_against_bf16_transformers(
     checkpoint: Files, engine_file: Files, oracle: Oracle
 ) -> None:
-    """Row 15: the fused layer with the score in its epilogue against transformers' bf16 flow, where both route alike."""
+    """Row 15: the score in the fused epilogue against transformers' bf16 flow, where both route alike."""
     kind = KINDS["one_moe_layer"]
     ids = ids_with_margin(from_checkpoint(checkpoint(kind.name)), kind, 16)
     theirs = oracle_logits(oracle(kind.name, "bfloat16", "sdpa"), ids)
@@ -268,7 +268,7 @@ def test_quantised_engines(kind: str, options: dict[str, Any], engine_file: File
 def test_quantisation_error_is_small(
     weights: str, limit: float, engine_file: Files, checkpoint: Files
 ) -> None:
-    """Gaussian weights, the hardest case: relative rms of one matrix about 0.6 % in int8 and 9 % in int4 groups of 32."""
+    """Gaussian weights, the hardest case: about 0.6 % relative rms in int8 and 9 % in int4, groups of 32."""
     path = engine_file("int4", weights=weights, group_size=32)
     ours, theirs = from_engine_file(path), from_checkpoint(checkpoint("int4"))
     for a, b in zip(ours.weights.layers, theirs.weights.layers, strict=True):

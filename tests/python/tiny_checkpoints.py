@@ -391,7 +391,7 @@ def write_compressed(
                         compress(f"{prefix}.{e}.{part}_proj", half.T.contiguous())
                         for e, half in enumerate(stack)
                     ]
-                    for part, stack in zip(("gate", "up"), tensor.chunk(2, dim=2))
+                    for part, stack in zip(("gate", "up"), tensor.chunk(2, dim=2), strict=True)
                 ]
                 meant[name] = torch.cat(
                     [torch.stack(half).transpose(1, 2) for half in halves], dim=2
