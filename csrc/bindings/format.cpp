@@ -1,6 +1,262 @@
-// Placeholder until the file classes are bound.
+// The file classes of llama4rt._core: SafetensorsFile, EngineFile, EngineWriter. Arrays handed out are
+// read-only views of the mapping that keep their file open; arrays taken in are read where they are.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "base/thread_pool.h"
 #include "bindings/bindings.h"
+#include "format/engine_file.h"
+#include "format/engine_writer.h"
+#include "format/layout.h"
+#include "format/safetensors.h"
+
+namespace py = pybind11;
 
 namespace llama4rt {
-void bind_format(pybind11::module_&) {}
+namespace {
+
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+using ByteArray = py::array_t<uint8_t, py::array::c_style>;
+
+py::array read_only_view(std::span<const std::byte> bytes, const py::object& owner) {
+  py::array view(py::dtype::of<uint8_t>(), {py::ssize_t(bytes.size())}, {py::ssize_t(1)}, bytes.data(),
+                 owner);
+  view.attr("setflags")(py::arg("write") = false);
+  return view;
+}
+
+py::dict metadata_dict(const std::vector<std::pair<std::string, std::string>>& metadata) {
+  py::dict out;
+  for (const auto& [key, value] : metadata) out[py::str(key)] = value;
+  return out;
+}
+
+std::vector<std::string> tensor_names(const std::vector<StoredTensor>& tensors) {
+  std::vector<std::string> names;
+  for (const StoredTensor& tensor : tensors) names.push_back(tensor.name);
+  return names;
+}
+
+py::tuple tensor_info(const StoredTensor& tensor) {
+  py::tuple shape(tensor.shape.size());
+  for (size_t i = 0; i < tensor.shape.size(); ++i) shape[i] = tensor.shape[i];
+  return py::make_tuple(std::string(tensor.dtype->name), shape, tensor.offset, tensor.bytes);
+}
+
+DType parse_dtype(const std::string& name) {
+  const StoredDType* dtype = find_stored_dtype(name);
+  LLAMA4RT_CHECK(kInternal, dtype && dtype->dtype, "unknown dtype \"", json::printable(name), "\"");
+  return *dtype->dtype;
+}
+
+// --- EngineFile
+
+py::dict weight_dict(const EngineFile& file, const std::string& name) {
+  const Weight w = file.weight(name);
+  py::dict out;
+  out["kind"] = std::string(weight_kind_name(w.kind));
+  out["layout"] = std::string(layout_name(w.layout));
+  out["experts"] = w.num_experts;
+  out["n"] = w.n;
+  out["k"] = w.k;
+  out["group_size"] = w.group_size;
+  out["scale_dtype"] = std::string(dtype_name(w.scale_dtype));
+  out["has_zeros"] = w.zeros != nullptr;
+  return out;
+}
+
+py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert) {
+  const Weight stack = file.weight(name);
+  LLAMA4RT_CHECK(kRequest, expert >= 0 && expert < stack.num_experts, name, ": expert ", expert,
+                 " is outside 0..", stack.num_experts - 1);
+  py::array_t<float> out({stack.n, stack.k});
+  float* const values = out.mutable_data();
+  const py::gil_scoped_release no_gil;
+  const Weight w = expert_view(stack, expert);
+  ThreadPool(0).parallel_for(w.n, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, n, k);
+  });
+  return out;
+}
+
+// --- EngineWriter
+
+// source is [rows, columns], or [columns, rows] when transposed; any strides.
+SourceMatrix source_matrix(const py::array& source, const std::string& dtype, bool transposed) {
+  SourceMatrix matrix;
+  matrix.dtype = parse_dtype(dtype);
+  LLAMA4RT_CHECK(kInternal,
+                 matrix.dtype == DType::kF32 || matrix.dtype == DType::kBF16 || matrix.dtype == DType::kF16,
+                 "source dtype is ", dtype, "; F32, BF16 and F16 can be packed");
+  LLAMA4RT_CHECK(kInternal, source.ndim() == 2, "source has ", source.ndim(), " dimensions; expected 2");
+  LLAMA4RT_CHECK(kInternal, source.itemsize() == py::ssize_t(dtype_size(matrix.dtype)),
+                 "source elements have ", source.itemsize(), " bytes; ", dtype, " has ",
+                 dtype_size(matrix.dtype));
+  const int row_axis = transposed ? 1 : 0;
+  matrix.data = source.data();
+  matrix.rows = source.shape(row_axis);
+  matrix.columns = source.shape(1 - row_axis);
+  matrix.row_bytes = source.strides(row_axis);
+  matrix.column_bytes = source.strides(1 - row_axis);
+  return matrix;
+}
+
+std::span<const int64_t> row_span(const Int64Array& rows) {
+  LLAMA4RT_CHECK(kInternal, rows.ndim() == 1, "rows has ", rows.ndim(), " dimensions; expected 1");
+  return {rows.data(), size_t(rows.size())};
+}
+
+void declare_weight(EngineWriter& writer, const std::string& name, const std::string& kind, int64_t experts,
+                    int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros) {
+  Weight shape;
+  if (kind == "int4")
+    shape.kind = WeightKind::kInt4;
+  else if (kind == "int8")
+    shape.kind = WeightKind::kInt8;
+  else
+    LLAMA4RT_CHECK(kInternal, kind == "bf16", name, ": unknown kind \"", json::printable(kind),
+                   "\"; int4, int8 and bf16 exist");
+  shape.num_experts = experts;
+  shape.n = n;
+  shape.k = k;
+  shape.group_size = group_size;
+  shape.scale_dtype = parse_dtype(scale_dtype);
+  writer.declare_weight(name, shape, zeros);
+}
+
+void write_tensor(EngineWriter& writer, const std::string& name, const py::array& data) {
+  const py::array dense = py::array::ensure(data, py::array::c_style);
+  if (!dense) throw py::error_already_set();
+  const std::span bytes(static_cast<const std::byte*>(dense.data()), size_t(dense.nbytes()));
+  const py::gil_scoped_release no_gil;
+  writer.write_tensor(name, bytes);
+}
+
+void quantize_rows(EngineWriter& writer, const std::string& name, int64_t expert, const Int64Array& rows,
+                   const py::array& source, const std::string& dtype, bool transposed) {
+  const SourceMatrix matrix = source_matrix(source, dtype, transposed);
+  const auto stored = row_span(rows);
+  const py::gil_scoped_release no_gil;
+  writer.quantize_rows(name, expert, stored, matrix);
+}
+
+void import_int4_rows(EngineWriter& writer, const std::string& name, int64_t expert, const Int64Array& rows,
+                      const ByteArray& codes, const py::array& scales, const std::string& scale_dtype,
+                      const std::optional<ByteArray>& zeros) {
+  const DType dtype = parse_dtype(scale_dtype);
+  const Weight w = writer.declared_weight(name);
+  const py::array dense_scales = py::array::ensure(scales, py::array::c_style);
+  if (!dense_scales) throw py::error_already_set();
+  const auto is_matrix = [](const py::array& array, int64_t height, int64_t width) {
+    return array.ndim() == 2 && array.shape(0) == height && array.shape(1) == width;
+  };
+  LLAMA4RT_CHECK(kInternal, codes.ndim() == 2 && codes.shape(1) == w.k, name, ": codes must be [n, ", w.k,
+                 "]");
+  LLAMA4RT_CHECK(kInternal,
+                 is_matrix(dense_scales, codes.shape(0), w.num_groups()) &&
+                     dense_scales.itemsize() == py::ssize_t(dtype_size(dtype)),
+                 name, ": scales must be ", scale_dtype, " [", codes.shape(0), ", ", w.num_groups(), "]");
+  LLAMA4RT_CHECK(kInternal, !zeros || is_matrix(*zeros, codes.shape(0), w.num_groups()), name,
+                 ": zeros must be [", codes.shape(0), ", ", w.num_groups(), "]");
+  const Int4Codes source{codes.data(), dense_scales.data(), zeros ? zeros->data() : nullptr, codes.shape(0)};
+  const auto stored = row_span(rows);
+  const py::gil_scoped_release no_gil;
+  writer.import_int4_rows(name, expert, stored, source, dtype);
+}
+
+void finish(EngineWriter& writer, const py::dict& metadata) {
+  std::vector<std::pair<std::string, std::string>> entries;
+  for (const auto& [key, value] : metadata)
+    entries.emplace_back(py::cast<std::string>(key), py::cast<std::string>(value));
+  const py::gil_scoped_release no_gil;
+  writer.finish(entries);
+}
+
+void bind_safetensors(py::module_& m) {
+  py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile")
+      .def(py::init<const std::string&>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("metadata",
+                             [](const SafetensorsFile& f) { return metadata_dict(f.header().metadata()); })
+      .def("names", [](const SafetensorsFile& f) { return tensor_names(f.header().tensors()); })
+      .def(
+          "info",
+          [](const SafetensorsFile& f, const std::string& name) { return tensor_info(f.tensor(name)); },
+          py::arg("name"))
+      .def(
+          "raw",
+          [](const py::object& self, const std::string& name) {
+            const auto& f = self.cast<const SafetensorsFile&>();
+            return read_only_view(f.bytes(f.tensor(name)), self);
+          },
+          py::arg("name"))
+      .def(
+          "release", [](const SafetensorsFile& f, const std::string& name) { f.release(f.tensor(name)); },
+          py::arg("name"));
+}
+
+void bind_engine_file(py::module_& m) {
+  py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile")
+      .def(py::init<const std::string&>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("metadata", [](const EngineFile& f) { return metadata_dict(f.metadata()); })
+      .def("names", [](const EngineFile& f) { return tensor_names(f.tensors()); })
+      .def(
+          "info", [](const EngineFile& f, const std::string& name) { return tensor_info(f.stored(name)); },
+          py::arg("name"))
+      .def(
+          "raw",
+          [](const py::object& self, const std::string& name) {
+            const auto& f = self.cast<const EngineFile&>();
+            return read_only_view(f.bytes(f.stored(name)), self);
+          },
+          py::arg("name"))
+      .def("weight", &weight_dict, py::arg("name"))
+      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0)
+      .def("verify", &EngineFile::verify, py::arg("num_threads") = 0,
+           py::call_guard<py::gil_scoped_release>());
+}
+
+void bind_engine_writer(py::module_& m) {
+  py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter")
+      .def(py::init<std::string, int>(), py::arg("path"), py::arg("num_threads") = 0)
+      .def("declare_tensor", &EngineWriter::declare_tensor, py::arg("name"), py::arg("dtype"),
+           py::arg("shape"))
+      .def("declare_weight", &declare_weight, py::arg("name"), py::arg("kind"), py::arg("experts"),
+           py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
+           py::arg("zeros") = false)
+      .def(
+          "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<py::gil_scoped_release>())
+      .def("write_tensor", &write_tensor, py::arg("name"), py::arg("data"))
+      .def("quantize_rows", &quantize_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
+           py::arg("source"), py::arg("dtype"), py::arg("transposed"))
+      .def("import_int4_rows", &import_int4_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
+           py::arg("codes"), py::arg("scales"), py::arg("scale_dtype"), py::arg("zeros"))
+      .def(
+          "report",
+          [](const EngineWriter& writer, const std::string& name) {
+            const PackError error = writer.report(name);
+            return py::make_tuple(error.relative_rms(), error.max_abs);
+          },
+          py::arg("name"))
+      .def("finish", &finish, py::arg("metadata"))
+      .def("abort", &EngineWriter::abort, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace
+
+void bind_format(py::module_& m) {
+  bind_safetensors(m);
+  bind_engine_file(m);
+  bind_engine_writer(m);
+}
+
 }  // namespace llama4rt
