@@ -1,0 +1,29 @@
+// Batch: views of everything one step computes, as the model needs it. Built by runtime/batch_builder, which
+// owns the memory. It carries no requests and no sampling parameters.
+//
+// Two groups of layers page their keys and values apart: global layers see every earlier token, local layers
+// only the tokens of their own chunk.
+#pragma once
+
+#include "base/tensor.h"
+#include "ops/op_types.h"
+
+namespace llama4rt {
+
+struct Batch {
+  struct Group {
+    Tensor slot_mapping;       // I64 [T] where each token's key and value go
+    AttentionBatch attention;  // which keys each token sees
+  };
+
+  int64_t num_tokens = 0;   // T
+  int64_t num_outputs = 0;  // S rows whose logits are wanted
+  Tensor token_ids;         // I32 [T]
+  Tensor output_rows;       // I32 [S]
+  Tensor rope;              // F32 [T, D/2, 2] cos and sin, for layers that rotate
+  Tensor temperature;       // F32 [T] for layers that do not; empty when the model has no temperature tuning
+  Group global;             // empty when no layer is global
+  Group local;              // empty when no layer is chunked
+};
+
+}  // namespace llama4rt

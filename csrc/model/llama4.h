@@ -1,0 +1,51 @@
+// Llama4: the text decoder, written once over Backend. It knows neither requests nor scheduling: a Batch
+// comes in, logits of the rows it names come out. docs/model.md lists where Llama 4 differs from what one
+// expects.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "format/model_config.h"
+#include "model/batch.h"
+#include "model/weights.h"
+#include "ops/backend.h"
+#include "ops/workspace.h"
+
+namespace llama4rt {
+
+struct StepLimits {
+  int64_t max_tokens = 0;   // largest T
+  int64_t max_outputs = 0;  // largest S
+  int64_t logit_rows = 0;   // rows of logits in memory at once: V is large, S may be too
+};
+
+class Llama4 {
+ public:
+  Llama4(Backend& backend, const ModelConfig& config, const Llama4Weights& weights, const StepLimits& limits);
+
+  // Runs every layer, stores keys and values of the batch in `kv` ([L]) and keeps the final states of
+  // batch.output_rows for logits().
+  void forward(const Batch& batch, std::span<const KvLayer> kv);
+
+  // Logits of output rows [begin, begin + count) of the latest forward, count <= logit_rows: F32 [count, V],
+  // valid until the next call. The caller may overwrite them.
+  Tensor logits(int64_t begin, int64_t count);
+
+  static size_t workspace_bytes(const ModelConfig& config, const StepLimits& limits);
+  const Workspace& workspace() const { return ws_; }
+
+ private:
+  void attention(Tensor x, size_t layer, const Batch& batch, const KvLayer& kv);
+  void feed_forward(Tensor x, size_t layer);
+  void mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t width);
+
+  Backend& be_;
+  const ModelConfig& cfg_;
+  const Llama4Weights& w_;
+  Workspace ws_;
+  Tensor outputs_;  // F32 [max_outputs, H]
+  Tensor logits_;   // F32 [logit_rows, V]
+};
+
+}  // namespace llama4rt

@@ -1,0 +1,153 @@
+#include "runtime/sampler.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "runtime/philox.h"
+
+namespace llama4rt {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// Below this a distribution is its maximum for every practical purpose, and dividing by it would overflow.
+constexpr double kGreedyTemperature = 1e-5;
+// Most distributions reach top_p within this many tokens; the rest ask again for more.
+constexpr int64_t kFirstBest = 256;
+
+void top_logprobs(TokenLogprobs& out, const RowView& view, double log_sum, int64_t top) {
+  if (top == 0) return;
+  for (const auto& [id, logit] : view.top(top)) out.top.emplace_back(id, float(double(logit) - log_sum));
+}
+
+}  // namespace
+
+SampledToken Sampler::sample(std::span<float> row, const SampleRequest& request) {
+  const SamplingParams& params = *request.params;
+  SampledToken out;
+  view_.look(row.data(), int64_t(row.size()));
+  if (!view_.finite()) return out;
+  double log_sum = 0;  // of the model's own logits, before they are edited
+  if (params.logprobs >= 0) {
+    log_sum = view_.log_sum_exp();
+    top_logprobs(out.logprobs, view_, log_sum, params.logprobs);
+  }
+
+  if (edit(row, request)) {
+    view_.look(row.data(), int64_t(row.size()));
+    if (!(view_.max() < kInfinity && view_.max() > -kInfinity)) return out;
+  }
+  out.token = params.temperature < kGreedyTemperature
+                  ? view_.argmax()
+                  : draw(row, params, philox_uniform(request.seed, request.index, request.tokens.size()));
+  if (params.logprobs >= 0) out.logprobs.logprob = float(double(raw_logit(row, out.token)) - log_sum);
+  return out;
+}
+
+bool Sampler::logprobs(TokenLogprobs& out, std::span<const float> row, int32_t token, int64_t top) {
+  view_.look(row.data(), int64_t(row.size()));
+  if (!view_.finite()) return false;
+  const double log_sum = view_.log_sum_exp();
+  out.logprob = float(double(row[size_t(token)]) - log_sum);
+  top_logprobs(out, view_, log_sum, top);
+  return true;
+}
+
+// True when the row was changed.
+bool Sampler::edit(std::span<float> row, const SampleRequest& request) {
+  const SamplingParams& params = *request.params;
+  edits_.clear();
+  for (const auto& [id, bias] : params.logit_bias) set(row, int32_t(id), row[size_t(id)] + float(bias));
+  if (int64_t(request.tokens.size()) - request.num_prompt < params.min_tokens)
+    for (int32_t id : request.end_tokens) set(row, id, -kInfinity);
+  penalise(row, request);
+  return !edits_.empty();
+}
+
+void Sampler::penalise(std::span<float> row, const SampleRequest& request) {
+  const SamplingParams& params = *request.params;
+  const bool repetition = params.repetition_penalty != 1;
+  if (!repetition && params.presence_penalty == 0 && params.frequency_penalty == 0) return;
+  // The high bit: the token occurs anywhere. The rest: how often it occurs in the output.
+  constexpr uint32_t kOccurs = 0x80000000u;
+  seen_.resize(row.size());
+  const auto output = request.tokens.subspan(size_t(request.num_prompt));
+  const auto considered = repetition ? request.tokens : output;
+  for (int32_t id : considered) seen_[size_t(id)] |= kOccurs;
+  for (int32_t id : output) ++seen_[size_t(id)];
+  for (int32_t id : considered) {
+    uint32_t& seen = seen_[size_t(id)];
+    if (seen == 0) continue;  // a later occurrence of a token already done
+    const auto count = float(seen & ~kOccurs);
+    seen = 0;
+    float logit = row[size_t(id)];
+    if (repetition)
+      logit = logit > 0 ? logit / float(params.repetition_penalty) : logit * float(params.repetition_penalty);
+    logit -= float(params.frequency_penalty) * count;
+    if (count > 0) logit -= float(params.presence_penalty);
+    set(row, id, logit);
+  }
+}
+
+void Sampler::set(std::span<float> row, int32_t id, float value) {
+  edits_.emplace_back(id, row[size_t(id)]);
+  row[size_t(id)] = value;
+}
+
+float Sampler::raw_logit(std::span<const float> row, int32_t id) const {
+  const auto first =
+      std::find_if(edits_.begin(), edits_.end(), [id](const auto& e) { return e.first == id; });
+  return first == edits_.end() ? row[size_t(id)] : first->second;
+}
+
+int32_t Sampler::draw(std::span<const float> row, const SamplingParams& params, double uniform) {
+  weights_.resize(row.size());
+  const double total = softmax_weights(weights_, block_sums_, row.data(), view_.max(),
+                                       float(params.temperature), float(params.min_p));
+  const bool limited = params.top_k > 0 && params.top_k < int64_t(row.size());
+  return limited || params.top_p < 1 ? draw_among_best(params, total, uniform) : draw_by_id(total, uniform);
+}
+
+// Walks the cumulative weights in order of id, block by block.
+int32_t Sampler::draw_by_id(double total, double uniform) const {
+  double left = uniform * total;
+  size_t block = 0;
+  while (block + 1 < block_sums_.size() && !(left < block_sums_[block])) left -= block_sums_[block++];
+  // Rounding may carry `left` past the end of its block, or of the row: then the last possible token is
+  // meant.
+  int32_t last = -1;
+  for (size_t id = block * kRowBlock; id < weights_.size(); ++id) {
+    if (weights_[id] == 0) continue;
+    last = int32_t(id);
+    left -= double(weights_[id]);
+    if (left < 0) return last;
+  }
+  return last >= 0 ? last : view_.argmax();
+}
+
+// Walks the cumulative weights from the best token down, through the tokens that top-k and top-p leave.
+int32_t Sampler::draw_among_best(const SamplingParams& params, double total, double uniform) const {
+  const auto size = int64_t(weights_.size());
+  const bool limited = params.top_k > 0 && params.top_k < size;
+  std::vector<std::pair<int32_t, float>> best;
+  size_t kept = 0;
+  double mass = 0;
+  for (int64_t k = limited ? params.top_k : std::min(kFirstBest, size);; k = std::min(16 * k, size)) {
+    best = view_.top(k);
+    if (limited) {  // top-p then refers to what top-k left
+      total = 0;
+      for (const auto& [id, logit] : best) total += double(weights_[size_t(id)]);
+    }
+    mass = 0;
+    for (kept = 0; kept < best.size() && (kept == 0 || mass < params.top_p * total); ++kept)
+      mass += double(weights_[size_t(best[kept].first)]);
+    if (limited || k == size || mass >= params.top_p * total) break;
+  }
+  double left = uniform * mass;
+  for (size_t i = 0; i < kept; ++i) {
+    left -= double(weights_[size_t(best[i].first)]);
+    if (left < 0) return best[i].first;
+  }
+  return best[0].first;
+}
+
+}  // namespace llama4rt

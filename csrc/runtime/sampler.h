@@ -1,0 +1,56 @@
+// Sampler: one row of logits and one request's parameters -> one token, with log probabilities when asked.
+// The order is vLLM's: bias and forbidden end tokens, penalties, temperature, min-p, top-k, top-p. Log
+// probabilities are those of the model, before any of it. The random number depends on (seed, sequence index,
+// position) only, so a result depends on nothing else in the batch. Stopping is the engine's business.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/request.h"
+#include "runtime/row_math.h"
+
+namespace llama4rt {
+
+struct SampleRequest {
+  const SamplingParams* params = nullptr;
+  std::span<const int32_t> tokens;  // prompt and output so far; its size is the position being sampled
+  int64_t num_prompt = 0;
+  std::span<const int32_t> end_tokens;  // forbidden while the output is shorter than min_tokens
+  uint64_t seed = 0;
+  uint32_t index = 0;  // which of the n
+};
+
+struct SampledToken {
+  int32_t token = -1;  // -1: the row holds NaN or infinity, nothing can be chosen
+  TokenLogprobs logprobs;
+};
+
+// Holds scratch memory only; one per thread.
+class Sampler {
+ public:
+  // row: [V], overwritten.
+  SampledToken sample(std::span<float> row, const SampleRequest& request);
+
+  // The model's log probability of `token` and the `top` best tokens; false when the row holds NaN or
+  // infinity.
+  bool logprobs(TokenLogprobs& out, std::span<const float> row, int32_t token, int64_t top);
+
+ private:
+  bool edit(std::span<float> row, const SampleRequest& request);
+  void penalise(std::span<float> row, const SampleRequest& request);
+  void set(std::span<float> row, int32_t id, float value);
+  float raw_logit(std::span<const float> row, int32_t id) const;
+  int32_t draw(std::span<const float> row, const SamplingParams& params, double uniform);
+  int32_t draw_by_id(double total, double uniform) const;
+  int32_t draw_among_best(const SamplingParams& params, double total, double uniform) const;
+
+  RowView view_;
+  std::vector<std::pair<int32_t, float>> edits_;  // (id, value before), in order of editing
+  std::vector<float> weights_;                    // [V]
+  std::vector<double> block_sums_;
+  std::vector<uint32_t> seen_;  // [V] see penalise(); zero between calls
+};
+
+}  // namespace llama4rt
