@@ -1,6 +1,7 @@
 """llama4rt runs Llama 4 from one ahead-of-time engine file.
 
-Names are loaded on first use (PEP 562): `import llama4rt` reads no native code, no numpy, and starts no thread.
+Names are loaded on first use (PEP 562): `import llama4rt` reads no native code, no numpy, and starts no
+thread.
 """
 
 from importlib import import_module

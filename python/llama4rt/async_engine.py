@@ -1,7 +1,8 @@
 """AsyncEngine: the same Engine for asyncio.
 
-The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and long
-texts are tokenized in a worker thread. Cancelling the task that reads a request, or leaving its loop, ends the request.
+The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and
+long texts are tokenized in a worker thread. Cancelling the task that reads a request, or leaving its loop,
+ends the request.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ class AsyncEngine:
     async def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, request_id: str | None = None
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Yields all output so far, again and again until `finished`; a slow reader gets fewer, larger steps."""
+        """Yields all output so far, again and again until `finished`; slow readers get larger steps."""
         builder: OutputBuilder | None = None
         async with aclosing(self._batches(prompt, params, request_id)) as batches:
             async for work, name, deltas in batches:
@@ -53,7 +54,7 @@ class AsyncEngine:
                     yield delta
 
     def abort(self, request_id: str) -> None:
-        """Ends a request: its reader gets a last output with finish_reason "abort". Unknown ids are ignored."""
+        """Ends a request: its last output has finish_reason "abort". Unknown ids are ignored."""
         native_id = self._active.get(request_id)
         if native_id is not None:
             self.engine._thread.abort(native_id)
@@ -65,7 +66,9 @@ class AsyncEngine:
         return self.engine.stats()
 
     def close(self) -> None:
-        """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened here."""
+        """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened
+        here.
+        """
         if self._owns_engine:
             self.engine.close()
 

@@ -1,13 +1,15 @@
 """Messages and tools to a prompt.
 
-A checkpoint's own jinja template is rendered in a sandboxed, killable child (template_worker.py). Llama 4's standard
-template, and a checkpoint without one, use the plain Python renderer below: no child, nothing to inject into.
+A checkpoint's own jinja template is rendered in a sandboxed, killable child (template_worker.py). Llama 4's
+standard template, and a checkpoint without one, use the plain Python renderer below: no child, nothing to
+inject into.
 
-Only the template may speak in special tokens. Before rendering, a guard character is put into everything in the
-caller's data that could become one, and taken out again after the special tokens have been found; so a user who types
-`<|eot|>` gets those seven characters, even split over two text parts.
+Only the template may speak in special tokens. Before rendering, a guard character is put into everything in
+the caller's data that could become one, and taken out again after the special tokens have been found; so a
+user who types `<|eot|>` gets those seven characters, even split over two text parts.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -36,14 +38,19 @@ _TOOLS_IN_USER = (
     "Given the following functions, please respond with a JSON for a function call "
     "with its proper arguments that best answers the given prompt.\n\n"
 )
-_TOOLS_IN_SYSTEM = "You have access to the following functions. To call a function, please respond with JSON for a function call."
+_TOOLS_IN_SYSTEM = (
+    "You have access to the following functions. "
+    "To call a function, please respond with JSON for a function call."
+)
 
 
 class ChatTemplate:
     """The chat format of one engine. Safe to use from many threads."""
 
     def __init__(self, source: str | None = None, special_texts: Mapping[str, str] | None = None) -> None:
-        """source: a jinja template, or None for Llama 4's own. special_texts: bos_token and the like, as text."""
+        """source: a jinja template, or None for Llama 4's own. special_texts: bos_token and the like, as
+        text.
+        """
         texts = {"bos_token": BOS_TEXT, "eos_token": "<|eot|>", **(special_texts or {})}
         standard = source is None or hashlib.sha256(source.encode()).hexdigest() in _STANDARD_TEMPLATES
         self.source = source
@@ -204,7 +211,8 @@ def _plain_messages(messages: Any) -> list[dict[str, Any]]:
     """Checked copies of the messages, in the form that templates expect.
 
     `content` is there and not None; an empty `tool_calls` is left out (templates drop such a message whole);
-    the arguments of a call are an object even when they came as OpenAI's JSON text; image parts have type "image".
+    the arguments of a call are an object even when they came as OpenAI's JSON text; image parts have type
+    "image".
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
         raise RequestError("messages must be a non-empty list of {'role': ..., 'content': ...}")
@@ -262,10 +270,8 @@ def _plain_calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise RequestError(f"{where}: a tool call has no function name")
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
-            try:
+            with contextlib.suppress(ValueError):  # a model can call with broken JSON: shown as it was
                 arguments = json.loads(arguments or "{}")
-            except ValueError:
-                pass  # a model can call with broken JSON; show it as it was
         plain.append({**call, "function": {**function, "arguments": arguments}})
     return plain
 

@@ -1,8 +1,8 @@
 """Streaming detokenisation: token ids in, text out that nobody has to take back.
 
 Holds back half UTF-8 characters and text that may still become a stop string. What comes out, joined, is what
-decoding everything at once and cutting at the first completed stop string would give; where the token boundaries
-fall makes no difference.
+decoding everything at once and cutting at the first completed stop string would give; where the token
+boundaries fall makes no difference.
 """
 
 import codecs
@@ -66,7 +66,7 @@ class Detokenizer:
 
 
 class _StopString:
-    """Knuth-Morris-Pratt: `matched` is the longest prefix of the stop string that the text so far ends with."""
+    """Knuth-Morris-Pratt: `matched` is how much of the stop string the text so far ends with."""
 
     def __init__(self, text: str) -> None:
         self.text = text

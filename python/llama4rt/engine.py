@@ -1,13 +1,12 @@
 """Engine: an engine file, opened and ready to generate. What people call.
 
-Text is handled here (tokenizer, chat template); tokens per second are the business of the native engine behind
-engine_thread.py. One Engine serves any number of threads at once; their requests share its batches.
+Text is handled here (tokenizer, chat template); tokens per second are the business of the native engine
+behind engine_thread.py. One Engine serves any number of threads at once; their requests share its batches.
 """
 
 import json
 import os
 import queue
-import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama4rt import _core
 from llama4rt.chat_template import ChatTemplate, Message, has_images
+from llama4rt.engine_options import count, parse_bytes, threads
 from llama4rt.engine_thread import EngineThread
-from llama4rt.errors import ConfigError, EngineFileError, RequestError
+from llama4rt.errors import EngineFileError, RequestError
 from llama4rt.outputs import Delta, OutputBuilder, RequestOutput
 from llama4rt.request_tracker import Deliver, RequestTracker
 from llama4rt.sampling_params import SamplingDefaults, SamplingParams
@@ -38,9 +38,10 @@ _NO_LIMIT = 2**31 - 1
 class Engine:
     """Opens an engine file and runs it.
 
-    path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len: prompt and
-    output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as "4GiB" or "512MB";
-    None lets the engine choose. num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
+    path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len:
+    prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as
+    "4GiB" or "512MB"; None lets the engine choose. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
+    processors this process may use.
     """
 
     def __init__(
@@ -60,19 +61,18 @@ class Engine:
         self.path = os.fspath(path)
         if os.path.isdir(self.path):
             raise EngineFileError(
-                f"{self.path} is a directory, not an engine file; run `llama4rt build {self.path} -o model.l4e` first"
+                f"{self.path} is a directory, not an engine file; "
+                f"run `llama4rt build {self.path} -o model.l4e` first"
             )
-        if num_threads is None and os.environ.get("LLAMA4RT_NUM_THREADS"):
-            num_threads = _threads_from_environment(os.environ["LLAMA4RT_NUM_THREADS"])
         self._core = _core.Engine(
             self.path,
             device=device,
-            num_threads=_count("num_threads", num_threads),
-            max_model_len=_count("max_model_len", max_model_len),
-            max_num_seqs=_count("max_num_seqs", max_num_seqs),
+            num_threads=threads(num_threads),
+            max_model_len=count("max_model_len", max_model_len),
+            max_num_seqs=count("max_num_seqs", max_num_seqs),
             kv_cache_bytes=parse_bytes("kv_cache_memory", kv_cache_memory),
-            block_size=_count("block_size", block_size),
-            max_batched_tokens=_count("max_batched_tokens", max_batched_tokens),
+            block_size=count("block_size", block_size),
+            max_batched_tokens=count("max_batched_tokens", max_batched_tokens),
             kv_cache_dtype=kv_cache_dtype,
             prefix_cache=prefix_cache,
         )
@@ -84,7 +84,7 @@ class Engine:
         self._chat_template: ChatTemplate | None = None
         self._defaults = SamplingDefaults.from_generation_config(self._json_file("generation_config.json"))
 
-    # --- generation ---------------------------------------------------------------------------------------------------
+    # --- generation -----------------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -93,8 +93,9 @@ class Engine:
     ) -> list[RequestOutput]:
         """Runs all prompts together and returns their results in order.
 
-        prompts: one text, one list of token ids, or a list of those; params: one for all or one for each. An invalid
-        prompt raises RequestError before anything runs. Ctrl-C ends all of them and raises KeyboardInterrupt.
+        prompts: one text, one list of token ids, or a list of those; params: one for all or one for each. An
+        invalid prompt raises RequestError before anything runs. Ctrl-C ends all of them and raises
+        KeyboardInterrupt.
         """
         return self._run_all([self._prepare(*item) for item in self._pairs(prompts, params)])
 
@@ -123,7 +124,9 @@ class Engine:
         add_generation_prompt: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The token ids of a conversation, ready for generate and stream. Text in it never becomes special tokens."""
+        """The token ids of a conversation, ready for generate and stream. Text in it never becomes special
+        tokens.
+        """
         tokenizer = require_tokenizer(self.tokenizer, "chat")
         if has_images(messages):
             raise RequestError("a message holds an image; this version of llama4rt takes text only")
@@ -132,7 +135,9 @@ class Engine:
         )
 
     def score(self, prompt: Prompt) -> "NDArray[np.float32]":
-        """float32 [tokens, vocab]: the logits after each token of the prompt, teacher forced. Nothing is generated."""
+        """float32 [tokens, vocab]: the logits after each token of the prompt, teacher forced. Nothing is
+        generated.
+        """
         import numpy as np
 
         work = self._prepare(prompt, SamplingParams(max_tokens=1))
@@ -147,7 +152,7 @@ class Engine:
             raise
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
-    # --- what is inside -----------------------------------------------------------------------------------------------
+    # --- what is inside -------------------------------------------------------------------------------------
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -181,7 +186,9 @@ class Engine:
         return self._core.backend
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this moment: requests running and waiting, blocks, tokens per second, bytes by component."""
+        """Counters of this moment: requests running and waiting, blocks, tokens per second, bytes by
+        component.
+        """
         self._thread.check_usable()
         return self._core.stats()
 
@@ -202,17 +209,21 @@ class Engine:
     def __repr__(self) -> str:
         return f"Engine({self.path!r}, device={self.device!r}, max_model_len={self.max_model_len})"
 
-    # --- from a prompt to a request -----------------------------------------------------------------------------------
+    # --- from a prompt to a request -------------------------------------------------------------------------
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are."""
+        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they
+        are.
+        """
         if isinstance(prompt, str):
             return self._encode_text(prompt)
         return _token_ids(prompt)
 
     def _encode_text(self, text: str) -> list[int]:
+        if not text:
+            raise RequestError(f'the prompt is empty; to generate from nothing, pass "{BOS_TEXT}"')
         tokenizer = require_tokenizer(self.tokenizer, "a text prompt")
-        # No token is longer than max_token_bytes, so this many characters cannot fit: say so before encoding them.
+        # No token is longer than max_token_bytes, so so many characters cannot fit: say so before encoding.
         at_least = len(text) // tokenizer.max_token_bytes
         if at_least > self.max_model_len:
             raise RequestError(
@@ -256,7 +267,7 @@ class Engine:
         unset = {name: getattr(self._defaults, name) for name in names if getattr(params, name) is None}
         return replace(params, **unset) if unset else params
 
-    # --- running ------------------------------------------------------------------------------------------------------
+    # --- running --------------------------------------------------------------------------------------------
 
     def _start(self, work: "_Work", deliver: Deliver, name: str | None = None) -> int:
         """Submits; from now on `deliver` is called in the engine thread."""
@@ -379,7 +390,12 @@ def _native_request(ids: list[int], params: SamplingParams) -> _core.Request:
 
 def _is_token_ids(prompt: Any) -> bool:
     """One prompt of token ids rather than a list of prompts. An empty list is an (invalid) empty prompt."""
-    return len(prompt) == 0 or not hasattr(prompt[0], "__len__")
+    try:
+        return len(prompt) == 0 or not hasattr(prompt[0], "__len__")
+    except (TypeError, KeyError):
+        raise RequestError(
+            f"the prompt is a {type(prompt).__name__}; it must be text, token ids, or a list of those"
+        ) from None
 
 
 def _token_ids(prompt: Any) -> list[int]:
@@ -401,40 +417,3 @@ def _token_ids(prompt: Any) -> list[int]:
             raise RequestError(f"prompt token {i} is {item!r:.80}; it must be a token id")
         ids.append(value)
     return ids
-
-
-_UNITS = {"": 1, "B": 1, **{f"{k}{suffix}": base ** (e + 1) for e, k in enumerate("KMGT")
-                            for suffix, base in (("", 1024), ("B", 1000), ("IB", 1024))}}  # fmt: skip
-
-
-def parse_bytes(name: str, value: int | str | None) -> int:
-    """Bytes of 4294967296, "4GiB", "4G" (both 1024-based), "512MB" (1000-based) or None (0: the engine chooses)."""
-    if value is None:
-        return 0
-    amount: float = -1
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d{1,19}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", value)
-        if match and match[2].upper() in _UNITS:
-            amount = float(match[1]) * _UNITS[match[2].upper()]
-    elif isinstance(value, int) and not isinstance(value, bool):
-        amount = value
-    if not 1 <= amount < 2**62:
-        raise ConfigError(
-            f'{name} is {value!r:.80}; it must be a number of bytes, or text such as "4GiB" or "512MB"'
-        )
-    return int(amount)
-
-
-def _count(name: str, value: int | None) -> int:
-    """A positive option as the native module takes it: 0 stands for None."""
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _NO_LIMIT:
-        raise ConfigError(f"{name} is {value!r:.80}; it must be None or an integer of at least 1")
-    return value
-
-
-def _threads_from_environment(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"LLAMA4RT_NUM_THREADS is {text!r:.80}; it must be an integer of at least 1")
-    return int(text)

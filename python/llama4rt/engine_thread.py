@@ -1,8 +1,8 @@
 """The one thread that calls the native Engine.step, and the way in and out of it.
 
-Starts with the first request and waits without polling when there is no work. It knows nothing of text or of asyncio:
-it hands each event to the request it belongs to. Holds no reference to llama4rt.Engine, so that dropping the last
-reference to one stops its thread.
+Starts with the first request and waits without polling when there is no work. It knows nothing of text or of
+asyncio: it hands each event to the request it belongs to. Holds no reference to llama4rt.Engine, so that
+dropping the last reference to one stops its thread.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ class EngineThread:
         """Raises Llama4RTError in a forked child, after close, and after the engine has failed for good."""
         if os.getpid() != self._pid:
             raise Llama4RTError(
-                f"this Engine belongs to process {self._pid} and does not work after a fork: open it in the child, "
-                "or start children with multiprocessing's 'spawn' method"
+                f"this Engine belongs to process {self._pid} and does not work after a fork: "
+                "open it in the child, or start children with multiprocessing's 'spawn' method"
             )
         if self._closing:
             raise Llama4RTError("this Engine is closed")
@@ -64,15 +64,17 @@ class EngineThread:
             request_id = self._core.submit(request)
             self._handlers[request_id] = handler
             if self._thread is None:
-                # A daemon, because Python waits for others before atexit gets a chance to stop them. It is always
-                # joined: by close(), by the Engine's finalizer, or at exit.
+                # A daemon, because Python waits for other threads before atexit could stop them. It is
+                # always joined: by close(), by the Engine's finalizer, or at exit.
                 self._thread = threading.Thread(target=self._run, name="llama4rt-engine", daemon=True)
                 self._thread.start()
             self._wake.notify()
         return request_id
 
     def abort(self, request_id: int) -> None:
-        """The request ends with finish_reason "abort" in the next step. Unknown and finished ones are ignored."""
+        """The request ends with finish_reason "abort" in the next step. Unknown and finished ones are
+        ignored.
+        """
         if os.getpid() != self._pid:
             return
         with self._wake:
@@ -128,9 +130,8 @@ class EngineThread:
             return
         try:
             handler.on_event(event, lambda index: self._core.abort_sequence(request_id, index, "stop"))
-        except (
-            BaseException
-        ) as error:  # a reader that is gone (a closed event loop), or our own mistake: end this one
+        except BaseException as error:
+            # A reader that is gone (a closed event loop), or our own mistake: end this request only.
             self._core.abort(request_id)
             _fail_quietly(handler, error)
             finished = True

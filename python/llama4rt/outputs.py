@@ -1,4 +1,4 @@
-"""What generation hands back: whole results (RequestOutput) and steps of a stream (Delta). Names are vLLM's."""
+"""What generation hands back: whole results (RequestOutput) and steps of a stream (Delta)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class TokenLogprobs:
 class Delta:
     """What one step added to one output of a request.
 
-    A token's text can come with a later Delta (half a UTF-8 character, or what may still become a stop string), so
-    `text` is sometimes empty; all texts joined are exactly the output's text.
+    A token's text can come with a later Delta (half a UTF-8 character, or what may still become a stop
+    string), so `text` is sometimes empty; all texts joined are exactly the output's text.
     """
 
     request_id: int | str

@@ -1,10 +1,12 @@
-"""Renders jinja templates that came with a checkpoint, in a child process that can be killed: the parent's side.
+"""Renders jinja templates that came with a checkpoint, in a child process that can be killed: the parent's
+side.
 
-The sandbox stops a template from reaching Python, but not from looping or asking for gigabytes; limits on the child's
-memory and processor time (template_child.py), and the deadline held here, do. The child starts with the first render,
-stays for the next, and ends with the parent.
+The sandbox stops a template from reaching Python, but not from looping or asking for gigabytes; limits on the
+child's memory and processor time (template_child.py), and the deadline held here, do. The child starts with
+the first render, stays for the next, and ends with the parent.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -22,7 +24,10 @@ RENDER_SECONDS = 2.0
 START_SECONDS = 30.0  # a cold interpreter on a busy machine
 
 # -I keeps the working directory and PYTHON* variables out; the parent's own search path comes as an argument.
-_BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from llama4rt.template_child import main; main()"
+_BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from llama4rt.template_child import main; main()"
+)
 
 
 class TemplateWorker:
@@ -69,8 +74,12 @@ class TemplateWorker:
         search_path = json.dumps([os.path.abspath(p) for p in sys.path])
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOTSTRAP, search_path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is the parent's business
+        )
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(self, _end_child, self._process, self._pid)
         try:
@@ -116,10 +125,8 @@ class TemplateWorker:
 def _end_child(process: "subprocess.Popen[bytes]", pid: int) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
     if pid == os.getpid():
         process.kill()
         process.wait()

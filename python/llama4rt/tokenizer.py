@@ -1,8 +1,9 @@
 """Text to token ids and back, for the two forms in which Llama 4 tokenizers come.
 
-`tokenizer.model` is tiktoken's rank file, read here and given to tiktoken; `tokenizer.json` goes to the optional
-`tokenizers` package. Both give the same ids. Text encodes with special tokens as plain text: only a chat template may
-say `<|eot|>` and mean it (`encode(text, special=True)`). No streaming here: that is detokenizer.py.
+`tokenizer.model` is tiktoken's rank file, read here and given to tiktoken; `tokenizer.json` goes to the
+optional `tokenizers` package. Both give the same ids. Text encodes with special tokens as plain text: only a
+chat template may say `<|eot|>` and mean it (`encode(text, special=True)`). No streaming here: that is
+detokenizer.py.
 """
 
 import base64
@@ -15,10 +16,13 @@ from typing import Any
 from llama4rt.errors import EngineFileError, RequestError
 
 # The o200k split rule of Llama 4.
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_UPPER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
+_LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _SPLIT_PATTERN = "|".join(
     [
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_CONTRACTION}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_CONTRACTION}",
         r"\p{N}{1,3}",
         r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
         r"\s*[\r\n]+",
@@ -88,7 +92,9 @@ class Tokenizer(ABC):
         """The length of the longest token, so that a hopelessly long text is refused before it is encoded."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, without begin-of-text. special=True reads `<|eot|>` and its like as the special tokens."""
+        """Ids of `text`, without begin-of-text. special=True reads `<|eot|>` and its like as the special
+        tokens.
+        """
         if not isinstance(text, str):
             raise RequestError(f"the text is a {type(text).__name__}; it must be a str")
         if not special:
@@ -164,8 +170,8 @@ class HuggingFaceTokenizer(Tokenizer):
             import tokenizers
         except ImportError:
             raise RequestError(
-                "this engine file carries its tokenizer as tokenizer.json, which needs the `tokenizers` package: "
-                "pip install 'llama4rt[hf]', or rebuild it from a checkpoint with tokenizer.model; "
+                "this engine file carries its tokenizer as tokenizer.json, which needs the `tokenizers` "
+                "package: pip install 'llama4rt[hf]', or rebuild it from a checkpoint with tokenizer.model; "
                 "token ids work without"
             ) from None
         try:
@@ -174,7 +180,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise EngineFileError(f"tokenizer.json: {error}") from None
         if not isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel):
             raise EngineFileError(
-                f"tokenizer.json: its decoder is {type(self._tokenizer.decoder).__name__}; only ByteLevel is known"
+                f"tokenizer.json: the decoder is {type(self._tokenizer.decoder).__name__}, not ByteLevel"
             )
         self._tokenizer.encode_special_tokens = True  # that is: special tokens in text are plain text
         self._tokenizer.no_truncation()
@@ -202,7 +208,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def load_tokenizer(read_file: Callable[[str], bytes | None]) -> Tokenizer | None:
-    """The tokenizer among an engine's files, or None. tokenizer.model first: it loads faster and needs no extra."""
+    """The tokenizer among an engine's files, or None. tokenizer.model first: it loads faster and needs no
+    extra.
+    """
     model = read_file("tokenizer.model")
     json_file = read_file("tokenizer.json")
     if model is not None:
@@ -243,8 +251,9 @@ def parse_tiktoken_ranks(data: bytes) -> dict[bytes, int]:
 
 
 def split_for_tiktoken(text: str) -> Iterator[str]:
-    """Cuts as Meta's tokenizer does: every 400,000 characters, and inside them every 25,000 of a run of white space
-    or of anything else."""
+    """Cuts as Meta's tokenizer does: every 400,000 characters, and inside them every 25,000 of a run of white
+    space or of anything else.
+    """
     for window_start in range(0, len(text), MAX_ENCODE_CHARS):
         window = text[window_start : window_start + MAX_ENCODE_CHARS]
         start = 0
@@ -265,7 +274,7 @@ def _without_lone_surrogates(text: str) -> str:
 
 
 def _byte_level_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-ins: bytes that print stand for themselves, the others follow from U+0100 on."""
+    """GPT-2's printable stand-ins: bytes that print are themselves, others follow from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {**{b: chr(b) for b in printable}, **{b: chr(0x100 + i) for i, b in enumerate(others)}}

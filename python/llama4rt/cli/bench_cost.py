@@ -1,0 +1,104 @@
+"""What a step must at least read and multiply, counted from the engine file: the yardstick of `llama4rt
+bench`.
+
+Deliberately optimistic for us to be measured against: every needed byte is read once, nothing else is.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llama4rt import _core
+
+_KV_BYTES = {"f32": 4, "bf16": 2}
+
+
+class ModelCost:
+    """Bytes and floating-point operations of one engine file's model."""
+
+    def __init__(self, path: str, config: dict[str, Any], kv_dtype: str) -> None:
+        file = _core.EngineFile(path)
+        names = set(file.names())
+        self._config = config
+        self._kv_bytes = _KV_BYTES.get(kv_dtype, 2)
+        self._weights: list[tuple[str, int, int]] = []  # (name, bytes with companions, elements)
+        for name, weight in json.loads(file.metadata["weights"]).items():
+            parts = [name, *(part for part in (f"{name}.scales", f"{name}.zeros") if part in names)]
+            elements = 1
+            for extent in weight["shape"]:
+                elements *= extent
+            self._weights.append((name, sum(file.info(part)[3] for part in parts), elements))
+        self.total_bytes = sum(file.info(name)[3] for name in names)
+
+    def decode_bytes(self, batch: int, context: int) -> float:
+        """Bytes read by one decode step of `batch` sequences, each with `context` tokens before it."""
+        total = 0.0
+        for name, size, _ in self._weights:
+            total += size * self._touched(name, batch)
+        return total + batch * self._kv_tokens(context) * self._kv_bytes_per_token()
+
+    def prefill_flops(self, batch: int, tokens: int, depth: int) -> float:
+        """Multiplications and additions of `batch` prompts of `tokens` tokens behind `depth` cached ones."""
+        per_token = 0.0
+        per_sequence = 0.0
+        for name, _, elements in self._weights:
+            if name == "lm_head":
+                per_sequence += 2.0 * elements  # only the last position becomes logits
+            elif name != "embed":
+                per_token += 2.0 * elements * (self._expert_share() if _is_expert_stack(name) else 1.0)
+        attention = sum(self._kv_tokens(depth + i) + len(self._chunks()) for i in range(tokens))
+        q_dim = int(self._config["num_attention_heads"] * self._config["head_dim"])
+        return batch * (tokens * per_token + per_sequence + 4.0 * q_dim * attention)
+
+    def _touched(self, name: str, batch: int) -> float:
+        """The expected part of a weight that `batch` tokens read, experts chosen evenly."""
+        if name == "embed":
+            return 0.0  # one row per token
+        if _is_expert_stack(name):
+            return 1.0 - (1.0 - self._expert_share()) ** batch
+        return 1.0
+
+    def _expert_share(self) -> float:
+        return float(self._config["num_experts_per_tok"] / max(self._config["num_local_experts"], 1))
+
+    def _kv_bytes_per_token(self) -> int:
+        """Of one layer: keys and values of all heads."""
+        return int(2 * self._config["num_key_value_heads"] * self._config["head_dim"] * self._kv_bytes)
+
+    def _kv_tokens(self, context: int) -> int:
+        """Cached tokens that one new token looks at, summed over the layers."""
+        return sum(context % chunk if chunk else context for chunk in self._chunks())
+
+    def _chunks(self) -> list[int]:
+        chunk = self._config["attention_chunk_size"]
+        return [chunk if local else 0 for local in self._config["chunked_layers"]]
+
+
+def _is_expert_stack(name: str) -> bool:
+    return name.endswith((".moe.gate_up", ".moe.down"))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import os
+    import platform
+
+    model = next((value for key, value in _cpuinfo() if key == "model name"), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model,
+        "cpus": _core.available_cpus(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> Iterator[tuple[str, str]]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                yield key.strip(), value.strip()
+    except OSError:
+        return

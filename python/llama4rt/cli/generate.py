@@ -1,0 +1,85 @@
+"""`llama4rt generate`: continues one prompt and streams the text to stdout."""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from llama4rt.cli.options import add_engine_options, add_sampling_options, note, open_engine, sampling_params
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("generate", help="continue a prompt", description="Continue a prompt.")
+    add_engine_options(parser)
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
+    prompt.add_argument("--token-ids", metavar="IDS", help="the prompt as token ids: 200000,9906")
+    add_sampling_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end instead of the text"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    params = sampling_params(args)
+    prompt: Any = _token_ids(args.token_ids) if args.token_ids is not None else args.prompt
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    with open_engine(args) as engine:
+        ids = engine.encode_prompt(prompt)
+        show = _show_text if engine.tokenizer is not None else _show_ids
+        texts: list[str] = []
+        token_ids: list[int] = []
+        finish_reason = None
+        start = time.perf_counter()
+        first = None
+        for delta in engine.stream(ids, params):
+            first = first or time.perf_counter()
+            texts.append(delta.text)
+            token_ids += delta.token_ids
+            finish_reason = delta.finish_reason or finish_reason
+            if not args.json:
+                show(delta.text, delta.token_ids)
+        end = time.perf_counter()
+    prompt_seconds = (first or end) - start
+    output_seconds = end - (first or end)
+    if args.json:
+        result = {
+            "prompt_token_ids": ids,
+            "text": "".join(texts),
+            "token_ids": token_ids,
+            "finish_reason": finish_reason,
+            "prompt_seconds": round(prompt_seconds, 6),
+            "output_seconds": round(output_seconds, 6),
+        }
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print()
+    decoded = max(len(token_ids) - 1, 0)  # the first token belongs to the prompt's time
+    note(f"prompt: {_speed(len(ids), prompt_seconds)}; output: {_speed(decoded, output_seconds)}")
+    return 0
+
+
+def _show_text(text: str, _: list[int]) -> None:
+    print(text, end="", flush=True)
+
+
+def _show_ids(_: str, token_ids: list[int]) -> None:
+    print(*token_ids, end=" ", flush=True)
+
+
+def _speed(tokens: int, seconds: float) -> str:
+    rate = tokens / seconds if seconds > 0 else 0.0
+    return f"{tokens} tokens in {seconds:.2f} s, {rate:.1f} tokens/s"
+
+
+def _token_ids(text: str) -> list[int]:
+    from llama4rt.errors import RequestError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(
+            f"--token-ids is {text!r:.80}; it must be numbers with commas between, 200000,9906"
+        ) from None

@@ -1,0 +1,78 @@
+"""Options that several commands share: how to open an engine, how to sample."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama4rt.engine import Engine
+    from llama4rt.sampling_params import SamplingParams
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="an engine file; or a checkpoint directory or hub id, built into the cache the first time",
+    )
+    group = parser.add_argument_group("engine")
+    group.add_argument("--device", default="auto", help="auto, cpu, reference or cuda:N (default: auto)")
+    group.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="processor threads (default: all available)"
+    )
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="longest prompt and output together, in tokens"
+    )
+    group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
+    group.add_argument(
+        "--weights", choices=["int4", "int8", "bf16"], help="when FILE is a checkpoint: how to build it"
+    )
+    group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling", "What is not given takes the checkpoint's own default.")
+    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="at most this many tokens")
+    group.add_argument("--temperature", type=float, metavar="T", help="0: always the most likely token")
+    group.add_argument("--top-k", type=int, metavar="K")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--min-p", type=float, metavar="P")
+    group.add_argument("--repetition-penalty", type=float, metavar="X")
+    group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end the output at this text; may be repeated"
+    )
+
+
+def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParams":
+    """SamplingParams of the options given; defaults fill in what was not."""
+    from llama4rt.sampling_params import SamplingParams
+
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return SamplingParams(**{**defaults, **given})
+
+
+def engine_file(args: argparse.Namespace) -> str:
+    """The path of the engine file that FILE means, built if need be."""
+    from llama4rt.cache import engine_path
+
+    return str(engine_path(args.file, notify=note, weights=args.weights, group_size=args.group_size))
+
+
+def open_engine(args: argparse.Namespace, **options: Any) -> "Engine":
+    from llama4rt.engine import Engine
+
+    return Engine(
+        engine_file(args),
+        device=args.device,
+        num_threads=args.threads,
+        max_model_len=args.max_model_len,
+        kv_cache_memory=args.kv_cache_memory,
+        **options,
+    )
+
+
+def note(message: str) -> None:
+    """A line for the person, beside the results."""
+    print(message, file=sys.stderr, flush=True)
