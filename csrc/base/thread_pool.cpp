@@ -1,6 +1,6 @@
 #include "base/thread_pool.h"
 
-#include <immintrin.h>
+#include <emmintrin.h>
 #include <sched.h>
 
 #include <algorithm>

@@ -1,0 +1,111 @@
+# The commands of this repository. Each does its own set-up in .venv and build/; a second run reuses it.
+#   make demo      builds a small model and generates from it (needs neither torch nor transformers)
+#   make test      C++ tests, then Python tests
+#   make check     formatting, linters, types, layers
+#   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
+#   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
+#   make soak      the long tests
+#   make wheel     builds the wheel and tries it in a fresh environment
+# Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-cpp test-python check bench sanitize soak wheel format clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/done
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export CMAKE_GENERATOR := Ninja
+export CMAKE_CXX_COMPILER_LAUNCHER := $(notdir $(shell command -v ccache 2>/dev/null))
+PIP_INSTALL := $(BIN)/python -m pip install -q
+EDITABLE := $(PIP_INSTALL) --no-build-isolation -e
+
+help:
+	@sed -n '2,9s/^# *//p' Makefile
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+NATIVE_SOURCES := $(shell find csrc cmake -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake')
+
+$(DONE)/venv: scripts/make_venv.sh
+	@scripts/make_venv.sh $(VENV) $(PYTHON)
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/build-tools: $(DONE)/venv
+	@echo "set-up: build tools"
+	@$(PIP_INSTALL) 'scikit-build-core>=1.1' 'pybind11>=3.0' 'cmake>=3.25' ninja
+	@touch $@
+
+$(DONE)/package: $(DONE)/build-tools pyproject.toml CMakeLists.txt $(NATIVE_SOURCES)
+	@echo "set-up: llama4rt itself (the first time compiles it)"
+	@$(EDITABLE) .
+	@touch $@
+
+$(DONE)/dev: pyproject.toml | $(DONE)/package
+	@echo "set-up: linters and type checker"
+	@$(EDITABLE) '.[dev]'
+	@touch $@
+
+$(DONE)/test: pyproject.toml | $(DONE)/package
+	@echo "set-up: what the tests compare with (torch, transformers)"
+	@$(EDITABLE) '.[test]'
+	@touch $@
+
+# The real Llama 4 tokenizer, for demo and tests only: it comes in Meta's llama-models package, under the Llama 4
+# Community License, and is not part of llama4rt. Without its dependencies; nothing of it is imported.
+$(DONE)/tokenizer: | $(DONE)/venv
+	@echo "set-up: the Llama 4 tokenizer (from the llama-models package)"
+	@$(PIP_INSTALL) --no-deps 'llama-models==0.3.0'
+	@touch $@
+
+build/%/build.ninja: $(DONE)/build-tools
+	@rm -rf build/$*
+	@cmake -S . -B build/$* $(CMAKE_OPTIONS) >/dev/null
+build/tests/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
+build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHMARKS=ON
+
+# --- what people call -----------------------------------------------------------------------------------------------
+
+demo: $(DONE)/package $(DONE)/tokenizer
+	@$(BIN)/python scripts/demo.py
+
+test: test-cpp test-python
+
+test-cpp: build/tests/build.ninja
+	@cmake --build build/tests --target llama4rt_tests
+	build/tests/tests/cpp/llama4rt_tests
+
+test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
+	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+
+check: $(DONE)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/python scripts/check_layers.py
+
+bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
+	@cmake --build build/bench --target llama4rt_bench_ops
+	build/bench/benchmarks/ops/llama4rt_bench_ops
+	$(BIN)/python benchmarks/e2e/bench_e2e.py $(BENCH_ARGS)
+
+sanitize: $(DONE)/build-tools
+	@scripts/sanitize.sh $(SANITIZE_ARGS)
+
+soak: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
+	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
+
+wheel: $(DONE)/build-tools
+	@$(BIN)/python scripts/check_wheel.py
+
+format: $(DONE)/dev
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

@@ -1,0 +1,144 @@
+"""Checks what no linter knows: who includes whom, where intrinsics live, and what the library never does.
+
+The table of layers is read from docs/architecture.md, so the page cannot fall behind the code. Reads only files that
+git tracks or would track. Prints one line per finding; exit status 1 when there are any.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs/architecture.md"
+
+INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
+# SSE2 is part of every x86-64 and may be used anywhere; what lies beyond it needs run-time dispatch.
+BEYOND_SSE2_HEADER = re.compile(r"^(x86intrin|cpuid|[pstnwi]mmintrin|amx\w+)\.h$")
+BEYOND_SSE2 = re.compile(r"\b_(?:mm256|mm512|tile)_\w+\(|\b__(?:m256|m512)[id]?\b")
+# The library throws; it neither prints nor ends the process that loaded it.
+PRINTS_OR_EXITS = re.compile(
+    r"\bstd::(?:cout|cerr|clog|exit|abort|terminate|quick_exit|f?printf|f?puts)\b"
+    r"|(?<![\w:.>])(?:::)?(?:v?f?printf|f?puts|perror|_?exit)\s*\("
+)
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp/[a-z]+_)/?[\w.-]*")
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint", "print", "input"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle"}
+FORBIDDEN_ATTRIBUTES = {
+    "sys.exit",
+    "os._exit",
+    "os.abort",
+    "os.system",
+    "yaml.load",
+    "torch.load",
+    "numpy.load",
+    "np.load",
+}
+MAY_PRINT_AND_EXIT = ("python/llama4rt/cli/", "python/llama4rt/__main__.py")
+
+
+def tracked_files() -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+def layer_table() -> dict[str, set[str]]:
+    """Rows `| folder | may include |` between the two markers: folder -> folders and single headers it may include."""
+    text = TABLE.read_text()
+    match = re.search(r"<!-- layers -->(.*?)<!-- end of layers -->", text, re.S)
+    if not match:
+        sys.exit(f"{TABLE}: no table between <!-- layers --> and <!-- end of layers -->")
+    table: dict[str, set[str]] = {}
+    for row in match[1].strip().splitlines()[2:]:  # two lines of heading
+        cells = [re.findall(r"`([^`]+)`", cell) for cell in row.strip().strip("|").split("|")]
+        for folder in cells[0]:
+            table[folder] = set(cells[1])
+    return table
+
+
+def without_comments(line: str) -> str:
+    return re.sub(r'"(?:\\.|[^"\\])*"', '""', line).split("//")[0]
+
+
+def check_cpp(path: Path, table: dict[str, set[str]]) -> Iterator[str]:
+    name = path.relative_to(ROOT / "csrc").as_posix()
+    layer = name.split("/")[0] if "/" in name else name
+    allowed = table.get(layer)
+    if allowed is None:
+        yield f"csrc/{name}: {layer} is not in the table of layers in docs/architecture.md"
+        return
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"csrc/{name}:{number}"
+        if match := INCLUDE.match(line):
+            own, system = match[1], match[2]
+            if own and own.split("/")[0] != layer and own not in allowed and own.split("/")[0] not in allowed:
+                yield f"{where}: {layer} may not include {own}"
+            if system and BEYOND_SSE2_HEADER.match(system) and layer != "cpu":
+                yield f"{where}: <{system}> belongs in csrc/cpu"
+            continue
+        code = without_comments(line)
+        if layer != "cpu" and BEYOND_SSE2.search(code):
+            yield f"{where}: instructions beyond SSE2 belong in csrc/cpu"
+        if match := PRINTS_OR_EXITS.search(code):
+            yield f"{where}: {match[0]}: the library neither prints nor exits"
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
+def check_python(path: Path) -> Iterator[str]:
+    name = path.relative_to(ROOT).as_posix()
+    command_line = name.startswith(MAY_PRINT_AND_EXIT)
+    for node in ast.walk(ast.parse(path.read_text(), name)):
+        found = ""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+            found = node.func.id
+        elif isinstance(node, ast.Attribute) and dotted(node) in FORBIDDEN_ATTRIBUTES:
+            found = dotted(node)
+        elif isinstance(node, ast.Import):
+            found = next((a.name for a in node.names if a.name.split(".")[0] in FORBIDDEN_MODULES), "")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+            found = node.module or ""
+        if found and not (command_line and found in {"print", "input", "sys.exit"}):
+            yield f"{name}:{getattr(node, 'lineno', 0)}: {found} is not used in this package"
+
+
+def check_paths(path: Path) -> Iterator[str]:
+    """A path of somebody's machine: it works for one person, and tells about that person."""
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError:
+        return
+    for number, line in enumerate(lines, 1):
+        if match := MACHINE_PATH.search(line):
+            yield f"{path.relative_to(ROOT)}:{number}: a path of one machine: {match[0]}"
+
+
+def main() -> int:
+    table = layer_table()
+    findings: list[str] = []
+    for path in tracked_files():
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("csrc/") and path.suffix in {".h", ".cpp", ".cu", ".cuh"}:
+            findings += check_cpp(path, table)
+        if name.startswith("python/") and path.suffix == ".py":
+            findings += check_python(path)
+        if path != Path(__file__).resolve():
+            findings += check_paths(path)
+    for finding in findings:
+        print(finding)
+    print(f"layers: {len(findings)} findings" if findings else "layers: nothing found")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# sanitize.sh [--short]: C++ tests and fuzz drivers under AddressSanitizer and UndefinedBehaviorSanitizer, and the tests
+# of threaded code under ThreadSanitizer. --short is what CI runs: fewer fuzz inputs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+runs=200000
+[ "${1:-}" = --short ] && runs=10000
+threaded=(base/thread_pool runtime/engine cpu/threads)  # names of tests that start threads, as filters
+
+export ASAN_OPTIONS=abort_on_error=0:detect_stack_use_after_return=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+
+build() {  # build NAME SANITIZERS TARGET...
+  cmake -S . -B "build/$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_TESTS=ON \
+    -DLLAMA4RT_ASSERTS=ON -DLLAMA4RT_SANITIZE="$2" >/dev/null
+  cmake --build "build/$1" "${@:3}"
+}
+
+echo "== address and undefined-behaviour sanitizers"
+build asan "address;undefined"
+build/asan/tests/cpp/llama4rt_tests
+for driver in build/asan/tests/cpp/llama4rt_fuzz_*; do
+  [ -x "$driver" ] || continue
+  echo "== $(basename "$driver"), $runs inputs"
+  "$driver" --runs "$runs"
+done
+
+echo "== thread sanitizer"
+build tsan thread --target llama4rt_tests
+build/tsan/tests/cpp/llama4rt_tests "${threaded[@]}"
