@@ -1,0 +1,139 @@
+"""Builds the wheel, looks inside, installs it into fresh environments and tries it there.
+
+  check_wheel.py                              with the Python that runs this, using the build tools installed beside it
+  check_wheel.py --python PY [--python PY]    with others: builds in isolation, as `pip install .` does
+
+Prints one line per check and leaves the wheels in dist/. Exit status 1 when a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_IMPORT_SECONDS = 0.3
+MAX_WHEEL_BYTES = 8 << 20
+
+# Runs in the fresh environment, before and after the native module is loaded.
+PROBE = """
+import sys, threading
+import llama4rt
+assert threading.active_count() == 1, threading.enumerate()
+assert len(__import__("os").listdir("/proc/self/task")) == 1, "import starts a thread"
+heavy = {"torch", "transformers", "numpy", "jinja2", "huggingface_hub", "tiktoken"} & set(sys.modules)
+assert not heavy, f"import llama4rt loads {heavy}"
+from llama4rt import _core, Engine, AsyncEngine, SamplingParams
+assert llama4rt.__version__ == __import__("importlib.metadata").metadata.version("llama4rt")
+assert "torch" not in sys.modules
+print(llama4rt.__version__, _core.build_info()["selected_isa"])
+"""
+
+failures: list[str] = []
+
+
+def report(ok: bool, text: str) -> None:
+    print(f"{'ok  ' if ok else 'FAIL'} {text}", flush=True)
+    if not ok:
+        failures.append(text)
+
+
+def output_of(*command: str | Path) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def build_wheel(python: str, isolated: bool) -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = [] if isolated else ["--no-build-isolation"]
+        output_of(python, "-m", "pip", "wheel", "-q", "--no-deps", *flags, "-w", scratch, ROOT)
+        (built,) = Path(scratch).glob("*.whl")
+        (ROOT / "dist").mkdir(exist_ok=True)
+        return Path(shutil.copy(built, ROOT / "dist"))
+
+
+def check_contents(wheel: Path) -> None:
+    size = wheel.stat().st_size
+    report(size <= MAX_WHEEL_BYTES, f"{wheel.name}: {size / 1e6:.2f} MB")
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as scratch:
+        names = archive.namelist()
+        for wanted in ("llama4rt/py.typed", "llama4rt/_core.pyi", "licenses/LICENSE", "entry_points.txt"):
+            report(any(name.endswith(wanted) for name in names), f"contains {wanted}")
+        inside = {
+            p.relative_to(ROOT / "python").as_posix() for p in (ROOT / "python/llama4rt").rglob("*.py*")
+        }
+        missing = sorted(name for name in inside - set(names) if "__pycache__" not in name)
+        report(not missing, f"contains every module of python/llama4rt {missing or ''}")
+        stray = [n for n in names if not n.startswith(("llama4rt/", "llama4rt-")) or "__pycache__" in n]
+        report(not stray, f"contains nothing else {stray or ''}")
+        (native,) = [name for name in names if name.startswith("llama4rt/_core.") and name.endswith(".so")]
+        check_native(Path(archive.extract(native, scratch)))
+
+
+def check_native(library: Path) -> None:
+    """What a careful distributor looks for in a shared library."""
+    if not shutil.which("readelf"):
+        return print("     (no readelf: the native module's sections were not looked at)")
+    dynamic = output_of("readelf", "-dW", library)
+    sections = output_of("readelf", "-SW", library)
+    segments = output_of("readelf", "-lW", library)
+    symbols = output_of("readelf", "--dyn-syms", "-W", library)
+    report("RPATH" not in dynamic and "RUNPATH" not in dynamic, "native module has no RPATH")
+    report("GNU_RELRO" in segments and "NOW" in dynamic, "native module has full RELRO")
+    stack = next(line for line in segments.splitlines() if "GNU_STACK" in line)
+    report("RWE" not in stack, "native module has no executable stack")
+    report(".symtab" not in sections and ".debug_info" not in sections, "native module is stripped")
+    report("__stack_chk_fail" in symbols, "native module uses the stack protector")
+    defined = [
+        line.split()[-1]
+        for line in symbols.splitlines()
+        if " GLOBAL DEFAULT " in line and " UND " not in line
+    ]
+    foreign = [name for name in defined if name != "PyInit__core" and "llama4rt" in name]
+    report(not foreign, f"native module exports PyInit__core only {foreign[:3] or ''}")
+
+
+def check_installed(python: str, wheel: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        output_of(python, "-m", "venv", scratch)
+        fresh = Path(scratch) / "bin/python"
+        output_of(fresh, "-m", "pip", "install", "-q", wheel)
+        output_of(fresh, "-m", "pip", "check")
+        report(True, f"runs in a fresh environment: {output_of(fresh, '-c', PROBE).strip()}")
+        seconds = []
+        clock = "import time; t = time.perf_counter(); import llama4rt; print(time.perf_counter() - t)"
+        for _ in range(5):
+            seconds.append(float(output_of(fresh, "-c", clock)))
+        middle = statistics.median(seconds)
+        report(middle < MAX_IMPORT_SECONDS, f"import llama4rt takes {1000 * middle:.0f} ms")
+        version = output_of(Path(scratch) / "bin/llama4rt", "--version").strip()
+        same = version == output_of(fresh, "-m", "llama4rt", "--version").strip()
+        report(same and version.startswith("llama4rt "), f"llama4rt --version: {version}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--python", action="append", default=[], help="a Python to build and try with; may be repeated"
+    )
+    args = parser.parse_args()
+    for python in args.python or [sys.executable]:
+        print(f"== {output_of(python, '--version').strip()}", flush=True)
+        wheel = build_wheel(python, isolated=bool(args.python))
+        check_contents(wheel)
+        check_installed(python, wheel)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
