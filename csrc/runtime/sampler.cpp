@@ -143,11 +143,15 @@ int32_t Sampler::draw_among_best(const SamplingParams& params, double total, dou
     if (limited || k == size || mass >= params.top_p * total) break;
   }
   double left = uniform * mass;
+  int32_t last = best[0].first;  // as in draw_by_id
   for (size_t i = 0; i < kept; ++i) {
-    left -= double(weights_[size_t(best[i].first)]);
-    if (left < 0) return best[i].first;
+    const auto weight = double(weights_[size_t(best[i].first)]);
+    if (weight == 0) break;
+    last = best[i].first;
+    left -= weight;
+    if (left < 0) break;
   }
-  return best[0].first;
+  return last;
 }
 
 }  // namespace llama4rt

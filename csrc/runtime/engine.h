@@ -1,0 +1,100 @@
+// Engine: the door to an opened engine file. Checks what callers ask, takes requests and aborts from any
+// thread, and lets one thread turn the wheel (Generator). It speaks token ids; text is Python's business.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "format/engine_file.h"
+#include "ops/backend.h"
+#include "runtime/generator.h"
+#include "runtime/request.h"
+
+namespace llama4rt {
+
+struct EngineOptions {  // 0: the engine chooses
+  std::string device = "auto";
+  int64_t num_threads = 0;
+  int64_t max_model_len = 0;
+  int64_t max_num_seqs = 0;
+  int64_t kv_cache_bytes = 0;
+  int64_t block_size = 16;
+  int64_t max_batched_tokens = 0;
+  std::string kv_cache_dtype = "auto";  // "auto", "bf16" or "f32"
+  bool prefix_cache = true;
+  int64_t max_waiting = 0;
+};
+
+class Engine {
+ public:
+  // Throws kEngineFile or kConfig. `backend` replaces options.device when given.
+  Engine(const std::string& path, const EngineOptions& options, std::unique_ptr<Backend> backend = nullptr);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Any thread. Throws kRequest when the request is invalid, can never fit, or too many are waiting.
+  uint64_t submit(const Request& request);
+  void abort(uint64_t id);
+  // reason: "stop" (the caller found a stop string) or "abort".
+  void abort_sequence(uint64_t id, int64_t index, const std::string& reason);
+  bool has_work() const;
+  EngineStats stats() const;
+
+  // One thread at a time (a second one waits).
+  std::vector<TokenEvent> step();
+  // Frees blocks, workspace and threads; later calls that need them throw. Idempotent.
+  void close();
+
+  const ModelConfig& config() const { return file_->config(); }
+  int64_t max_model_len() const { return limits_.max_model_len; }
+  const std::string& backend_name() const { return backend_name_; }
+  const EngineFile& file() const { return *file_; }
+
+ private:
+  struct Submission {
+    uint64_t id;
+    Request request;
+    uint64_t seed;
+  };
+  struct Ending {
+    uint64_t id;
+    int index;  // < 0: all
+    std::string reason;
+  };
+
+  void check_usable() const;
+  void post_ending(uint64_t id, int index, const std::string& reason);
+
+  const pid_t owner_;  // threads do not survive a fork, so neither does an engine
+  std::unique_ptr<EngineFile> file_;
+  std::string backend_name_;
+  RequestLimits limits_;
+  int64_t max_waiting_ = 0;
+
+  std::mutex step_mutex_;  // guards what follows
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Generator> generator_;
+
+  mutable std::mutex mutex_;  // guards what follows; never held during a step
+  bool closed_ = false;
+  bool busy_ = false;  // the generator has work
+  std::vector<std::variant<Submission, Ending>> inbox_;
+  int64_t submitted_sequences_ = 0;  // in the inbox
+  uint64_t next_id_ = 1;
+  std::mt19937_64 seeds_;
+  EngineStats stats_;  // after the latest step
+};
+
+}  // namespace llama4rt

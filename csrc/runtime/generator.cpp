@@ -1,0 +1,297 @@
+#include "runtime/generator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace llama4rt {
+namespace {
+
+constexpr int64_t kLogitTileBytes = int64_t(64) << 20;
+// Below so many logits, waking threads costs more than it saves.
+constexpr int64_t kParallelLogits = int64_t(1) << 17;
+
+StepLimits step_limits(const ModelConfig& config, const GeneratorOptions& options) {
+  StepLimits limits;
+  limits.max_tokens = options.max_batched_tokens;
+  limits.max_outputs = options.max_batched_tokens;  // a caller may want the logits of every prompt token
+  const int64_t fitting = kLogitTileBytes / (config.vocab_size * int64_t(sizeof(float)));
+  limits.logit_rows = std::min<int64_t>(std::max<int64_t>(fitting, 16), limits.max_outputs);
+  return limits;
+}
+
+SchedulerOptions scheduler_options(const KvCachePlan& plan, const GeneratorOptions& options) {
+  SchedulerOptions out;
+  out.block_size = plan.block_size;
+  out.chunk_size = plan.chunk_size;
+  out.num_global_blocks = plan.num_global_blocks;
+  out.num_local_blocks = plan.num_local_blocks;
+  out.max_num_seqs = options.max_num_seqs;
+  out.max_batched_tokens = options.max_batched_tokens;
+  out.prefix_cache = options.prefix_cache;
+  return out;
+}
+
+GroupStats group_stats(const BlockAllocator& blocks) {
+  return {blocks.num_blocks(), blocks.num_free(), blocks.num_used(), blocks.num_cached()};
+}
+
+}  // namespace
+
+Generator::Generator(const EngineFile& file, Backend& backend, const KvCachePlan& plan,
+                     const GeneratorOptions& options)
+    : config_(file.config()),
+      plan_(plan),
+      weights_(Llama4Weights::load(file)),
+      limits_(step_limits(config_, options)),
+      kv_(backend, config_, plan),
+      model_(backend, config_, weights_, limits_),
+      scheduler_(scheduler_options(plan, options)),
+      builder_(config_, plan.block_size),
+      pool_(backend.num_threads()),
+      samplers_(size_t(pool_.num_threads())) {
+  for (const StoredTensor& tensor : file.tensors())
+    if (!tensor.name.starts_with(engine_format::kFilePrefix)) totals_.weight_bytes += int64_t(tensor.bytes);
+  totals_.kv_cache_bytes = plan.bytes();
+  totals_.workspace_bytes = int64_t(model_.workspace().capacity());
+  totals_.block_size = plan.block_size;
+}
+
+void Generator::add(uint64_t id, const Request& request, uint64_t seed) {
+  RequestState& state = requests_[id];
+  state.id = id;
+  state.request = request;
+  state.seed = seed;
+  state.end_tokens.assign(request.stop_token_ids.begin(), request.stop_token_ids.end());
+  if (!request.ignore_eos)
+    state.end_tokens.insert(state.end_tokens.end(), config_.eos_token_ids.begin(),
+                            config_.eos_token_ids.end());
+  const auto prompt = int64_t(request.prompt_token_ids.size());
+  for (int i = 0; i < int(request.n); ++i) {
+    auto g = std::make_unique<Generation>();
+    g->arrival = next_arrival_++;
+    g->tokens.assign(request.prompt_token_ids.begin(), request.prompt_token_ids.end());
+    g->num_prompt = prompt;
+    g->use_prefix_cache = request.use_prefix_cache;
+    g->request = &state;
+    g->index = i;
+    if (request.return_logits) g->rows_wanted = prompt;
+    if (!request.return_logits && request.prompt_logprobs >= 0 && i == 0) g->rows_wanted = prompt - 1;
+    if (g->rows_wanted > 0) g->max_cached_tokens = 0;
+    if (i > 0) g->leader = state.sequences[0].get();
+    state.sequences.push_back(std::move(g));
+    ++state.live;
+  }
+  for (auto& g : state.sequences) scheduler_.add(*g);
+}
+
+void Generator::end(uint64_t id, int index, const std::string& reason) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  for (auto& g : it->second.sequences)
+    if (index < 0 || g->index == index) finish(*g, reason);
+  drop_finished_requests();
+}
+
+std::vector<TokenEvent> Generator::step() {
+  const auto start = std::chrono::steady_clock::now();
+  std::span<const Slice> slices;
+  const int64_t chosen_before = totals_.generated_tokens;
+  try {
+    slices = scheduler_.schedule();
+    if (!slices.empty()) run(slices);
+  } catch (const std::exception& e) {
+    if (slices.empty()) fail_running(e.what());
+    for (const Slice& slice : slices) finish(generation(slice), "error", e.what());
+  }
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  if (!slices.empty()) count_step(slices, elapsed.count(), chosen_before);
+  drop_finished_requests();
+  return std::exchange(events_, {});
+}
+
+void Generator::run(std::span<const Slice> slices) {
+  choose_outputs(slices);
+  model_.forward(builder_.build(slices, outputs_), kv_.layers());
+  for (const Slice& slice : slices) scheduler_.commit(slice);
+  const auto rows = int64_t(outputs_.size());
+  for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
+    read_rows(slices, begin, model_.logits(begin, std::min(limits_.logit_rows, rows - begin)));
+  for (const Slice& slice : slices) {
+    Generation& g = generation(slice);
+    if (g.status == SequenceStatus::kFinished || g.rows_wanted == 0) continue;
+    g.rows_done = std::max(g.rows_done, std::min(slice.end(), g.rows_wanted));
+    g.max_cached_tokens = g.rows_done < g.rows_wanted ? g.rows_done : INT64_MAX;
+    if (g.request->request.return_logits) report_logits(g);
+  }
+}
+
+// Rows of prompt tokens that the caller wants to see, and the last row of every slice that decides a token.
+void Generator::choose_outputs(std::span<const Slice> slices) {
+  outputs_.clear();
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Slice& slice = slices[i];
+    Generation& g = generation(slice);
+    const int64_t wanted_end = std::min(slice.end(), g.rows_wanted);
+    const int64_t wanted_begin = std::max(slice.begin, g.rows_done);
+    for (int64_t p = wanted_begin; p < wanted_end; ++p) outputs_.push_back({i, p});
+    if (g.request->request.return_logits) {
+      const int64_t rows = std::max<int64_t>(wanted_end - wanted_begin, 0);
+      g.logits = {0, config_.vocab_size, {}};
+      g.logits.values.reserve(size_t(rows * config_.vocab_size));
+    } else if (slice.samples()) {
+      outputs_.push_back({i, slice.end() - 1});
+    }
+  }
+}
+
+void Generator::read_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits) {
+  const int64_t count = logits.size(0);
+  const auto row = [&](int64_t r) { return std::span(logits.row<float>(r), size_t(logits.size(1))); };
+  const auto output = [&](int64_t r) { return outputs_[size_t(begin + r)]; };
+  results_.assign(size_t(count), {});
+  const auto read = [&](Sampler& sampler, int64_t r) {
+    const OutputRow& o = output(r);
+    results_[size_t(r)] = read_row(sampler, row(r), slices[o.slice], o.position);
+  };
+  if (count > 1 && logits.numel() >= kParallelLogits) {
+    pool_.run([&](int member, int members) {
+      for (int64_t r = member; r < count; r += members) read(samplers_[size_t(member)], r);
+    });
+  } else {
+    for (int64_t r = 0; r < count; ++r) read(samplers_[0], r);
+  }
+  for (int64_t r = 0; r < count; ++r)
+    use_row(slices[output(r).slice], output(r).position, row(r), results_[size_t(r)]);
+}
+
+// Touches nothing but its row: rows are read side by side.
+Generator::RowResult Generator::read_row(Sampler& sampler, std::span<float> row, const Slice& slice,
+                                         int64_t position) const {
+  const Generation& g = generation(slice);
+  const RequestState& state = *g.request;
+  RowResult result;
+  if (state.request.return_logits) return result;
+  if (position < g.rows_wanted) {
+    result.finite = sampler.logprobs(result.of_next_token, row, g.tokens[size_t(position + 1)],
+                                     state.request.prompt_logprobs);
+    return result;
+  }
+  SampleRequest sample;
+  sample.params = &state.request.sampling;
+  sample.tokens = g.tokens;
+  sample.num_prompt = g.num_prompt;
+  sample.end_tokens = state.end_tokens;
+  sample.seed = state.seed;
+  sample.index = uint32_t(g.index);
+  result.sampled = sampler.sample(row, sample);
+  result.finite = result.sampled.token >= 0;
+  return result;
+}
+
+void Generator::use_row(const Slice& slice, int64_t position, std::span<const float> row, RowResult& result) {
+  Generation& g = generation(slice);
+  if (g.status == SequenceStatus::kFinished) return;  // an earlier row of the same slice was not finite
+  if (!result.finite)
+    return finish(g, "error", error_text("the logits of position ", position, " hold NaN or infinity"));
+  if (g.request->request.return_logits) {
+    g.logits.values.insert(g.logits.values.end(), row.begin(), row.end());
+    ++g.logits.rows;
+  } else if (position < g.rows_wanted) {
+    g.prompt_logprobs.push_back(std::move(result.of_next_token));
+  } else {
+    accept(g, result.sampled);
+  }
+}
+
+void Generator::accept(Generation& g, SampledToken& sampled) {
+  const std::vector<int32_t>& ends = g.request->end_tokens;
+  TokenEvent& event = report(g);
+  if (std::find(ends.begin(), ends.end(), sampled.token) != ends.end()) {
+    event.stop_token_id = sampled.token;
+    return conclude(g, event, "stop");
+  }
+  g.tokens.push_back(sampled.token);
+  ++totals_.generated_tokens;
+  event.token_id = sampled.token;
+  event.logprobs = std::move(sampled.logprobs);
+  if (g.num_output() == g.request->request.max_tokens || g.length() == plan_.max_model_len)
+    conclude(g, event, "length");
+}
+
+// The logits of one slice at a time: those of a long prompt are never in memory together here.
+void Generator::report_logits(Generation& g) {
+  TokenEvent& event = report(g);
+  event.logits = std::exchange(g.logits, {});
+  if (g.rows_done == g.rows_wanted) conclude(g, event, "length");
+}
+
+void Generator::finish(Generation& g, const std::string& reason, const std::string& error) {
+  if (g.status == SequenceStatus::kFinished) return;
+  TokenEvent& event = report(g);
+  event.error = error;
+  conclude(g, event, reason);
+}
+
+// Every end of a sequence passes here.
+void Generator::conclude(Generation& g, TokenEvent& event, const std::string& reason) {
+  event.finish_reason = reason;
+  scheduler_.release(g);
+  --g.request->live;
+  requests_may_be_finished_ = true;
+}
+
+TokenEvent& Generator::report(Generation& g) {
+  TokenEvent& event = events_.emplace_back();
+  const Request& request = g.request->request;
+  event.request_id = g.request->id;
+  event.index = g.index;
+  if (g.reported) return event;
+  g.reported = true;
+  event.cached_tokens = std::max<int64_t>(g.cached_tokens, 0);
+  const bool asked = request.prompt_logprobs >= 0 && !request.return_logits && g.index == 0;
+  if (asked && int64_t(g.prompt_logprobs.size()) == g.rows_wanted)
+    event.prompt_logprobs = std::move(g.prompt_logprobs);
+  return event;
+}
+
+// Something is wrong with the schedule itself: nobody who holds blocks can be trusted to go on.
+void Generator::fail_running(const std::string& error) {
+  for (auto& [id, state] : requests_)
+    for (auto& g : state.sequences)
+      if (g->status == SequenceStatus::kRunning) finish(*g, "error", error);
+}
+
+void Generator::drop_finished_requests() {
+  if (!std::exchange(requests_may_be_finished_, false)) return;
+  std::erase_if(requests_, [](const auto& entry) { return entry.second.live == 0; });
+}
+
+void Generator::count_step(std::span<const Slice> slices, double seconds, int64_t chosen_before) {
+  RecentStep& step = recent_[num_steps_++ % recent_.size()];
+  step = {seconds, 0, totals_.generated_tokens - chosen_before};
+  for (const Slice& slice : slices)
+    step.prompt_tokens +=
+        std::max<int64_t>(std::min(slice.end(), slice.sequence->num_prompt) - slice.begin, 0);
+  totals_.prompt_tokens += step.prompt_tokens;
+}
+
+EngineStats Generator::stats() const {
+  EngineStats stats = totals_;
+  stats.scheduler = scheduler_.stats();
+  stats.global = group_stats(scheduler_.global_blocks());
+  stats.local = group_stats(scheduler_.local_blocks());
+  double seconds = 0;
+  for (const RecentStep& step : recent_) {
+    seconds += step.seconds;
+    stats.prompt_tokens_per_second += double(step.prompt_tokens);
+    stats.generated_tokens_per_second += double(step.generated_tokens);
+  }
+  if (seconds > 0) {
+    stats.prompt_tokens_per_second /= seconds;
+    stats.generated_tokens_per_second /= seconds;
+  }
+  return stats;
+}
+
+}  // namespace llama4rt

@@ -1,0 +1,129 @@
+// Generator: the wheel that turns requests into tokens. One step: schedule, build the batch, run the model,
+// sample, report. For one thread at a time; Engine (engine.h) adds the thread-safe door and the checks of
+// what callers may ask.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "format/engine_file.h"
+#include "model/llama4.h"
+#include "model/weights.h"
+#include "ops/backend.h"
+#include "runtime/batch_builder.h"
+#include "runtime/kv_cache.h"
+#include "runtime/request.h"
+#include "runtime/sampler.h"
+#include "runtime/scheduler.h"
+
+namespace llama4rt {
+
+struct GeneratorOptions {
+  int max_num_seqs = 16;
+  int max_batched_tokens = 512;
+  bool prefix_cache = true;
+};
+
+struct GroupStats {
+  int64_t total = 0, free = 0, used = 0, cached = 0;  // blocks
+};
+
+struct EngineStats {
+  SchedulerStats scheduler;
+  int block_size = 0;
+  GroupStats global, local;
+  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed and chosen since the start
+  double prompt_tokens_per_second = 0;              // over the latest steps
+  double generated_tokens_per_second = 0;
+  int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
+};
+
+class Generator {
+ public:
+  // `file` and `backend` outlive the generator.
+  Generator(const EngineFile& file, Backend& backend, const KvCachePlan& plan,
+            const GeneratorOptions& options);
+
+  // The request has been checked. Sequences of n > 1 share its seed.
+  void add(uint64_t id, const Request& request, uint64_t seed);
+  // Ends one sequence, or all of them when index < 0; unknown and finished ones are ignored.
+  void end(uint64_t id, int index, const std::string& reason);
+  // One turn of the wheel: everything that happened since the last call. Never throws for what a single
+  // request causes: its sequences end with "error" and the others go on.
+  std::vector<TokenEvent> step();
+
+  bool has_work() const { return scheduler_.has_work() || !events_.empty(); }
+  EngineStats stats() const;
+
+ private:
+  struct RequestState;
+  struct Generation : Sequence {  // one of the n sequences of a request
+    RequestState* request = nullptr;
+    int index = 0;
+    int64_t rows_wanted = 0;  // prompt positions whose logits the caller wants: the first so many
+    int64_t rows_done = 0;
+    std::vector<TokenLogprobs> prompt_logprobs;
+    LogitRows logits;       // of this step's slice
+    bool reported = false;  // has had its first event
+  };
+  struct RequestState {
+    uint64_t id = 0;
+    Request request;
+    uint64_t seed = 0;
+    std::vector<int32_t> end_tokens;
+    std::vector<std::unique_ptr<Generation>> sequences;
+    int live = 0;
+  };
+  struct RowResult {
+    bool finite = true;
+    SampledToken sampled;         // of a row that decides a token
+    TokenLogprobs of_next_token;  // of a prompt row
+  };
+  struct RecentStep {
+    double seconds = 0;
+    int64_t prompt_tokens = 0, generated_tokens = 0;
+  };
+
+  static Generation& generation(const Slice& slice) { return static_cast<Generation&>(*slice.sequence); }
+  void run(std::span<const Slice> slices);
+  void choose_outputs(std::span<const Slice> slices);
+  void read_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
+  RowResult read_row(Sampler& sampler, std::span<float> row, const Slice& slice, int64_t position) const;
+  void use_row(const Slice& slice, int64_t position, std::span<const float> row, RowResult& result);
+  void accept(Generation& g, SampledToken& sampled);
+  void report_logits(Generation& g);
+  TokenEvent& report(Generation& g);
+  void finish(Generation& g, const std::string& reason, const std::string& error = "");
+  void conclude(Generation& g, TokenEvent& event, const std::string& reason);
+  void fail_running(const std::string& error);
+  void drop_finished_requests();
+  void count_step(std::span<const Slice> slices, double seconds, int64_t chosen_before);
+
+  const ModelConfig& config_;
+  const KvCachePlan plan_;
+  const Llama4Weights weights_;
+  const StepLimits limits_;
+  KvCache kv_;
+  Llama4 model_;
+  Scheduler scheduler_;
+  BatchBuilder builder_;
+  ThreadPool pool_;                // samples rows side by side; starts its threads when first needed
+  std::vector<Sampler> samplers_;  // one per member of the pool
+  std::map<uint64_t, RequestState> requests_;
+  uint64_t next_arrival_ = 0;
+  std::vector<OutputRow> outputs_;  // of the current step
+  std::vector<RowResult> results_;
+  std::vector<TokenEvent> events_;
+  bool requests_may_be_finished_ = false;
+  EngineStats totals_;
+  std::array<RecentStep, 64> recent_;
+  size_t num_steps_ = 0;
+};
+
+}  // namespace llama4rt
