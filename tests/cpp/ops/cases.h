@@ -1,0 +1,238 @@
+// The shared cases of every op: tests/cpp/ops checks errors on them, benchmarks/ops measures time on the
+// *Speed lists. Test cases are small and odd on purpose: widths that are no multiple of a vector, a row block
+// or a weight group, and every tile remainder. Speed cases have Scout's proportions and are too slow for the
+// reference.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/dtype.h"
+#include "format/quant.h"
+
+namespace llama4rt::cases {
+
+// --- weights
+
+struct WeightSpec {
+  WeightKind kind = WeightKind::kBF16;
+  int group_size = 0;
+  bool zeros = false;
+  DType scales = DType::kBF16;
+};
+
+inline constexpr WeightSpec kBF16{};
+inline constexpr WeightSpec kInt8{.kind = WeightKind::kInt8, .group_size = 128};
+inline constexpr WeightSpec kInt4{.kind = WeightKind::kInt4, .group_size = 128};
+
+inline constexpr WeightSpec kWeightSpecs[] = {
+    kBF16,
+    {.kind = WeightKind::kInt8, .group_size = 32},
+    {.kind = WeightKind::kInt8, .group_size = 64},
+    kInt8,
+    {.kind = WeightKind::kInt8, .group_size = 128, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 32},
+    {.kind = WeightKind::kInt4, .group_size = 64},
+    kInt4,
+    {.kind = WeightKind::kInt4, .group_size = 128, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 32, .zeros = true},
+    {.kind = WeightKind::kInt4, .group_size = 64, .zeros = true, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true},
+};
+
+// --- rmsnorm
+
+struct RmsNormCase {
+  int64_t tokens = 1;
+  int64_t dim = 1;
+};
+
+inline constexpr RmsNormCase kRmsNormCases[] = {
+    {.tokens = 1, .dim = 5120},  // decode, Scout width
+    {.tokens = 3, .dim = 333},   // not a multiple of anything
+    {.tokens = 2, .dim = 1},    {.tokens = 5, .dim = 15}, {.tokens = 5, .dim = 16},
+    {.tokens = 5, .dim = 17},   {.tokens = 4, .dim = 63}, {.tokens = 4, .dim = 65},
+    {.tokens = 67, .dim = 256},
+};
+
+inline constexpr RmsNormCase kRmsNormSpeed[] = {{.tokens = 1, .dim = 5120}, {.tokens = 512, .dim = 5120}};
+
+// --- linear and gate_up
+
+struct LinearCase {
+  int64_t tokens = 1;
+  int64_t n = 1;  // for gate_up: F, the width of one half
+  int64_t k = 1;
+};
+
+inline constexpr LinearCase kLinearCases[] = {
+    {.tokens = 1, .n = 1024, .k = 1280},  // decode
+    {.tokens = 1, .n = 1, .k = 32},      {.tokens = 1, .n = 16, .k = 128},
+    {.tokens = 2, .n = 17, .k = 130},  // one row and two columns too many
+    {.tokens = 3, .n = 40, .k = 333},    {.tokens = 4, .n = 15, .k = 1},
+    {.tokens = 7, .n = 33, .k = 96},     {.tokens = 16, .n = 48, .k = 256},
+    {.tokens = 17, .n = 100, .k = 200},  {.tokens = 33, .n = 64, .k = 512},
+    {.tokens = 67, .n = 31, .k = 160},
+};
+inline constexpr int64_t kMaxTileTokens = 67;  // every token count up to here runs once on a small matrix
+
+inline constexpr LinearCase kLinearSpeed[] = {
+    {.tokens = 1, .n = 8192, .k = 5120},
+    {.tokens = 8, .n = 8192, .k = 5120},
+    {.tokens = 256, .n = 2048, .k = 5120},
+};
+
+// --- attention
+
+struct AttentionSequence {
+  int64_t kv_begin = 0;        // the chunk's start, or 0
+  int64_t first_position = 0;  // of the first query
+  int64_t length = 1;          // queries
+};
+
+struct AttentionCase {
+  int num_kv_heads = 1;
+  int group = 1;  // query heads per KV head
+  int head_dim = 16;
+  int block_size = 16;
+  DType kv_dtype = DType::kF32;
+  std::vector<AttentionSequence> sequences = {};
+
+  int64_t num_tokens() const {
+    int64_t n = 0;
+    for (const AttentionSequence& s : sequences) n += s.length;
+    return n;
+  }
+};
+
+inline std::vector<AttentionCase> attention_cases() {
+  const std::vector<AttentionSequence> mixed = {
+      {.kv_begin = 0, .first_position = 100, .length = 1},    // decode
+      {.kv_begin = 0, .first_position = 5, .length = 17},     // prefill slice, not aligned with blocks
+      {.kv_begin = 64, .first_position = 64, .length = 1},    // first token of a chunk: sees itself only
+      {.kv_begin = 128, .first_position = 130, .length = 20}  // slice inside a later chunk
+  };
+  std::vector<AttentionCase> all;
+  for (int group : {1, 2, 3, 5, 8})
+    for (int head_dim : {16, 64, 80, 128})
+      for (DType dtype : {DType::kF32, DType::kBF16})
+        all.push_back({.num_kv_heads = group == 5 ? 1 : 2,
+                       .group = group,
+                       .head_dim = head_dim,
+                       .block_size = 16 << (all.size() % 3),
+                       .kv_dtype = dtype,
+                       .sequences = mixed});
+  for (int block_size : {16, 32, 64}) {
+    const auto one = [&](AttentionSequence s) {
+      all.push_back({.num_kv_heads = 2,
+                     .group = 5,
+                     .head_dim = 64,
+                     .block_size = block_size,
+                     .kv_dtype = DType::kBF16,
+                     .sequences = {s}});
+    };
+    one({.first_position = 0, .length = 1});
+    one({.first_position = 15, .length = 1});
+    one({.first_position = 16, .length = 1});
+    one({.first_position = 700, .length = 1});
+    one({.first_position = 0, .length = 67});
+    one({.kv_begin = 192, .first_position = 192, .length = 40});
+  }
+  return all;
+}
+
+inline std::vector<AttentionCase> attention_speed_cases() {
+  AttentionCase scout{
+      .num_kv_heads = 8, .group = 5, .head_dim = 128, .block_size = 16, .kv_dtype = DType::kBF16};
+  std::vector<AttentionCase> all;
+  for (const AttentionSequence& s :
+       {AttentionSequence{.first_position = 4095}, AttentionSequence{.first_position = 32767},
+        AttentionSequence{.first_position = 512, .length = 512}}) {
+    scout.sequences = {s};
+    all.push_back(scout);
+  }
+  return all;
+}
+
+struct QkvCase {
+  int64_t tokens = 1;
+  int num_kv_heads = 1;
+  int group = 1;
+  int head_dim = 16;
+  bool rope = false;
+  bool qk_norm = false;
+  bool q_scale = false;
+  DType kv_dtype = DType::kF32;
+};
+
+inline std::vector<QkvCase> qkv_cases() {
+  std::vector<QkvCase> all;
+  for (int64_t tokens : {1, 3, 18})
+    for (int head_dim : {16, 64, 80, 128})
+      for (int flags = 0; flags < 8; ++flags)
+        all.push_back({.tokens = tokens,
+                       .num_kv_heads = 1 + int(all.size() % 3),
+                       .group = 1 + int(all.size() % 5),
+                       .head_dim = head_dim,
+                       .rope = (flags & 1) != 0,
+                       .qk_norm = (flags & 2) != 0,
+                       .q_scale = (flags & 4) != 0,
+                       .kv_dtype = all.size() % 2 ? DType::kBF16 : DType::kF32});
+  return all;
+}
+
+// --- mixture of experts
+
+enum class RoutingPattern { kRandom, kAllToOne, kFewExperts };
+
+struct ExpertsCase {
+  int64_t tokens = 1;
+  int64_t hidden = 64;
+  int64_t width = 48;  // F
+  int64_t experts = 4;
+  int64_t top_k = 1;
+  RoutingPattern pattern = RoutingPattern::kRandom;
+};
+
+inline constexpr ExpertsCase kExpertsCases[] = {
+    {.tokens = 1, .hidden = 256, .width = 128, .experts = 16, .top_k = 1},  // decode
+    {.tokens = 1, .hidden = 130, .width = 40, .experts = 4, .top_k = 2},
+    {.tokens = 5, .hidden = 96, .width = 33, .experts = 4, .top_k = 2},
+    {.tokens = 19, .hidden = 64, .width = 48, .experts = 16, .top_k = 1},
+    {.tokens = 33,
+     .hidden = 160,
+     .width = 31,
+     .experts = 4,
+     .top_k = 1,
+     .pattern = RoutingPattern::kAllToOne},
+    {.tokens = 40, .hidden = 64, .width = 16, .experts = 128, .top_k = 2},  // most experts are empty
+    {.tokens = 67,
+     .hidden = 64,
+     .width = 32,
+     .experts = 16,
+     .top_k = 2,
+     .pattern = RoutingPattern::kFewExperts},
+};
+
+inline constexpr ExpertsCase kExpertsSpeed[] = {
+    {.tokens = 1, .hidden = 5120, .width = 8192, .experts = 4, .top_k = 1},
+    {.tokens = 8, .hidden = 5120, .width = 8192, .experts = 4, .top_k = 1},
+    {.tokens = 256, .hidden = 2048, .width = 1024, .experts = 4, .top_k = 1},
+};
+
+struct RouteCase {
+  int64_t tokens = 1;
+  int64_t hidden = 64;
+  int64_t experts = 4;
+  int top_k = 1;
+};
+
+inline constexpr RouteCase kRouteCases[] = {
+    {.tokens = 1, .hidden = 1280, .experts = 16, .top_k = 1},
+    {.tokens = 5, .hidden = 333, .experts = 4, .top_k = 2},
+    {.tokens = 67, .hidden = 64, .experts = 128, .top_k = 2},
+    {.tokens = 3, .hidden = 17, .experts = 5, .top_k = 5},
+    {.tokens = 2, .hidden = 32, .experts = 1, .top_k = 1},
+};
+
+}  // namespace llama4rt::cases

@@ -1,0 +1,136 @@
+#include "ops/conformance.h"
+
+#include <cstdlib>
+#include <random>
+#include <set>
+
+#include "cpu/dispatch.h"
+
+namespace llama4rt::test {
+
+std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads) {
+  const char* before = std::getenv("LLAMA4RT_CPU_ISA");
+  const std::string restore = before ? before : "";
+  setenv("LLAMA4RT_CPU_ISA", isa.c_str(), 1);
+  auto backend = make_backend("cpu", num_threads);
+  if (before)
+    setenv("LLAMA4RT_CPU_ISA", restore.c_str(), 1);
+  else
+    unsetenv("LLAMA4RT_CPU_ISA");
+  return backend;
+}
+
+const std::vector<Subject>& subjects() {
+  static const std::vector<Subject> all = [] {
+    std::vector<Subject> s;
+    const auto add = [&](const std::string& isa, int threads) {
+      s.push_back({error_text(isa, ", ", threads, " threads"), cpu_backend(isa, threads)});
+    };
+    const std::vector<std::string> isas = cpu::supported_isas();
+    for (const std::string& isa : isas) add(isa, 1);
+    add(isas.back(), 2);
+    add(isas.back(), 3);
+    return s;
+  }();
+  return all;
+}
+
+Backend& reference() {
+  static const std::unique_ptr<Backend> backend = make_backend("reference", 1);
+  return *backend;
+}
+
+uint64_t test_seed() {
+  static const uint64_t seed = [] {
+    const char* text = std::getenv("LLAMA4RT_TEST_SEED");
+    return text && *text ? std::strtoull(text, nullptr, 10) : uint64_t(std::random_device{}());
+  }();
+  return seed;
+}
+
+Tolerance fp32_tolerance(int64_t length) {
+  // A serial sum of n terms of random sign errs by about 0.4 * 2^-24 * sqrt(n) of its magnitude; both sides
+  // of a comparison do, and a few roundings come on top.
+  const double rms = 0x1p-24 * (4.0 + 2.0 * std::sqrt(double(length)));
+  return {rms, 8.0 * rms};
+}
+
+Tolerance product_tolerance(const cases::WeightSpec& spec, int64_t k) {
+  Tolerance t = fp32_tolerance(k);
+  if (spec.kind == WeightKind::kBF16) return t;
+  // One step is absmax / 32767, its rounding error step / sqrt(12), and absmax is at most the norm of the
+  // group: sqrt(group) / (32767 * sqrt(12)) of the norm, half as much again for groups of unequal scales.
+  const double quantisation = 1.5 * std::sqrt(double(spec.group_size)) / (32767.0 * std::sqrt(12.0));
+  return {t.rms + quantisation, t.worst + 6.0 * quantisation};
+}
+
+namespace {
+
+void compare(const std::string& what, const Oracle& oracle, const Matrix& found, const Matrix* expected,
+             const Tolerance& tolerance) {
+  double error_square = 0, magnitude_square = 0, worst = 0;
+  int64_t worst_row = 0, worst_column = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < found.rows(); ++i)
+    for (int64_t j = 0; j < found.columns(); ++j) {
+      const size_t at = size_t(i * oracle.columns + j);
+      const double want = expected ? double(expected->row(i)[j]) : oracle.value[at];
+      const double error = std::abs(double(found.row(i)[j]) - want), magnitude = oracle.magnitude[at];
+      finite = finite && std::isfinite(error);
+      error_square += error * error;
+      magnitude_square += magnitude * magnitude;
+      // Values below the normal range of fp32 keep only their absolute precision.
+      const double relative = error <= 1e-37 ? 0.0 : error / magnitude;
+      if (!(relative <= worst)) worst = relative, worst_row = i, worst_column = j;
+    }
+  SCOPE(what, ", worst element [", worst_row, ", ", worst_column, "]");
+  CHECK(finite);
+  CHECK(std::sqrt(error_square) <= tolerance.rms * std::sqrt(magnitude_square) + 1e-37);
+  CHECK_CLOSE(worst, 0.0, tolerance.worst);
+}
+
+}  // namespace
+
+void conform(const Oracle& oracle, const Tolerance& tolerance, int64_t rows, const RunRows& run) {
+  const auto run_checked = [&](Backend& backend, int64_t first, int64_t count) {
+    Matrix out = run(backend, first, count);
+    CHECK(out.intact());
+    return out;
+  };
+  const Matrix expected = run_checked(reference(), 0, rows);
+  compare("reference against double", oracle, expected, nullptr, tolerance);
+
+  const Subject& oracle_table = subjects().front();
+  const Matrix cpu = run_checked(*oracle_table.backend, 0, rows);
+  compare(oracle_table.label + " against reference", oracle, cpu, &expected, tolerance);
+  for (const Subject& s : subjects()) {
+    SCOPE(s.label, " bit for bit as ", oracle_table.label);
+    CHECK(run_checked(*s.backend, 0, rows) == cpu);
+  }
+  // First, last and a few rows between, each alone, by the slowest and the best table.
+  for (const int64_t row : std::set<int64_t>{0, rows / 3, rows / 2, rows - 1})
+    for (const Subject* s : {&subjects().front(), &subjects().back()}) {
+      SCOPE(s->label, ", row ", row, " of ", rows, " alone");
+      CHECK(run_checked(*s->backend, row, 1) == cpu.part(row, 1));
+    }
+}
+
+Product product(const float* x, const Weight& w, int64_t row) {
+  double sum = 0, x_square = 0, w_square = 0;
+  for (int64_t k = 0; k < w.k; ++k) {
+    const double a = x[k], b = weight_value(w, row, k);
+    sum += a * b;
+    x_square += a * a;
+    w_square += b * b;
+  }
+  return {sum, std::sqrt(x_square * w_square / double(w.k))};
+}
+
+Product swiglu(const Product& gate, const Product& up, double score) {
+  const double g = score * gate.value, u = score * up.value;
+  // |silu'| < 1.1
+  return {silu(g) * u, 1.1 * score * gate.magnitude * std::abs(u) + std::abs(silu(g)) * score * up.magnitude +
+                           std::abs(silu(g) * u) + 1e-3 * score * score * gate.magnitude * up.magnitude};
+}
+
+}  // namespace llama4rt::test
