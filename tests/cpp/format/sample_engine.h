@@ -1,0 +1,231 @@
+// A complete engine file of a tiny model, in every kind of weight the format has, and the means to take its
+// header apart and put it together again with a correct checksum. Used by the format tests and the fuzz
+// driver.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "format/engine_file.h"
+#include "format/engine_writer.h"
+#include "format/layout.h"
+
+namespace llama4rt::test {
+
+// A directory of its own, removed at the end.
+class TempDir {
+ public:
+  TempDir() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "llama4rt_test_XXXXXX").string();
+    if (!mkdtemp(pattern.data())) throw Error(ErrorKind::kInternal, "cannot make a temporary directory");
+    path_ = pattern;
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+inline std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void write_file(const std::string& path, const std::string& bytes) {
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out.write(bytes.data(), std::streamsize(bytes.size()));
+}
+
+inline const char* sample_config() {
+  return R"({"architecture":"Llama4ForCausalLM","vocab_size":40,"hidden_size":32,"num_hidden_layers":2,)"
+         R"("num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"intermediate_size":20,)"
+         R"("intermediate_size_mlp":48,"num_local_experts":2,"num_experts_per_tok":1,"rope_layers":[1,0],)"
+         R"("chunked_layers":[1,0],"moe_layers":[1,0],"attention_chunk_size":32,"use_qk_norm":true,)"
+         R"("rms_norm_eps":1e-05,"rope_theta":500000.0,"rope_scaling":null,"attn_temperature_tuning":true,)"
+         R"("attn_scale":0.1,"floor_scale":8192.0,"max_position_embeddings":4096,)"
+         R"("tie_word_embeddings":false,"bos_token_id":1,"eos_token_ids":[2]})";
+}
+
+inline std::vector<std::pair<std::string, std::string>> sample_metadata() {
+  return {{"format", "llama4rt engine"},
+          {"format_version", "1"},
+          {"llama4rt_version", "0.1.0"},
+          {"target", "cpu"},
+          {"layout", "cpu16"},
+          {"config", sample_config()},
+          {"quantization", R"({"weights":"int4","group_size":32,"quantize":"linear","lm_head":"bf16"})"},
+          {"source", R"({"hash":"0","name":"sample","skipped":[]})"},
+          {"files", R"(["tokenizer.model"])"},
+          {"licenses", "[]"}};
+}
+
+// Normally distributed values, the same for the same seed.
+inline std::vector<float> gaussian(size_t count, uint32_t seed, float sigma = 0.05f) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, sigma);
+  std::vector<float> values(count);
+  for (float& v : values) v = normal(random);
+  return values;
+}
+
+inline std::vector<int64_t> row_range(int64_t begin, int64_t end) {
+  std::vector<int64_t> rows;
+  for (int64_t row = begin; row < end; ++row) rows.push_back(row);
+  return rows;
+}
+
+inline SourceMatrix source_of(const std::vector<float>& values, int64_t rows, int64_t columns) {
+  return {values.data(), DType::kF32, rows, columns, columns * 4, 4};
+}
+
+inline Weight weight_shape(WeightKind kind, int64_t experts, int64_t n, int64_t k, int group_size = 32,
+                           DType scale_dtype = DType::kBF16) {
+  Weight w;
+  w.kind = kind;
+  w.num_experts = experts;
+  w.n = n;
+  w.k = k;
+  w.group_size = kind == WeightKind::kBF16 ? 0 : group_size;
+  w.scale_dtype = scale_dtype;
+  return w;
+}
+
+// Writes the sample: one MoE layer with RoPE and chunks, one dense layer without; small enough that a test
+// can try every truncation and every bit of its header.
+inline void write_sample_engine(const std::string& path, int num_threads = 1) {
+  constexpr int64_t kHidden = 32, kQkv = 64, kVocab = 40, kExpertWidth = 20, kDenseWidth = 48;
+  using enum WeightKind;
+  struct Planned {
+    std::string name;
+    Weight shape;
+    bool zeros = false;
+    int64_t gate_up_width = 0;  // rows are the interleaved halves of this many
+  };
+  const std::vector<Planned> weights = {
+      {"layers.0.attn.qkv", weight_shape(kInt4, 1, kQkv, kHidden)},
+      {"layers.0.attn.o", weight_shape(kInt4, 1, kHidden, kHidden, 32, DType::kF32), true},
+      {"layers.0.moe.router", weight_shape(kBF16, 1, 2, kHidden)},
+      {"layers.0.moe.shared.gate_up", weight_shape(kInt8, 1, 64, kHidden), false, kExpertWidth},
+      {"layers.0.moe.shared.down", weight_shape(kInt4, 1, kHidden, kExpertWidth)},
+      {"layers.0.moe.gate_up", weight_shape(kInt4, 2, 64, kHidden), false, kExpertWidth},
+      {"layers.0.moe.down", weight_shape(kInt8, 2, kHidden, kExpertWidth)},
+      {"layers.1.attn.qkv", weight_shape(kInt4, 1, kQkv, kHidden)},
+      {"layers.1.attn.o", weight_shape(kInt4, 1, kHidden, kHidden)},
+      {"layers.1.mlp.gate_up", weight_shape(kInt4, 1, 96, kHidden), false, kDenseWidth},
+      {"layers.1.mlp.down", weight_shape(kBF16, 1, kHidden, kDenseWidth)},
+      {"lm_head", weight_shape(kBF16, 1, kVocab, kHidden)},
+  };
+  const std::vector<std::string> norms = {"norm", "layers.0.attn_norm", "layers.0.ffn_norm",
+                                          "layers.1.attn_norm", "layers.1.ffn_norm"};
+  EngineWriter writer(path, num_threads);
+  writer.declare_tensor("files/tokenizer.model", "U8", {11});
+  writer.declare_tensor("embed", "BF16", {kVocab, kHidden});
+  for (const std::string& norm : norms) writer.declare_tensor(norm, "F32", {kHidden});
+  for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, w.zeros);
+  writer.begin(1024);
+
+  const std::string tokenizer = "a tokenizer";
+  writer.write_tensor("files/tokenizer.model", std::as_bytes(std::span(tokenizer)));
+  const std::vector<float> ones(size_t(kHidden), 1.0f);
+  for (const std::string& norm : norms) writer.write_tensor(norm, std::as_bytes(std::span(ones)));
+  writer.quantize_rows("embed", 0, row_range(0, kVocab),
+                       source_of(gaussian(size_t(kVocab * kHidden), 1), kVocab, kHidden));
+  uint32_t seed = 2;
+  for (const Planned& w : weights) {
+    const int64_t n = w.shape.n, k = w.shape.k;
+    for (int64_t expert = 0; expert < w.shape.num_experts; ++expert) {
+      const std::vector<float> values = gaussian(size_t(n * k), seed++);
+      if (w.zeros) {
+        const int64_t groups = w.shape.num_groups();
+        std::vector<uint8_t> codes(size_t(n * k)), zeros(size_t(n * groups));
+        for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 7 % 16);
+        for (size_t i = 0; i < zeros.size(); ++i) zeros[i] = uint8_t(i % 16);
+        const std::vector<float> scales(zeros.size(), 0.01f);
+        writer.import_int4_rows(w.name, expert, row_range(0, n),
+                                {codes.data(), scales.data(), zeros.data(), n}, DType::kF32);
+      } else if (w.gate_up_width > 0) {
+        std::vector<int64_t> gate, up;
+        for (int64_t f = 0; f < w.gate_up_width; ++f) {
+          gate.push_back(cpu16::gate_row(f));
+          up.push_back(cpu16::up_row(f));
+        }
+        const SourceMatrix half = source_of(values, w.gate_up_width, k);
+        writer.quantize_rows(w.name, expert, gate, half);
+        writer.quantize_rows(w.name, expert, up, half);
+      } else {
+        writer.quantize_rows(w.name, expert, row_range(0, n), source_of(values, n, k));
+      }
+    }
+  }
+  writer.finish(sample_metadata());
+}
+
+// --- taking a file apart
+
+inline uint64_t header_length(const std::string& file) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), std::min<size_t>(8, file.size()));
+  return length;
+}
+
+// The JSON text without its padding.
+inline std::string header_text(const std::string& file) {
+  std::string text = file.substr(8, header_length(file));
+  text.resize(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+inline std::string payload(const std::string& file) { return file.substr(8 + header_length(file)); }
+
+// Puts the right digits where header_checksum's are, if the header has room for them.
+inline void seal(std::string& file) {
+  if (file.size() < 8) return;
+  const uint64_t length = header_length(file);
+  if (length > file.size() - 8) return;
+  const std::string key = "\"header_checksum\":\"";
+  const std::string_view header(file.data() + 8, length);
+  const size_t at = header.find(key);
+  if (at == std::string_view::npos || at + key.size() + 16 > header.size()) return;
+  const uint64_t sum = engine_format::header_checksum(std::as_bytes(std::span(header)), at + key.size());
+  file.replace(8 + at + key.size(), 16, engine_format::hex16(sum));
+}
+
+// The inverse: header length, header padded to the data alignment, payload, sealed.
+inline std::string assemble(std::string header, const std::string& data) {
+  const size_t padded = round_up(8 + header.size(), size_t(engine_format::kDataAlignment)) - 8;
+  header.resize(padded, ' ');
+  std::string file(8, '\0');
+  const uint64_t length = header.size();
+  std::memcpy(file.data(), &length, 8);
+  file += header + data;
+  seal(file);
+  return file;
+}
+
+// The message of the Error that opening these bytes ends in; empty when they open.
+inline std::string open_error(const std::string& path, const std::string& bytes) {
+  write_file(path, bytes);
+  try {
+    const EngineFile file(path);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace llama4rt::test
