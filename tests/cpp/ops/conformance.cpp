@@ -1,6 +1,7 @@
 #include "ops/conformance.h"
 
 #include <cstdlib>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -8,16 +9,34 @@
 
 namespace llama4rt::test {
 
+namespace {
+
+// Sets an environment variable for as long as it lives.
+class ScopedEnvironment {
+ public:
+  ScopedEnvironment(const char* name, const std::string& value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value.c_str(), 1);
+  }
+  ~ScopedEnvironment() {
+    if (before_)
+      setenv(name_, before_->c_str(), 1);
+    else
+      unsetenv(name_);
+  }
+  ScopedEnvironment(const ScopedEnvironment&) = delete;
+  ScopedEnvironment& operator=(const ScopedEnvironment&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+}  // namespace
+
 std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads) {
-  const char* before = std::getenv("LLAMA4RT_CPU_ISA");
-  const std::string restore = before ? before : "";
-  setenv("LLAMA4RT_CPU_ISA", isa.c_str(), 1);
-  auto backend = make_backend("cpu", num_threads);
-  if (before)
-    setenv("LLAMA4RT_CPU_ISA", restore.c_str(), 1);
-  else
-    unsetenv("LLAMA4RT_CPU_ISA");
-  return backend;
+  const ScopedEnvironment forced("LLAMA4RT_CPU_ISA", isa);
+  return make_backend("cpu", num_threads);
 }
 
 const std::vector<Subject>& subjects() {

@@ -1,0 +1,310 @@
+// prepare_qkv and paged_attention. The cache's inner order is each backend's own, so it is written and read
+// only through the two ops, and starts full of NaN: a key outside a query's range must not matter even so.
+#include "ops/conformance.h"
+
+namespace llama4rt::test {
+namespace {
+
+class Cache {
+ public:
+  Cache(Backend& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, DType dtype)
+      : layer_{.dtype = dtype,
+               .num_blocks = num_blocks,
+               .block_size = block_size,
+               .num_kv_heads = num_kv_heads,
+               .head_dim = head_dim},
+        k_(int64_t(num_blocks) * layer_.block_elements() * int64_t(dtype_size(dtype))),
+        v_(int64_t(k_.size())) {
+    LLAMA4RT_CHECK(kInternal, backend.host_memory(), "the tests write device memory directly");
+    std::memset(k_.as<char>(), 0xff, k_.size());
+    std::memset(v_.as<char>(), 0xff, v_.size());
+    layer_.k = k_.as<void>();
+    layer_.v = v_.as<void>();
+  }
+  const KvLayer& layer() const { return layer_; }
+
+ private:
+  KvLayer layer_;
+  AlignedBytes k_, v_;
+};
+
+Tensor slots_of(std::vector<int64_t>& slots) {
+  return Tensor(slots.data(), DType::kI64, {int64_t(slots.size())});
+}
+
+// The keys and values of one sequence from kv_begin to its last query, and the blocks they live in.
+struct StoredSequence {
+  cases::AttentionSequence shape;
+  std::vector<int32_t> blocks = {};
+  Matrix k, v;  // [keys, Hkv * D]
+};
+
+struct AttentionInputs {
+  std::vector<StoredSequence> sequences = {};
+  int num_blocks = 0;
+  Matrix q;  // [T, Hq * D]
+};
+
+AttentionInputs random_inputs(Rng& rng, const cases::AttentionCase& c) {
+  AttentionInputs in{.q = random_activations(rng, c.num_tokens(), c.num_kv_heads * c.group * c.head_dim)};
+  for (const cases::AttentionSequence& s : c.sequences) {
+    const int64_t keys = s.first_position + s.length - s.kv_begin, width = c.num_kv_heads * c.head_dim;
+    StoredSequence stored{
+        .shape = s, .k = random_activations(rng, keys, width), .v = random_activations(rng, keys, width)};
+    for (int64_t j = 0; j < ceil_div(keys, int64_t(c.block_size)); ++j)
+      stored.blocks.push_back(in.num_blocks++);
+    in.sequences.push_back(std::move(stored));
+  }
+  // Blocks of different sequences lie mixed in the cache.
+  std::vector<int32_t> shuffled(static_cast<size_t>(in.num_blocks));
+  std::iota(shuffled.begin(), shuffled.end(), 0);
+  for (size_t i = shuffled.size(); i > 1; --i)
+    std::swap(shuffled[i - 1], shuffled[size_t(rng.below(int64_t(i)))]);
+  for (StoredSequence& s : in.sequences)
+    for (int32_t& block : s.blocks) block = shuffled[size_t(block)];
+  return in;
+}
+
+void fill(Backend& backend, const Cache& cache, const AttentionInputs& in, int group) {
+  for (const StoredSequence& s : in.sequences) {
+    Matrix k = s.k, v = s.v, q(s.k.rows(), s.k.columns() * group);
+    for (int64_t i = 0; i < q.rows(); ++i) std::fill_n(q.row(i), q.columns(), 0.0f);
+    std::vector<int64_t> slots;
+    for (int64_t j = 0; j < s.k.rows(); ++j)
+      slots.push_back(int64_t(s.blocks[size_t(j / cache.layer().block_size)]) * cache.layer().block_size +
+                      j % cache.layer().block_size);
+    backend.prepare_qkv(q.view(), k.view(), v.view(), {}, cache.layer(), slots_of(slots));
+  }
+}
+
+// Attention of query rows [first, first + count), which may cut sequences anywhere.
+Matrix attend(Backend& backend, const Cache& cache, const AttentionInputs& in, int64_t first, int64_t count,
+              float scale) {
+  std::vector<int32_t> query_start = {0}, table;
+  std::vector<int64_t> first_position, kv_begin;
+  AttentionBatch batch;
+  for (const StoredSequence& s : in.sequences)
+    batch.max_blocks = std::max(batch.max_blocks, int(s.blocks.size()));
+  int64_t row = 0;
+  for (const StoredSequence& s : in.sequences) {
+    const int64_t begin = std::max(first, row), end = std::min(first + count, row + s.shape.length);
+    if (begin < end) {
+      first_position.push_back(s.shape.first_position + begin - row);
+      kv_begin.push_back(s.shape.kv_begin);
+      query_start.push_back(int32_t(end - first));
+      table.insert(table.end(), s.blocks.begin(), s.blocks.end());
+      table.resize(kv_begin.size() * size_t(batch.max_blocks), -1);
+      batch.max_query_len = std::max(batch.max_query_len, int(end - begin));
+    }
+    row += s.shape.length;
+  }
+  batch.num_seqs = int(kv_begin.size());
+  batch.query_start = query_start.data();
+  batch.first_position = first_position.data();
+  batch.kv_begin = kv_begin.data();
+  batch.block_table = table.data();
+  Matrix q = in.q.part(first, count), out(count, in.q.columns());
+  backend.paged_attention(out.view(), q.view(), cache.layer(), batch, scale);
+  return out;
+}
+
+float rounded(float x, DType dtype) { return dtype == DType::kBF16 ? to_float(to_bf16(x)) : x; }
+
+Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in, float scale) {
+  const int64_t dim = c.head_dim;
+  Oracle oracle(in.q.rows(), in.q.columns());
+  int64_t row = 0;
+  for (const StoredSequence& s : in.sequences)
+    for (int64_t i = 0; i < s.shape.length; ++i, ++row)
+      for (int64_t head = 0; head < c.num_kv_heads * c.group; ++head) {
+        const int64_t kv = head / c.group * dim, keys = s.shape.first_position + i - s.shape.kv_begin + 1;
+        const float* q = in.q.row(row) + head * dim;
+        std::vector<double> score(static_cast<size_t>(keys));
+        double largest = -1e300, size = 0, q_square = 0, largest_v = 0;
+        for (int64_t d = 0; d < dim; ++d) q_square += double(q[d]) * double(q[d]);
+        for (int64_t j = 0; j < keys; ++j) {
+          double dot = 0, k_square = 0;
+          for (int64_t d = 0; d < dim; ++d) {
+            const double key = rounded(s.k.row(j)[kv + d], c.kv_dtype);
+            dot += double(q[d]) * key;
+            k_square += key * key;
+            largest_v = std::max(largest_v, std::abs(double(s.v.row(j)[kv + d])));
+          }
+          score[size_t(j)] = double(scale) * dot;
+          largest = std::max(largest, score[size_t(j)]);
+          size = std::max(size, double(scale) * std::sqrt(q_square * k_square));
+        }
+        double sum = 0;
+        for (double& p : score) sum += p = std::exp(p - largest);
+        for (int64_t d = 0; d < dim; ++d) {
+          double o = 0;
+          for (int64_t j = 0; j < keys; ++j)
+            o += score[size_t(j)] / sum * double(rounded(s.v.row(j)[kv + d], c.kv_dtype));
+          // An error of a score is a relative error of its probability.
+          oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v);
+        }
+      }
+  return oracle;
+}
+
+}  // namespace
+
+TEST(attention_conforms) {
+  SEEDED(rng);
+  for (const cases::AttentionCase& c : cases::attention_cases()) {
+    SCOPE(c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim, ", blocks of ", c.block_size, ", ",
+          dtype_name(c.kv_dtype), ", ", c.sequences.size(), " sequences, first at ",
+          c.sequences[0].first_position);
+    const AttentionInputs in = random_inputs(rng, c);
+    const float scale = 1.0f / std::sqrt(float(c.head_dim));
+    conform(attention_oracle(c, in, scale), fp32_tolerance(c.head_dim), in.q.rows(),
+            [&](Backend& backend, int64_t first, int64_t count) {
+              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+              fill(backend, cache, in, c.group);
+              return attend(backend, cache, in, first, count, scale);
+            });
+  }
+}
+
+TEST(any_split_of_a_prompt_gives_the_same_bits) {
+  SEEDED(rng);
+  const cases::AttentionCase c{.num_kv_heads = 2,
+                               .group = 5,
+                               .head_dim = 64,
+                               .block_size = 16,
+                               .kv_dtype = DType::kBF16,
+                               .sequences = {{.first_position = 0, .length = 150}}};
+  const AttentionInputs in = random_inputs(rng, c);
+  for (const Subject& s : subjects()) {
+    SCOPE(s.label);
+    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+    fill(*s.backend, cache, in, c.group);
+    const Matrix whole = attend(*s.backend, cache, in, 0, 150, 0.125f);
+    for (int64_t slice : {1, 7, 16, 64, 149})
+      for (int64_t first = 0; first < 150; first += slice) {
+        const int64_t count = std::min<int64_t>(slice, 150 - first);
+        CHECK(attend(*s.backend, cache, in, first, count, 0.125f) == whole.part(first, count));
+      }
+  }
+}
+
+TEST(huge_scores_do_not_overflow) {
+  SEEDED(rng);
+  const cases::AttentionCase c{.num_kv_heads = 1,
+                               .group = 2,
+                               .head_dim = 64,
+                               .block_size = 16,
+                               .kv_dtype = DType::kF32,
+                               .sequences = {{.first_position = 60, .length = 3}}};
+  const AttentionInputs in = random_inputs(rng, c);
+  for (const Subject& s : subjects()) {
+    SCOPE(s.label);
+    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+    fill(*s.backend, cache, in, c.group);
+    const Matrix out = attend(*s.backend, cache, in, 0, 3, 1e4f);
+    for (int64_t i = 0; i < out.rows(); ++i)
+      for (int64_t j = 0; j < out.columns(); ++j) CHECK(std::isfinite(out.row(i)[j]));
+  }
+}
+
+TEST(prepare_qkv_conforms) {
+  SEEDED(rng);
+  for (const cases::QkvCase& c : cases::qkv_cases()) {
+    SCOPE("T ", c.tokens, ", ", c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim,
+          c.rope ? ", rope" : "", c.qk_norm ? ", norm" : "", c.q_scale ? ", scale" : "", ", ",
+          dtype_name(c.kv_dtype));
+    const int64_t dim = c.head_dim, q_width = c.num_kv_heads * c.group * dim, kv_width = c.num_kv_heads * dim;
+    const int64_t width = q_width + 2 * kv_width;
+    const Matrix qkv = random_activations(rng, c.tokens, width);  // as one fused product leaves it
+    std::vector<float> rope, temperature;
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      temperature.push_back(rng.uniform(1.0f, 2.0f));
+      for (int64_t i = 0; i < dim / 2; ++i) {
+        const double angle = rng.uniform(-4.0f, 4.0f);
+        rope.insert(rope.end(), {float(std::cos(angle)), float(std::sin(angle))});
+      }
+    }
+    const float eps = 1e-5f;
+
+    Oracle oracle(c.tokens, width);
+    for (int64_t t = 0; t < c.tokens; ++t)
+      for (int64_t head = 0; head < width / dim; ++head) {
+        std::vector<double> x(qkv.row(t) + head * dim, qkv.row(t) + (head + 1) * dim), size(x);
+        const bool is_q = head < q_width / dim, is_v = head >= (q_width + kv_width) / dim;
+        for (int64_t i = 0; i < dim && c.rope && !is_v; i += 2) {
+          const double re = x[size_t(i)], im = x[size_t(i + 1)];
+          const double cosine = rope[size_t(t * dim + i)], sine = rope[size_t(t * dim + i + 1)];
+          x[size_t(i)] = re * cosine - im * sine;
+          x[size_t(i + 1)] = re * sine + im * cosine;
+          size[size_t(i)] = size[size_t(i + 1)] = std::hypot(re, im);
+        }
+        double square = 0, factor = 1;
+        for (double value : x) square += value * value;
+        if (c.qk_norm && !is_v) factor = 1.0 / std::sqrt(square / double(dim) + double(eps));
+        if (c.q_scale && is_q) factor *= double(temperature[size_t(t)]);
+        for (int64_t i = 0; i < dim; ++i)
+          oracle.set(t, head * dim + i, x[size_t(i)] * factor, std::abs(size[size_t(i)]) * factor);
+      }
+    conform(oracle, fp32_tolerance(dim), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+      Matrix out = qkv.part(first, count);
+      const Cache cache(backend, int(ceil_div(count, int64_t(16))), 16, c.num_kv_heads, c.head_dim,
+                        c.kv_dtype);
+      QkvTransform transform;
+      transform.qk_norm = c.qk_norm;
+      transform.qk_norm_eps = eps;
+      if (c.rope) transform.rope = Tensor(rope.data() + first * dim, DType::kF32, {count, dim / 2, 2});
+      if (c.q_scale) transform.q_scale = Tensor(temperature.data() + first, DType::kF32, {count});
+      std::vector<int64_t> slots(static_cast<size_t>(count));
+      std::iota(slots.begin(), slots.end(), int64_t(0));
+      const Tensor all = out.view();
+      backend.prepare_qkv(all.columns(0, q_width), all.columns(q_width, kv_width),
+                          all.columns(q_width + kv_width, kv_width), transform, cache.layer(),
+                          slots_of(slots));
+      return out;
+    });
+  }
+}
+
+// What attention later reads is the transformed k and the plain v, rounded once.
+TEST(the_cache_holds_the_transformed_keys) {
+  SEEDED(rng);
+  const int64_t tokens = 21, dim = 64, heads = 2;
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Matrix q = random_activations(rng, tokens, heads * dim),
+                 k = random_activations(rng, tokens, heads * dim),
+                 v = random_activations(rng, tokens, heads * dim);
+    std::vector<float> rope;
+    for (int64_t i = 0; i < tokens * dim / 2; ++i) {
+      const double angle = rng.uniform(-4.0f, 4.0f);
+      rope.insert(rope.end(), {float(std::cos(angle)), float(std::sin(angle))});
+    }
+    std::vector<int64_t> slots(static_cast<size_t>(tokens));
+    std::iota(slots.begin(), slots.end(), int64_t(0));
+    for (const Subject& s : subjects()) {
+      SCOPE(s.label, ", ", dtype_name(dtype));
+      Backend& backend = *s.backend;
+      // One backend does everything at once; the other two steps apart: transform, then store as it is.
+      const Cache at_once(backend, 2, 16, int(heads), int(dim), dtype),
+          apart(backend, 2, 16, int(heads), int(dim), dtype);
+      Matrix q1 = q, k1 = k, v1 = v;
+      QkvTransform transform;
+      transform.rope = Tensor(rope.data(), DType::kF32, {tokens, dim / 2, 2});
+      transform.qk_norm = true;
+      transform.qk_norm_eps = 1e-5f;
+      backend.prepare_qkv(q1.view(), k1.view(), v1.view(), transform, at_once.layer(), slots_of(slots));
+      Matrix q2 = q1, k2 = k1, v2 = v;
+      backend.prepare_qkv(q2.view(), k2.view(), v2.view(), {}, apart.layer(), slots_of(slots));
+      CHECK(q2 == q1);
+      CHECK(k2 == k1);
+      CHECK(v1 == v);
+      AttentionInputs in{.num_blocks = 2, .q = q1};
+      in.sequences.push_back({.shape = {.length = tokens}, .blocks = {0, 1}, .k = k1, .v = v});
+      CHECK(attend(backend, at_once, in, 0, tokens, 0.125f) == attend(backend, apart, in, 0, tokens, 0.125f));
+      // With one key, attention returns its value: exactly, so the sum of probabilities is exactly 1.
+      const Matrix first = attend(backend, at_once, in, 0, 1, 0.125f);
+      for (int64_t i = 0; i < heads * dim; ++i) CHECK_EQ(first.row(0)[i], rounded(v.row(0)[i], dtype));
+    }
+  }
+}
+
+}  // namespace llama4rt::test

@@ -1,0 +1,177 @@
+// Wrong shapes, dtypes and weights: each is one typed error from the one place that checks, and never reaches
+// a backend.
+#include "ops/conformance.h"
+
+namespace llama4rt::test {
+namespace {
+
+Tensor f32(void* data, std::initializer_list<int64_t> dims) { return Tensor(data, DType::kF32, dims); }
+
+struct Fixture {
+  Rng rng{1};
+  std::vector<float> memory = std::vector<float>(1 << 16);
+  std::vector<float> other = std::vector<float>(1 << 16);
+  std::vector<int64_t> slots = std::vector<int64_t>(16);
+  Backend& backend = reference();
+  float* a = memory.data();
+  float* b = other.data();
+};
+
+}  // namespace
+
+TEST(the_message_says_what_was_found_and_expected) {
+  Fixture f;
+  std::string message;
+  try {
+    f.backend.rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 9}), f32(f.b, {9}), 1e-5f);
+  } catch (const Error& e) {
+    message = e.what();
+  }
+  CHECK_EQ(message, "rmsnorm: out is F32 [3, 8]; expected F32 [3, 9]");
+}
+
+TEST(rmsnorm_refuses) {
+  Fixture f;
+  CHECK_THROWS(kInternal, f.backend.rmsnorm(f32(f.a, {3, 8}), f32(f.b, {2, 8}), f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal, f.backend.rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {7}), 1e-5f));
+  CHECK_THROWS(kInternal, f.backend.rmsnorm(f32(f.a, {3, 8}), f32(f.b, {24}), f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal,
+               f.backend.rmsnorm(Tensor(f.a, DType::kBF16, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal, f.backend.rmsnorm(f32(nullptr, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), 1e-5f));
+}
+
+TEST(linear_refuses) {
+  Fixture f;
+  const RandomWeight good(f.rng, cases::kInt4, 1, 32, 128);
+  const auto linear = [&](int64_t n, int64_t k, const Weight& w) {
+    f.backend.linear(f32(f.a, {2, n}), f32(f.b, {2, k}), w);
+  };
+  linear(32, 128, good.view());
+  CHECK_THROWS(kInternal, linear(31, 128, good.view()));
+  CHECK_THROWS(kInternal, linear(32, 127, good.view()));
+  Weight bad = good.view();
+  bad.layout = Layout::kRowMajor;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.data = nullptr;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.scales = nullptr;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.scale_dtype = DType::kF16;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.group_size = 48;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.num_experts = 2;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  CHECK_THROWS(kInternal, f.backend.linear(f32(f.a, {2, 32}), f32(f.a, {2, 128}), good.view()));
+  CHECK_THROWS(kInternal, f.backend.linear_add(f32(f.a, {3, 32}), f32(f.b, {2, 128}), good.view()));
+}
+
+TEST(gate_up_refuses) {
+  Fixture f;
+  const RandomGateUp good(f.rng, cases::kBF16, 1, 20, 64);
+  f.backend.gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 64}), good.view());
+  CHECK_THROWS(kInternal, f.backend.gate_up(f32(f.a, {2, 40}), f32(f.b, {2, 64}), good.view()));
+  CHECK_THROWS(kInternal, f.backend.gate_up(f32(f.a, {1, 20}), f32(f.b, {2, 64}), good.view()));
+  CHECK_THROWS(kInternal, f.backend.gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 63}), good.view()));
+}
+
+TEST(embed_and_row_ops_refuse) {
+  Fixture f;
+  std::vector<bf16> table(10 * 8);
+  const Weight weight{.layout = Layout::kRowMajor, .n = 10, .k = 8, .data = table.data()};
+  std::vector<int32_t> ids = {3, 10};
+  const Tensor two(ids.data(), DType::kI32, {2}), one(ids.data(), DType::kI32, {1});
+  f.backend.embed(f32(f.a, {1, 8}), weight, one);
+  CHECK_THROWS(kInternal, f.backend.embed(f32(f.a, {2, 8}), weight, two));  // id 10 of 10
+  CHECK_THROWS(kInternal, f.backend.embed(f32(f.a, {1, 9}), weight, one));
+  Weight blocked = weight;
+  blocked.layout = Layout::kCpu16;
+  CHECK_THROWS(kInternal, f.backend.embed(f32(f.a, {1, 8}), blocked, one));
+  CHECK_THROWS(kInternal, f.backend.gather_rows(f32(f.a, {2, 8}), f32(f.b, {4, 9}), two));
+  CHECK_THROWS(kInternal, f.backend.gather_rows(f32(f.a, {3, 8}), f32(f.b, {4, 8}), two));
+  CHECK_THROWS(kInternal, f.backend.scatter_rows(f32(f.a, {4, 8}), two, f32(f.b, {1, 8})));
+}
+
+TEST(attention_refuses) {
+  Fixture f;
+  const KvLayer kv{.k = f.a,
+                   .v = f.b,
+                   .dtype = DType::kF32,
+                   .num_blocks = 4,
+                   .block_size = 16,
+                   .num_kv_heads = 2,
+                   .head_dim = 16};
+  std::vector<float> q(64 * 64), out(64 * 64);
+  const auto prepare = [&](int64_t q_width, int64_t kv_width, const KvLayer& layer, int64_t slot) {
+    f.slots[0] = slot;
+    f.backend.prepare_qkv(f32(q.data(), {1, q_width}), f32(q.data() + 512, {1, kv_width}),
+                          f32(q.data() + 1024, {1, kv_width}), {}, layer,
+                          Tensor(f.slots.data(), DType::kI64, {1}));
+  };
+  prepare(64, 32, kv, 63);
+  CHECK_THROWS(kInternal, prepare(48, 32, kv, 0));  // three query heads for two
+  CHECK_THROWS(kInternal, prepare(64, 48, kv, 0));
+  CHECK_THROWS(kInternal, prepare(64, 32, kv, 64));
+  CHECK_THROWS(kInternal, prepare(64, 32, kv, -1));
+  KvLayer bad = kv;
+  bad.block_size = 8;
+  CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
+  bad = kv, bad.dtype = DType::kF16;
+  CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
+  bad = kv, bad.v = nullptr;
+  CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
+
+  std::vector<int32_t> query_start = {0, 3}, table = {0, 1};
+  std::vector<int64_t> first_position = {20}, kv_begin = {0};
+  AttentionBatch batch{.num_seqs = 1,
+                       .query_start = query_start.data(),
+                       .first_position = first_position.data(),
+                       .kv_begin = kv_begin.data(),
+                       .block_table = table.data(),
+                       .max_blocks = 2,
+                       .max_query_len = 3};
+  const auto attend = [&](int64_t tokens) {
+    f.backend.paged_attention(f32(out.data(), {tokens, 64}), f32(q.data(), {tokens, 64}), kv, batch, 0.25f);
+  };
+  attend(3);
+  CHECK_THROWS(kInternal, attend(4));  // query_start ends at 3
+  kv_begin[0] = 8;                     // not on a block
+  CHECK_THROWS(kInternal, attend(3));
+  kv_begin[0] = 32;  // behind the query
+  CHECK_THROWS(kInternal, attend(3));
+  kv_begin[0] = 0, first_position[0] = 30;  // needs a third block
+  CHECK_THROWS(kInternal, attend(3));
+  first_position[0] = 20, batch.max_query_len = 2;
+  CHECK_THROWS(kInternal, attend(3));
+  batch.max_query_len = 3, batch.block_table = nullptr;
+  CHECK_THROWS(kInternal, attend(3));
+}
+
+TEST(experts_refuse) {
+  Fixture f;
+  const RandomWeight router(f.rng, cases::kBF16, 1, 4, 64), int_router(f.rng, cases::kInt8, 1, 4, 64);
+  const RandomGateUp gate_up(f.rng, cases::kInt4, 4, 32, 64), three(f.rng, cases::kInt4, 3, 32, 64);
+  const RandomWeight down(f.rng, cases::kInt4, 4, 64, 32);
+  Workspace ws(f.backend, 1 << 16);
+  const Tensor h = f32(f.b, {2, 64});
+  CHECK_THROWS(kInternal, f.backend.route(h, router.view(), 5, ws));
+  CHECK_THROWS(kInternal, f.backend.route(h, router.view(), 0, ws));
+  CHECK_THROWS(kInternal, f.backend.route(f32(f.b, {2, 65}), router.view(), 1, ws));
+  CHECK_THROWS(kInternal, f.backend.route(h, int_router.view(), 1, ws));
+  const Routing routing = f.backend.route(h, router.view(), 2, ws);
+  f.backend.experts_gate_up(f32(f.a, {4, 32}), h, gate_up.view(), routing);
+  CHECK_THROWS(kInternal, f.backend.experts_gate_up(f32(f.a, {2, 32}), h, gate_up.view(), routing));
+  CHECK_THROWS(kInternal, f.backend.experts_gate_up(f32(f.a, {4, 32}), h, three.view(), routing));
+  f.backend.experts_down_add(h, f32(f.a, {4, 32}), down.view(), routing);
+  CHECK_THROWS(kInternal, f.backend.experts_down_add(h, f32(f.a, {4, 48}), down.view(), routing));
+  CHECK_THROWS(kInternal,
+               f.backend.experts_down_add(f32(f.b, {3, 64}), f32(f.a, {4, 32}), down.view(), routing));
+}
+
+TEST(a_small_workspace_is_refused) {
+  Workspace ws(reference(), 256);
+  ws.take(1, 32);
+  CHECK_THROWS(kInternal, ws.take(1, 64));
+}
+
+}  // namespace llama4rt::test

@@ -1,0 +1,37 @@
+// The choice of CPU table: the forced one is the one in use, and a wrong name is a typed error.
+#include "cpu/dispatch.h"
+
+#include <set>
+
+#include "ops/conformance.h"
+
+namespace llama4rt::test {
+
+TEST(the_forced_table_is_the_one_in_use) {
+  std::set<const cpu::Kernels*> tables;
+  for (const std::string& isa : cpu::supported_isas()) {
+    SCOPE(isa);
+    CHECK_EQ(cpu::kernels_by_name(isa).isa, isa);
+    tables.insert(&cpu::kernels_by_name(isa));
+    const auto backend = cpu_backend(isa, 2);
+    CHECK_EQ(backend->name(), "cpu");
+    CHECK_EQ(backend->num_threads(), 2);
+    CHECK(backend->describe().find("cpu " + isa + ",") != std::string::npos);
+  }
+  CHECK_EQ(tables.size(), cpu::supported_isas().size());
+}
+
+TEST(scalar_runs_everywhere_and_comes_first) { CHECK_EQ(cpu::supported_isas().front(), "scalar"); }
+
+TEST(an_unknown_table_is_refused) {
+  CHECK_THROWS(kConfig, cpu_backend("avx9000", 1));
+  CHECK_THROWS(kConfig, cpu::kernels_by_name(""));
+}
+
+TEST(an_unknown_device_is_refused) {
+  CHECK_THROWS(kConfig, make_backend("gpu", 1));
+  CHECK_THROWS(kConfig, make_backend("", 1));
+  CHECK_THROWS(kConfig, make_backend("cuda:0", 1));
+}
+
+}  // namespace llama4rt::test

@@ -1,0 +1,204 @@
+// route, experts_gate_up and experts_down_add.
+#include "ops/conformance.h"
+
+namespace llama4rt::test {
+namespace {
+
+// A Routing with given choices; the sorted part follows by definition.
+class MadeRouting {
+ public:
+  MadeRouting(std::vector<int32_t> ids, std::vector<float> scores, int64_t num_experts, int64_t top_k)
+      : ids_(std::move(ids)), scores_(std::move(scores)), top_k_(top_k) {
+    for (int64_t e = 0; e < num_experts; ++e) {
+      offsets_.push_back(int32_t(sorted_.size()));
+      for (size_t slot = 0; slot < ids_.size(); ++slot)
+        if (ids_[slot] == e) sorted_.push_back(int32_t(slot));
+    }
+    offsets_.push_back(int32_t(sorted_.size()));
+  }
+  Routing view() {
+    const int64_t tokens = int64_t(ids_.size()) / top_k_;
+    return {.expert_ids = Tensor(ids_.data(), DType::kI32, {tokens, top_k_}),
+            .scores = Tensor(scores_.data(), DType::kF32, {tokens, top_k_}),
+            .sorted_slots = Tensor(sorted_.data(), DType::kI32, {tokens * top_k_}),
+            .offsets = Tensor(offsets_.data(), DType::kI32, {int64_t(offsets_.size())})};
+  }
+  // The same decisions for tokens [first, first + count) only.
+  MadeRouting part(int64_t first, int64_t count) const {
+    const auto cut = [&](const auto& all) {
+      return std::vector(all.begin() + first * top_k_, all.begin() + (first + count) * top_k_);
+    };
+    return MadeRouting(cut(ids_), cut(scores_), int64_t(offsets_.size()) - 1, top_k_);
+  }
+  int32_t expert(int64_t slot) const { return ids_[size_t(slot)]; }
+  float score(int64_t slot) const { return scores_[size_t(slot)]; }
+
+ private:
+  std::vector<int32_t> ids_;
+  std::vector<float> scores_;
+  int64_t top_k_;
+  std::vector<int32_t> sorted_, offsets_;
+};
+
+MadeRouting random_routing(Rng& rng, const cases::ExpertsCase& c) {
+  std::vector<int32_t> ids;
+  std::vector<float> scores;
+  const int64_t first = rng.below(c.experts);
+  const int64_t used = c.pattern == cases::RoutingPattern::kAllToOne     ? 1
+                       : c.pattern == cases::RoutingPattern::kFewExperts ? std::min<int64_t>(3, c.experts)
+                                                                         : c.experts;
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    const int64_t start = rng.below(used);
+    for (int64_t i = 0; i < c.top_k; ++i) {  // distinct experts, as the router chooses them
+      ids.push_back(int32_t((first + (start + i) % std::max(used, c.top_k)) % c.experts));
+      scores.push_back(rng.uniform(0.02f, 1.0f));
+    }
+  }
+  return MadeRouting(std::move(ids), std::move(scores), c.experts, c.top_k);
+}
+
+std::string describe(const cases::ExpertsCase& c) {
+  return error_text("T ", c.tokens, ", H ", c.hidden, ", F ", c.width, ", E ", c.experts, ", K ", c.top_k);
+}
+
+}  // namespace
+
+TEST(experts_gate_up_conforms) {
+  SEEDED(rng);
+  for (const cases::WeightSpec& spec : cases::kWeightSpecs)
+    for (const cases::ExpertsCase& c : cases::kExpertsCases) {
+      SCOPE(describe(c), ", ", describe(spec));
+      const RandomGateUp weight(rng, spec, c.experts, c.width, c.hidden);
+      const Matrix h = random_activations(rng, c.tokens, c.hidden);
+      const MadeRouting routing = random_routing(rng, c);
+      Oracle oracle(c.tokens, c.top_k * c.width);  // a row holds the K slots of a token
+      for (int64_t slot = 0; slot < c.tokens * c.top_k; ++slot) {
+        const Weight one = expert_view(weight.view(), routing.expert(slot));
+        for (int64_t f = 0; f < c.width; ++f) {
+          const float* x = h.row(slot / c.top_k);
+          const Product a = swiglu(product(x, one, cpu16::gate_row(f)), product(x, one, cpu16::up_row(f)),
+                                   double(routing.score(slot)));
+          oracle.set(slot / c.top_k, slot % c.top_k * c.width + f, a.value, a.magnitude);
+        }
+      }
+      conform(oracle, product_tolerance(spec, c.hidden), c.tokens,
+              [&](Backend& backend, int64_t first, int64_t count) {
+                Matrix in = h.part(first, count), a(count * c.top_k, c.width), out(count, c.top_k * c.width);
+                MadeRouting part = routing.part(first, count);
+                backend.experts_gate_up(a.view(), in.view(), weight.view(), part.view());
+                CHECK(a.intact());
+                for (int64_t slot = 0; slot < a.rows(); ++slot)
+                  std::copy_n(a.row(slot), c.width, out.row(slot / c.top_k) + slot % c.top_k * c.width);
+                return out;
+              });
+    }
+}
+
+TEST(experts_down_add_conforms) {
+  SEEDED(rng);
+  for (const cases::WeightSpec& spec : cases::kWeightSpecs)
+    for (const cases::ExpertsCase& c : cases::kExpertsCases) {
+      SCOPE(describe(c), ", ", describe(spec));
+      const RandomWeight weight(rng, spec, c.experts, c.hidden, c.width);
+      const Matrix a = random_activations(rng, c.tokens * c.top_k, c.width);
+      const Matrix residual = random_activations(rng, c.tokens, c.hidden);
+      const MadeRouting routing = random_routing(rng, c);
+      Oracle oracle(c.tokens, c.hidden);
+      for (int64_t t = 0; t < c.tokens; ++t)
+        for (int64_t n = 0; n < c.hidden; ++n) {
+          double value = residual.row(t)[n], magnitude = std::abs(value);
+          for (int64_t slot = t * c.top_k; slot < (t + 1) * c.top_k; ++slot) {
+            const Product p = product(a.row(slot), expert_view(weight.view(), routing.expert(slot)), n);
+            value += p.value;
+            magnitude += p.magnitude;
+          }
+          oracle.set(t, n, value, magnitude);
+        }
+      conform(oracle, product_tolerance(spec, c.width), c.tokens,
+              [&](Backend& backend, int64_t first, int64_t count) {
+                Matrix x = residual.part(first, count), in = a.part(first * c.top_k, count * c.top_k);
+                MadeRouting part = routing.part(first, count);
+                backend.experts_down_add(x.view(), in.view(), weight.view(), part.view());
+                return x;
+              });
+    }
+}
+
+TEST(route_conforms) {
+  SEEDED(rng);
+  for (const cases::RouteCase& c : cases::kRouteCases) {
+    SCOPE("T ", c.tokens, ", H ", c.hidden, ", E ", c.experts, ", K ", c.top_k);
+    const RandomWeight router(rng, cases::kBF16, 1, c.experts, c.hidden);
+    const Matrix h = random_activations(rng, c.tokens, c.hidden);
+    Oracle oracle(c.tokens, c.top_k);
+    std::vector<std::vector<Product>> logits(static_cast<size_t>(c.tokens));
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      for (int64_t e = 0; e < c.experts; ++e)
+        logits[size_t(t)].push_back(product(h.row(t), router.view(), e));
+      std::vector<double> best;
+      for (const Product& p : logits[size_t(t)]) best.push_back(p.value);
+      std::sort(best.begin(), best.end(), std::greater<>());
+      for (int64_t i = 0; i < c.top_k; ++i) {
+        const double score = 1.0 / (1.0 + std::exp(-best[size_t(i)]));
+        oracle.set(t, i, score, 0.25 * logits[size_t(t)][0].magnitude + score);
+      }
+    }
+    conform(oracle, fp32_tolerance(c.hidden), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+      Workspace ws(backend, 1 << 20);
+      Matrix in = h.part(first, count), scores(count, c.top_k);
+      const Routing r = backend.route(in.view(), router.view(), c.top_k, ws);
+      MadeRouting made({r.expert_ids.ptr<int32_t>(), r.expert_ids.ptr<int32_t>() + count * c.top_k},
+                       {r.scores.ptr<float>(), r.scores.ptr<float>() + count * c.top_k}, c.experts, c.top_k);
+      const Routing sorted = made.view();
+      CHECK(std::equal(sorted.offsets.ptr<int32_t>(), sorted.offsets.ptr<int32_t>() + c.experts + 1,
+                       r.offsets.ptr<int32_t>()));
+      CHECK(std::equal(sorted.sorted_slots.ptr<int32_t>(),
+                       sorted.sorted_slots.ptr<int32_t>() + count * c.top_k, r.sorted_slots.ptr<int32_t>()));
+      for (int64_t t = 0; t < count; ++t)
+        for (int i = 0; i < c.top_k; ++i) {
+          scores.row(t)[i] = r.scores.row<float>(t)[i];
+          const int32_t chosen = r.expert_ids.row<int32_t>(t)[i];
+          CHECK(chosen >= 0 && chosen < c.experts);
+          for (int other = 0; other < i; ++other) CHECK(r.expert_ids.row<int32_t>(t)[other] != chosen);
+          // The score belongs to the chosen expert.
+          const Product& logit = logits[size_t(first + t)][size_t(chosen)];
+          CHECK_CLOSE(r.scores.row<float>(t)[i], 1.0 / (1.0 + std::exp(-logit.value)),
+                      fp32_tolerance(c.hidden).worst * (1.0 + logit.magnitude));
+        }
+      return scores;
+    });
+  }
+}
+
+TEST(equal_logits_go_to_the_lowest_experts) {
+  SEEDED(rng);
+  const RandomWeight router(rng, cases::kBF16, 1, 6, 64);
+  Matrix h(2, 64);
+  for (int64_t t = 0; t < 2; ++t) std::fill_n(h.row(t), 64, 0.0f);  // all logits are 0
+  for (const Subject& s : subjects()) {
+    SCOPE(s.label);
+    Workspace ws(*s.backend, 1 << 16);
+    const Routing r = s.backend->route(h.view(), router.view(), 3, ws);
+    for (int64_t t = 0; t < 2; ++t)
+      for (int i = 0; i < 3; ++i) {
+        CHECK_EQ(r.expert_ids.row<int32_t>(t)[i], i);
+        CHECK_EQ(r.scores.row<float>(t)[i], 0.5f);
+      }
+  }
+}
+
+TEST(route_gives_its_scratch_back) {
+  SEEDED(rng);
+  const RandomWeight router(rng, cases::kBF16, 1, 128, 64);
+  Matrix h = random_activations(rng, 100, 64);
+  Workspace ws(reference(), 1 << 20);
+  size_t after_one = 0;
+  for (int i = 0; i < 3; ++i) {
+    const auto scope = ws.frame();
+    reference().route(h.view(), router.view(), 1, ws);
+    if (i == 0) after_one = ws.peak();
+  }
+  CHECK_EQ(ws.peak(), after_one);
+}
+
+}  // namespace llama4rt::test
