@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test talks to a network
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("llama4rt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("llama4rt")
 
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
 
@@ -77,3 +82,22 @@ def engine_file(
         return root / f"{name}.l4e"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_engine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine that speaks text: "scout" with a tokenizer of single bytes (BOS 256, end tokens 257 and 264)."""
+    import base64
+    from dataclasses import replace
+
+    from llama4rt import build
+    from tiny_checkpoints import KINDS, write_checkpoint
+
+    scout = KINDS["scout"]
+    ends = {"bos_token_id": 256, "eos_token_id": [257, 264]}
+    root = tmp_path_factory.mktemp("text")
+    source = write_checkpoint(replace(scout, config=scout.config | ends), root / "scout-text")
+    ranks = (base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
+    (source / "tokenizer.model").write_bytes(b"".join(ranks))
+    build(str(source), str(root / "text.l4e"), weights="bf16")
+    return root / "text.l4e"

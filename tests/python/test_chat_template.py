@@ -1,0 +1,384 @@
+"""The chat format against transformers, and what templates and users must not be able to do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama4rt import EngineFileError, RequestError
+from llama4rt.chat_template import ChatTemplate, has_images, render_llama4
+from llama4rt.template_worker import TemplateWorker
+from llama4rt.tokenizer import TiktokenTokenizer
+
+# A template unlike Llama 4's: what other checkpoints do with the same environment.
+OTHER = """\
+{%- if not tools is defined %}{% set tools = none %}{% endif -%}
+{{ bos_token }}
+{% set state = namespace(count=0) %}
+{% for message in messages %}
+    {% set state.count = state.count + 1 %}
+    {% if message.role == 'stop' %}{% break %}{% endif %}
+[{{ state.count }}|{{ message['role'] | upper }}]{% generation %}
+{{ message.content if message.content is string else message.content | map(attribute='text') | join('/') }}
+    {% endgeneration %}
+    {% if message.tool_calls is defined %}{{ message.tool_calls | tojson }}{% endif %}
+{% endfor %}
+{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}
+{{ strftime_now('%Y') | length }}
+{% if add_generation_prompt %}[GO]{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TiktokenTokenizer:
+    meta = pytest.importorskip("llama_models.llama4.tokenizer")
+    return TiktokenTokenizer((Path(meta.__file__).parent / "tokenizer.model").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def standard() -> str:
+    """The template that transformers carries for Llama 4."""
+    return str(pytest.importorskip("transformers.models.llama4.processing_llama4").chat_template)
+
+
+def by_transformers(template: str, messages: Any, tools: Any, prompt: bool, **options: Any) -> str:
+    module = pytest.importorskip("transformers.utils.chat_template_utils")
+    rendered, _ = module.render_jinja_template(
+        conversations=[messages],
+        tools=tools,
+        chat_template=template,
+        add_generation_prompt=prompt,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot|>",
+        **options,
+    )
+    return str(rendered[0])
+
+
+TEXT = st.one_of(
+    st.text(max_size=12), st.sampled_from(["", "  Hi \n", "<|eot|>", "{{ 7 * 7 }}", '"quoted" \\ é 東 🤗'])
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=5,
+)
+PARTS = st.lists(
+    st.one_of(TEXT.map(lambda t: {"type": "text", "text": t}), st.just({"type": "image"})),
+    min_size=1,
+    max_size=3,
+)
+NAME = st.sampled_from(["get_weather", "f"])
+CALL = st.builds(
+    lambda name, arguments: {"type": "function", "function": {"name": name, "arguments": arguments}},
+    NAME,
+    st.dictionaries(TEXT, JSON, max_size=2),
+)
+MESSAGE = st.one_of(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system"]), "content": TEXT | PARTS}
+    ),
+    st.fixed_dictionaries(
+        {"role": st.just("assistant"), "content": TEXT, "tool_calls": st.lists(CALL, min_size=1)}
+    ),
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["tool", "ipython"]), "content": TEXT | st.lists(JSON, max_size=2)}
+    ),
+)
+TOOL = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.dictionaries(TEXT, JSON, max_size=3)}
+)
+
+
+@settings(max_examples=400)
+@given(
+    system=st.none() | TEXT,
+    first=TEXT,
+    messages=st.lists(MESSAGE, max_size=4),
+    tools=st.none() | st.lists(TOOL, min_size=1, max_size=2),
+    prompt=st.booleans(),
+    in_user=st.booleans(),
+)
+def test_the_built_in_format_is_transformers(
+    standard: str, system: str | None, first: str, messages: Any, tools: Any, prompt: bool, in_user: bool
+) -> None:
+    conversation = [{"role": "system", "content": system}] if system is not None else []
+    conversation += [{"role": "user", "content": first}, *messages]
+    expected = by_transformers(standard, conversation, tools, prompt, tools_in_user_message=in_user)
+    ours = ChatTemplate(standard)
+    options = {"tools_in_user_message": in_user}
+    assert ours.render(conversation, tools, add_generation_prompt=prompt, options=options) == expected
+    assert ours._worker._process is None, "the standard template needs no child"
+
+
+@settings(max_examples=60)
+@given(
+    messages=st.lists(MESSAGE, min_size=1, max_size=4),
+    tools=st.none() | st.lists(TOOL, min_size=1, max_size=2),
+)
+def test_other_templates_are_rendered_like_transformers_does(
+    shared_worker: ChatTemplate, messages: Any, tools: Any
+) -> None:
+    assert shared_worker.render(messages, tools) == by_transformers(OTHER, messages, tools, True)
+
+
+@pytest.fixture(scope="module")
+def shared_worker() -> Any:
+    template = ChatTemplate(OTHER)
+    yield template
+    template.close()
+
+
+def test_golden_prompts(tokenizer: TiktokenTokenizer) -> None:
+    template = ChatTemplate()
+    assert template.encode(tokenizer, [{"role": "user", "content": "Hi"}]) == [
+        200000, 200005, 1556, 200006, 368, 25181, 200008, 200005, 140680, 200006, 368,
+    ]  # fmt: skip
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1}'}}],
+    }
+    assert render_llama4([call], add_generation_prompt=False) == "" + (
+        "<|header_start|>assistant<|header_end|>\n\n<|python_start|><|python_end|>"
+        '{"name": "f", "parameters": "{\\"a\\": 1}"}<|eot|>'
+    )
+    # OpenAI clients send arguments as JSON text; the model should see the object.
+    assert '"parameters": {"a": 1}}' in template.render([call])
+    assert template.render([{"role": "tool", "content": "42"}]).count('"42"') == 1
+
+
+def test_what_clients_send_is_made_regular() -> None:
+    template = ChatTemplate()
+    said = {"role": "assistant", "content": "yes"}
+    plain = template.render([said])
+    assert template.render([{**said, "tool_calls": []}]) == plain  # HF's template would drop the message
+    assert template.render([{**said, "tool_calls": None}]) == plain
+    assert template.render([said], tools=[]) == plain
+    assert template.render([{"role": "user", "content": None}]) == template.render(
+        [{"role": "user", "content": ""}]
+    )
+    url = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}
+    assert "<|image|>" in template.render([url])
+    assert has_images([url]) and not has_images([said, {"role": "tool", "content": [{"type": "image"}]}])
+
+
+# --- users cannot speak in special tokens -----------------------------------------------------------------------------
+
+SPECIALS = ["<|eot|>", "<|header_start|>", "<|begin_of_text|>", "<|image|>", "<|python_start|>"]
+
+
+@pytest.mark.parametrize("source", [None, OTHER])
+@pytest.mark.parametrize("special", SPECIALS)
+def test_special_tokens_in_the_data_stay_text(
+    tokenizer: TiktokenTokenizer, source: str | None, special: str
+) -> None:
+    template = ChatTemplate(source)
+    inside = f"a{special}b {special[:2]}"
+    tools = [{"type": "function", "function": {"name": special, special: special}}]
+    messages = [
+        {"role": "system", "content": inside},
+        {"role": "user", "content": inside},
+        {"role": "user", "content": [{"type": "text", "text": special[:i]} for i in (1, 2)]},
+        {"role": "tool", "content": [{special: special}]},
+        {
+            "role": "assistant",
+            "content": inside,
+            "tool_calls": [{"function": {"name": special, "arguments": {}}}],
+        },
+    ]
+    ids = template.encode(tokenizer, messages, tools)
+    text = template.render(messages, tools)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    # The same conversation without the word has as many special tokens.
+    quiet = template.encode(tokenizer, _without(messages, special), _without(tools, special))
+    count = [sum(i in tokenizer.special_ids for i in encoded) for encoded in (ids, quiet)]
+    assert count[0] == count[1]
+    template.close()
+
+
+def _without(value: Any, special: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(special, "x")
+    if isinstance(value, list):
+        return [_without(item, special) for item in value]
+    if isinstance(value, dict):
+        return {_without(key, special): _without(item, special) for key, item in value.items()}
+    return value
+
+
+def test_special_tokens_split_over_parts_stay_text(tokenizer: TiktokenTokenizer) -> None:
+    for cut in range(1, 7):
+        parts = [{"type": "text", "text": "<|eot|>"[:cut]}, {"type": "text", "text": "<|eot|>"[cut:]}]
+        ids = ChatTemplate().encode(
+            tokenizer, [{"role": "user", "content": parts}], add_generation_prompt=False
+        )
+        assert ids.count(200008) == 1 and ids[-1] == 200008
+        assert "<|eot|>" in tokenizer.decode(ids)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), TEXT), min_size=1, max_size=4))
+def test_guarded_encoding_is_the_plain_one_where_nothing_is_special(
+    tokenizer: TiktokenTokenizer, turns: list[tuple[str, str]]
+) -> None:
+    turns = [(role, text.replace("<|", "")) for role, text in turns]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    template = ChatTemplate()
+    assert template.encode(tokenizer, messages) == tokenizer.encode(template.render(messages), special=True)
+
+
+# --- hostile templates and data ---------------------------------------------------------------------------------------
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__ }}{{ 1 / 0 }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ messages.__class__.__base__.__subclasses__() }}",
+    "{{ self._TemplateReference__context }}{{ 1 / 0 }}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "{{ '%s' | attr('format') }}{{ ('{0.__class__.__init__.__globals__}').format(namespace) }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].clear() }}",
+    "{{ lipsum.__globals__['os'].system('id') }}",
+    "{{ raise_exception('no') }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}",
+    "{{ undefined_name.x }}",
+    "{{ unclosed",
+]
+COSTLY = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'x' * 3000000000 }}",
+    "{{ 'x' | center(2000000000) }}",
+    "{{ '%01500000000d' % 1 }}",
+    "{{ '{:1500000000d}'.format(1) }}",
+    "{{ 9 ** (9 ** 9) }}",
+    "{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ (range(99999) | list) * 99999 }}",
+]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    worker = TemplateWorker(render_seconds=1.0)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+def test_templates_cannot_leave_the_sandbox(worker: TemplateWorker, template: str) -> None:
+    with pytest.raises(RequestError, match="chat template"):
+        worker.render(template, {"messages": [{"role": "user", "content": "hi"}]})
+    assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
+
+
+@pytest.mark.parametrize("template", COSTLY)
+def test_templates_cannot_cost_more_than_their_limits(worker: TemplateWorker, template: str) -> None:
+    worker.render("warm", {})
+    start = time.monotonic()
+    with pytest.raises(RequestError, match="chat template"):
+        worker.render(template, {"messages": []})
+    assert time.monotonic() - start < 5
+    assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
+
+
+def test_one_worker_serves_many_threads_and_long_texts(worker: TemplateWorker) -> None:
+    long = "字" * 300_000
+    results: list[str] = []
+
+    def render(i: int) -> None:
+        results.append(worker.render("{{ i }}{{ text }}", {"i": i, "text": long}))
+
+    threads = [threading.Thread(target=render, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(f"{i}{long}" for i in range(6))
+
+
+def test_a_dead_child_is_replaced(worker: TemplateWorker) -> None:
+    worker.render("warm", {})
+    assert worker._process is not None
+    worker._process.kill()
+    worker._process.wait()
+    assert worker.render("{{ 1 + 1 }}", {}) == "2"
+    worker.close()
+    worker.close()
+    assert worker.render("{{ 1 + 1 }}", {}) == "2"
+
+
+def test_a_forked_child_gets_a_worker_of_its_own(worker: TemplateWorker) -> None:
+    worker.render("warm", {})
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if worker.render("{{ 1 + 1 }}", {}) == "2" else 1
+            worker.close()
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert worker.render("{{ 2 + 2 }}", {}) == "4"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [], None, "hi", 5, [5], ["hi"], [{}], [{"role": 5, "content": ""}], [{"role": "", "content": ""}],
+        [{"role": "us<|eot|>er", "content": ""}], [{"role": "user", "content": 5}], [{"role": "user", "content": [5]}],
+        [{"role": "user", "content": [{"type": "video"}]}], [{"role": "user", "content": [{"type": "text"}]}],
+        [{"role": "user", "content": "x", "extra": object()}], [{"role": "assistant", "tool_calls": 5}],
+        [{"role": "assistant", "tool_calls": [{}]}], [{"role": "assistant", "tool_calls": [{"function": {"name": 1}}]}],
+    ],
+)  # fmt: skip
+def test_bad_messages_are_typed_errors(messages: Any) -> None:
+    with pytest.raises(RequestError):
+        ChatTemplate().render(messages)
+
+
+def test_bad_tools_and_depth_are_typed_errors() -> None:
+    user = [{"role": "user", "content": "x"}]
+    for tools in ("x", 5, [5], [lambda: None]):
+        with pytest.raises(RequestError):
+            ChatTemplate().render(user, tools)  # type: ignore[arg-type]
+    deep: Any = "x"
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(RequestError, match="nested deeper"):
+        ChatTemplate().render([{"role": "tool", "content": deep}])
+    with pytest.raises(RequestError, match="there is none"):
+        ChatTemplate().render([{"role": "system", "content": "x"}], [{"type": "function"}])
+    with pytest.raises(RequestError, match="does not know"):
+        ChatTemplate().render(user, options={"unknown": 1})
+
+
+# --- where templates come from ----------------------------------------------------------------------------------------
+
+
+def test_the_template_is_found_in_any_of_its_files() -> None:
+    messages = [{"role": "user", "content": "x"}]
+    config = b'{"bos_token": {"content": "B"}, "chat_template": "from config"}'
+    assert ChatTemplate.from_files({"tokenizer_config.json": config}.get).render(messages) == "from config"
+    files = {
+        "tokenizer_config.json": config,
+        "chat_template.json": b'{"chat_template": "from json {{ bos_token }}"}',
+    }
+    assert ChatTemplate.from_files(files.get).render(messages) == "from json B"
+    files["chat_template.jinja"] = b"from jinja"
+    assert ChatTemplate.from_files(files.get).render(messages) == "from jinja"
+    several = (
+        b'{"chat_template": [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]}'
+    )
+    assert ChatTemplate.from_files({"tokenizer_config.json": several}.get).render(messages) == "yes"
+    assert (
+        ChatTemplate.from_files({}.get).render(messages).startswith("<|begin_of_text|><|header_start|>user")
+    )
+    with pytest.raises(EngineFileError, match=r"tokenizer_config\.json"):
+        ChatTemplate.from_files({"tokenizer_config.json": b"{"}.get)

@@ -1,0 +1,337 @@
+"""The real Llama 4 tokenizer against Meta's own wrapper and the `tokenizers` package; streaming detokenisation."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from llama4rt import EngineFileError, RequestError
+from llama4rt.detokenizer import Detokenizer
+from llama4rt.tokenizer import (
+    HuggingFaceTokenizer,
+    TiktokenTokenizer,
+    Tokenizer,
+    llama4_special_tokens,
+    load_tokenizer,
+    parse_tiktoken_ranks,
+    split_for_tiktoken,
+)
+
+meta = pytest.importorskip("llama_models.llama4.tokenizer")
+MODEL_FILE = Path(meta.__file__).parent / "tokenizer.model"
+
+
+@pytest.fixture(scope="module")
+def ours() -> TiktokenTokenizer:
+    return TiktokenTokenizer(MODEL_FILE.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def metas() -> Any:
+    return meta.Tokenizer.get_instance()
+
+
+# --- the real vocabulary ----------------------------------------------------------------------------------------------
+
+GOLDEN = [
+    ("Hello world", [19873, 3817]),
+    ("\n\n", [368]),
+    ("system", [15651]),
+    ("user", [1556]),
+    ("assistant", [140680]),
+    ("ipython", [607, 6934]),
+    ("12345 67", [7235, 2127, 220, 3804]),
+    ("I'm DON'T", [23752, 93885, 59842]),
+    ("naïve café 東京 🤗", [1499, 164301, 49652, 124590, 119281, 245]),
+    ("aaaaaaaaaa", [84715, 6194]),
+    (" \t\n", [124731]),
+    ("<|eot|>", [40, 104, 81, 359, 159276]),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize(("text", "ids"), GOLDEN)
+def test_golden_encodings(ours: Tokenizer, text: str, ids: list[int]) -> None:
+    assert ours.encode(text) == ids
+    assert ours.decode(ids) == text
+
+
+def test_special_tokens_are_metas(ours: Tokenizer, metas: Any) -> None:
+    assert ours.special_tokens == metas.special_tokens
+    assert ours.vocab_size == metas.n_words == 202048
+    for name, i in [
+        ("<|begin_of_text|>", 200000), ("<|header_start|>", 200005), ("<|eom|>", 200007), ("<|eot|>", 200008),
+        ("<|python_start|>", 200016), ("<|finetune_right_pad|>", 200018), ("<|image_start|>", 200080),
+        ("<|tile_x_separator|>", 200084), ("<|image|>", 200090), ("<|patch|>", 200092),
+        ("<|reasoning_thinking_end|>", 201143), ("<|reserved_special_token_0|>", 201144),
+        ("<|reserved_special_token_903|>", 202047),
+    ]:  # fmt: skip
+        assert ours.special_tokens[name] == i
+
+
+def test_special_tokens_only_when_asked_for(ours: Tokenizer) -> None:
+    user = "<|header_start|>user<|header_end|>\n\nHi<|eot|>"
+    prompt = f"<|begin_of_text|>{user}<|header_start|>assistant<|header_end|>\n\n"
+    ids = [200000, 200005, 1556, 200006, 368, 25181, 200008, 200005, 140680, 200006, 368]
+    assert ours.encode(prompt, special=True) == ids
+    assert max(ours.encode(prompt)) < 200000
+    assert ours.decode(ids, skip_special_tokens=False) == prompt
+    assert ours.decode(ids) == "user\n\nHiassistant\n\n"
+    assert ours.decode([-1, 202048, 10**9, 19873]) == "Hello"  # a padded row, or nonsense, is no text
+
+
+MIXED = st.one_of(
+    st.text(max_size=60),
+    st.text(alphabet=" \t\n\r\u00a0\u2003\u0085\x1c", max_size=60),
+    st.text(alphabet="aZéß東🤗́'sdtmre019<|>_/\n ", max_size=60),
+    st.sampled_from(["<|eot|>", "x<|begin_of_text|>y", "<|eot", "\ud83e\udd17", "\ud800", "a\x00b"]),
+)
+
+
+@settings(max_examples=1000)
+@given(MIXED)
+def test_ids_are_metas(ours: Tokenizer, metas: Any, text: str) -> None:
+    assert ours.encode(text) == metas.encode(text, bos=False, eos=False)
+    if not any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        assert ours.decode(ours.encode(text), skip_special_tokens=False) == text
+
+
+@settings(max_examples=300)
+@given(st.lists(MIXED | st.sampled_from(["<|eot|>", "<|image|>", "<|patch|>"]), max_size=6).map("".join))
+def test_special_ids_are_metas(ours: Tokenizer, metas: Any, text: str) -> None:
+    assert ours.encode(text, special=True) == metas.encode(text, bos=False, eos=False, allowed_special="all")
+
+
+@given(st.lists(st.tuples(st.sampled_from(" ab\n"), st.integers(1, 60_000)), max_size=12))
+@settings(max_examples=20)
+@example([(" ", 25_000)])
+@example([(" ", 25_001)])
+@example([("a", 399_999), (" ", 25_002)])
+@example([("a", 50_001), (" ", 75_003), ("b", 1)])
+def test_long_texts_are_cut_where_meta_cuts(runs: list[tuple[str, int]]) -> None:
+    text = "".join(char * count for char, count in runs)
+    expected = [
+        piece
+        for i in range(0, len(text), 400_000)
+        for piece in meta.Tokenizer._split_whitespaces_or_nonwhitespaces(text[i : i + 400_000], 25_000)
+    ]
+    assert list(split_for_tiktoken(text)) == expected
+
+
+@pytest.mark.parametrize("char", [" ", "\n", "a", "字", "\u2003", "1", "!", "́"])
+def test_a_million_of_one_character_neither_panics_nor_hangs(ours: Tokenizer, metas: Any, char: str) -> None:
+    text = char * 1_000_000
+    start = time.perf_counter()
+    ids = ours.encode(text)
+    assert time.perf_counter() - start < 10
+    assert ours.decode(ids) == text
+    assert ours.encode(text[:50_010]) == metas.encode(text[:50_010], bos=False, eos=False)
+
+
+def test_native_panics_become_typed_errors(ours: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic(text: str) -> list[int]:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(ours, "_encode_plain", panic)
+    with pytest.raises(RequestError, match="index out of bounds"):
+        ours.encode("x")
+
+
+# --- tokenizer.json ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hugging_face(ours: TiktokenTokenizer) -> HuggingFaceTokenizer:
+    """The same vocabulary as a tokenizer.json, converted by transformers."""
+    tokenizers = pytest.importorskip("tokenizers")
+    convert = pytest.importorskip("transformers.convert_slow_tokenizer")
+    converter = convert.TikTokenConverter(
+        vocab_file=str(MODEL_FILE),
+        pattern=ours._encoding._pat_str,
+        extra_special_tokens=list(ours.special_tokens),
+    )
+    converted = converter.converted()
+    # ignore_merges and no added prefix space, as in the published file.
+    settings_of = json.loads(converted.to_str())
+    settings_of["model"]["ignore_merges"] = True
+    for token in settings_of["added_tokens"]:
+        token["special"] = True
+    return HuggingFaceTokenizer(tokenizers.Tokenizer.from_str(json.dumps(settings_of)).to_str().encode())
+
+
+def test_both_forms_are_one_tokenizer(ours: TiktokenTokenizer, hugging_face: HuggingFaceTokenizer) -> None:
+    assert hugging_face.special_tokens == ours.special_tokens
+    assert hugging_face.vocab_size == ours.vocab_size
+    for i in [*range(0, 202048, 97), *range(199990, 200100), 202047]:
+        assert hugging_face.token_bytes(i) == ours.token_bytes(i)
+
+
+@settings(max_examples=300)
+@given(MIXED)
+def test_both_forms_encode_alike(
+    ours: TiktokenTokenizer, hugging_face: HuggingFaceTokenizer, text: str
+) -> None:
+    assert hugging_face.encode(text) == ours.encode(text)
+    assert hugging_face.encode(text, special=True) == ours.encode(text, special=True)
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    with pytest.raises(RequestError, match=r"llama4rt\[hf\]"):
+        HuggingFaceTokenizer(b"{}")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def small_ranks(extra: tuple[bytes, ...] = (b"he", b"llo")) -> bytes:
+    tokens = [bytes([i]) for i in range(256)] + list(extra)
+    return b"".join(base64.b64encode(token) + b" %d\n" % i for i, token in enumerate(tokens))
+
+
+def test_a_small_vocabulary_has_its_specials_behind_it() -> None:
+    small = TiktokenTokenizer(small_ranks())
+    assert small.vocab_size == 258 + 2048 and small.special_tokens["<|begin_of_text|>"] == 258
+    assert small.decode(small.encode("hello, wörld")) == "hello, wörld"
+    assert llama4_special_tokens(0)["<|eot|>"] == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "256 single bytes"),
+        (b"\x00\xff", "line 1"),
+        (b"AA== 0 0\n", "line 1"),
+        (b"AA== x\n", "line 1"),
+        (b"A 0\n", "line 1"),
+        (b"AA== 1\n", "not rank 0"),
+        (b"AA== 0\nAA== 1\n", "line 2"),
+        (b" 0\n", "line 1"),
+        (small_ranks()[:2000], "single bytes|line"),
+        (b"AQ== " + b"9" * 5000, "line 1"),
+    ],
+)
+def test_bad_rank_files_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(EngineFileError, match=message):
+        parse_tiktoken_ranks(data)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32))
+def test_mutated_rank_files_are_read_or_refused(seed: int) -> None:
+    rng = random.Random(seed)
+    data = bytearray(small_ranks())
+    for _ in range(rng.randrange(1, 4)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    try:
+        tokenizer = TiktokenTokenizer(bytes(data))
+    except EngineFileError:
+        return
+    assert tokenizer.decode(tokenizer.encode("any text: 字")) == "any text: 字"
+
+
+def test_which_file_is_taken() -> None:
+    files = {"tokenizer.model": small_ranks()}
+    assert isinstance(load_tokenizer(files.get), TiktokenTokenizer)
+    assert load_tokenizer({}.get) is None
+    with pytest.raises(EngineFileError):
+        load_tokenizer({"tokenizer.model": b"\x0a\x0bsentencepiece"}.get)
+    with pytest.raises(EngineFileError, match=r"tokenizer\.json"):
+        load_tokenizer({"tokenizer.json": b"{"}.get)
+
+
+# --- streaming --------------------------------------------------------------------------------------------------------
+
+
+def whole_text(data: bytes, stops: list[str], *, include: bool) -> tuple[str, str | None]:
+    """Everything decoded at once, cut at the stop string that is complete first."""
+    text = data.decode("utf-8", "replace")
+    for end in range(1, len(text) + 1):
+        here = [stop for stop in stops if text[:end].endswith(stop)]
+        if here:
+            stop = max(here, key=len)
+            return (text[:end] if include else text[: end - len(stop)]), stop
+    return text, None
+
+
+@settings(max_examples=1000)
+@given(
+    data=st.one_of(st.binary(max_size=40), st.text(alphabet="ab字🤗\n", max_size=30).map(str.encode)),
+    cuts=st.lists(st.integers(1, 3), max_size=60),
+    stops=st.lists(st.text(alphabet="ab字🤗\n\ufffd", min_size=1, max_size=5), max_size=3),
+    include=st.booleans(),
+)
+def test_streamed_text_is_the_text(data: bytes, cuts: list[int], stops: list[str], include: bool) -> None:
+    """Bytes cut into tokens anywhere, even inside characters, give the same text and the same stop."""
+    pieces = []
+    rest = data
+    for cut in cuts:
+        pieces.append(rest[:cut])
+        rest = rest[cut:]
+    pieces.append(rest)
+    stream = Detokenizer(FakeTokenizer(pieces), stop=stops, include_stop=include)
+    expected, stop = whole_text(data, stops, include=include)
+    seen = ""
+    for i in range(len(pieces)):
+        seen += stream.push(i)
+        assert expected.startswith(seen)  # nothing has to be taken back
+        if stream.stopped_by is not None:
+            break
+    seen += stream.finish()
+    assert (seen, stream.stopped_by) == (expected, stop)
+    assert stream.finish() == ""
+
+
+def test_half_a_character_waits_for_the_other_half(ours: Tokenizer) -> None:
+    stream = Detokenizer(ours)
+    assert [stream.push(i) for i in [1499, 164301, 49652, 124590, 119281, 245]] == [
+        "na", "ïve", " café", " 東京", " ", "🤗",
+    ]  # fmt: skip
+    assert stream.push(119281) == " " and stream.finish() == "\ufffd"
+
+
+def test_text_is_held_only_while_it_may_become_a_stop_string() -> None:
+    stream = Detokenizer(FakeTokenizer([b"ab", b"a", b"b", b"x", b"aba"]), stop=["abac"])
+    assert [stream.push(i) for i in range(5)] == ["", "", "ab", "abx", ""]
+    assert stream.finish() == "aba" and stream.stopped_by is None
+
+
+def test_stop_strings_count_only_after_min_tokens() -> None:
+    stream = Detokenizer(FakeTokenizer([b"stop", b"stop", b"stop"]), stop=["stop"], min_tokens=2)
+    assert stream.push(0) == "stop" and stream.stopped_by is None
+    assert stream.push(1) == "" and stream.stopped_by == "stop"
+
+
+def test_special_tokens_are_left_out_unless_wanted(ours: Tokenizer) -> None:
+    ids = [200005, 1556, 200006]
+    assert "".join(map(Detokenizer(ours).push, ids)) == "user"
+    shown = Detokenizer(ours, skip_special_tokens=False)
+    assert "".join(map(shown.push, ids)) == "<|header_start|>user<|header_end|>"
+
+
+class FakeTokenizer(Tokenizer):
+    """Token i is the i-th piece."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.special_tokens = {}
+        self._pieces = pieces
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._pieces[token_id]
+
+    def _encode_plain(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    @property
+    def max_token_bytes(self) -> int:
+        return 4
