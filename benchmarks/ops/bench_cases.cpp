@@ -1,0 +1,208 @@
+#include "bench_cases.h"
+
+#include <algorithm>
+
+#include "ops/cases.h"
+#include "ops/random_weights.h"
+
+namespace llama4rt::bench {
+namespace {
+
+using test::AlignedBytes;
+using test::Matrix;
+using test::RandomGateUp;
+using test::RandomWeight;
+using test::Rng;
+
+constexpr size_t kColdBytes = size_t(384) << 20;  // above the last-level cache of any machine we know
+
+// One weight in as many copies as it takes to miss the caches, handed out in turn.
+class ColdWeight {
+ public:
+  ColdWeight(RandomWeight first, bool cold) {
+    const size_t copies = cold ? std::clamp<size_t>(kColdBytes / first.bytes(), 1, 64) : 1;
+    for (size_t i = 1; i < copies; ++i) copies_.push_back(first.copy());
+    copies_.push_back(std::move(first));
+  }
+  const Weight& next() { return copies_[turn_++ % copies_.size()].view(); }
+  double bytes() const { return double(copies_.front().bytes()); }
+
+ private:
+  std::vector<RandomWeight> copies_;
+  size_t turn_ = 0;
+};
+
+std::string name_of(const cases::WeightSpec& spec) {
+  return spec.kind == WeightKind::kBF16 ? "bf16"
+                                        : error_text(weight_kind_name(spec.kind), " g", spec.group_size);
+}
+
+std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
+  return std::make_shared<Matrix>(test::random_activations(rng, rows, columns));
+}
+
+std::vector<BenchCase> rmsnorm_cases(Backend& backend) {
+  Rng rng(1);
+  std::vector<BenchCase> all;
+  for (const cases::RmsNormCase& c : cases::kRmsNormSpeed) {
+    const auto x = activations(rng, c.tokens, c.dim), weight = activations(rng, 1, c.dim);
+    const auto out = std::make_shared<Matrix>(c.tokens, c.dim);
+    all.push_back({.op = "rmsnorm",
+                   .shape = error_text("T ", c.tokens, ", H ", c.dim),
+                   .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
+                   .flops = 4.0 * double(c.tokens * c.dim),
+                   .run = [&backend, x, weight, out, dim = c.dim] {
+                     backend.rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
+                                     1e-5f);
+                   }});
+  }
+  return all;
+}
+
+std::vector<BenchCase> linear_cases(Backend& backend, const cases::WeightSpec& spec) {
+  std::vector<BenchCase> all;
+  std::shared_ptr<ColdWeight> weight;
+  int64_t n = 0, k = 0;  // of `weight`
+  Rng rng(2);
+  for (const cases::LinearCase& c : cases::kLinearSpeed) {
+    if (n != c.n || k != c.k)
+      weight = std::make_shared<ColdWeight>(RandomWeight(rng, spec, 1, c.n, c.k), c.tokens < 64);
+    n = c.n, k = c.k;
+    const auto x = activations(rng, c.tokens, c.k);
+    const auto out = std::make_shared<Matrix>(c.tokens, c.n);
+    all.push_back(
+        {.op = "linear",
+         .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
+         .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
+         .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
+         .run = [&backend, x, weight, out] { backend.linear(out->view(), x->view(), weight->next()); }});
+  }
+  return all;
+}
+
+// A Routing of given tokens that spreads them evenly over the experts.
+struct EvenRouting {
+  std::vector<int32_t> ids, sorted, offsets;
+  std::vector<float> scores;
+  Routing view;
+  EvenRouting(int64_t tokens, int64_t top_k, int64_t experts) {
+    const int64_t slots = tokens * top_k;
+    for (int64_t s = 0; s < slots; ++s) ids.push_back(int32_t(s % experts));
+    scores.assign(size_t(slots), 0.5f);
+    for (int64_t e = 0; e < experts; ++e) {
+      offsets.push_back(int32_t(sorted.size()));
+      for (int64_t s = e; s < slots; s += experts) sorted.push_back(int32_t(s));
+    }
+    offsets.push_back(int32_t(slots));
+    view = {.expert_ids = Tensor(ids.data(), DType::kI32, {tokens, top_k}),
+            .scores = Tensor(scores.data(), DType::kF32, {tokens, top_k}),
+            .sorted_slots = Tensor(sorted.data(), DType::kI32, {slots}),
+            .offsets = Tensor(offsets.data(), DType::kI32, {experts + 1})};
+  }
+};
+
+std::vector<BenchCase> experts_cases(Backend& backend, const cases::WeightSpec& spec, bool gate_up) {
+  std::vector<BenchCase> all;
+  std::shared_ptr<ColdWeight> weight;
+  int64_t hidden = 0, width = 0;  // of `weight`
+  Rng rng(3);
+  for (const cases::ExpertsCase& c : cases::kExpertsSpeed) {
+    if (hidden != c.hidden || width != c.width) {
+      RandomWeight made = gate_up ? RandomGateUp(rng, spec, c.experts, c.width, c.hidden)
+                                  : RandomWeight(rng, spec, c.experts, c.hidden, c.width);
+      weight = std::make_shared<ColdWeight>(std::move(made), c.tokens < 64);
+    }
+    hidden = c.hidden, width = c.width;
+    const int64_t slots = c.tokens * c.top_k, in_rows = gate_up ? c.tokens : slots;
+    const auto routing = std::make_shared<EvenRouting>(c.tokens, c.top_k, c.experts);
+    const auto in = activations(rng, in_rows, gate_up ? c.hidden : c.width);
+    const auto out = activations(rng, gate_up ? slots : c.tokens, gate_up ? c.width : c.hidden);
+    const double touched = double(std::min(slots, c.experts)) / double(c.experts);
+    all.push_back({.op = gate_up ? "experts_gate_up" : "experts_down_add",
+                   .shape = error_text("T ", c.tokens, ", H ", c.hidden, ", F ", c.width, ", E ", c.experts,
+                                       ", ", name_of(spec)),
+                   .bytes = touched * weight->bytes() +
+                            4.0 * double(in->rows() * in->columns() + out->rows() * out->columns()),
+                   .flops = (gate_up ? 4.0 : 2.0) * double(slots) * double(c.hidden) * double(c.width),
+                   .run = [&backend, gate_up, routing, in, out, weight] {
+                     if (gate_up)
+                       backend.experts_gate_up(out->view(), in->view(), weight->next(), routing->view);
+                     else
+                       backend.experts_down_add(out->view(), in->view(), weight->next(), routing->view);
+                   }});
+  }
+  return all;
+}
+
+// The keys and values of one sequence; what is in them does not change the time.
+struct BenchCache {
+  AlignedBytes k, v;
+  KvLayer layer;
+  std::vector<int32_t> query_start, table;
+  std::vector<int64_t> first_position, kv_begin;
+  AttentionBatch batch;
+
+  BenchCache(const cases::AttentionCase& c, Rng& rng) {
+    const cases::AttentionSequence& s = c.sequences[0];
+    const int64_t keys = s.first_position + s.length - s.kv_begin;
+    layer = {.dtype = c.kv_dtype,
+             .num_blocks = int32_t(ceil_div(keys, int64_t(c.block_size))),
+             .block_size = c.block_size,
+             .num_kv_heads = c.num_kv_heads,
+             .head_dim = c.head_dim};
+    const int64_t elements = layer.num_blocks * layer.block_elements();
+    k = AlignedBytes(elements * int64_t(dtype_size(c.kv_dtype)));
+    v = AlignedBytes(int64_t(k.size()));
+    for (AlignedBytes* cache : {&k, &v})
+      for (int64_t i = 0; i < elements; ++i) cache->as<bf16>()[i] = to_bf16(rng.uniform(-1, 1));
+    layer.k = k.as<void>();
+    layer.v = v.as<void>();
+    for (int32_t i = 0; i < layer.num_blocks; ++i) table.push_back(i);
+    query_start = {0, int32_t(s.length)};
+    first_position = {s.first_position};
+    kv_begin = {s.kv_begin};
+    batch = {.num_seqs = 1,
+             .query_start = query_start.data(),
+             .first_position = first_position.data(),
+             .kv_begin = kv_begin.data(),
+             .block_table = table.data(),
+             .max_blocks = layer.num_blocks,
+             .max_query_len = int(s.length)};
+  }
+};
+
+std::vector<BenchCase> attention_cases(Backend& backend) {
+  Rng rng(4);
+  std::vector<BenchCase> all;
+  for (const cases::AttentionCase& c : cases::attention_speed_cases()) {
+    const cases::AttentionSequence& s = c.sequences[0];
+    const auto cache = std::make_shared<BenchCache>(c, rng);
+    const int64_t heads = c.num_kv_heads * c.group, width = heads * c.head_dim;
+    const auto q = activations(rng, s.length, width), out = std::make_shared<Matrix>(s.length, width);
+    double pairs = 0;  // of query and key
+    for (int64_t i = 0; i < s.length; ++i) pairs += double(s.first_position + i + 1 - s.kv_begin);
+    all.push_back({.op = "paged_attention",
+                   .shape = error_text("T ", s.length, " at ", s.first_position, ", ", c.num_kv_heads, " x ",
+                                       c.group, " heads of ", c.head_dim, ", ", dtype_name(c.kv_dtype)),
+                   .bytes = double(cache->k.size() + cache->v.size()) + 8.0 * double(s.length * width),
+                   .flops = 4.0 * pairs * double(heads * c.head_dim),
+                   .run = [&backend, cache, q, out, scale = 1.0f / std::sqrt(float(c.head_dim))] {
+                     backend.paged_attention(out->view(), q->view(), cache->layer, cache->batch, scale);
+                   }});
+  }
+  return all;
+}
+
+}  // namespace
+
+std::vector<BenchGroup> groups() {
+  std::vector<BenchGroup> all = {{"rmsnorm", rmsnorm_cases}};
+  for (const cases::WeightSpec& spec : {cases::kInt4, cases::kInt8, cases::kBF16})
+    all.push_back({"linear " + name_of(spec), [spec](Backend& b) { return linear_cases(b, spec); }});
+  all.push_back({"experts_gate_up", [](Backend& b) { return experts_cases(b, cases::kInt4, true); }});
+  all.push_back({"experts_down_add", [](Backend& b) { return experts_cases(b, cases::kInt4, false); }});
+  all.push_back({"paged_attention", attention_cases});
+  return all;
+}
+
+}  // namespace llama4rt::bench

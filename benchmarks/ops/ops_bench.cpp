@@ -1,0 +1,166 @@
+// Times ops on the CPU backend and compares them with what the machine can do, measured in the same run.
+//   llama4rt_bench_ops [--threads N] [--rounds N] [--json FILE] [--commit HASH] [FILTER...]
+// Cases of a group take turns, `rounds` times; the median counts. LLAMA4RT_CPU_ISA chooses the table.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "bench_cases.h"
+#include "cpu/machine_limits.h"
+
+namespace llama4rt::bench {
+namespace {
+
+constexpr double kSampleSeconds = 0.03;  // one sample repeats a call for about this long
+
+struct Options {
+  int threads = 0;
+  int rounds = 7;
+  std::string json;
+  std::string commit;
+  std::vector<std::string> filters;
+};
+
+struct Result {
+  std::string op, shape;
+  double seconds, bytes, flops;  // of one call
+};
+
+double seconds_of(const std::function<void()>& run, int calls) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < calls; ++i) run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.size() % 2 ? v[v.size() / 2] : 0.5 * (v[v.size() / 2 - 1] + v[v.size() / 2]);
+}
+
+std::vector<Result> time_group(std::vector<BenchCase>& group, int rounds) {
+  std::vector<int> calls;
+  for (BenchCase& c : group) {
+    c.run();  // pages and buffers
+    calls.push_back(std::max(1, int(kSampleSeconds / std::max(seconds_of(c.run, 1), 1e-7))));
+  }
+  std::vector<std::vector<double>> samples(group.size());
+  for (int round = 0; round < rounds; ++round)
+    for (size_t i = 0; i < group.size(); ++i) samples[i].push_back(seconds_of(group[i].run, calls[i]));
+  std::vector<Result> results;
+  for (size_t i = 0; i < group.size(); ++i)
+    results.push_back({group[i].op, group[i].shape, median(samples[i]), group[i].bytes, group[i].flops});
+  return results;
+}
+
+bool wanted(const std::vector<std::string>& filters, const std::string& name) {
+  return filters.empty() || std::any_of(filters.begin(), filters.end(), [&](const std::string& f) {
+           return name.find(f) != std::string::npos;
+         });
+}
+
+std::string cpu_model() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(": ") + 2);
+  return "unknown";
+}
+
+json::Value report(const Options& options, const Backend& backend, const cpu::MachineLimits& limits,
+                   const std::vector<Result>& results) {
+  json::Array rows;
+  for (const Result& r : results)
+    rows.push_back(json::Object{{"op", r.op},
+                                {"shape", r.shape},
+                                {"seconds", r.seconds},
+                                {"bytes", r.bytes},
+                                {"flops", r.flops},
+                                {"bandwidth_fraction", r.bytes / r.seconds * 1e-9 / limits.read_gbps},
+                                {"fma_fraction", r.flops / r.seconds * 1e-9 / limits.fma_gflops}});
+  return json::Object{{"benchmark", "ops"},
+                      {"version", LLAMA4RT_VERSION},
+                      {"commit", options.commit},
+                      {"machine", json::Object{{"cpu", cpu_model()},
+                                               {"threads", backend.num_threads()},
+                                               {"read_gbps", limits.read_gbps},
+                                               {"fma_gflops", limits.fma_gflops}}},
+                      {"backend", backend.describe()},
+                      {"rounds", options.rounds},
+                      {"results", std::move(rows)}};
+}
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const auto value = [&] {
+      LLAMA4RT_CHECK(kConfig, i + 1 < argc, arg, " needs a value");
+      return std::string(argv[++i]);
+    };
+    if (arg == "--threads")
+      options.threads = std::atoi(value().c_str());
+    else if (arg == "--rounds")
+      options.rounds = std::max(1, std::atoi(value().c_str()));
+    else if (arg == "--json")
+      options.json = value();
+    else if (arg == "--commit")
+      options.commit = value();
+    else if (arg.starts_with("--"))
+      throw Error(ErrorKind::kConfig,
+                  arg + " is unknown; there are --threads, --rounds, --json, --commit and filters");
+    else
+      options.filters.push_back(arg);
+  }
+  return options;
+}
+
+// The machine is measured before and after: the better of the two counts, so that a busy moment makes our
+// fractions smaller and never larger.
+cpu::MachineLimits better(const cpu::MachineLimits& a, const cpu::MachineLimits& b) {
+  return {std::max(a.read_gbps, b.read_gbps), std::max(a.fma_gflops, b.fma_gflops)};
+}
+
+void run(const Options& options) {
+  const auto backend = make_backend("cpu", options.threads);
+  cpu::MachineLimits limits = cpu::measure_machine(options.threads);
+  std::vector<Result> results;
+  for (const BenchGroup& group : groups()) {
+    if (!wanted(options.filters, group.name)) continue;
+    std::vector<BenchCase> made = group.make(*backend);
+    for (Result& r : time_group(made, options.rounds)) results.push_back(std::move(r));
+  }
+  limits = better(limits, cpu::measure_machine(options.threads));
+
+  std::printf("%s, %s: read %.1f GB/s, fma %.0f GFLOP/s\n\n", cpu_model().c_str(),
+              backend->describe().c_str(), limits.read_gbps, limits.fma_gflops);
+  std::printf("%-17s %-48s %12s %9s %6s %9s %6s\n", "op", "shape", "time us", "GB/s", "of bw", "GFLOP/s",
+              "of fma");
+  for (const Result& r : results) {
+    const double gbps = r.bytes / r.seconds * 1e-9, gflops = r.flops / r.seconds * 1e-9;
+    std::printf("%-17s %-48s %12.1f %9.2f %5.0f%% %9.2f %5.0f%%\n", r.op.c_str(), r.shape.c_str(),
+                r.seconds * 1e6, gbps, 100 * gbps / limits.read_gbps, gflops,
+                100 * gflops / limits.fma_gflops);
+  }
+  if (!options.json.empty()) {
+    std::ofstream out(options.json);
+    out << json::write(report(options, *backend, limits, results)) << "\n";
+    LLAMA4RT_CHECK(kConfig, out.flush(), "cannot write ", options.json);
+  }
+}
+
+}  // namespace
+}  // namespace llama4rt::bench
+
+int main(int argc, char** argv) {
+  try {
+    llama4rt::bench::run(llama4rt::bench::parse(argc, argv));
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "llama4rt_bench_ops: %s\n", e.what());
+    return 1;
+  }
+}
