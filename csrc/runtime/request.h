@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,10 +15,10 @@ struct SamplingParams {
   int64_t top_k = 0;       // 0: off
   double top_p = 1;
   double min_p = 0;
-  double repetition_penalty = 1;  // over prompt and output
-  double presence_penalty = 0;    // over output
-  double frequency_penalty = 0;   // over output
-  std::map<int64_t, double> logit_bias;
+  double repetition_penalty = 1;                       // over prompt and output
+  double presence_penalty = 0;                         // over output
+  double frequency_penalty = 0;                        // over output
+  std::vector<std::pair<int64_t, double>> logit_bias;  // (token id, added to its logit)
   int64_t min_tokens = 0;  // end tokens are forbidden before this many output tokens
   int64_t logprobs = -1;   // -1: none, 0: the chosen token's, n: and the n best
 };

@@ -14,10 +14,8 @@ ModelConfig scout() {
   c.head_dim = 128;
   c.rope_theta = 500000;
   c.has_rope_scaling = true;
-  c.rope_scaling = {.factor = 16,
-                    .low_freq_factor = 1,
-                    .high_freq_factor = 1,
-                    .original_max_position_embeddings = 8192};
+  c.rope_scaling = {
+      .factor = 16, .low_freq_factor = 1, .high_freq_factor = 1, .original_max_position_embeddings = 8192};
   c.rope_layers = {true, true, true, false};
   c.chunked_layers = {true, true, true, false};
   c.attention_chunk_size = 8192;
