@@ -33,6 +33,7 @@ Prompt = str | Sequence[int]
 # How long a wait lasts before Python looks for Ctrl-C again.
 _WAIT_SECONDS = 0.05
 _NO_LIMIT = 2**31 - 1
+_MAX_IN_FLIGHT = 4096  # of one generate() call, far below what the native engine lets wait
 
 
 class Engine:
@@ -279,10 +280,11 @@ class Engine:
         builders: list[OutputBuilder] = []
         running: dict[int, int] = {}  # index of the work -> request id
         try:
-            for i, work in enumerate(works):
-                running[i] = self._start(work, lambda item, i=i: inbox.put((i, item)))  # type: ignore[misc]
-                builders.append(OutputBuilder(running[i], work.prompt, work.prompt_token_ids, work.params.n))
-            while running:
+            while running or len(builders) < len(works):
+                while len(builders) < len(works) and len(running) < _MAX_IN_FLIGHT:
+                    i, work = len(builders), works[len(builders)]
+                    running[i] = self._start(work, lambda item, i=i: inbox.put((i, item)))  # type: ignore[misc]
+                    builders.append(OutputBuilder(running[i], work.prompt, work.prompt_token_ids, work.params.n))
                 i, item = _next_item(inbox)
                 if isinstance(item, Delta):
                     builders[i].add(item)

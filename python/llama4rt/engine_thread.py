@@ -168,11 +168,8 @@ class EngineThread:
             _fail_quietly(handler, Llama4RTError("the Engine was closed while the request was running"))
 
     def _forget_after_fork(self) -> None:
-        """In the child: nobody may wait for the parent's threads, nor may the native destructor."""
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._core))
-        self._wake = threading.Condition(threading.Lock())  # the parent's may have been held at the fork
+        """In the child the thread does not exist, and the lock may have been held when the fork came."""
+        self._wake = threading.Condition(threading.Lock())
         self._handlers = {}
         self._thread = None
 

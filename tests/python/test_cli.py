@@ -1,0 +1,208 @@
+"""The llama4rt command: results on stdout, words on stderr, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def llama4rt(*args: Any, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llama4rt", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_version_and_help() -> None:
+    import llama4rt as package
+
+    done = llama4rt("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"llama4rt {package.__version__}\n", "")
+    best = 9.0
+    for _ in range(3):
+        start = time.perf_counter()
+        done = llama4rt("--help")
+        best = min(best, time.perf_counter() - start)
+    assert done.returncode == 0 and best < 0.5  # 0.3 s on an idle machine
+    for command in ("build", "inspect", "verify", "generate", "chat", "bench"):
+        assert command in done.stdout
+        assert llama4rt(command, "--help").returncode == 0
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from llama4rt.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+heavy = {"numpy", "tiktoken", "jinja2", "huggingface_hub", "tqdm", "asyncio", "llama4rt._core"} & set(sys.modules)
+sys.exit(1 if heavy else 0)
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["fly"], ["generate"], ["generate", "x.l4e"], ["bench", "x", "-p", "many"]]
+)
+def test_a_wrong_command_line_is_2(args: list[str]) -> None:
+    done = llama4rt(*args)
+    assert done.returncode == 2 and done.stdout == "" and "usage: llama4rt" in done.stderr
+
+
+def test_failures_are_one_line_and_1(text_engine_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.l4e"
+    broken.write_bytes(b"\x10" * 100)
+    for args, word in [
+        (["generate", tmp_path / "missing.l4e", "-p", "x"], r"missing\.l4e"),
+        (["generate", broken, "-p", "x"], r"broken\.l4e"),
+        (["generate", text_engine_file, "-p", "x", "--temperature", "-1"], "temperature"),
+        (["generate", text_engine_file, "-p", ""], "empty"),
+        (["generate", text_engine_file, "--token-ids", "1,x"], "--token-ids"),
+        (["generate", text_engine_file, "-p", "x", "--device", "tpu"], "tpu"),
+        (["generate", tmp_path, "-p", "x"], r"config\.json"),
+        (["bench", text_engine_file, "-r", "0"], "-r"),
+    ]:
+        done = llama4rt(*args, LLAMA4RT_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 1, done
+        assert done.stdout == "" and "Traceback" not in done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ") and re.search(word, last), done.stderr
+    done = llama4rt("generate", broken, "-p", "x", LLAMA4RT_DEBUG="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_generate_prints_the_text(text_engine_file: Path) -> None:
+    from llama4rt import Engine, SamplingParams
+
+    with Engine(text_engine_file) as engine:
+        expected = engine.generate("Hello", SamplingParams(temperature=0.0, max_tokens=20))[0].outputs[0]
+    common = ["-n", "20", "--temperature", "0", "--threads", "1"]
+    done = llama4rt("generate", text_engine_file, "-p", "Hello", *common)
+    assert done.returncode == 0 and done.stdout == expected.text + "\n"
+    assert "tokens/s" in done.stderr
+    assert llama4rt("generate", text_engine_file, "-p", "-", *common, stdin="Hello").stdout == done.stdout
+    ids = ",".join(str(i) for i in [256, *b"Hello"])
+    assert llama4rt("generate", text_engine_file, "--token-ids", ids, *common).stdout == done.stdout
+    result = json.loads(llama4rt("generate", text_engine_file, "-p", "Hello", *common, "--json").stdout)
+    assert result["text"] == expected.text and result["token_ids"] == expected.token_ids
+    assert result["finish_reason"] == expected.finish_reason
+    assert result["prompt_token_ids"] == [256, *b"Hello"]
+
+
+def test_sampling_options_reach_the_engine(text_engine_file: Path) -> None:
+    options = [
+        "-n",
+        "30",
+        "--seed",
+        "3",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.9",
+        "--min-p",
+        "0.01",
+        "--temperature",
+        "1.2",
+    ]
+    done = [llama4rt("generate", text_engine_file, "-p", "Hello", *options).stdout for _ in range(2)]
+    assert done[0] == done[1]
+    stop = done[0].rstrip("\n")[3:5]
+    cut = llama4rt(
+        "generate", text_engine_file, "-p", "Hello", *options, "--stop", "no", "--stop", stop
+    ).stdout
+    assert cut == done[0][: done[0].index(stop)] + "\n"
+
+
+def test_without_a_tokenizer_ids_are_printed(engine_file: Callable[..., Path]) -> None:
+    done = llama4rt(
+        "generate", engine_file("scout"), "--token-ids", "1,20,30", "-n", "4", "--temperature", "0"
+    )
+    assert done.returncode == 0 and all(0 <= int(i) < 331 for i in done.stdout.split())
+
+
+def test_a_checkpoint_is_built_once_into_the_cache(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    args = ["generate", checkpoint("scout"), "--token-ids", "1,20", "-n", "2", "--temperature", "0"]
+    cache = tmp_path / "cache"
+    first = llama4rt(*args, LLAMA4RT_CACHE=str(cache))
+    assert first.returncode == 0, first.stderr
+    (engine,) = cache.iterdir()
+    assert engine.suffix == ".l4e" and "building" in first.stderr
+    state = engine.stat().st_mtime_ns
+    again = llama4rt(*args, LLAMA4RT_CACHE=str(cache))
+    assert again.stdout == first.stdout and "building" not in again.stderr
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [state]
+    other = llama4rt(*args, "--weights", "int8", LLAMA4RT_CACHE=str(cache))
+    assert other.returncode == 0 and len(list(cache.iterdir())) == 2
+
+
+def test_chat_reads_lines(text_engine_file: Path) -> None:
+    lines = "hello\n\n/help\n/reset\nhello\n/exit\nnever\n"
+    options = ["-n", "10", "--temperature", "0", "--system", "Be brief."]
+    done = llama4rt("chat", text_engine_file, *options, stdin=lines)
+    assert done.returncode == 0 and "/reset" in done.stderr
+    answer = llama4rt("chat", text_engine_file, *options, stdin="hello\n").stdout
+    assert done.stdout == answer * 2  # the same question after /reset, the same answer
+
+
+def test_bench_measures(text_engine_file: Path) -> None:
+    args = ["bench", text_engine_file, "-p", "16", "-n", "8", "-d", "0,64", "-b", "1,2", "-r", "2", "-t", "1"]
+    done = llama4rt(*args, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [row["test"] for row in report["results"]] == [
+        "pp16", "tg8", "pp16, b2", "tg8, b2", "pp16 @ d64", "tg8 @ d64", "pp16 @ d64, b2", "tg8 @ d64, b2",
+    ]  # fmt: skip
+    for row in report["results"]:
+        assert len(row["samples"]) == 2 and row["mean"] > 0
+        fraction = row["fma_fraction"] if row["kind"] == "prefill" else row["bandwidth_fraction"]
+        assert 0 < fraction < 2
+    assert report["limits"]["read_gbps"] > 0 and report["threads"] == 1 and report["machine"]["cpu"]
+    table = llama4rt(*args[:6], "-r", "1", "-t", "1").stdout
+    assert "| pp16 |" in table and "| tg8 |" in table and "±" in table and "GB/s" in table
+
+
+def test_bench_says_when_the_context_is_too_short(text_engine_file: Path) -> None:
+    done = llama4rt("bench", text_engine_file, "-d", "100000", "-r", "1")
+    assert done.returncode == 1 and "of context" in done.stderr
+
+
+def test_ctrl_c_is_130(text_engine_file: Path) -> None:
+    args = [sys.executable, "-m", "llama4rt", "generate", str(text_engine_file), "-p", "x", "-n", "100000"]
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.read(1)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - start < 2
+    if process.returncode != 0:  # unless it was quicker
+        assert process.returncode == 130 and "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_no_traceback(text_engine_file: Path) -> None:
+    args = [sys.executable, "-m", "llama4rt", "generate", str(text_engine_file), "-p", "x", "-n", "2000"]
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(60) in (0, 1) and "Traceback" not in err and "Exception" not in err
