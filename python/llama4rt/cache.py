@@ -1,5 +1,4 @@
-"""Engines built on demand: `llama4rt generate some/checkpoint` builds once and finds the engine again next
-time.
+"""Engines built on demand: `llama4rt generate some/checkpoint` builds once and finds the engine next time.
 
 The cache is LLAMA4RT_CACHE, or llama4rt/ in the user's cache folder; its files are named by what they were
 made from. Nothing is ever deleted here.
@@ -12,21 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llama4rt import _core
-from llama4rt.errors import CheckpointError
+from llama4rt.errors import EngineFileError
 
 ENGINE_FORMAT_VERSION = "1"
-# Files of a checkpoint that end up in the engine or decide what does.
-_PATTERNS = (
-    "*.json",
-    "*.safetensors",
-    "tokenizer.model",
-    "*.jinja",
-    "LICENSE*",
-    "USE_POLICY*",
-    "NOTICE*",
-    "*.txt",
-)
 
 
 def cache_directory() -> Path:
@@ -46,11 +33,15 @@ def engine_path(source: str, notify: Callable[[str], None] = lambda message: Non
     """
     if os.path.isfile(source):
         return Path(source)
+    if source.endswith(".l4e"):
+        raise EngineFileError(f"{source}: no such file")
     options = {name: value for name, value in options.items() if value is not None}
-    directory = Path(source)
-    if not directory.is_dir():
-        directory = _download(source, notify)
-    path = cache_directory() / f"{_safe_name(source)}-{_key(directory, options)}.l4e"
+    from llama4rt.convert.checkpoint import locate
+
+    if not os.path.isdir(source):
+        notify(f"looking for {source} on the hub")
+    directory, name = locate(source)
+    path = cache_directory() / f"{_safe_name(name)}-{_key(directory, options)}.l4e"
     if not path.is_file():
         from llama4rt.convert.build import build
 
@@ -60,42 +51,25 @@ def engine_path(source: str, notify: Callable[[str], None] = lambda message: Non
     return path
 
 
-def _download(source: str, notify: Callable[[str], None]) -> Path:
-    if (
-        source.count("/") != 1
-        or source.startswith((".", "/", "~"))
-        or source.endswith((".l4e", ".safetensors"))
-    ):
-        raise CheckpointError(
-            f"{source}: no such engine file or checkpoint directory, nor a hub id such as owner/name"
-        )
-    import huggingface_hub
-
-    notify(f"looking for {source} on the hub")
-    try:
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=list(_PATTERNS)))
-    except (OSError, ValueError) as error:  # huggingface_hub's errors are these
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{source}: {first_line}") from None
-
-
 def _key(directory: Path, options: dict[str, Any]) -> str:
-    """Names the checkpoint's state without reading its gigabytes: file names, sizes and times, the options,
-    the format.
+    """Names what an engine is made from without reading gigabytes: names, sizes and times of the files.
 
-    A hub snapshot's files are links to immutable blobs, so its key is as stable as the download.
+    Times, because a checkpoint trained further has the same names and sizes. A hub snapshot's files are links to
+    blobs that never change, so its key is as stable as the download.
     """
-    files = sorted({path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()})
+    from llama4rt.convert.checkpoint import DOWNLOAD_PATTERNS
+
+    files = sorted(
+        {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}
+    )
     state = {
         "directory": str(directory.resolve()),
         "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
         "options": options,
         "format": ENGINE_FORMAT_VERSION,
-        "llama4rt": _core.version(),
     }
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _safe_name(source: str) -> str:
-    name = os.path.basename(os.path.normpath(source))
+def _safe_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80]
