@@ -1,0 +1,114 @@
+"""`llama4rt build`: makes an engine file from a checkpoint."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from llama4rt.cli.options import note
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "build",
+        help="make an engine file from a checkpoint",
+        description="Make an engine file from a Llama 4 checkpoint in Hugging Face format. Matrices that the "
+        "checkpoint already has as compressed-tensors int4 are taken over bit for bit.",
+    )
+    parser.add_argument(
+        "source", metavar="SRC", help="a checkpoint directory, or a hub id such as owner/name"
+    )
+    parser.add_argument("-o", "--output", metavar="OUT.l4e", required=True, help="the engine file to write")
+    parser.add_argument(
+        "--target", choices=("auto", "cpu", "cuda"), default="auto", help="the kernels to lay weights out for"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("int4", "int8", "bf16"),
+        default="int4",
+        help="default int4; bf16: no quantisation",
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        choices=(32, 64, 128),
+        default=128,
+        help="inputs that share a scale (default 128)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=("linear", "experts"),
+        default="linear",
+        help="linear: experts, dense MLP and attention (default); experts: routed and shared experts only",
+    )
+    parser.add_argument("--lm-head", choices=("bf16", "int8"), default="bf16", help="default bf16")
+    parser.add_argument(
+        "--rope-scaling",
+        metavar="NAME=NUMBER,..",
+        help="replace numbers of the config's rope scaling: factor=16,high_freq_factor=1; none removes it",
+    )
+    parser.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="default: all CPUs this process may use"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llama4rt.convert.build import build
+    from llama4rt.convert.config import parse_rope_scaling
+
+    with warnings.catch_warnings(), _Progress(shown=not args.quiet and sys.stderr.isatty()) as progress:
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        report = build(
+            args.source,
+            args.output,
+            target=args.target,
+            weights=args.weights,
+            group_size=args.group_size,
+            quantize=args.quantize,
+            lm_head=args.lm_head,
+            num_threads=args.threads,
+            rope_scaling=None if args.rope_scaling is None else parse_rope_scaling(args.rope_scaling),
+            progress=progress.update,
+        )
+    print(f"{report.path}: {report.bytes / 1e9:.3f} GB in {report.seconds:.1f} s")
+    if report.worst:
+        name, rms, largest = report.worst[0]
+        print(f"largest quantisation error: {name}, {100 * rms:.2f} % RMS, {largest:.4g} at most")
+    return 0
+
+
+class _Progress:
+    """A bar with the time left, on a terminal only."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Any = None
+        self._done = 0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def update(self) -> Callable[[int, int], None] | None:
+        return self._update if self._shown else None
+
+    def _update(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="building", leave=False
+            )
+        self._bar.update(done - self._done)
+        self._done = done
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    note(f"warning: {message}")
