@@ -7,7 +7,7 @@
 
 #include "base/mapped_file.h"
 #include "base/output_file.h"
-#include "format/sample_engine.h"
+#include "base/temp_dir.h"
 #include "test.h"
 
 namespace llama4rt::test {

@@ -28,7 +28,7 @@ TEST(values) {
   CHECK_EQ(parse("[1, 2 ,3]").array()->size(), size_t(3));
   const json::Value object = parse(R"({"a": {"b": [true]}, "c": -0.5e3})");
   CHECK_EQ(object.find("c")->number()->real, -500.0);
-  CHECK_EQ(object.find("c")->offset(), size_t(27));
+  CHECK_EQ(object.find("c")->offset(), size_t(26));
   CHECK(object.find("a")->find("b") != nullptr);
   CHECK(object.find("d") == nullptr);
   CHECK(object.string() == nullptr);
@@ -87,7 +87,7 @@ TEST(refusals) {
       {"\"", "ends inside a string"},
       {"\"\\", "ends inside a string"},
       {"\"\\x\"", "unknown escape"},
-      {"\"\\u12\"", "four hexadecimal digits"},
+      {"\"\\u12x4\"", "four hexadecimal digits"},
       {"\"\\u12", "ends inside a \\u escape"},
       {"\"\\ud800\"", "high surrogate without"},
       {"\"\\ud800\\u0041\"", "high surrogate without"},
@@ -132,7 +132,7 @@ TEST(what_is_written_reads_back) {
   CHECK_EQ(json::write(parse(text)), text);
   CHECK_EQ(text,
            "{\"text\":\"quote \\\" backslash \\\\ newline \\n tab \\t bell \\u0007 euro \xe2\x82\xac\","
-           "\"list\":[null,true,3,9007199254740993,0.1,500000.0,1e-300],\"empty\":{}}");
+           "\"list\":[null,true,3,9007199254740993,0.1,5e+05,1e-300],\"empty\":{}}");
   CHECK_THROWS(kInternal, json::write(1.0 / 0.0));
   CHECK_THROWS(kInternal, json::quote("\xff"));
 }

@@ -1,5 +1,6 @@
 #include "format/engine_file.h"
 
+#include <cstring>
 #include <string>
 #include <vector>
 

@@ -3,53 +3,19 @@
 // driver.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/temp_dir.h"
 #include "format/engine_file.h"
 #include "format/engine_writer.h"
 #include "format/layout.h"
 
 namespace llama4rt::test {
-
-// A directory of its own, removed at the end.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "llama4rt_test_XXXXXX").string();
-    if (!mkdtemp(pattern.data())) throw Error(ErrorKind::kInternal, "cannot make a temporary directory");
-    path_ = pattern;
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
-inline std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-inline void write_file(const std::string& path, const std::string& bytes) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out.write(bytes.data(), std::streamsize(bytes.size()));
-}
 
 inline const char* sample_config() {
   return R"({"architecture":"Llama4ForCausalLM","vocab_size":40,"hidden_size":32,"num_hidden_layers":2,)"

@@ -1,0 +1,297 @@
+#include "format/pack.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <unordered_map>
+#include <vector>
+
+#include "format/layout.h"
+#include "format/quantize.h"
+#include "format/sample_engine.h"
+#include "test.h"
+
+namespace llama4rt::test {
+namespace {
+
+// One packed matrix in memory.
+class MemoryBlocks : public BlockStore {
+ public:
+  explicit MemoryBlocks(const PackSpec& spec) : spec_(spec), blocks_(size_t(cpu16::num_blocks(spec.n))) {
+    for (PackedBlock& b : blocks_) {
+      b.data.assign(size_t(spec.data_bytes_per_block()), 0);
+      b.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
+      b.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
+    }
+  }
+  void load(int64_t index, PackedBlock& block) override { block = blocks_[size_t(index)]; }
+  void store(int64_t index, const PackedBlock& block) override { blocks_[size_t(index)] = block; }
+
+  // The matrix as ops see it. Valid until the next call.
+  Weight weight() {
+    data_.clear();
+    scales_.clear();
+    zeros_.clear();
+    for (const PackedBlock& b : blocks_) {
+      data_.insert(data_.end(), b.data.begin(), b.data.end());
+      scales_.insert(scales_.end(), b.scales.begin(), b.scales.end());
+      zeros_.insert(zeros_.end(), b.zeros.begin(), b.zeros.end());
+    }
+    Weight w = weight_shape(spec_.kind, 1, spec_.n, spec_.k, spec_.group_size, spec_.scale_dtype);
+    w.data = data_.data();
+    w.scales = spec_.kind == WeightKind::kBF16 ? nullptr : scales_.data();
+    w.zeros = spec_.zeros ? zeros_.data() : nullptr;
+    return w;
+  }
+  const std::vector<unsigned char>& data() const { return data_; }
+
+ private:
+  PackSpec spec_;
+  std::vector<PackedBlock> blocks_;
+  std::vector<unsigned char> data_, scales_, zeros_;
+};
+
+PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType scales = DType::kBF16) {
+  return {kind, n, k, kind == WeightKind::kBF16 ? 0 : group, scales, false};
+}
+
+// Bytes of the values in a dtype, row-major or transposed, with some padding between lines.
+struct EncodedSource {
+  std::vector<unsigned char> bytes;
+  SourceMatrix matrix;
+};
+
+uint16_t to_half(float x) {  // for values that halves hold exactly
+  static const std::unordered_map<uint32_t, uint16_t> halves = [] {
+    std::unordered_map<uint32_t, uint16_t> map;
+    for (uint32_t bits = 0; bits < 0x10000; ++bits)
+      map.emplace(std::bit_cast<uint32_t>(to_float(fp16{uint16_t(bits)})), uint16_t(bits));
+    return map;
+  }();
+  return halves.at(std::bit_cast<uint32_t>(x));
+}
+
+EncodedSource encode(const std::vector<float>& values, int64_t rows, int64_t columns, DType dtype,
+                     bool transposed) {
+  EncodedSource out;
+  const int64_t size = int64_t(dtype_size(dtype));
+  const int64_t line = ((transposed ? rows : columns) + 3) * size + 1;  // odd: nothing is aligned
+  out.bytes.resize(size_t((transposed ? columns : rows) * line));
+  out.matrix = {out.bytes.data(), dtype, rows, columns, transposed ? size : line, transposed ? line : size};
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      unsigned char* p = out.bytes.data() + r * out.matrix.row_bytes + c * out.matrix.column_bytes;
+      const float v = values[size_t(r * columns + c)];
+      if (dtype == DType::kF32) {
+        std::memcpy(p, &v, 4);
+      } else {
+        const uint16_t bits = dtype == DType::kBF16 ? to_bf16(v).bits : to_half(v);
+        std::memcpy(p, &bits, 2);
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST(int4_golden_line) {
+  // Sixteen rows, one line: row r holds codes (k + r) % 16 for k = 0..7.
+  PackSpec spec = spec_of(WeightKind::kInt4, 16, 8);
+  MemoryBlocks blocks(spec);
+  std::vector<uint8_t> codes(16 * 8);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t((i % 8 + i / 8) % 16);
+  const std::vector<uint16_t> scales(16, 0x3f80);
+  ThreadPool pool(1);
+  pack_int4_codes(spec, {codes.data(), scales.data(), nullptr, 16}, row_range(0, 16), blocks, pool, "w");
+  blocks.weight();
+  const std::vector<unsigned char> row0 = {0x20, 0x64, 0x31, 0x75};  // nibbles k0 k2 k4 k6 k1 k3 k5 k7
+  const std::vector<unsigned char> row1 = {0x31, 0x75, 0x42, 0x86};
+  CHECK_EQ(blocks.data().size(), size_t(64));
+  CHECK(std::equal(row0.begin(), row0.end(), blocks.data().begin()));
+  CHECK(std::equal(row1.begin(), row1.end(), blocks.data().begin() + 4));
+}
+
+TEST(codes_come_back_through_the_layout) {
+  std::mt19937 random(3);
+  ThreadPool pool(2);
+  for (const auto& [n, k, group] : std::vector<std::array<int64_t, 3>>{
+           {1, 1, 32}, {16, 128, 128}, {17, 129, 64}, {40, 200, 32}, {3, 333, 128}}) {
+    SCOPE("[", n, ", ", k, "], group ", group);
+    PackSpec spec = spec_of(WeightKind::kInt4, n, k, int(group), DType::kF32);
+    spec.zeros = true;
+    const int64_t groups = spec.num_groups();
+    std::vector<uint8_t> codes(size_t(n * k)), zeros(size_t(n * groups));
+    std::vector<float> scales(size_t(n * groups));
+    for (auto& q : codes) q = uint8_t(random() % 16);
+    for (auto& z : zeros) z = uint8_t(random() % 16);
+    for (auto& s : scales) s = float(random() % 1000) * 0.001f;
+    std::vector<int64_t> rows = row_range(0, n);
+    std::shuffle(rows.begin(), rows.end(), random);
+    MemoryBlocks blocks(spec);
+    pack_int4_codes(spec, {codes.data(), scales.data(), zeros.data(), n}, rows, blocks, pool, "w");
+    const Weight w = blocks.weight();
+    int wrong = 0;
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t c = 0; c < k; ++c) {
+        const size_t g = size_t(r * groups + c / group);
+        wrong += stored_bits(w, w.data, rows[size_t(r)], c) != codes[size_t(r * k + c)];
+        wrong +=
+            weight_value(w, rows[size_t(r)], c) != float(codes[size_t(r * k + c)] - zeros[g]) * scales[g];
+      }
+    CHECK_EQ(wrong, 0);
+  }
+}
+
+TEST(rows_are_quantised_alike_from_every_source_and_thread_count) {
+  constexpr int64_t kRows = 75, kColumns = 203;
+  std::vector<float> values = gaussian(size_t(kRows * kColumns), 11, 1.0f);
+  for (float& v : values) v = std::round(v * 64) / 64;  // exact in bf16 (mostly) and fp16
+  for (float& v : values) v = to_float(to_bf16(v));
+  const std::vector<int64_t> rows = row_range(0, kRows);
+  for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kInt8, WeightKind::kBF16}) {
+    const PackSpec spec = spec_of(kind, kRows, kColumns, 64);
+    MemoryBlocks expected(spec);
+    ThreadPool one(1), three(3);
+    const PackError error = pack_rows(spec, source_of(values, kRows, kColumns), rows, expected, one, "w");
+    const Weight w = expected.weight();
+    double squared = 0, weight_squared = 0;
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t c = 0; c < kColumns; ++c) {
+        const double v = double(values[size_t(r * kColumns + c)]);
+        const double e = v - double(weight_value(w, r, c));
+        squared += e * e;
+        weight_squared += v * v;
+      }
+    CHECK_CLOSE(error.relative_rms(), std::sqrt(squared / weight_squared), 1e-5);
+    CHECK(kind != WeightKind::kBF16 || error.squared == 0);
+
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      for (const bool transposed : {false, true}) {
+        SCOPE(weight_kind_name(kind), " from ", dtype_name(dtype), transposed ? " transposed" : "");
+        const EncodedSource source = encode(values, kRows, kColumns, dtype, transposed);
+        MemoryBlocks blocks(spec);
+        const PackError again = pack_rows(spec, source.matrix, rows, blocks, three, "w");
+        blocks.weight();
+        CHECK(blocks.data() == expected.data());
+        CHECK_EQ(again.squared, error.squared);
+        CHECK_EQ(again.max_abs, error.max_abs);
+      }
+    }
+  }
+}
+
+TEST(rows_may_arrive_in_any_pieces) {
+  constexpr int64_t kWidth = 37, kColumns = 64, kStored = cpu16::gate_up_rows(kWidth);
+  const std::vector<float> gate = gaussian(size_t(kWidth * kColumns), 1),
+                           up = gaussian(size_t(kWidth * kColumns), 2);
+  const PackSpec spec = spec_of(WeightKind::kInt4, kStored, kColumns);
+  ThreadPool pool(2);
+  std::vector<int64_t> gate_rows, up_rows;
+  for (int64_t f = 0; f < kWidth; ++f) {
+    gate_rows.push_back(cpu16::gate_row(f));
+    up_rows.push_back(cpu16::up_row(f));
+  }
+  MemoryBlocks whole(spec), pieces(spec);
+  pack_rows(spec, source_of(gate, kWidth, kColumns), gate_rows, whole, pool, "w");
+  pack_rows(spec, source_of(up, kWidth, kColumns), up_rows, whole, pool, "w");
+  for (int64_t f = kWidth; f-- > 0;) {  // one row at a time, backwards
+    const SourceMatrix g{&gate[size_t(f * kColumns)], DType::kF32, 1, kColumns, kColumns * 4, 4};
+    const SourceMatrix u{&up[size_t(f * kColumns)], DType::kF32, 1, kColumns, kColumns * 4, 4};
+    pack_rows(spec, u, std::span(&up_rows[size_t(f)], 1), pieces, pool, "w");
+    pack_rows(spec, g, std::span(&gate_rows[size_t(f)], 1), pieces, pool, "w");
+  }
+  const Weight w = whole.weight();
+  pieces.weight();
+  CHECK(whole.data() == pieces.data());
+  for (int64_t c = 0; c < kColumns; ++c) {  // padding rows are zero
+    CHECK_EQ(weight_value(w, cpu16::gate_row(kWidth), c), 0.0f);
+    CHECK_EQ(weight_value(w, cpu16::up_row(47), c), 0.0f);
+  }
+  double worst = 0;
+  for (int64_t f = 0; f < kWidth; ++f)
+    for (int64_t c = 0; c < kColumns; ++c)
+      worst = std::max(
+          worst, double(std::fabs(weight_value(w, cpu16::up_row(f), c) - up[size_t(f * kColumns + c)])));
+  CHECK(worst < 0.05);  // sigma is 0.05
+}
+
+TEST(values_that_are_not_finite_are_named) {
+  const float kNaN = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+  std::vector<float> values = gaussian(40 * 50, 4);
+  values[33 * 50 + 7] = kInf;
+  values[21 * 50 + 49] = kNaN;
+  values[39 * 50] = kNaN;
+  ThreadPool pool(3);
+  for (const bool transposed : {false, true}) {
+    const EncodedSource source = encode(values, 40, 50, DType::kBF16, transposed);
+    const PackSpec spec = spec_of(WeightKind::kInt4, 40, 50);
+    MemoryBlocks blocks(spec);
+    std::string message;
+    try {
+      pack_rows(spec, source.matrix, row_range(0, 40), blocks, pool, "layers.3.attn.o");
+    } catch (const Error& error) {
+      CHECK(error.kind() == ErrorKind::kCheckpoint);
+      message = error.what();
+    }
+    CHECK_EQ(message, "layers.3.attn.o: element [21, 49] is NaN; weights must be finite");
+  }
+  std::vector<float> large(16 * 8, 3.4e38f);  // finite, but rounds to infinity in bf16
+  const PackSpec spec = spec_of(WeightKind::kBF16, 16, 8);
+  MemoryBlocks blocks(spec);
+  CHECK_THROWS(kCheckpoint, pack_rows(spec, source_of(large, 16, 8), row_range(0, 16), blocks, pool, "w"));
+}
+
+TEST(bad_int4_imports) {
+  ThreadPool pool(1);
+  PackSpec spec = spec_of(WeightKind::kInt4, 16, 32);
+  spec.zeros = true;
+  std::vector<uint8_t> codes(16 * 32, 15), zeros(16, 15);
+  std::vector<uint16_t> scales(16, 0x3f80);
+  const auto pack = [&] {
+    MemoryBlocks blocks(spec);
+    pack_int4_codes(spec, {codes.data(), scales.data(), zeros.data(), 16}, row_range(0, 16), blocks, pool,
+                    "w");
+  };
+  pack();
+  codes[77] = 16;
+  CHECK_THROWS(kCheckpoint, pack());
+  codes[77] = 0;
+  zeros[15] = 16;
+  CHECK_THROWS(kCheckpoint, pack());
+  zeros[15] = 0;
+  scales[3] = 0x7f80;
+  CHECK_THROWS(kCheckpoint, pack());
+}
+
+TEST(conversion_to_bf16_rounds_to_even) {
+  ThreadPool pool(2);
+  const std::vector<float> values = {1.0f, 1.00390625f, 1.01171875f, -2.5f, 0.0f, -0.0f};
+  std::vector<bf16> out(6);
+  convert_rows_to_bf16(source_of(values, 2, 3), out, pool, "w");
+  const std::vector<uint16_t> expected = {0x3f80, 0x3f80, 0x3f82, 0xc020, 0x0000, 0x8000};
+  for (size_t i = 0; i < out.size(); ++i) CHECK_EQ(out[i].bits, expected[i]);
+}
+
+TEST(every_half_converts_exactly) {
+  std::vector<uint16_t> bits;
+  for (uint32_t b = 0; b < 0x10000; ++b)
+    if ((b & 0x7c00) != 0x7c00) bits.push_back(uint16_t(b));
+  const int64_t count = int64_t(bits.size());
+  const SourceMatrix source{bits.data(), DType::kF16, 1, count, count * 2, 2};
+  const PackSpec spec = spec_of(WeightKind::kBF16, 1, count);
+  MemoryBlocks blocks(spec);
+  ThreadPool pool(1);
+  pack_rows(spec, source, row_range(0, 1), blocks, pool, "w");
+  const Weight w = blocks.weight();
+  int wrong = 0;
+  for (int64_t i = 0; i < count; ++i)
+    wrong += weight_value(w, 0, i) != to_float(to_bf16(to_float(fp16{bits[size_t(i)]})));
+  CHECK_EQ(wrong, 0);
+}
+
+}  // namespace llama4rt::test
