@@ -73,6 +73,7 @@ inline constexpr LinearCase kLinearCases[] = {
     {.tokens = 7, .n = 33, .k = 96},     {.tokens = 16, .n = 48, .k = 256},
     {.tokens = 17, .n = 100, .k = 200},  {.tokens = 33, .n = 64, .k = 512},
     {.tokens = 67, .n = 31, .k = 160},
+    {.tokens = 40, .n = 700, .k = 300},  // shared by threads both ways
 };
 inline constexpr int64_t kMaxTileTokens = 67;  // every token count up to here runs once on a small matrix
 
@@ -135,6 +136,9 @@ inline std::vector<AttentionCase> attention_cases() {
     one({.first_position = 15, .length = 1});
     one({.first_position = 16, .length = 1});
     one({.first_position = 700, .length = 1});
+    one({.first_position = 1023, .length = 1});  // the CPU works on partitions of 1024 keys
+    one({.first_position = 2500, .length = 1});
+    one({.first_position = 1000, .length = 67});
     one({.first_position = 0, .length = 67});
     one({.kv_begin = 192, .first_position = 192, .length = 40});
   }
