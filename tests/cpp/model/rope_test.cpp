@@ -25,7 +25,7 @@ ModelConfig scout() {
   return c;
 }
 
-TEST(rope_scout_divides_exactly_the_long_wavelengths_by_16) {
+TEST(scout_divides_exactly_the_long_wavelengths_by_16) {
   ModelConfig c = scout();
   const std::vector<float> scaled = rope_frequencies(c);
   c.has_rope_scaling = false;
@@ -39,7 +39,7 @@ TEST(rope_scout_divides_exactly_the_long_wavelengths_by_16) {
   }
 }
 
-TEST(rope_llama3_rule_blends_between_its_two_wavelengths) {
+TEST(llama3_rule_blends_between_its_two_wavelengths) {
   ModelConfig c = scout();
   c.rope_scaling.factor = 8;
   c.rope_scaling.high_freq_factor = 4;
@@ -62,7 +62,7 @@ TEST(rope_llama3_rule_blends_between_its_two_wavelengths) {
   CHECK(blended > 3);
 }
 
-TEST(rope_positions_restart_in_every_chunk_where_all_rotating_layers_are_chunked) {
+TEST(positions_restart_in_every_chunk_where_all_rotating_layers_are_chunked) {
   ModelConfig c = scout();
   CHECK_EQ(rope_position(c, 8191), 8191);
   CHECK_EQ(rope_position(c, 8192), 0);
@@ -71,7 +71,7 @@ TEST(rope_positions_restart_in_every_chunk_where_all_rotating_layers_are_chunked
   CHECK_EQ(rope_position(c, 8192), 8192);
 }
 
-TEST(rope_rotation_by_local_and_absolute_positions_gives_the_same_scores) {
+TEST(rotation_by_local_and_absolute_positions_gives_the_same_scores) {
   // q . k after rotation depends on the distance alone.
   const std::vector<float> f = rope_frequencies(scout());
   const auto score = [&](int64_t p, int64_t k) {
@@ -86,7 +86,7 @@ TEST(rope_rotation_by_local_and_absolute_positions_gives_the_same_scores) {
   CHECK_CLOSE(score(5 * 8192 + 8191, 5 * 8192), score(8191, 0), 1e-4);
 }
 
-TEST(rope_temperature_changes_first_where_p_plus_one_reaches_the_floor) {
+TEST(temperature_changes_first_where_p_plus_one_reaches_the_floor) {
   const ModelConfig c = scout();
   CHECK_EQ(attention_temperature(c, 0), 1.f);
   CHECK_EQ(attention_temperature(c, 8190), 1.f);

@@ -22,7 +22,7 @@ std::string load_error(const std::string& path) {
   return "";
 }
 
-TEST(weights_finds_every_matrix_of_dense_and_moe_layers) {
+TEST(finds_every_matrix_of_dense_and_moe_layers) {
   const TempDir dir;
   write_tiny_engine(dir / "a.l4e");
   const EngineFile file(dir / "a.l4e");
@@ -34,7 +34,7 @@ TEST(weights_finds_every_matrix_of_dense_and_moe_layers) {
   CHECK_EQ(w.lm_head.n, 96);
 }
 
-TEST(weights_lists_all_missing_and_misshapen_tensors) {
+TEST(lists_all_missing_and_misshapen_tensors) {
   const TempDir dir;
   TinyEngine spec;
   spec.left_out = {"layers.0.attn.o", "layers.3.moe.router", "norm"};

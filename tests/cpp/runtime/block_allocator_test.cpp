@@ -13,7 +13,7 @@
 namespace llama4rt {
 namespace {
 
-TEST(block_allocator_gives_every_block_once) {
+TEST(gives_every_block_once) {
   BlockAllocator blocks(5);
   std::set<int32_t> seen;
   for (int i = 0; i < 5; ++i) seen.insert(blocks.allocate());
@@ -26,7 +26,7 @@ TEST(block_allocator_gives_every_block_once) {
   CHECK_EQ(blocks.num_free(), 5);
 }
 
-TEST(block_allocator_evicts_the_least_recently_released) {
+TEST(evicts_the_least_recently_released) {
   BlockAllocator blocks(3);
   std::vector<int32_t> evicted;
   blocks.on_evict = [&](int32_t block) { evicted.push_back(block); };
@@ -43,7 +43,7 @@ TEST(block_allocator_evicts_the_least_recently_released) {
   CHECK_EQ(blocks.allocate(), BlockAllocator::kNoBlock);
 }
 
-TEST(block_allocator_matches_a_simple_model_under_random_operations) {
+TEST(matches_a_simple_model_under_random_operations) {
   std::mt19937 random(20250405);
   for (int run = 0; run < 40; ++run) {
     const int32_t n = int32_t(random() % 12);

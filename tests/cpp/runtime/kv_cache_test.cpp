@@ -29,7 +29,7 @@ KvCacheOptions budget(int64_t bytes, int64_t max_model_len = 0, int64_t seqs = 1
   return o;
 }
 
-TEST(kv_cache_plan_splits_evenly_until_the_local_group_has_all_it_can_use) {
+TEST(plan_splits_evenly_until_the_local_group_has_all_it_can_use) {
   const int64_t gib = int64_t(1) << 30;
   const KvCachePlan small = plan_kv_cache(scout(), budget(gib));
   CHECK_EQ(small.global_block_bytes, 16 * 4096 * 12);
@@ -44,7 +44,7 @@ TEST(kv_cache_plan_splits_evenly_until_the_local_group_has_all_it_can_use) {
   CHECK(large.bytes() <= 256 * gib && large.bytes() > 255 * gib);
 }
 
-TEST(kv_cache_plan_shrinks_the_local_group_for_a_long_sequence_that_was_asked_for) {
+TEST(plan_shrinks_the_local_group_for_a_long_sequence_that_was_asked_for) {
   // 128k tokens: 6 GiB global and one chunk, 1.125 GiB; an even split would give the global group 2 GiB.
   const int64_t bytes = int64_t(131072) * 4096 * 12 + int64_t(8192) * 4096 * 36;
   const KvCachePlan plan = plan_kv_cache(scout(), budget(bytes, 131072));
@@ -59,7 +59,7 @@ TEST(kv_cache_plan_shrinks_the_local_group_for_a_long_sequence_that_was_asked_fo
   }
 }
 
-TEST(kv_cache_plan_of_models_with_one_group) {
+TEST(plan_of_models_with_one_group) {
   ModelConfig global = scout();
   global.chunked_layers.assign(48, false);
   global.attention_chunk_size = 0;
@@ -75,7 +75,7 @@ TEST(kv_cache_plan_of_models_with_one_group) {
   CHECK_EQ(l.max_model_len, 10485760);  // one chunk is all it ever keeps
 }
 
-TEST(kv_cache_plan_refuses_impossible_options) {
+TEST(plan_refuses_impossible_options) {
   const int64_t gib = int64_t(1) << 30;
   CHECK_THROWS(kConfig, plan_kv_cache(scout(), budget(0)));
   CHECK_THROWS(kConfig, plan_kv_cache(scout(), budget(16 * 4096 * 48 - 1)));

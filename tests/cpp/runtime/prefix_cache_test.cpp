@@ -67,7 +67,7 @@ struct Writer {
   }
 };
 
-TEST(prefix_cache_finds_the_longest_prefix_and_leaves_one_token_to_compute) {
+TEST(finds_the_longest_prefix_and_leaves_one_token_to_compute) {
   BlockAllocator global(16), local(16);
   PrefixCache cache(global, local, 4, 8);
   Writer w{cache, global, local, 4, 8};
@@ -93,7 +93,7 @@ TEST(prefix_cache_finds_the_longest_prefix_and_leaves_one_token_to_compute) {
   CHECK_EQ(global.num_used() + local.num_used(), 0);
 }
 
-TEST(prefix_cache_without_local_blocks_resumes_at_chunk_boundaries_only) {
+TEST(without_local_blocks_resumes_at_chunk_boundaries_only) {
   BlockAllocator global(16), local(2);  // local: one chunk, so older chunks lose theirs
   PrefixCache cache(global, local, 4, 8);
   Writer w{cache, global, local, 4, 8};
@@ -107,7 +107,7 @@ TEST(prefix_cache_without_local_blocks_resumes_at_chunk_boundaries_only) {
   w.finish();
 }
 
-TEST(prefix_cache_keeps_equal_blocks_once) {
+TEST(keeps_equal_blocks_once) {
   BlockAllocator global(16), local(0);
   PrefixCache cache(global, local, 4, 0);
   Writer a{cache, global, local, 4, 0}, b{cache, global, local, 4, 0};
@@ -126,7 +126,7 @@ TEST(prefix_cache_keeps_equal_blocks_once) {
   CHECK_EQ(cache.num_nodes(), size_t(2));
 }
 
-TEST(prefix_cache_forgets_evicted_blocks_from_the_end) {
+TEST(forgets_evicted_blocks_from_the_end) {
   BlockAllocator global(4), local(0);
   PrefixCache cache(global, local, 4, 0);
   Writer w{cache, global, local, 4, 0};
@@ -235,7 +235,7 @@ Trace random_run(uint32_t seed, int hash_bits, bool has_global, bool has_local) 
   return trace;
 }
 
-TEST(prefix_cache_matches_a_simple_model_and_survives_hash_collisions) {
+TEST(matches_a_simple_model_and_survives_hash_collisions) {
   for (uint32_t seed = 1; seed <= 30; ++seed)
     for (const auto& [has_global, has_local] : {std::pair{true, true}, {true, false}, {false, true}}) {
       const Trace exact = random_run(seed, 64, has_global, has_local);

@@ -125,7 +125,7 @@ void check_distribution(const Row& row, Case c) {
   CHECK(chi_square < cells + 5 * std::sqrt(2.0 * cells));
 }
 
-TEST(sampler_philox_matches_the_published_known_answers) {
+TEST(philox_matches_the_published_known_answers) {
   const auto zeros = philox4x32({0, 0, 0, 0}, {0, 0});
   CHECK((zeros == std::array<uint32_t, 4>{0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u}));
   const uint32_t f = 0xffffffffu;
@@ -136,7 +136,7 @@ TEST(sampler_philox_matches_the_published_known_answers) {
   CHECK((pi == std::array<uint32_t, 4>{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}));
 }
 
-TEST(sampler_exponential_is_close_and_exact_at_its_ends) {
+TEST(exponential_is_close_and_exact_at_its_ends) {
   double worst = 0;
   for (float x = -86.9f; x <= 0; x += 0.00317f)
     worst = std::max(worst, std::abs(double(exp_nonpositive(x)) / std::exp(double(x)) - 1));
@@ -146,7 +146,7 @@ TEST(sampler_exponential_is_close_and_exact_at_its_ends) {
   CHECK_EQ(exp_nonpositive(-kInfinity), 0.f);
 }
 
-TEST(sampler_greedy_takes_the_lowest_id_of_equals) {
+TEST(greedy_takes_the_lowest_id_of_equals) {
   Case c;
   c.params.temperature = 0;
   for (size_t size : {1u, 5u, 256u, 257u, 1000u, 5000u}) {
@@ -159,7 +159,7 @@ TEST(sampler_greedy_takes_the_lowest_id_of_equals) {
   }
 }
 
-TEST(sampler_refuses_rows_with_nan_or_infinity) {
+TEST(refuses_rows_with_nan_or_infinity) {
   std::mt19937 random(3);
   for (float bad : {std::nanf(""), kInfinity, -kInfinity})
     for (size_t at : {size_t(0), size_t(15), size_t(256), size_t(998), size_t(999)}) {
@@ -171,7 +171,7 @@ TEST(sampler_refuses_rows_with_nan_or_infinity) {
     }
 }
 
-TEST(sampler_draws_what_each_parameter_asks_for) {
+TEST(draws_what_each_parameter_asks_for) {
   std::mt19937 random(11);
   const Row small = random_row(random, 40, 1.5f);
   const Row large = random_row(random, 3000, 4);
@@ -209,7 +209,7 @@ TEST(sampler_draws_what_each_parameter_asks_for) {
   check_distribution(Row(700, 0.25f), c);  // all equal: the lowest ids are kept
 }
 
-TEST(sampler_top_p_reaches_far_into_flat_distributions) {
+TEST(top_p_reaches_far_into_flat_distributions) {
   // More tokens than the first guess of 256 are needed.
   Row row(5000);
   for (size_t i = 0; i < row.size(); ++i) row[i] = -float(i % 977) * 1e-3f;
@@ -222,7 +222,7 @@ TEST(sampler_top_p_reaches_far_into_flat_distributions) {
   }
 }
 
-TEST(sampler_penalties_bias_and_forbidden_ends_match_their_definition) {
+TEST(penalties_bias_and_forbidden_ends_match_their_definition) {
   std::mt19937 random(5);
   for (int run = 0; run < 300; ++run) {
     const Row row = random_row(random, 30);
@@ -249,7 +249,7 @@ TEST(sampler_penalties_bias_and_forbidden_ends_match_their_definition) {
   check_distribution(random_row(random, 20, 1), c);
 }
 
-TEST(sampler_depends_on_seed_index_and_position_only) {
+TEST(depends_on_seed_index_and_position_only) {
   std::mt19937 random(9);
   const Row row = random_row(random, 500, 0.5f);
   Case c;
@@ -272,7 +272,7 @@ TEST(sampler_depends_on_seed_index_and_position_only) {
   for (int count : different) CHECK(count > 15);
 }
 
-TEST(sampler_logprobs_are_of_the_model_before_any_editing) {
+TEST(logprobs_are_of_the_model_before_any_editing) {
   std::mt19937 random(13);
   for (size_t size : {3u, 30u, 700u, 9000u}) {
     const Row row = random_row(random, size);

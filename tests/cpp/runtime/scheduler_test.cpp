@@ -211,7 +211,7 @@ Outcome random_run(uint32_t seed, int hash_bits) {
   return {sim.trace, sim.scheduler.stats()};
 }
 
-TEST(scheduler_keeps_every_sequence_exact_under_random_load) {
+TEST(keeps_every_sequence_exact_under_random_load) {
   int64_t preemptions = 0, hits = 0;
   for (uint32_t seed = 0; seed < 120; ++seed) {
     const Outcome outcome = random_run(seed, 64);
@@ -222,7 +222,7 @@ TEST(scheduler_keeps_every_sequence_exact_under_random_load) {
   CHECK(hits > 5000);
 }
 
-TEST(scheduler_does_not_depend_on_the_quality_of_the_prefix_hash) {
+TEST(does_not_depend_on_the_quality_of_the_prefix_hash) {
   for (uint32_t seed = 200; seed < 215; ++seed)
     CHECK(random_run(seed, 64).trace == random_run(seed, 4).trace);
 }
@@ -238,7 +238,7 @@ SchedulerOptions two_groups() {
   return options;
 }
 
-TEST(scheduler_splits_prompts_at_chunk_boundaries_and_frees_finished_chunks) {
+TEST(splits_prompts_at_chunk_boundaries_and_frees_finished_chunks) {
   Simulation sim(two_groups());
   auto& job = sim.submit(Tokens(100, 7), 2, /*use_cache=*/false);
   std::vector<int64_t> ends;
@@ -252,7 +252,7 @@ TEST(scheduler_splits_prompts_at_chunk_boundaries_and_frees_finished_chunks) {
   sim.finish();
 }
 
-TEST(scheduler_serves_decode_before_prompts) {
+TEST(serves_decode_before_prompts) {
   Simulation sim(two_groups());
   auto& a = sim.submit(Tokens(10, 1), 8);
   sim.step();
@@ -263,7 +263,7 @@ TEST(scheduler_serves_decode_before_prompts) {
   sim.finish();
 }
 
-TEST(scheduler_preempts_the_youngest_and_resumes_it_exactly) {
+TEST(preempts_the_youngest_and_resumes_it_exactly) {
   SchedulerOptions options = two_groups();
   options.num_global_blocks = 8;  // 128 tokens
   options.prefix_cache = false;
@@ -281,7 +281,7 @@ TEST(scheduler_preempts_the_youngest_and_resumes_it_exactly) {
   sim.finish();
 }
 
-TEST(scheduler_siblings_wait_for_the_shared_prompt_and_reuse_it) {
+TEST(siblings_wait_for_the_shared_prompt_and_reuse_it) {
   Simulation sim(two_groups());
   auto& first = sim.submit(Tokens(50, 3), 4);
   auto& second = sim.submit(Tokens(50, 3), 4, true, &first);
@@ -293,7 +293,7 @@ TEST(scheduler_siblings_wait_for_the_shared_prompt_and_reuse_it) {
   sim.finish();
 }
 
-TEST(scheduler_wakes_siblings_when_the_first_is_aborted) {
+TEST(wakes_siblings_when_the_first_is_aborted) {
   Simulation sim(two_groups());
   auto& first = sim.submit(Tokens(50, 3), 4);
   auto& second = sim.submit(Tokens(50, 3), 4, true, &first);
@@ -303,7 +303,7 @@ TEST(scheduler_wakes_siblings_when_the_first_is_aborted) {
   sim.finish();
 }
 
-TEST(scheduler_release_frees_at_once_and_twice_is_harmless) {
+TEST(release_frees_at_once_and_twice_is_harmless) {
   Simulation sim(two_groups());
   auto& job = sim.submit(Tokens(30, 1), 10);
   sim.step();
@@ -314,7 +314,7 @@ TEST(scheduler_release_frees_at_once_and_twice_is_harmless) {
   CHECK(!sim.scheduler.has_work());
 }
 
-TEST(scheduler_refuses_budgets_that_could_starve_a_sequence) {
+TEST(refuses_budgets_that_could_starve_a_sequence) {
   SchedulerOptions options = two_groups();
   options.max_batched_tokens = 3;
   CHECK_THROWS(kConfig, Scheduler(options));
