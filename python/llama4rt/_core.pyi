@@ -36,7 +36,7 @@ class SafetensorsFile:
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's bytes as a read-only view of the mapping (keeps the file open)."""
     def release(self, name: str) -> None:
-        """Tells the kernel that the tensor's pages are no longer needed (madvise), so that a build does not keep them."""
+        """Tells the kernel that the tensor's pages are no longer needed, so that a build does not keep them."""
 
 class EngineFile:
     """An engine file, opened and validated. Raises EngineFileError."""
@@ -52,7 +52,10 @@ class EngineFile:
     def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
         """float32 [N, K]: the values every backend means, rows in stored order."""
     def verify(self, num_threads: int = 0) -> list[str]:
-        """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well. GIL released."""
+        """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well.
+
+        GIL released.
+        """
 
 class EngineWriter:
     """Streams tensors into a temporary file beside `path` and renames it in finish().
@@ -65,15 +68,28 @@ class EngineWriter:
     def declare_tensor(self, name: str, dtype: str, shape: Sequence[int]) -> None:
         """A plain tensor: norms (F32), embed (BF16 row-major), files (U8)."""
     def declare_weight(
-        self, name: str, kind: str, experts: int, n: int, k: int, group_size: int = 0,
-        scale_dtype: str = "BF16", zeros: bool = False,
+        self,
+        name: str,
+        kind: str,
+        experts: int,
+        n: int,
+        k: int,
+        group_size: int = 0,
+        scale_dtype: str = "BF16",
+        zeros: bool = False,
     ) -> None:
         """A packed matrix stack: declares `name`, and for int kinds `name.scales` (and `name.zeros`)."""
     def begin(self) -> None:
         """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC)."""
     def write_tensor(self, name: str, data: NDArray[Any]) -> None: ...
     def quantize_rows(
-        self, name: str, expert: int, rows: NDArray[np.int64], source: NDArray[Any], dtype: str, transposed: bool,
+        self,
+        name: str,
+        expert: int,
+        rows: NDArray[np.int64],
+        source: NDArray[Any],
+        dtype: str,
+        transposed: bool,
     ) -> None:
         """Quantises (or, for bf16, converts) and packs source rows into stored rows `rows` of `name`[expert].
 
@@ -82,16 +98,26 @@ class EngineWriter:
         Inf, naming the first position. GIL released, all threads.
         """
     def import_int4_rows(
-        self, name: str, expert: int, rows: NDArray[np.int64],
-        codes: NDArray[np.uint8], scales: NDArray[Any], scale_dtype: str, zeros: NDArray[np.uint8] | None,
+        self,
+        name: str,
+        expert: int,
+        rows: NDArray[np.int64],
+        codes: NDArray[np.uint8],
+        scales: NDArray[Any],
+        scale_dtype: str,
+        zeros: NDArray[np.uint8] | None,
     ) -> None:
-        """Packs ready int4 codes bit for bit. codes: [n, k] in 0..15; scales: [n, groups] raw bits; zeros: [n, groups] or None."""
+        """Packs ready int4 codes bit for bit.
+
+        codes: [n, k] in 0..15; scales: [n, groups] raw bits; zeros: [n, groups] or None.
+        """
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""
     def finish(self, metadata: dict[str, str]) -> None:
         """Checks that everything declared was written, writes the header, fsyncs, renames, fsyncs the directory.
 
-        The writer adds `checksums` and `weights` (descriptors with rms_error and max_error) and `header_checksum` to the metadata.
+        The writer adds `checksums`, `weights` (descriptors with rms_error and max_error) and `header_checksum` to the
+        metadata.
         """
     def abort(self) -> None:
         """Removes the temporary file. Safe to call at any time, more than once."""
@@ -130,7 +156,9 @@ class Event:
     token_id: int  # -1 when the event carries no token
     logprob: float
     top_logprobs: list[tuple[int, float]]  # best first
-    prompt_logprobs: list[tuple[float, list[tuple[int, float]]]] | None  # with the first event of index 0 (entry 0 is for token 1)
+    prompt_logprobs: (
+        list[tuple[float, list[tuple[int, float]]]] | None
+    )  # entry 0 is for token 1; first event of index 0
     logits: NDArray[np.float32] | None
     cached_tokens: int  # prompt tokens found in the prefix cache (first event)
     finish_reason: str  # "", "stop", "length", "abort" or "error"
@@ -141,9 +169,19 @@ class Engine:
     """Opens an engine file and runs it. submit/abort/stats: any thread. step: one thread at a time."""
 
     def __init__(
-        self, path: str, *, device: str = "auto", num_threads: int = 0, max_model_len: int = 0, max_num_seqs: int = 0,
-        kv_cache_bytes: int = 0, block_size: int = 16, max_batched_tokens: int = 0, kv_cache_dtype: str = "auto",
-        prefix_cache: bool = True, max_waiting: int = 0,
+        self,
+        path: str,
+        *,
+        device: str = "auto",
+        num_threads: int = 0,
+        max_model_len: int = 0,
+        max_num_seqs: int = 0,
+        kv_cache_bytes: int = 0,
+        block_size: int = 16,
+        max_batched_tokens: int = 0,
+        kv_cache_dtype: str = "auto",
+        prefix_cache: bool = True,
+        max_waiting: int = 0,
     ) -> None: ...
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. RequestError when it can never run (both numbers in the message)."""
@@ -169,11 +207,16 @@ class Engine:
 # --- ops, for tests ---------------------------------------------------------------------------------------------------
 
 def rmsnorm(
-    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, device: str = "cpu",
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    device: str = "cpu",
 ) -> NDArray[np.float32]:
     """[T, H] rows normalised by the named backend."""
 
-def linear(file: EngineFile, name: str, x: NDArray[np.float32], expert: int = 0, device: str = "cpu") -> NDArray[np.float32]:
+def linear(
+    file: EngineFile, name: str, x: NDArray[np.float32], expert: int = 0, device: str = "cpu"
+) -> NDArray[np.float32]:
     """x [T, K] times the stored matrix: float32 [T, N]."""
 
 def measure_machine(num_threads: int = 0) -> dict[str, float]:
