@@ -202,32 +202,31 @@ class _Build:
     def _write_target(self, writer: _core.EngineWriter, target: Target) -> None:
         for i, piece in enumerate(target.pieces):
             name = piece.source.tensor
-            try:
-                self._write_piece(writer, target, piece)
-            except CheckpointError as error:  # NaN or Inf: go on, so that one error lists every bad tensor
-                self.problems.append(f"{name}: {error}")
+            self._write_piece(writer, target, piece)
             if i + 1 == len(target.pieces) or target.pieces[i + 1].source.tensor != name:
                 self.checkpoint.release(name)
 
     def _write_piece(self, writer: _core.EngineWriter, target: Target, piece: Piece) -> None:
         storage = self.storage[target.name]
         source = piece.source
-        if storage.kind == "norm":
-            writer.write_tensor(target.name, as_float32(self.checkpoint.array(source.tensor), source.dtype))
-            self._advance(_source_bytes(piece, target.k))
-            return
-        matrix = None if source.packed else self._matrix(piece)
+        matrix = None if source.packed or storage.kind == "norm" else self._matrix(piece)
         for first, last in _slices(piece.count, target.k):
             rows = piece.stored_rows(first, last)
-            if source.packed and storage.imported:
-                self._import_rows(writer, target, piece.expert, rows, source.packed, first, last)
-            elif source.packed:
-                values = dequantize_rows(source.packed, self.checkpoint, first, last)
-                writer.quantize_rows(target.name, piece.expert, rows, values, "F32", False)
-            elif matrix is not None:
-                transposed = source.index is not None
-                part = matrix[:, first:last] if transposed else matrix[first:last]
-                writer.quantize_rows(target.name, piece.expert, rows, part, source.dtype, transposed)
+            try:
+                if storage.kind == "norm":
+                    values = as_float32(self.checkpoint.array(source.tensor), source.dtype)
+                    writer.write_tensor(target.name, values)
+                elif source.packed and storage.imported:
+                    self._import_rows(writer, target, piece.expert, rows, source.packed, first, last)
+                elif source.packed:
+                    values = dequantize_rows(source.packed, self.checkpoint, first, last)
+                    writer.quantize_rows(target.name, piece.expert, rows, values, "F32", False)
+                elif matrix is not None:
+                    transposed = source.index is not None
+                    part = matrix[:, first:last] if transposed else matrix[first:last]
+                    writer.quantize_rows(target.name, piece.expert, rows, part, source.dtype, transposed)
+            except CheckpointError as error:  # NaN or Inf: go on, so that one error lists every bad tensor
+                self.problems.append(f"{_place(piece, first)}: {error}")
             self._advance(_source_bytes(piece, target.k) * (last - first) // piece.count)
 
     def _import_rows(
@@ -324,6 +323,13 @@ def _slices(count: int, k: int) -> Iterator[tuple[int, int]]:
     step = max(1, _SLICE_BYTES // (4 * k) // BLOCK_ROWS) * BLOCK_ROWS
     for first in range(0, count, step):
         yield first, min(first + step, count)
+
+
+def _place(piece: Piece, first: int) -> str:
+    """The source of a slice, for messages that count rows from its start."""
+    index = "" if piece.source.index is None else f"[{piece.source.index}]"
+    start = piece.first + first
+    return f"{piece.source.tensor}{index}" + (f", outputs from {start}" if start else "")
 
 
 def _source_bytes(piece: Piece, k: int) -> int:
