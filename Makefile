@@ -9,6 +9,7 @@
 # Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-python check bench sanitize soak wheel format clean
@@ -82,15 +83,20 @@ test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 check: $(DONE)/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
-	$(BIN)/python scripts/check_layers.py
+	@failed=0  # all of them, so that one run shows everything
+	run() { echo "$$*"; "$$@" || failed=1; }
+	run ruff check .
+	run ruff format --check .
+	run mypy
+	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+	run python scripts/check_layers.py
+	exit $$failed
 
+CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 	@cmake --build build/bench --target llama4rt_bench_ops
-	build/bench/benchmarks/ops/llama4rt_bench_ops
+	build/bench/benchmarks/ops/llama4rt_bench_ops --commit "$$(git describe --always --dirty --abbrev=40)" \
+	  --json benchmarks/results/ops-$(CPU_NAME).json
 	$(BIN)/python benchmarks/e2e/bench_e2e.py $(BENCH_ARGS)
 
 sanitize: $(DONE)/build-tools
@@ -103,9 +109,9 @@ wheel: $(DONE)/build-tools
 	@$(BIN)/python scripts/check_wheel.py
 
 format: $(DONE)/dev
-	$(BIN)/ruff check --fix-only -q .
-	$(BIN)/ruff format -q .
-	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format -i
+	ruff check --fix-only -q .
+	ruff format -q .
+	clang-format -i $$(git ls-files '*.h' '*.cpp')
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

@@ -20,8 +20,7 @@ build() {  # build NAME SANITIZERS TARGET...
 echo "== address and undefined-behaviour sanitizers"
 build asan "address;undefined"
 build/asan/tests/cpp/llama4rt_tests
-for driver in build/asan/tests/cpp/llama4rt_fuzz_*; do
-  [ -x "$driver" ] || continue
+for driver in build/asan/tests/cpp/llama4rt_*_fuzz; do
   echo "== $(basename "$driver"), $runs inputs"
   "$driver" --runs "$runs"
 done
