@@ -1,6 +1,246 @@
-// Placeholder until the engine is bound.
+// The runtime classes of llama4rt._core: Request, Event, Engine. The GIL is released while an engine opens,
+// steps and closes; everything else returns at once.
+#include "runtime/engine.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
 #include "bindings/bindings.h"
 
+namespace py = pybind11;
+
 namespace llama4rt {
-void bind_engine(pybind11::module_&) {}
+namespace {
+
+using TopLogprobs = std::vector<std::pair<int32_t, float>>;
+
+// A wrong value in a request is the caller's mistake about that request, whatever its Python type.
+template <class T>
+T request_value(const char* field, const char* expected, const py::object& value) {
+  try {
+    return value.cast<T>();
+  } catch (const py::cast_error&) {
+    throw Error(ErrorKind::kRequest, error_text(field, " must be ", expected, ", and fit into 64 bits"));
+  }
+}
+
+template <class T>
+void bind_field(py::class_<Request>& c, const char* name, const char* expected, T& (*member)(Request&)) {
+  c.def_property(
+      name, [member](Request& r) { return member(r); },
+      [=](Request& r, const py::object& value) { member(r) = request_value<T>(name, expected, value); });
+}
+
+void bind_request(py::module_& m) {
+  py::class_<Request> c(m, "Request");
+  c.def(py::init<>());
+  const auto integer = [&c](const char* name, int64_t& (*member)(Request&)) {
+    bind_field<int64_t>(c, name, "an integer", member);
+  };
+  const auto number = [&c](const char* name, double& (*member)(Request&)) {
+    bind_field<double>(c, name, "a number", member);
+  };
+  const auto flag = [&c](const char* name, bool& (*member)(Request&)) {
+    bind_field<bool>(c, name, "True or False", member);
+  };
+  const auto ids = [&c](const char* name, std::vector<int64_t>& (*member)(Request&)) {
+    bind_field<std::vector<int64_t>>(c, name, "a list of integers", member);
+  };
+  ids("prompt_token_ids", [](Request& r) -> auto& { return r.prompt_token_ids; });
+  integer("n", [](Request& r) -> auto& { return r.n; });
+  integer("max_tokens", [](Request& r) -> auto& { return r.max_tokens; });
+  integer("min_tokens", [](Request& r) -> auto& { return r.sampling.min_tokens; });
+  number("temperature", [](Request& r) -> auto& { return r.sampling.temperature; });
+  integer("top_k", [](Request& r) -> auto& { return r.sampling.top_k; });
+  number("top_p", [](Request& r) -> auto& { return r.sampling.top_p; });
+  number("min_p", [](Request& r) -> auto& { return r.sampling.min_p; });
+  number("repetition_penalty", [](Request& r) -> auto& { return r.sampling.repetition_penalty; });
+  number("presence_penalty", [](Request& r) -> auto& { return r.sampling.presence_penalty; });
+  number("frequency_penalty", [](Request& r) -> auto& { return r.sampling.frequency_penalty; });
+  bind_field<std::optional<int64_t>>(c, "seed", "an integer or None",
+                                     [](Request& r) -> auto& { return r.seed; });
+  ids("stop_token_ids", [](Request& r) -> auto& { return r.stop_token_ids; });
+  flag("ignore_eos", [](Request& r) -> auto& { return r.ignore_eos; });
+  integer("logprobs", [](Request& r) -> auto& { return r.sampling.logprobs; });
+  integer("prompt_logprobs", [](Request& r) -> auto& { return r.prompt_logprobs; });
+  flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
+  flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
+  c.def_property(
+      "logit_bias",
+      [](const Request& r) {
+        py::dict out;
+        for (const auto& [id, bias] : r.sampling.logit_bias) out[py::int_(id)] = bias;
+        return out;
+      },
+      [](Request& r, const py::object& value) {
+        const auto biases =
+            request_value<std::map<int64_t, double>>("logit_bias", "a dict of token ids and numbers", value);
+        r.sampling.logit_bias.assign(biases.begin(), biases.end());
+      });
+}
+
+// Hands the rows to numpy without copying them.
+py::object logits_array(TokenEvent& event) {
+  if (!event.logits) return py::none();
+  auto rows = std::make_unique<LogitRows>(std::move(*event.logits));
+  event.logits.reset();
+  const float* const data = rows->values.data();
+  const std::vector<py::ssize_t> shape = {py::ssize_t(rows->rows), py::ssize_t(rows->columns)};
+  const py::capsule owner(rows.get(), [](void* p) { delete static_cast<LogitRows*>(p); });
+  static_cast<void>(rows.release());
+  return py::array_t<float>(shape, data, owner);
+}
+
+py::object prompt_logprobs(const TokenEvent& event) {
+  if (!event.prompt_logprobs) return py::none();
+  std::vector<std::pair<float, TopLogprobs>> out;
+  for (const TokenLogprobs& entry : *event.prompt_logprobs) out.emplace_back(entry.logprob, entry.top);
+  return py::cast(out);
+}
+
+// A TokenEvent whose logits belong to Python already.
+struct PyEvent {
+  TokenEvent event;
+  py::object logits;
+};
+
+void bind_event(py::module_& m) {
+  py::class_<PyEvent>(m, "Event")
+      .def_property_readonly("request_id", [](const PyEvent& e) { return e.event.request_id; })
+      .def_property_readonly("index", [](const PyEvent& e) { return e.event.index; })
+      .def_property_readonly("token_id", [](const PyEvent& e) { return e.event.token_id; })
+      .def_property_readonly("logprob", [](const PyEvent& e) { return e.event.logprobs.logprob; })
+      .def_property_readonly("top_logprobs", [](const PyEvent& e) { return e.event.logprobs.top; })
+      .def_property_readonly("prompt_logprobs", [](const PyEvent& e) { return prompt_logprobs(e.event); })
+      .def_property_readonly("logits", [](const PyEvent& e) { return e.logits; })
+      .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
+      .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
+      .def_property_readonly("stop_token_id", [](const PyEvent& e) { return e.event.stop_token_id; })
+      .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; });
+}
+
+py::list step(Engine& engine) {
+  std::vector<TokenEvent> events;
+  {
+    const py::gil_scoped_release no_gil;
+    events = engine.step();
+  }
+  py::list out;
+  for (TokenEvent& event : events) {
+    py::object logits = logits_array(event);
+    out.append(PyEvent{std::move(event), std::move(logits)});
+  }
+  return out;
+}
+
+py::dict group_dict(const GroupStats& group, int64_t block_bytes) {
+  py::dict out;
+  out["total"] = group.total;
+  out["free"] = group.free;
+  out["used"] = group.used;
+  out["cached"] = group.cached;
+  out["bytes"] = group.total * block_bytes;
+  return out;
+}
+
+py::dict stats_dict(const Engine& engine) {
+  const EngineStats s = engine.stats();
+  py::dict blocks, bytes, out;
+  blocks["global"] = group_dict(s.global, s.global_block_bytes);
+  blocks["local"] = group_dict(s.local, s.local_block_bytes);
+  bytes["weights"] = s.weight_bytes;
+  bytes["kv_cache"] = s.kv_cache_bytes;
+  bytes["workspace"] = s.workspace_bytes;
+  out["running"] = s.scheduler.running;
+  out["waiting"] = s.scheduler.waiting;
+  out["preemptions"] = s.scheduler.preemptions;
+  out["prefix_queries"] = s.scheduler.prefix_queries;
+  out["prefix_query_tokens"] = s.scheduler.prefix_query_tokens;
+  out["prefix_hit_tokens"] = s.scheduler.prefix_hit_tokens;
+  out["prompt_tokens"] = s.prompt_tokens;
+  out["generated_tokens"] = s.generated_tokens;
+  out["prompt_tokens_per_second"] = s.prompt_tokens_per_second;
+  out["generated_tokens_per_second"] = s.generated_tokens_per_second;
+  out["block_size"] = s.block_size;
+  out["blocks"] = blocks;
+  out["bytes"] = bytes;
+  return out;
+}
+
+py::object file_bytes(const Engine& engine, const std::string& name) {
+  const auto& names = engine.file().file_names();
+  if (std::find(names.begin(), names.end(), name) == names.end()) return py::none();
+  const std::span<const std::byte> data = engine.file().file(name);
+  return py::bytes(reinterpret_cast<const char*>(data.data()), data.size());
+}
+
+// Dropping the last reference joins threads and unmaps gigabytes: not while other Python threads wait.
+struct ReleaseGilDeleter {
+  void operator()(Engine* engine) const {
+    const py::gil_scoped_release no_gil;
+    delete engine;
+  }
+};
+
+using EngineHolder = std::unique_ptr<Engine, ReleaseGilDeleter>;
+
+EngineHolder open_engine(const std::string& path, const std::string& device, int64_t num_threads,
+                         int64_t max_model_len, int64_t max_num_seqs, int64_t kv_cache_bytes,
+                         int64_t block_size, int64_t max_batched_tokens, const std::string& kv_cache_dtype,
+                         bool prefix_cache, int64_t max_waiting) {
+  EngineOptions options;
+  options.device = device;
+  options.num_threads = num_threads;
+  options.max_model_len = max_model_len;
+  options.max_num_seqs = max_num_seqs;
+  options.kv_cache_bytes = kv_cache_bytes;
+  options.block_size = block_size;
+  options.max_batched_tokens = max_batched_tokens;
+  options.kv_cache_dtype = kv_cache_dtype;
+  options.prefix_cache = prefix_cache;
+  options.max_waiting = max_waiting;
+  const py::gil_scoped_release no_gil;
+  return EngineHolder(new Engine(path, options));
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  bind_request(m);
+  bind_event(m);
+  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<Engine, EngineHolder>(m, "Engine")
+      .def(py::init(&open_engine), py::arg("path"), py::kw_only(), py::arg("device") = "auto",
+           py::arg("num_threads") = 0, py::arg("max_model_len") = 0, py::arg("max_num_seqs") = 0,
+           py::arg("kv_cache_bytes") = 0, py::arg("block_size") = 16, py::arg("max_batched_tokens") = 0,
+           py::arg("kv_cache_dtype") = "auto", py::arg("prefix_cache") = true, py::arg("max_waiting") = 0)
+      .def("submit", &Engine::submit, py::arg("request"), without_gil)
+      .def("abort", &Engine::abort, py::arg("request_id"), without_gil)
+      .def("abort_sequence", &Engine::abort_sequence, py::arg("request_id"), py::arg("index"),
+           py::arg("reason"), without_gil)
+      .def("step", &step)
+      .def("has_work", &Engine::has_work, without_gil)
+      .def("stats", &stats_dict)
+      .def_property_readonly("config",
+                             [](const Engine& engine) {
+                               return py::module_::import("json").attr("loads")(engine.config().to_json());
+                             })
+      .def_property_readonly("max_model_len", &Engine::max_model_len)
+      .def_property_readonly("backend", &Engine::backend_name)
+      .def("file_bytes", &file_bytes, py::arg("name"))
+      .def("file_names", [](const Engine& engine) { return engine.file().file_names(); })
+      .def("close", &Engine::close, without_gil);
+}
+
 }  // namespace llama4rt

@@ -33,7 +33,7 @@ SchedulerOptions scheduler_options(const KvCachePlan& plan, const GeneratorOptio
 }
 
 GroupStats group_stats(const BlockAllocator& blocks) {
-  return {blocks.num_blocks(), blocks.num_free(), blocks.num_used(), blocks.num_cached()};
+  return {blocks.num_blocks(), blocks.num_available(), blocks.num_used(), blocks.num_cached()};
 }
 
 }  // namespace
@@ -55,6 +55,8 @@ Generator::Generator(const EngineFile& file, Backend& backend, const KvCachePlan
   totals_.kv_cache_bytes = plan.bytes();
   totals_.workspace_bytes = int64_t(model_.workspace().capacity());
   totals_.block_size = plan.block_size;
+  totals_.global_block_bytes = plan.global_block_bytes;
+  totals_.local_block_bytes = plan.local_block_bytes;
 }
 
 void Generator::add(uint64_t id, const Request& request, uint64_t seed) {

@@ -31,15 +31,17 @@ struct GeneratorOptions {
 };
 
 struct GroupStats {
-  int64_t total = 0, free = 0, used = 0, cached = 0;  // blocks
+  int64_t total = 0, free = 0, used = 0;  // blocks; free + used = total
+  int64_t cached = 0;                     // free ones whose contents the prefix cache may still reuse
 };
 
 struct EngineStats {
   SchedulerStats scheduler;
   int block_size = 0;
   GroupStats global, local;
-  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed and chosen since the start
-  double prompt_tokens_per_second = 0;              // over the latest steps
+  int64_t global_block_bytes = 0, local_block_bytes = 0;  // of all layers of the group
+  int64_t prompt_tokens = 0, generated_tokens = 0;        // computed and chosen since the start
+  double prompt_tokens_per_second = 0;                    // over the latest steps
   double generated_tokens_per_second = 0;
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
 };

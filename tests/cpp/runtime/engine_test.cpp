@@ -57,7 +57,7 @@ void check_all_blocks_free(const Engine& engine) {
   const EngineStats stats = engine.stats();
   CHECK_EQ(stats.global.used, 0);
   CHECK_EQ(stats.local.used, 0);
-  CHECK_EQ(stats.global.free + stats.global.cached, stats.global.total);
+  CHECK_EQ(stats.global.free, stats.global.total);
   CHECK_EQ(stats.scheduler.running + stats.scheduler.waiting, 0);
 }
 
@@ -147,7 +147,7 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
   add("batched", [](EngineOptions&) {});
   add("without prefix cache", [](EngineOptions& o) { o.prefix_cache = false; });
   add("one thread", [](EngineOptions& o) { o.num_threads = 1; });
-  for (int64_t tokens : {1, 2, 3, 7, 16, 33, 64})
+  for (int64_t tokens : {1, 7, 33})
     add("prefill in small slices", [tokens](EngineOptions& o) { o.max_batched_tokens = tokens; });
   add("blocks of 32", [](EngineOptions& o) { o.block_size = 32; });
   add("blocks of 64", [](EngineOptions& o) { o.block_size = 64; });
@@ -162,11 +162,10 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
     SCOPE(c.name, ", max_batched_tokens ", c.options.max_batched_tokens);
     Engine engine(dir / "m.l4e", c.options);
     CHECK(tokens_of(run_all(engine, requests)) == expected);
-    if (std::string(c.name).starts_with("preemption")) CHECK(engine.stats().scheduler.preemptions > 0);
+    if (std::string(c.name) == "preemption without prefix cache") CHECK(engine.stats().scheduler.preemptions > 0);
     // Once more, now that the cache is warm.
     CHECK(tokens_of(run_all(engine, requests)) == expected);
-    if (c.options.prefix_cache && c.options.kv_cache_bytes > (1 << 20))
-      CHECK(engine.stats().scheduler.prefix_hit_tokens > 1000);
+    if (c.options.prefix_cache) CHECK(engine.stats().scheduler.prefix_hit_tokens > 200);
   }
 }
 
