@@ -376,7 +376,7 @@ def test_nan_and_inf_are_all_listed(tmp_path: Path) -> None:
     )
     assert gate_up.startswith(
         "model.layers.1.feed_forward.experts.gate_up_proj[2], outputs from 128: layers.1.moe.gate_up, expert 2: "
-        "element [2, 7] is inf"
+        "element [2, 7] is Inf"
     )
     assert norm.startswith(
         "model.layers.2.input_layernorm.weight: layers.2.attn_norm: element 0 is NaN or inf"

@@ -39,7 +39,7 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _MAX_JSON_BYTES = 256 << 20
 _MAX_FILE_BYTES = 1 << 30
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _PLAIN_NAME = re.compile(r"[\w.() +-]{1,100}", re.ASCII)  # narrower than what an engine file takes
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$")
 
