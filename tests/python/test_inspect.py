@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,7 @@ def test_build_warns_of_early_scout_rope(tmp_path: Path, capsys: Capsys) -> None
 def test_the_bar_shows_on_a_terminal(source: Path, tmp_path: Path) -> None:
     """Standard error is a pseudo-terminal here."""
     reader, writer = os.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [sys.executable, "-m", "llama4rt", "build", str(source), "-o", str(tmp_path / "o.l4e")]
     process = subprocess.Popen(command, stderr=writer, stdout=subprocess.DEVNULL)
     os.close(writer)
