@@ -1,10 +1,11 @@
 // A driver for LLVMFuzzerTestOneInput with mutations of our own, so that a plain compiler with sanitizers can
 // run the targets: PROGRAM [--runs N] [--seed S] [SEED_FILE...]. Without runs every file is tried once, which
 // is how a saved finding is replayed. Built with -DLLAMA4RT_LIBFUZZER the targets are libFuzzer's and this
-// driver is left out. The last input lies in PROGRAM.last while it runs, so that a crash can be replayed.
+// driver is left out. A crash leaves the guilty input in fuzz_crash.bin of the current directory.
 #pragma once
 
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -17,6 +18,9 @@
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+
+// Present in sanitizer builds only.
+extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
 
 namespace llama4rt::fuzz {
 
@@ -129,6 +133,23 @@ inline std::string read_all(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+inline std::string& current_input() {
+  static std::string input;
+  return input;
+}
+
+inline void save_crash() {
+  if (std::FILE* out = std::fopen("fuzz_crash.bin", "wb")) {
+    std::fwrite(current_input().data(), 1, current_input().size(), out);
+    std::fclose(out);
+  }
+}
+
+inline int try_input(const std::string& input) {
+  current_input() = input;
+  return LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+}
+
 inline int usage(const char* program) {
   std::fprintf(stderr, "usage: %s [--runs N] [--seed S] [SEED_FILE...]\n", program);
   return 2;
@@ -148,23 +169,20 @@ inline int run(int argc, char** argv, std::vector<std::string> seeds, Mutator mu
       files.push_back(read_all(argv[i]));
   }
   if (!files.empty()) seeds = std::move(files);
-  for (const std::string& input : seeds)
-    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+  if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(save_crash);
+  std::signal(SIGABRT, [](int) { save_crash(); });
+  for (const std::string& input : seeds) try_input(input);
   Random random(seed);
-  const std::string last = std::string(argv[0]) + ".last";
   double slowest = 0;
   uint64_t accepted = 0;
   for (uint64_t i = 0; i < runs; ++i) {
     std::string input = seeds[below(random, seeds.size())];
     mutate(input, random);
-    std::ofstream(last, std::ios::binary | std::ios::trunc)
-        .write(input.data(), std::streamsize(input.size()));
     const auto start = std::chrono::steady_clock::now();
-    accepted += LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size()) == 0;
+    accepted += try_input(input) == 0;
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (seconds > slowest) slowest = seconds;
   }
-  std::remove(last.c_str());
   std::printf("%llu runs, %llu accepted, slowest %.1f ms\n", static_cast<unsigned long long>(runs),
               static_cast<unsigned long long>(accepted), slowest * 1e3);
   return 0;
