@@ -56,10 +56,13 @@ $(DONE)/test: pyproject.toml | $(DONE)/package
 	@touch $@
 
 # The real Llama 4 tokenizer, for demo and tests only: it comes in Meta's llama-models package, under the Llama 4
-# Community License, and is not part of llama4rt. Without its dependencies; nothing of it is imported.
+# Community License, and is not part of llama4rt. Only files of it are read, so it comes without its dependencies, and
+# beside the environment, where pip would miss them; a link makes it findable.
 $(DONE)/tokenizer: | $(DONE)/venv
 	@echo "set-up: the Llama 4 tokenizer (from the llama-models package)"
-	@$(PIP_INSTALL) --no-deps 'llama-models==0.3.0'
+	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/llama-models 'llama-models==0.3.0'
+	@ln -sfn "$(CURDIR)/$(VENV)/llama-models/llama_models" \
+	  "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llama_models"
 	@touch $@
 
 build/%/build.ninja: $(DONE)/build-tools
@@ -84,12 +87,12 @@ test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
 
 check: $(DONE)/dev
 	@failed=0  # all of them, so that one run shows everything
-	run() { echo "$$*"; "$$@" || failed=1; }
+	run() { echo "== $$1"; "$$@" || failed=1; }
 	run ruff check .
 	run ruff format --check .
 	run mypy
 	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
-	run python scripts/check_layers.py
+	run scripts/check_layers.py
 	exit $$failed
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')

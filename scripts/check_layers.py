@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Checks what no linter knows: who includes whom, where intrinsics live, and what the library never does.
 
 The table of layers is read from docs/architecture.md, so the page cannot fall behind the code. Reads only files that
