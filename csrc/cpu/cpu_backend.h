@@ -1,14 +1,101 @@
-// The CPU backend: a thread pool and a table of inner loops chosen for this machine.
+// The CPU backend: ops over a team of threads and a table of inner loops chosen for this machine. This header
+// is for make_backend and for the cpu_*.cpp files that implement it, one per family of ops:
+//   cpu_backend.cpp    memory, rows, prepare_qkv
+//   cpu_products.cpp   linear, linear_add, gate_up: schedules Products
+//   cpu_experts.cpp    route, experts_gate_up, experts_down_add
+//   cpu_attention.cpp  paged_attention
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "base/checked_math.h"
+#include "cpu/kernels.h"
+#include "cpu/scratch.h"
+#include "cpu/team.h"
 #include "ops/backend.h"
 
 namespace llama4rt {
 
-// num_threads 0: all CPUs of this process. The instruction set follows LLAMA4RT_CPU_ISA, or the best this
-// machine has.
+class CpuBackend final : public Backend {
+ public:
+  // num_threads 0: all CPUs of this process.
+  CpuBackend(const cpu::Kernels& kernels, int num_threads);
+
+  std::string name() const override { return "cpu"; }
+  std::string describe() const override;  // "cpu avx512_vnni, 2 threads"
+  int num_threads() const override { return team_.size(); }
+
+  void* allocate(size_t bytes) override;
+  void deallocate(void* p, size_t bytes) override;
+  void copy_to_device(void* dst, const void* src, size_t bytes) override;
+  void copy_to_host(void* dst, const void* src, size_t bytes) override;
+
+ private:
+  void do_embed(Tensor out, const Weight& table, Tensor ids) override;
+  void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override;
+  void do_gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void do_linear(Tensor out, Tensor x, const Weight& w) override;
+  void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
+  void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
+  void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                      Tensor slot_mapping) override;
+  void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                          float scale) override;
+  void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
+  void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
+  void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+
+  // body(begin, end) over ranges of rows large enough for a thread to be worth its wakening.
+  template <class Body>
+  void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
+    constexpr int64_t kUnitElements = 4096;
+    const int64_t per_unit = std::max<int64_t>(1, kUnitElements / std::max<int64_t>(row_elements, 1));
+    team_.share(ceil_div(rows, per_unit),
+                [&](int, int64_t i) { body(i * per_unit, std::min(rows, (i + 1) * per_unit)); });
+  }
+
+  void multiply_one(Tensor out, Tensor x, const Weight& w, cpu::Finish finish);
+  // Adds to products_ one product per expert that has tokens.
+  void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
+                       const Weight& stack, const Routing& routing, cpu::Finish finish);
+  // Runs products_ (all of one shape and kind) and clears it.
+  void run_products();
+  void plan_products();
+  void quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end);
+
+  // A unit of paged_attention: query tokens [token, token + num_tokens) of a sequence, one KV head, and
+  // either all partitions (-1) or one, whose states go to attention_states_ from row `state_row` on.
+  struct AttentionUnit {
+    int seq = 0;
+    int64_t token = 0;
+    int num_tokens = 0;
+    int64_t kv_head = 0;
+    int64_t partition = -1;
+    int64_t state_row = 0;
+  };
+  struct AttentionCall;
+  void plan_attention(const AttentionCall& call);
+  void run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit);
+
+  const cpu::Kernels& kernels_;
+  cpu::Team team_;
+
+  // Scratch, reused from call to call. Vectors keep their capacity.
+  struct Member {
+    cpu::Scratch kernel, states, values, scales, sums;
+  };
+  std::vector<Member> members_;
+  std::vector<cpu::Product> products_;
+  std::vector<cpu::ProductTask> tasks_;
+  std::vector<AttentionUnit> attention_units_, merges_;
+  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_;
+};
+
+// The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads);
 
 }  // namespace llama4rt

@@ -1,8 +1,10 @@
-// Built for plain x86-64: asks cpuid, and asks the operating system (XGETBV) whether it saves the wider
-// registers.
+// Built for plain x86-64: asks cpuid, asks the operating system (XGETBV) whether it saves the wider
+// registers, and asks Linux for permission to use AMX tiles, whose state is large.
 #include "cpu/dispatch.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdlib>
 
@@ -19,6 +21,12 @@ const Kernels& kernels();
 namespace avx512 {
 const Kernels& kernels();
 }
+namespace avx512_vnni {
+const Kernels& kernels();
+}
+namespace amx {
+const Kernels& kernels();
+}
 
 namespace {
 
@@ -30,8 +38,9 @@ uint64_t saved_registers() {
   return uint64_t(high) << 32 | low;
 }
 
-constexpr uint64_t kSavesYmm = 0x6;   // SSE and AVX state
-constexpr uint64_t kSavesZmm = 0xe6;  // and opmask, upper halves, upper registers
+constexpr uint64_t kSavesYmm = 0x6;        // SSE and AVX state
+constexpr uint64_t kSavesZmm = 0xe6;       // and opmask, upper halves, upper registers
+constexpr uint64_t kSavesTiles = 0x60000;  // tile configuration and tile data
 
 bool has_avx2() {
   return (saved_registers() & kSavesYmm) == kSavesYmm && __builtin_cpu_supports("avx2") &&
@@ -41,6 +50,17 @@ bool has_avx512() {
   return has_avx2() && (saved_registers() & kSavesZmm) == kSavesZmm && __builtin_cpu_supports("avx512f") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");
+}
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_amx() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  constexpr uint32_t kTile = 1u << 24, kInt8 = 1u << 25;  // cpuid leaf 7, edx
+  if (!has_avx512_vnni() || (saved_registers() & kSavesTiles) != kSavesTiles ||
+      !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kTile | kInt8)) != (kTile | kInt8))
+    return false;
+  // Linux 5.16 and later want to be asked, once per process (Documentation/arch/x86/xstate.rst).
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 struct Entry {
@@ -53,6 +73,8 @@ constexpr Entry kTables[] = {
     {"scalar", [] { return true; }, scalar::kernels},
     {"avx2", has_avx2, avx2::kernels},
     {"avx512", has_avx512, avx512::kernels},
+    {"avx512_vnni", has_avx512_vnni, avx512_vnni::kernels},
+    {"amx", has_amx, amx::kernels},
 };
 
 std::string joined(const std::vector<std::string>& names) {

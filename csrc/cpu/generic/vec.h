@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/dtype.h"
+#include "cpu/generic/intrinsics.h"
 
 #ifndef LLAMA4RT_ISA
 #error "include this file from cpu/isa/*.cpp only"
@@ -47,6 +48,11 @@ inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // a > b ? a : b, as maxps
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec even_lanes(Vec a) { return {_mm512_moveldup_ps(a.v)}; }  // x0 x0 x2 x2 ...
+inline Vec odd_lanes(Vec a) { return {_mm512_movehdup_ps(a.v)}; }   // x1 x1 x3 x3 ...
+inline Vec swap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+// a * b - c in even lanes, a * b + c in odd ones; one rounding.
+inline Vec fma_alternate(Vec a, Vec b, Vec c) { return {_mm512_fmaddsub_ps(a.v, b.v, c.v)}; }
 
 #elif defined(LLAMA4RT_ISA_AVX2)
 
@@ -86,6 +92,12 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline Vec even_lanes(Vec a) { return {_mm256_moveldup_ps(a.lo), _mm256_moveldup_ps(a.hi)}; }
+inline Vec odd_lanes(Vec a) { return {_mm256_movehdup_ps(a.lo), _mm256_movehdup_ps(a.hi)}; }
+inline Vec swap_pairs(Vec a) { return {_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)}; }
+inline Vec fma_alternate(Vec a, Vec b, Vec c) {
+  return {_mm256_fmaddsub_ps(a.lo, b.lo, c.lo), _mm256_fmaddsub_ps(a.hi, b.hi, c.hi)};
+}
 
 #else  // scalar: the oracle
 
@@ -133,6 +145,18 @@ inline Vec max(Vec a, Vec b) {
 }
 inline Vec min(Vec a, Vec b) {
   return Vec::make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec even_lanes(Vec a) {
+  return Vec::make([&](int i) { return a.v[i & ~1]; });
+}
+inline Vec odd_lanes(Vec a) {
+  return Vec::make([&](int i) { return a.v[i | 1]; });
+}
+inline Vec swap_pairs(Vec a) {
+  return Vec::make([&](int i) { return a.v[i ^ 1]; });
+}
+inline Vec fma_alternate(Vec a, Vec b, Vec c) {
+  return Vec::make([&](int i) { return std::fma(a.v[i], b.v[i], i % 2 == 0 ? -c.v[i] : c.v[i]); });
 }
 
 #endif

@@ -3,21 +3,12 @@
 // run.
 #define LLAMA4RT_ISA avx512
 #define LLAMA4RT_ISA_AVX512
-#include <immintrin.h>
-
-#include "cpu/generic/machine_limits.h"
-#include "cpu/generic/rmsnorm.h"
-#include "cpu/kernels.h"
+#include "cpu/generic/table.h"
 
 namespace llama4rt::cpu::avx512 {
 
 const Kernels& kernels() {
-  static constexpr Kernels table{
-      .isa = "avx512",
-      .rmsnorm_row = rmsnorm_row,
-      .read_sum = read_sum,
-      .fma_chains = fma_chains,
-  };
+  static constexpr Kernels table = make_table("avx512");
   return table;
 }
 

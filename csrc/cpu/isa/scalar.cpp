@@ -2,19 +2,12 @@
 // cpu/generic lands in namespace llama4rt::cpu::scalar, so that no instruction leaks into code other CPUs
 // run.
 #define LLAMA4RT_ISA scalar
-#include "cpu/generic/machine_limits.h"
-#include "cpu/generic/rmsnorm.h"
-#include "cpu/kernels.h"
+#include "cpu/generic/table.h"
 
 namespace llama4rt::cpu::scalar {
 
 const Kernels& kernels() {
-  static constexpr Kernels table{
-      .isa = "scalar",
-      .rmsnorm_row = rmsnorm_row,
-      .read_sum = read_sum,
-      .fma_chains = fma_chains,
-  };
+  static constexpr Kernels table = make_table("scalar");
   return table;
 }
 

@@ -1,0 +1,123 @@
+// Paged attention: cuts the queries of a step into units (a few tokens of one sequence, one KV head with all
+// its query heads) and shares them. A single token with a long context is cut by partition of keys as well.
+#include <algorithm>
+
+#include "cpu/cpu_backend.h"
+
+namespace llama4rt {
+
+using cpu::AttentionTile;
+using cpu::kMaxAttentionRows;
+using cpu::kPartitionKeys;
+
+struct CpuBackend::AttentionCall {
+  Tensor out, q;
+  const KvLayer& kv;
+  const AttentionBatch& batch;
+  float scale;
+  int64_t group;       // query heads per KV head
+  int64_t state_size;  // floats of one row's state
+
+  int64_t num_queries(int seq) const { return batch.query_start[seq + 1] - batch.query_start[seq]; }
+  // Keys that token `token` of the sequence sees.
+  int64_t num_keys(int seq, int64_t token) const {
+    return batch.first_position[seq] + token - batch.kv_begin[seq] + 1;
+  }
+  int64_t num_partitions(int seq, int64_t token) const {
+    return ceil_div(num_keys(seq, token), kPartitionKeys);
+  }
+  float* out_head(int seq, int64_t token, int64_t head) const {
+    return out.row<float>(batch.query_start[seq] + token) + head * kv.head_dim;
+  }
+  // Query heads [first, first + count) of the tokens of a unit that go with its KV head, tokens ascending.
+  AttentionTile tile(const AttentionUnit& unit, int64_t first_row, int64_t rows) const {
+    AttentionTile t;
+    t.num_rows = int(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t token = unit.token + (first_row + i) / group, head = (first_row + i) % group;
+      t.q[i] = q.row<const float>(batch.query_start[unit.seq] + token) +
+               (unit.kv_head * group + head) * kv.head_dim;
+      t.num_keys[i] = num_keys(unit.seq, token);
+    }
+    t.kv = &kv;
+    t.kv_head = unit.kv_head;
+    t.blocks = batch.block_table + int64_t(unit.seq) * batch.max_blocks;
+    t.scale = scale;
+    return t;
+  }
+};
+
+// Fills attention_units_, and merges_ with those tokens whose partitions are computed apart.
+void CpuBackend::plan_attention(const AttentionCall& call) {
+  attention_units_.clear();
+  merges_.clear();
+  const int64_t tokens_per_unit = std::max<int64_t>(1, kMaxAttentionRows / call.group);
+  int64_t state_rows = 0;
+  for (int seq = 0; seq < call.batch.num_seqs; ++seq) {
+    const int64_t num_queries = call.num_queries(seq), partitions = call.num_partitions(seq, 0);
+    if (num_queries == 1 && partitions > 1) {
+      for (int64_t head = 0; head < call.kv.num_kv_heads; ++head) {
+        merges_.push_back({seq, 0, 1, head, partitions, state_rows});
+        for (int64_t p = 0; p < partitions; ++p, state_rows += call.group)
+          attention_units_.push_back({seq, 0, 1, head, p, state_rows});
+      }
+      continue;
+    }
+    for (int64_t head = 0; head < call.kv.num_kv_heads; ++head)
+      for (int64_t token = 0; token < num_queries; token += tokens_per_unit)
+        attention_units_.push_back(
+            {seq, token, int(std::min(tokens_per_unit, num_queries - token)), head, -1, 0});
+  }
+  attention_states_.get<float>(state_rows * call.state_size);
+}
+
+void CpuBackend::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
+  Member& m = members_[size_t(member)];
+  auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
+  const int64_t num_rows = unit.num_tokens * call.group, dim = call.kv.head_dim;
+  for (int64_t row = 0; row < num_rows; row += kMaxAttentionRows) {
+    const int64_t rows = std::min<int64_t>(kMaxAttentionRows, num_rows - row);
+    const AttentionTile tile = call.tile(unit, row, rows);
+    if (unit.partition >= 0) {
+      kernels_.attend(attention_states_.get<float>(0) + (unit.state_row + row) * call.state_size, tile,
+                      unit.partition, scratch);
+      continue;
+    }
+    float* states = m.states.get<float>(2 * kMaxAttentionRows * call.state_size);
+    float* next = states + kMaxAttentionRows * call.state_size;
+    kernels_.attend(states, tile, 0, scratch);
+    for (int64_t p = 1; p < ceil_div(tile.num_keys[rows - 1], kPartitionKeys); ++p) {
+      kernels_.attend(next, tile, p, scratch);
+      for (int64_t i = 0; i < rows; ++i)
+        kernels_.merge_state(states + i * call.state_size, next + i * call.state_size, dim);
+    }
+    for (int64_t i = 0; i < rows; ++i)
+      kernels_.finish_state(call.out_head(unit.seq, unit.token + (row + i) / call.group,
+                                          unit.kv_head * call.group + (row + i) % call.group),
+                            states + i * call.state_size, dim);
+  }
+}
+
+void CpuBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                                    float scale) {
+  const int64_t dim = kv.head_dim;
+  const AttentionCall call{
+      out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};
+  plan_attention(call);
+  for (Member& m : members_) {
+    m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
+    m.states.get<float>(2 * kMaxAttentionRows * call.state_size);
+  }
+  team_.share(int64_t(attention_units_.size()),
+              [&](int member, int64_t i) { run_attention_unit(call, member, attention_units_[size_t(i)]); });
+  team_.share(int64_t(merges_.size()) * call.group, [&](int, int64_t i) {
+    const AttentionUnit& unit = merges_[size_t(i / call.group)];
+    const int64_t head = i % call.group, num_partitions = unit.partition;
+    float* states = attention_states_.get<float>(0) + (unit.state_row + head) * call.state_size;
+    for (int64_t p = 1; p < num_partitions; ++p)
+      kernels_.merge_state(states, states + p * call.group * call.state_size, dim);
+    kernels_.finish_state(call.out_head(unit.seq, 0, unit.kv_head * call.group + head), states, dim);
+  });
+}
+
+}  // namespace llama4rt

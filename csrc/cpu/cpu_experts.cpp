@@ -1,0 +1,96 @@
+// Mixture of experts: the router, and products grouped by expert, so that only experts with tokens are read,
+// each once.
+#include <algorithm>
+
+#include "cpu/cpu_backend.h"
+#include "format/layout.h"
+
+namespace llama4rt {
+namespace {
+
+// The top_k largest of a row, best first; among equal logits the lowest expert wins. NaN never wins against a
+// number.
+void choose_experts(int32_t* experts, const float* logits, int64_t num_experts, int64_t top_k) {
+  for (int64_t i = 0; i < top_k; ++i) {
+    int32_t best = -1;
+    for (int32_t e = 0; e < num_experts; ++e) {
+      if (best >= 0 && !(logits[e] > logits[best])) continue;
+      if (std::find(experts, experts + i, e) == experts + i) best = e;
+    }
+    experts[i] = best;
+  }
+}
+
+// Slots ordered by expert, then by slot.   offsets: [E + 1]
+void sort_slots(int32_t* sorted, int32_t* offsets, const int32_t* experts, int64_t num_slots,
+                int64_t num_experts) {
+  std::fill_n(offsets, num_experts + 1, 0);
+  for (int64_t s = 0; s < num_slots; ++s) ++offsets[experts[s] + 1];
+  for (int64_t e = 0; e < num_experts; ++e) offsets[e + 1] += offsets[e];
+  for (int64_t s = 0; s < num_slots; ++s) sorted[offsets[experts[s]]++] = int32_t(s);
+  // Every offset now points at the end of its expert, the start of the next.
+  for (int64_t e = num_experts; e > 0; --e) offsets[e] = offsets[e - 1];
+  offsets[0] = 0;
+}
+
+}  // namespace
+
+void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) {
+  const int64_t num_tokens = h.size(0), top_k = routing.expert_ids.size(1);
+  multiply_one(logits, h, router, cpu::Finish::kStore);
+  for_rows(num_tokens, router.n * top_k, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      int32_t* experts = routing.expert_ids.row<int32_t>(t);
+      choose_experts(experts, logits.row<const float>(t), router.n, top_k);
+      for (int64_t i = 0; i < top_k; ++i)
+        routing.scores.row<float>(t)[i] = kernels_.sigmoid(logits.row<const float>(t)[experts[i]]);
+    }
+  });
+  sort_slots(routing.sorted_slots.ptr<int32_t>(), routing.offsets.ptr<int32_t>(),
+             routing.expert_ids.ptr<const int32_t>(), num_tokens * top_k, router.n);
+}
+
+void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x,
+                                 int64_t slots_per_x, const Weight& stack, const Routing& routing,
+                                 cpu::Finish finish) {
+  const int32_t* offsets = routing.offsets.ptr<const int32_t>();
+  for (int64_t e = 0; e < stack.num_experts; ++e) {
+    if (offsets[e] == offsets[e + 1]) continue;
+    cpu::Product& p = products_.emplace_back();
+    p.weight = expert_view(stack, e);
+    p.finish = finish;
+    p.rows.count = offsets[e + 1] - offsets[e];
+    p.rows.x = x.ptr<const float>();
+    p.rows.x_stride = x.stride0;
+    p.rows.out = out;
+    p.rows.out_stride = out_stride;
+    p.rows.out_width = out_width;
+    p.rows.slots = routing.sorted_slots.ptr<const int32_t>() + offsets[e];
+    p.rows.slots_per_x = slots_per_x;
+    if (finish == cpu::Finish::kSwiGlu) p.rows.scores = routing.scores.ptr<const float>();
+  }
+}
+
+void CpuBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
+  collect_experts(a.ptr<float>(), a.stride0, a.size(1), h, routing.expert_ids.size(1), gate_up, routing,
+                  cpu::Finish::kSwiGlu);
+  run_products();
+}
+
+void CpuBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
+  const int64_t top_k = routing.expert_ids.size(1), num_tokens = x.size(0), n = x.size(1);
+  if (top_k == 1) {  // slot t belongs to token t
+    collect_experts(x.ptr<float>(), x.stride0, n, a, 1, down, routing, cpu::Finish::kAdd);
+    return run_products();
+  }
+  const int64_t stride = round_up(n, int64_t(16));
+  float* y = slot_outputs_.get<float>(num_tokens * top_k * stride);
+  collect_experts(y, stride, n, a, 1, down, routing, cpu::Finish::kStore);
+  run_products();
+  for_rows(num_tokens, n * top_k, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.add_rows(x.row<float>(t), y + t * top_k * stride, stride, top_k, n);
+  });
+}
+
+}  // namespace llama4rt

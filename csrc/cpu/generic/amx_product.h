@@ -1,0 +1,160 @@
+// Products of many rows with AMX tiles. An int16 activation is 256 * high + low, high a signed and low an
+// unsigned byte; weights are unsigned bytes. Two exact int8 tile products per group, recombined as
+// 256 * high + low in int32, give the same integers as dot_pairs, and everything after them is the same code:
+// so the same bits.
+//
+// One step multiplies 16 rows of activations (the A tiles, high and low) with two row blocks (the B tiles):
+// four sums of 16 x 16, each loaded tile used twice. B tiles come from the same lines as everywhere: a line's
+// words masked to bytes are a B row. The bytes of an int4 word are k0 k4 k1 k5 (low nibbles) and k2 k6 k3 k7
+// (high), those of an int8 word k0 k2 k1 k3; split_row puts the activation bytes in that order.
+#pragma once
+
+#include "cpu/generic/product.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+inline constexpr int64_t kTileBytes = 1024;  // 16 rows of 64 bytes
+inline constexpr int64_t kTileK = 64;        // bytes of a tile row: values of k
+
+// Palette 1 of LDTILECFG: eight tiles of 64-byte rows.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+// Tiles 0..3 are sums and 4, 5 activations, of `rows` rows; 6 and 7 are weights.
+inline void configure_tiles(int rows) {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.row_bytes[i] = kTileK;
+    config.rows[i] = uint8_t(i < 6 ? rows : 16);
+  }
+  _tile_loadconfig(&config);
+}
+
+// The intrinsics do not tell the compiler that tile loads read memory.
+inline void memory_fence() { __asm__ volatile("" ::: "memory"); }
+
+inline uint8_t* activation_tile(const QuantizedRows& q, int64_t tile, int64_t k, int64_t num_k) {
+  return q.tiles + (tile * (num_k / kTileK) + k / kTileK) * 2 * kTileBytes;
+}
+
+// Row `row` of q as row tile_row of the tiles, high bytes and low bytes apart, k in the order of the B tiles.
+inline void split_row(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind) {
+  // Bytes 2k and 2k + 1 of eight int16 are the low and high byte of value k.
+  const __m128i int4_order = _mm_setr_epi8(0, 8, 2, 10, 4, 12, 6, 14, 1, 9, 3, 11, 5, 13, 7, 15);
+  const __m128i int8_order = _mm_setr_epi8(0, 4, 2, 6, 8, 12, 10, 14, 1, 5, 3, 7, 9, 13, 11, 15);
+  const __m128i order = kind == WeightKind::kInt4 ? int4_order : int8_order;
+  const int16_t* values = q.values + row * q.stride;
+  for (int64_t k = 0; k < q.stride; k += kTileK) {
+    uint8_t* high = activation_tile(q, tile_row / 16, k, q.stride) + tile_row % 16 * kTileK;
+    uint8_t* low = high + kTileBytes;
+    for (int64_t i = 0; i < kTileK; i += 8) {
+      const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + k + i));
+      const __m128i split = _mm_shuffle_epi8(x, order);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(low + i), split);
+      _mm_storeh_pd(reinterpret_cast<double*>(high + i), _mm_castsi128_pd(split));
+    }
+  }
+}
+
+// The B tiles of a row block, [K / 64][16][64]: int8 lines are B rows as they are, int4 lines are two each.
+inline const uint8_t* weight_tiles(const Weight& w, const uint8_t* lines, uint8_t* buffer) {
+  if (w.kind == WeightKind::kInt8) return lines;
+  const IVec nibbles = IVec::set1(0x0f0f0f0f);
+  const int64_t num_lines = cpu16::lines_per_block(w.kind, w.k);
+  for (int64_t i = 0; i < num_lines; ++i) {
+    const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
+    prefetch(lines + i * cpu16::kLineBytes);
+    (words & nibbles).store(buffer + i * 2 * kTileK);
+    (shift_right<4>(words) & nibbles).store(buffer + (i * 2 + 1) * kTileK);
+  }
+  return buffer;
+}
+
+// Sums of one group: [high, low] of block 0, then of block 1.   sums: [4][16][16]
+inline void multiply_group(int32_t* sums, const uint8_t* a, const uint8_t* b0, const uint8_t* b1,
+                           int64_t num_tiles) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t i = 0; i < num_tiles; ++i) {
+    _tile_loadd(4, a + 2 * i * kTileBytes, kTileK);
+    _tile_loadd(6, b0 + i * kTileBytes, kTileK);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(5, a + (2 * i + 1) * kTileBytes, kTileK);
+    _tile_dpbuud(1, 5, 6);
+    _tile_loadd(7, b1 + i * kTileBytes, kTileK);
+    _tile_dpbsud(2, 4, 7);
+    _tile_dpbuud(3, 5, 7);
+  }
+  _tile_stored(0, sums, kTileK);
+  _tile_stored(1, sums + 256, kTileK);
+  _tile_stored(2, sums + 512, kTileK);
+  _tile_stored(3, sums + 768, kTileK);
+}
+
+template <WeightKind kKind>
+inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, uint8_t* scratch) {
+  const Product& p = *task.product;
+  const Weight& w = p.weight;
+  const int64_t group_tiles = w.group_size / kTileK;
+  configure_tiles(int(task.row_end - task.row_begin < 16 ? task.row_end - task.row_begin : 16));
+  alignas(64) int32_t sums[4 * 256];
+  alignas(64) float y[2][16][kLanes];
+  for (int64_t block = task.block_begin; block < task.block_end; block += 2) {
+    const int num_blocks = task.block_end - block < 2 ? 1 : 2;
+    const IntBlock blocks[2] = {{w, block}, {w, block + num_blocks - 1}};
+    const uint8_t* b[2];
+    b[0] = weight_tiles(w, blocks[0].lines, scratch);
+    b[1] = num_blocks == 2 ? weight_tiles(w, blocks[1].lines, scratch + 16 * w.k) : b[0];
+    memory_fence();
+    for (int64_t row = task.row_begin; row < task.row_end; row += 16) {
+      const int rows = int(task.row_end - row < 16 ? task.row_end - row : 16);
+      const float* scales = q.scales + (p.first_row + row) * q.groups;
+      const int32_t* row_sums = q.sums + (p.first_row + row) * q.groups;
+      const uint8_t* a = activation_tile(q, p.first_tile + row / 16, 0, w.k);
+      std::memset(y, 0, sizeof(y));
+      for (int64_t g = 0; g < q.groups; ++g) {
+        const int64_t tile = g * group_tiles;
+        multiply_group(sums, a + 2 * tile * kTileBytes, b[0] + tile * kTileBytes, b[1] + tile * kTileBytes,
+                       group_tiles);
+        for (int j = 0; j < num_blocks; ++j) {
+          const Vec scale = blocks[j].scale(g);
+          const int32_t* high = sums + j * 512;
+          for (int t = 0; t < rows; ++t) {
+            const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
+            add_group<kKind>(Vec::load(y[j][t]), dot, blocks[j], g, scale, scales[t * q.groups + g],
+                             row_sums[t * q.groups + g])
+                .store(y[j][t]);
+          }
+        }
+      }
+      for (int t = 0; t < rows; ++t) {
+        if (p.finish == Finish::kSwiGlu) {
+          finish_gate_up(Vec::load(y[0][t]), Vec::load(y[1][t]), p, block, row + t);
+          continue;
+        }
+        for (int j = 0; j < num_blocks; ++j) finish_block(Vec::load(y[j][t]), p, block + j, row + t);
+      }
+    }
+  }
+  _tile_release();
+}
+
+inline void multiply_with_tiles(const ProductTask& task, const QuantizedRows& q, std::byte* scratch) {
+  const Product& p = *task.product;
+  auto* buffer = reinterpret_cast<uint8_t*>(scratch);
+  if (p.first_tile < 0) return multiply(task, q, scratch);
+  if (p.weight.kind == WeightKind::kInt4) return multiply_tiled<WeightKind::kInt4>(task, q, buffer);
+  multiply_tiled<WeightKind::kInt8>(task, q, buffer);
+}
+
+inline int64_t tile_scratch_bytes(int64_t k) { return 2 * 16 * k; }
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -1,0 +1,225 @@
+// IVec: the sixteen lanes of Vec as 32-bit integers. Arithmetic wraps (two's complement) in every table.
+//
+// dot_pairs is the heart of the quantised products: each 32-bit lane of a weight register is read as two
+// int16, multiplied with a pair of int16 activations that is the same for all lanes, and added to int32 sums.
+#pragma once
+
+#include "cpu/generic/vec.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+inline int32_t load_i32(const void* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return x;
+}
+
+#if defined(LLAMA4RT_ISA_AVX512)
+
+struct IVec {
+  __m512i v;
+  static IVec zero() { return {_mm512_setzero_si512()}; }
+  static IVec set1(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  static IVec load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  static IVec load_partial(const void* p, int n) { return {_mm512_maskz_loadu_epi32(Vec::mask(n), p)}; }
+  static IVec load_u8(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  void store(void* p) const { _mm512_storeu_si512(p, v); }
+  void store_i16(int16_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
+  }
+};
+inline IVec operator&(IVec a, IVec b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline IVec operator+(IVec a, IVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline IVec operator-(IVec a, IVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline IVec operator*(IVec a, IVec b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline IVec max(IVec a, IVec b) { return {_mm512_max_epi32(a.v, b.v)}; }
+template <int kBits>
+inline IVec shift_left(IVec a) {
+  return {_mm512_slli_epi32(a.v, kBits)};
+}
+template <int kBits>
+inline IVec shift_right(IVec a) {  // zeros come in
+  return {_mm512_srli_epi32(a.v, kBits)};
+}
+template <int kBits>
+inline IVec shift_right_signed(IVec a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
+inline IVec bits(Vec a) { return {_mm512_castps_si512(a.v)}; }
+inline Vec from_bits(IVec a) { return {_mm512_castsi512_ps(a.v)}; }
+inline Vec to_float(IVec a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline IVec round_to_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline int32_t reduce_add(IVec a) { return _mm512_reduce_add_epi32(a.v); }
+inline int32_t reduce_max(IVec a) { return _mm512_reduce_max_epi32(a.v); }
+inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
+  const __m512i pair = _mm512_set1_epi32(load_i32(x));
+#if defined(LLAMA4RT_ISA_VNNI)
+  return {_mm512_dpwssd_epi32(sum.v, w.v, pair)};
+#else
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(w.v, pair))};
+#endif
+}
+
+#elif defined(LLAMA4RT_ISA_AVX2)
+
+struct IVec {
+  __m256i lo, hi;
+  static IVec zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static IVec set1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static IVec load(const void* p) {
+    const auto* q = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  }
+  static IVec load_partial(const void* p, int n) {
+    alignas(32) int32_t lanes[16] = {};
+    std::memcpy(lanes, p, size_t(n) * 4);
+    return load(lanes);
+  }
+  static IVec load_u8(const uint8_t* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepu8_epi32(raw), _mm256_cvtepu8_epi32(_mm_srli_si128(raw, 8))};
+  }
+  void store(void* p) const {
+    auto* q = static_cast<__m256i*>(p);
+    _mm256_storeu_si256(q, lo);
+    _mm256_storeu_si256(q + 1, hi);
+  }
+  void store_i16(int16_t* p) const {
+    const __m256i mixed = _mm256_packs_epi32(lo, hi);  // 64-bit quarters lo0 hi0 lo1 hi1
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
+  }
+};
+inline IVec operator&(IVec a, IVec b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
+inline IVec operator+(IVec a, IVec b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline IVec operator-(IVec a, IVec b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+inline IVec operator*(IVec a, IVec b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
+inline IVec max(IVec a, IVec b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
+template <int kBits>
+inline IVec shift_left(IVec a) {
+  return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)};
+}
+template <int kBits>
+inline IVec shift_right(IVec a) {
+  return {_mm256_srli_epi32(a.lo, kBits), _mm256_srli_epi32(a.hi, kBits)};
+}
+template <int kBits>
+inline IVec shift_right_signed(IVec a) {
+  return {_mm256_srai_epi32(a.lo, kBits), _mm256_srai_epi32(a.hi, kBits)};
+}
+inline IVec bits(Vec a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+inline Vec from_bits(IVec a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+inline Vec to_float(IVec a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline IVec round_to_int(Vec a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
+  const __m256i pair = _mm256_set1_epi32(load_i32(x));
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, pair)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, pair))};
+}
+
+#else  // scalar
+
+struct IVec {
+  uint32_t v[16];  // unsigned: wrapping is defined
+  template <class F>
+  static IVec make(F lane) {
+    IVec r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = uint32_t(lane(i));
+    return r;
+  }
+  static IVec zero() { return set1(0); }
+  static IVec set1(int32_t x) {
+    return make([=](int) { return x; });
+  }
+  static IVec load(const void* p) { return load_partial(p, kLanes); }
+  static IVec load_partial(const void* p, int n) {
+    IVec r = zero();
+    std::memcpy(r.v, p, size_t(n) * 4);
+    return r;
+  }
+  static IVec load_u8(const uint8_t* p) {
+    return make([=](int i) { return p[i]; });
+  }
+  void store(void* p) const { std::memcpy(p, v, sizeof(v)); }
+  void store_i16(int16_t* p) const {
+    for (int i = 0; i < kLanes; ++i) p[i] = int16_t(uint16_t(v[i]));
+  }
+};
+inline IVec operator&(IVec a, IVec b) {
+  return IVec::make([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline IVec operator+(IVec a, IVec b) {
+  return IVec::make([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline IVec operator-(IVec a, IVec b) {
+  return IVec::make([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline IVec operator*(IVec a, IVec b) {
+  return IVec::make([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline IVec max(IVec a, IVec b) {
+  return IVec::make([&](int i) { return int32_t(a.v[i]) > int32_t(b.v[i]) ? a.v[i] : b.v[i]; });
+}
+template <int kBits>
+inline IVec shift_left(IVec a) {
+  return IVec::make([&](int i) { return a.v[i] << kBits; });
+}
+template <int kBits>
+inline IVec shift_right(IVec a) {
+  return IVec::make([&](int i) { return a.v[i] >> kBits; });
+}
+template <int kBits>
+inline IVec shift_right_signed(IVec a) {
+  return IVec::make([&](int i) { return int32_t(a.v[i]) >> kBits; });
+}
+inline IVec bits(Vec a) {
+  IVec r;
+  std::memcpy(r.v, a.v, sizeof(r.v));
+  return r;
+}
+inline Vec from_bits(IVec a) {
+  Vec r;
+  std::memcpy(r.v, a.v, sizeof(r.v));
+  return r;
+}
+inline Vec to_float(IVec a) {
+  return Vec::make([&](int i) { return float(int32_t(a.v[i])); });
+}
+inline IVec round_to_int(Vec a) {  // nearest even; the callers stay inside int32
+  return IVec::make([&](int i) { return int32_t(std::nearbyint(a.v[i])); });
+}
+inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
+  const int32_t x0 = x[0], x1 = x[1];
+  return IVec::make([&](int i) {
+    const int32_t w0 = int16_t(uint16_t(w.v[i])), w1 = int16_t(uint16_t(w.v[i] >> 16));
+    return sum.v[i] + uint32_t(w0 * x0) + uint32_t(w1 * x1);
+  });
+}
+
+#endif
+
+#if !defined(LLAMA4RT_ISA_AVX512)
+inline int32_t reduce_add(IVec a) {
+  alignas(64) uint32_t x[16];
+  a.store(x);
+  uint32_t sum = 0;
+  for (uint32_t lane : x) sum += lane;
+  return int32_t(sum);
+}
+inline int32_t reduce_max(IVec a) {
+  alignas(64) int32_t x[16];
+  a.store(x);
+  int32_t best = x[0];
+  for (int32_t lane : x) best = lane > best ? lane : best;
+  return best;
+}
+#endif
+
+// The two bf16 of each 32-bit word: low half and high half, as fp32.
+inline Vec low_bf16(IVec words) { return from_bits(shift_left<16>(words)); }
+inline Vec high_bf16(IVec words) { return from_bits(words & IVec::set1(int32_t(0xffff0000u))); }
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA

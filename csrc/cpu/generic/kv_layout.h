@@ -1,0 +1,76 @@
+// Where keys and values lie inside a KV block; only store_kv and attend look. Per (block, KV head):
+//   keys    in groups of 16, lane = key, as the lines float_block wants:
+//           bf16 [P / 16][D / 2][16][2], fp32 [P / 16][D][16]
+//   values  lane = dimension, two keys side by side in bf16 so that one load serves both:
+//           bf16 [P / 2][D][2], fp32 [P][D]
+#pragma once
+
+#include "cpu/generic/int_vec.h"
+#include "ops/op_types.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+// Start of one head's keys or values in a block.   cache: kv.k or kv.v
+template <class Element>
+inline Element* head_of_block(void* cache, const KvLayer& kv, int64_t block, int64_t kv_head) {
+  const int64_t per_head = int64_t(kv.block_size) * kv.head_dim;
+  return static_cast<Element*>(cache) + (block * kv.num_kv_heads + kv_head) * per_head;
+}
+
+// Index of (key, d) in a head's block. bf16 keys keep d and d + 1 side by side.
+template <class Element>
+inline int64_t key_index(int64_t key, int64_t d, int64_t head_dim);
+template <>
+inline int64_t key_index<bf16>(int64_t key, int64_t d, int64_t head_dim) {
+  return key / kLanes * kLanes * head_dim + d / 2 * 2 * kLanes + key % kLanes * 2 + d % 2;
+}
+template <>
+inline int64_t key_index<float>(int64_t key, int64_t d, int64_t head_dim) {
+  return key / kLanes * kLanes * head_dim + d * kLanes + key % kLanes;
+}
+template <class Element>
+inline int64_t value_index(int64_t key, int64_t d, int64_t head_dim);
+template <>
+inline int64_t value_index<bf16>(int64_t key, int64_t d, int64_t head_dim) {
+  return (key / 2 * head_dim + d) * 2 + key % 2;
+}
+template <>
+inline int64_t value_index<float>(int64_t key, int64_t d, int64_t head_dim) {
+  return key * head_dim + d;
+}
+
+inline void convert(float& out, float x) { out = x; }
+inline void convert(bf16& out, float x) { out = to_bf16(x); }
+
+template <class Element>
+inline void store_kv_as(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  const int64_t block = slot / kv.block_size, offset = slot % kv.block_size, dim = kv.head_dim;
+  auto* keys = head_of_block<Element>(kv.k, kv, block, kv_head) + key_index<Element>(offset, 0, dim);
+  auto* values = head_of_block<Element>(kv.v, kv, block, kv_head) + value_index<Element>(offset, 0, dim);
+  for (int64_t d = 0; d < dim; ++d) convert(keys[key_index<Element>(0, d, dim)], k[d]);
+  for (int64_t d = 0; d < dim; ++d) convert(values[value_index<Element>(0, d, dim)], v[d]);
+}
+
+inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  if (kv.dtype == DType::kBF16)
+    store_kv_as<bf16>(kv, slot, kv_head, k, v);
+  else
+    store_kv_as<float>(kv, slot, kv_head, k, v);
+}
+
+// Two keys' values of 16 dimensions (n of them when fewer are left); key is even.   head: values of a block
+inline void load_value_pair(Vec& first, Vec& second, const bf16* head, int64_t key, int64_t d, int64_t dim,
+                            int n) {
+  const bf16* p = head + value_index<bf16>(key, d, dim);
+  const IVec words = n == kLanes ? IVec::load(p) : IVec::load_partial(p, n);
+  first = low_bf16(words);
+  second = high_bf16(words);
+}
+inline void load_value_pair(Vec& first, Vec& second, const float* head, int64_t key, int64_t d, int64_t dim,
+                            int n) {
+  const float* p = head + value_index<float>(key, d, dim);
+  first = n == kLanes ? Vec::load(p) : Vec::load_partial(p, n);
+  second = n == kLanes ? Vec::load(p + dim) : Vec::load_partial(p + dim, n);
+}
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA

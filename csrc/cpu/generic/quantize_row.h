@@ -1,0 +1,59 @@
+// Activations as int16 with one scale per weight group, so that products with integer weights are exact
+// inside a group whatever the order of addition.
+#pragma once
+
+#include <limits>
+
+#include "cpu/generic/int_vec.h"
+#include "cpu/kernels.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+// The group's values, its scale and its sum.   values: [size]; x: [size], size a multiple of 16
+inline void quantize_group(int16_t* values, float& scale, int32_t& sum, const float* x, int64_t size) {
+  // Magnitudes compare as integers: exact in any order, and Inf and NaN come out on top.
+  const IVec magnitude = IVec::set1(0x7fffffff);
+  IVec top = IVec::zero();
+  for (int64_t i = 0; i < size; i += kLanes) top = max(top, bits(Vec::load(x + i)) & magnitude);
+  const int32_t absmax_bits = reduce_max(top);
+  float absmax = 0;
+  std::memcpy(&absmax, &absmax_bits, 4);
+  scale = absmax / 32767.0f;
+  sum = 0;
+  // A group with Inf or NaN has the scale Inf or NaN and so poisons its outputs; a group of (nearly) denormal
+  // numbers is zero, as the inverse would overflow.
+  float inverse = 0;
+  if (absmax_bits >= 0x7f800000)
+    scale = std::numeric_limits<float>::quiet_NaN();
+  else if (absmax > 1e-30f)
+    inverse = 32767.0f / absmax;
+  if (inverse == 0) {
+    std::memset(values, 0, size_t(size) * sizeof(int16_t));
+    return;
+  }
+  IVec total = IVec::zero();
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const IVec q = round_to_int(Vec::load(x + i) * Vec::set1(inverse));
+    q.store_i16(values + i);
+    total = total + q;
+  }
+  sum = reduce_add(total);
+}
+
+inline void quantize_row(const QuantizedRows& q, int64_t row, const float* x, int64_t k, int group_size) {
+  int16_t* values = q.values + row * q.stride;
+  float* scales = q.scales + row * q.groups;
+  int32_t* sums = q.sums + row * q.groups;
+  for (int64_t g = 0; g < q.groups; ++g) {
+    const int64_t begin = g * group_size;
+    if (k - begin >= group_size) {
+      quantize_group(values + begin, scales[g], sums[g], x + begin, group_size);
+    } else {  // the last, partial group
+      alignas(64) float padded[128] = {};
+      std::memcpy(padded, x + begin, size_t(k - begin) * sizeof(float));
+      quantize_group(values + begin, scales[g], sums[g], padded, group_size);
+    }
+  }
+}
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA

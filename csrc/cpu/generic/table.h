@@ -1,0 +1,38 @@
+// The table of this instruction set: what cpu/isa/*.cpp hand to dispatch.cpp.
+#pragma once
+
+#include "cpu/generic/attention.h"
+#include "cpu/generic/head.h"
+#include "cpu/generic/machine_limits.h"
+#include "cpu/generic/product.h"
+#include "cpu/generic/quantize_row.h"
+#include "cpu/generic/rmsnorm.h"
+#include "cpu/generic/rows.h"
+#include "cpu/kernels.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+constexpr Kernels make_table(const char* isa) {
+  return {
+      .isa = isa,
+      .widen_row = widen_row,
+      .rmsnorm_row = rmsnorm_row,
+      .add_rows = add_rows,
+      .sigmoid = sigmoid_one,
+      .quantize_row = quantize_row,
+      .split_row = nullptr,
+      .min_tiled_rows = 0,
+      .multiply = multiply,
+      .product_scratch_bytes = product_scratch_bytes,
+      .transform_head = transform_head,
+      .store_kv = store_kv,
+      .attend = attend,
+      .attention_scratch_bytes = attention_scratch_bytes,
+      .merge_state = merge_state,
+      .finish_state = finish_state,
+      .read_sum = read_sum,
+      .fma_chains = fma_chains,
+  };
+}
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA
