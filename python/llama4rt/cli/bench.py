@@ -154,9 +154,8 @@ class _Bench:
     def decode(self, tokens: int, depth: int, batch: int) -> float:
         """Tokens per second of `batch` sequences, from when all are decoding until `tokens` more of each."""
         room = tokens + _DECODE_SLACK + batch
-        running = {
-            self._submit(self._prefix(max(depth, 1), i), room, use_prefix_cache=True) for i in range(batch)
-        }
+        prompts = [self._prefix(max(depth, 1), i) for i in range(batch)]
+        running = {self._submit(prompt, room, use_prefix_cache=True) for prompt in prompts}
         started: set[int] = set()
         while started != running:
             for event in self._step():
