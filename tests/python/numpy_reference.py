@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+LLAMA3_RULE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,25 @@ class Config:
         """From config.json's text part as transformers 5 writes it (every field present)."""
         layers = range(text["num_hidden_layers"])
         rope = text["rope_parameters"]
+        chunk = text["attention_chunk_size"] or 0
+        chunked = tuple(chunk > 0 and text["layer_types"][i] == "chunked_attention" for i in layers)
+        moe = tuple(i in text["moe_layers"] for i in layers)
         return Config(
             num_layers=len(layers),
             heads=text["num_attention_heads"],
             kv_heads=text["num_key_value_heads"],
             head_dim=text["head_dim"],
-            top_k=text["num_experts_per_tok"],
+            top_k=text["num_experts_per_tok"] if any(moe) else 0,
             rope=tuple(bool(text["no_rope_layers"][i]) for i in layers),
-            chunked=tuple(text["layer_types"][i] == "chunked_attention" for i in layers),
-            moe=tuple(i in text["moe_layers"] for i in layers),
-            chunk=text["attention_chunk_size"] or 0,
+            chunked=chunked,
+            moe=moe,
+            chunk=chunk if any(chunked) else 0,
             qk_norm=text["use_qk_norm"],
             eps=text["rms_norm_eps"],
             theta=rope["rope_theta"],
-            rope_scaling=rope if rope["rope_type"] == "llama3" else None,
+            rope_scaling={name: rope[name] for name in LLAMA3_RULE}
+            if rope["rope_type"] == "llama3"
+            else None,
             temperature=text["attn_temperature_tuning"],
             attn_scale=text["attn_scale"],
             floor_scale=text["floor_scale"],
@@ -224,7 +230,7 @@ class NumpyLlama4:
         ):  # some queries at a time: the scores of 8,000 tokens are half a gigabyte
             rows = slice(start, start + 512)
             allowed = p[None, :] <= p[rows, None]
-            if c.chunked[index] and c.chunk:
+            if c.chunked[index]:
                 if self.mutation.sliding_window:
                     allowed &= p[None, :] > p[rows, None] - c.chunk
                 else:
