@@ -280,6 +280,7 @@ def test_a_checkpoint_without_generation_config_or_tokenizer(tiny: Path, tmp_pat
         ({"quantize": "all"}, "quantize is 'all'"),
         ({"lm_head": "int4"}, "lm_head is 'int4'"),
         ({"rope_scaling": {"factors": 2.0}}, "unknown factors"),
+        ({"num_threads": -1}, "num_threads is -1"),
     ],
 )
 def test_bad_options_are_typed_errors(
@@ -295,6 +296,16 @@ def test_unwritable_outputs_are_typed_errors(tiny: Path, tmp_path: Path) -> None
         build(tiny, tmp_path)
     with pytest.raises(Llama4RTError, match="No such file or directory"):
         build(tiny, tmp_path / "missing" / "out.l4e")
+
+
+def test_the_checkpoint_itself_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.l4e"
+    link.symlink_to(tiny / "model.safetensors")
+    before = sha256(tiny / "model.safetensors")
+    for path in (tiny / "model.safetensors", tiny / "config.json", link):
+        with pytest.raises(ConfigError, match="is part of the checkpoint"):
+            build(tiny, path)
+    assert sha256(tiny / "model.safetensors") == before
 
 
 # --- interrupted, killed, twice

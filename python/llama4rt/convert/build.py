@@ -109,10 +109,14 @@ def build(
     if target not in TARGETS:
         raise ConfigError(f"target is {target!r:.80}; it must be one of {', '.join(TARGETS)}")
     options = BuildOptions(weights, group_size, quantize, lm_head)
+    if num_threads is not None and num_threads < 0:
+        raise ConfigError(f"num_threads is {num_threads}; it must be positive, or 0 for all CPUs")
     path = os.fspath(out)
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     checkpoint = Checkpoint.open(src)
+    if checkpoint.contains(path):
+        raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
     config = parse_config(checkpoint.config, checkpoint.generation_config, rope_scaling=rope_scaling)
     plan = make_plan(config, checkpoint.tensors, declared_group_sizes(checkpoint.config))
     job = _Build(checkpoint, config, plan, options, progress or (lambda done, total: None))

@@ -101,6 +101,12 @@ class Checkpoint:
     def nbytes(self, name: str) -> int:
         return self.shards[self._shard_of[name]].info(name)[3]
 
+    def contains(self, path: str) -> bool:
+        """Whether an existing file is one of those read here, under whatever name."""
+        names = [*self.shards, *KEPT_FILES, _INDEX]
+        files = [self.directory / name for name in names]
+        return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
+
     def kept_files(self) -> dict[str, bytes]:
         """Name -> content of the files that go into the engine, sorted by name."""
         names = {*KEPT_FILES, *self.licenses()}
