@@ -143,6 +143,8 @@ def test_tied_head() -> None:
     head = next(t for t in plan.targets if t.name == "lm_head")
     assert head.pieces[0].source.tensor == "model.embed_tokens.weight"
     assert plan.tied_head is None
+    without = {name: t for name, t in names_of(config).items() if "embed" not in name}
+    assert problems_of(config, without) == ["model.embed_tokens.weight: is missing; expected BF16 [331, 128]"]
     stored = names_of(config) | {"lm_head.weight": TensorInfo("BF16", (331, 128))}
     assert make_plan(parse_config(config), stored).tied_head == "lm_head.weight"
 

@@ -93,7 +93,7 @@ class _Planner:
     problems: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
-    def plan(self) -> Plan:
+    def __post_init__(self) -> None:
         # Llama4ForConditionalGeneration keeps the decoder under a name of its own.
         self.prefix = "language_model." if any(n.startswith("language_model.") for n in self.tensors) else ""
         # Experts stored one by one, by the layer's module name.
@@ -102,7 +102,9 @@ class _Planner:
             for name in self.tensors
             if (at := name.find(".experts.")) >= 0 and name[at + len(".experts.")].isdigit()
         }
-        targets = tuple(target for target in self._targets())
+
+    def plan(self) -> Plan:
+        targets = tuple(self._targets())
         skipped = tuple(sorted(name for name in self.tensors if name.startswith(VISION_PREFIXES)))
         tied_head = None
         if self.config.tie_word_embeddings and f"{self.prefix}lm_head.weight" in self.tensors:
@@ -114,7 +116,8 @@ class _Planner:
             for name in left
             if not _COMPUTED.search(name)
         ]
-        raise_problems(self.problems, "tensors do not match config.json")
+        # A tied embedding is asked for twice, and complains twice.
+        raise_problems(list(dict.fromkeys(self.problems)), "tensors do not match config.json")
         return Plan(targets, skipped, tied_head)
 
     def _targets(self) -> Iterator[Target]:
