@@ -25,11 +25,18 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "llama4rt"
 
 
-def engine_path(source: str, notify: Callable[[str], None] = lambda message: None, **options: Any) -> Path:
+def engine_path(
+    source: str,
+    *,
+    notify: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int, int], None] | None = None,
+    num_threads: int | None = None,
+    **options: Any,
+) -> Path:
     """The engine file of `source`: itself, or one in the cache that is built now if need be.
 
-    source: an engine file, a checkpoint directory, or a hub id. options: of llama4rt.build; they are part of
-    the name. notify is told before something slow happens.
+    source: an engine file, a checkpoint directory, or a hub id. options: of llama4rt.build that decide what is in
+    the engine; they are part of its name. notify is told before something slow happens.
     """
     if os.path.isfile(source):
         return Path(source)
@@ -47,7 +54,7 @@ def engine_path(source: str, notify: Callable[[str], None] = lambda message: Non
 
         path.parent.mkdir(parents=True, exist_ok=True)
         notify(f"building {path} from {source} (once)")
-        build(str(directory), str(path), **options)
+        build(directory, path, num_threads=num_threads, progress=progress, **options)
     return path
 
 

@@ -3,10 +3,10 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from llama4rt.cli.options import note
+from llama4rt.cli.progress import ProgressBar
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from llama4rt.convert.build import build
     from llama4rt.convert.config import parse_rope_scaling
 
-    with warnings.catch_warnings(), _Progress(shown=not args.quiet and sys.stderr.isatty()) as progress:
+    with warnings.catch_warnings(), ProgressBar(shown=not args.quiet and sys.stderr.isatty()) as progress:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         report = build(
@@ -78,36 +78,6 @@ def run(args: argparse.Namespace) -> int:
         name, rms, largest = report.worst[0]
         print(f"largest quantisation error: {name}, {100 * rms:.2f} % RMS, {largest:.4g} at most")
     return 0
-
-
-class _Progress:
-    """A bar with the time left, on a terminal only."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
-        self._bar: Any = None
-        self._done = 0
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    @property
-    def update(self) -> Callable[[int, int], None] | None:
-        return self._update if self._shown else None
-
-    def _update(self, done: int, total: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="building", leave=False
-            )
-        self._bar.update(done - self._done)
-        self._done = done
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

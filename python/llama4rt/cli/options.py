@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from llama4rt.cli.progress import ProgressBar
+
 if TYPE_CHECKING:
     from llama4rt.engine import Engine
     from llama4rt.sampling_params import SamplingParams
@@ -57,7 +59,17 @@ def engine_file(args: argparse.Namespace) -> str:
     """The path of the engine file that FILE means, built if need be."""
     from llama4rt.cache import engine_path
 
-    return str(engine_path(args.file, notify=note, weights=args.weights, group_size=args.group_size))
+    with ProgressBar(shown=sys.stderr.isatty()) as progress:
+        return str(
+            engine_path(
+                args.file,
+                notify=note,
+                progress=progress.update,
+                num_threads=args.threads,
+                weights=args.weights,
+                group_size=args.group_size,
+            )
+        )
 
 
 def open_engine(args: argparse.Namespace, **options: Any) -> "Engine":
