@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from llama4rt.convert.config import ModelConfig, RopeScaling, parse_config, parse_rope_scaling
 from llama4rt.errors import ConfigError
 from random_checkpoints import TINY
@@ -274,3 +276,35 @@ def test_the_engine_accepts_what_this_writes(tmp_path: Path) -> None:
             }
         )
         assert json.loads(EngineFile(path).metadata["config"]) == parsed.canonical()
+
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+_JSON = st.recursive(
+    _SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+_TEXT_KEYS = [*SCOUT["text_config"], "rope_parameters", "layer_types", "moe_layers", "tie_word_embeddings"]
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.dictionaries(st.sampled_from(_TEXT_KEYS), _JSON, min_size=1, max_size=3),
+    rope=st.dictionaries(
+        st.sampled_from([*SCOUT["text_config"]["rope_scaling"], "rope_theta", "type"]), _JSON
+    ),
+    generation=st.dictionaries(st.sampled_from(["eos_token_id", "bos_token_id"]), _JSON),
+)
+def test_any_json_is_a_config_or_a_config_error(
+    changes: dict[str, Any], rope: dict[str, Any], generation: dict[str, Any]
+) -> None:
+    config = scout(**changes)
+    if rope:
+        config["text_config"]["rope_parameters"] = rope
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            parsed = parse_config(config, generation)
+        except ConfigError:
+            return
+    assert json.loads(json.dumps(parsed.canonical(), allow_nan=False))
