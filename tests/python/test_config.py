@@ -287,7 +287,7 @@ _JSON = st.recursive(
 _TEXT_KEYS = [*SCOUT["text_config"], "rope_parameters", "layer_types", "moe_layers", "tie_word_embeddings"]
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     changes=st.dictionaries(st.sampled_from(_TEXT_KEYS), _JSON, min_size=1, max_size=3),
     rope=st.dictionaries(
