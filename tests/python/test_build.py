@@ -312,7 +312,7 @@ def test_the_checkpoint_itself_is_never_overwritten(tiny: Path, tmp_path: Path) 
 
 
 def test_killed_at_any_moment_leaves_nothing_under_the_name(tmp_path: Path) -> None:
-    config = TINY | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6}
+    config = TINY | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 12}
     models.write_checkpoint(config, tmp_path / "source")
     out = tmp_path / "out.l4e"
     program = "import sys, llama4rt; llama4rt.build(sys.argv[1], sys.argv[2], num_threads=1)"
