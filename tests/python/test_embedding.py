@@ -20,6 +20,9 @@ from llama4rt import Engine, Llama4RTError, SamplingParams
 path = sys.argv[1]
 long = SamplingParams(max_tokens=None, ignore_eos=True, temperature=0.0)
 short = SamplingParams(max_tokens=2, ignore_eos=True, temperature=0.0)
+def threads_and_files(process):
+    time.sleep(0.5)  # the kernel buries threads a moment after they were joined
+    return process.num_threads(), process.num_fds()
 def open_engine(**options):
     return Engine(path, **({"kv_cache_memory": "64MiB", "max_model_len": 4096} | options))
 """
@@ -177,12 +180,12 @@ def test_two_engines_and_many_openings(text_engine_file: Path) -> None:
             engine.generate([[256, 72]], short)
     for _ in range(10):
         cycle()
-    before = process.memory_info().rss, process.num_threads(), process.num_fds()
+    before = process.memory_info().rss, threads_and_files(process)
     for _ in range(40):
         cycle()
-    after = process.memory_info().rss, process.num_threads(), process.num_fds()
+    after = process.memory_info().rss, threads_and_files(process)
     assert after[0] < before[0] * 1.05 + (4 << 20), (before, after)
-    assert after[1:] == before[1:], (before, after)
+    assert after[1] == before[1], (before, after)
     """
     run(code, text_engine_file, seconds=120)
 
@@ -199,11 +202,11 @@ def test_memory_is_flat_over_many_requests(text_engine_file: Path, soak: bool) -
                             SamplingParams(max_tokens=3, stop=["abc"], logprobs=1))
             next(engine.stream("x" * (i % 50 + 1), long))
     requests({count} // 5, 0)
-    before = process.memory_info().rss, process.num_threads(), process.num_fds()
+    before = process.memory_info().rss, threads_and_files(process)
     requests({count}, {count})
-    after = process.memory_info().rss, process.num_threads(), process.num_fds()
+    after = process.memory_info().rss, threads_and_files(process)
     assert after[0] - before[0] < (8 << 20), (before, after)
-    assert after[1:] == before[1:], (before, after)
+    assert after[1] == before[1], (before, after)
     deadline = time.monotonic() + 20
     while engine.stats()["running"] or engine.stats()["waiting"]:
         assert time.monotonic() < deadline
