@@ -13,11 +13,7 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kSumLanes = 8;
 
-bool better(const std::pair<int32_t, float>& a, const std::pair<int32_t, float>& b) {
-  return a.second != b.second ? a.second > b.second : a.first < b.first;
-}
-
-// Sum of e^(x[i]) * 1 over one block whose values are already exponentials; fixed lanes, then in order.
+// Sum of one block in an order fixed by position: lanes, then lane by lane.
 double block_sum(const float* x, int64_t count) {
   double lanes[kSumLanes] = {};
   int64_t i = 0;
@@ -47,6 +43,10 @@ inline float exp_reduced(float x) {
 }
 
 }  // namespace
+
+bool better_token(const std::pair<int32_t, float>& a, const std::pair<int32_t, float>& b) {
+  return a.second != b.second ? a.second > b.second : a.first < b.first;
+}
 
 float exp_nonpositive(float x) { return exp_reduced(x); }
 
@@ -99,10 +99,10 @@ std::vector<std::pair<int32_t, float>> RowView::top(int64_t k) const {
       if (row_[i] >= threshold) found.emplace_back(int32_t(i), row_[i]);
   }
   if (int64_t(found.size()) > k) {
-    std::nth_element(found.begin(), found.begin() + (k - 1), found.end(), better);
+    std::nth_element(found.begin(), found.begin() + (k - 1), found.end(), better_token);
     found.resize(size_t(k));
   }
-  std::sort(found.begin(), found.end(), better);
+  std::sort(found.begin(), found.end(), better_token);
   return found;
 }
 
@@ -130,6 +130,25 @@ double softmax_weights(std::span<float> weights, std::vector<double>& block_sums
       const float e = exp_reduced((x[i] - max) / temperature);
       w[i] = e < smallest ? 0.f : e;
     }
+    block_sums.push_back(block_sum(w, count));
+    total += block_sums.back();
+  }
+  return total;
+}
+
+double keep_down_to(std::span<float> weights, std::vector<double>& block_sums, const float* row,
+                    std::pair<int32_t, float> last) {
+  const auto size = int64_t(weights.size());
+  block_sums.clear();
+  double total = 0;
+  for (int64_t begin = 0; begin < size; begin += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, size - begin);
+    float* w = weights.data() + begin;
+    const float* x = row + begin;
+    // Among equals of the last kept value, ids up to its own stay.
+    const int64_t equals_end = std::clamp<int64_t>(last.first + 1 - begin, 0, count);
+    for (int64_t i = 0; i < equals_end; ++i) w[i] = x[i] >= last.second ? w[i] : 0.f;
+    for (int64_t i = equals_end; i < count; ++i) w[i] = x[i] > last.second ? w[i] : 0.f;
     block_sums.push_back(block_sum(w, count));
     total += block_sums.back();
   }

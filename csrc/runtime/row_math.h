@@ -37,9 +37,16 @@ class RowView {
 
 inline constexpr int64_t kRowBlock = 256;
 
+// The order of tokens everywhere: larger value first, then lower id.
+bool better_token(const std::pair<int32_t, float>& a, const std::pair<int32_t, float>& b);
+
 // weights[i] = e^((row[i] - max) / temperature), or 0 where that is below `smallest`; block_sums[b] = sum of
 // block b, in an order fixed by position. Returns the total.
 double softmax_weights(std::span<float> weights, std::vector<double>& block_sums, const float* row, float max,
                        float temperature, float smallest);
+
+// Zeroes the weights of all tokens worse than `last` and sums the blocks anew. Returns the total.
+double keep_down_to(std::span<float> weights, std::vector<double>& block_sums, const float* row,
+                    std::pair<int32_t, float> last);
 
 }  // namespace llama4rt

@@ -11,7 +11,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Below this a distribution is its maximum for every practical purpose, and dividing by it would overflow.
 constexpr double kGreedyTemperature = 1e-5;
-// Most distributions reach top_p within this many tokens; the rest ask again for more.
+// Most distributions reach top_p within this many tokens.
 constexpr int64_t kFirstBest = 256;
 
 void top_logprobs(TokenLogprobs& out, const RowView& view, double log_sum, int64_t top) {
@@ -101,10 +101,60 @@ float Sampler::raw_logit(std::span<const float> row, int32_t id) const {
 
 int32_t Sampler::draw(std::span<const float> row, const SamplingParams& params, double uniform) {
   weights_.resize(row.size());
-  const double total = softmax_weights(weights_, block_sums_, row.data(), view_.max(),
-                                       float(params.temperature), float(params.min_p));
+  double total = softmax_weights(weights_, block_sums_, row.data(), view_.max(), float(params.temperature),
+                                 float(params.min_p));
   const bool limited = params.top_k > 0 && params.top_k < int64_t(row.size());
-  return limited || params.top_p < 1 ? draw_among_best(params, total, uniform) : draw_by_id(total, uniform);
+  if (limited || params.top_p < 1)
+    total = keep_down_to(weights_, block_sums_, row.data(), last_kept(row, params, total));
+  return draw_by_id(total, uniform);
+}
+
+// The worst token that top-k and top-p leave.
+std::pair<int32_t, float> Sampler::last_kept(std::span<const float> row, const SamplingParams& params,
+                                             double total) const {
+  const auto size = int64_t(row.size());
+  const bool limited = params.top_k > 0 && params.top_k < size;
+  const auto weight = [this](const std::pair<int32_t, float>& token) {
+    return double(weights_[size_t(token.first)]);
+  };
+  const auto best = view_.top(limited ? params.top_k : kFirstBest);
+  if (limited) {  // top-p then refers to what top-k left
+    total = 0;
+    for (const auto& token : best) total += weight(token);
+  }
+  if (params.top_p >= 1) return best.back();
+  const double wanted = params.top_p * total;
+  double mass = 0;
+  for (const auto& token : best) {
+    mass += weight(token);
+    if (mass >= wanted) return token;
+  }
+  if (limited) return best.back();  // rounding
+
+  // A flat distribution: halve the candidates until the place is found, without sorting them all.
+  std::vector<std::pair<int32_t, float>> all;
+  for (size_t id = 0; id < row.size(); ++id)
+    if (weights_[id] > 0) all.emplace_back(int32_t(id), row[id]);
+  auto begin = all.begin(), end = all.end();
+  mass = 0;  // of what lies before `begin`
+  while (end - begin > kFirstBest) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, better_token);
+    double half = 0;
+    for (auto it = begin; it != middle; ++it) half += weight(*it);
+    if (mass + half >= wanted) {
+      end = middle;
+    } else {
+      mass += half;
+      begin = middle;
+    }
+  }
+  std::sort(begin, end, better_token);
+  for (auto it = begin; it != end; ++it) {
+    mass += weight(*it);
+    if (mass >= wanted) return *it;
+  }
+  return *(end - 1);
 }
 
 // Walks the cumulative weights in order of id, block by block.
@@ -122,36 +172,6 @@ int32_t Sampler::draw_by_id(double total, double uniform) const {
     if (left < 0) return last;
   }
   return last >= 0 ? last : view_.argmax();
-}
-
-// Walks the cumulative weights from the best token down, through the tokens that top-k and top-p leave.
-int32_t Sampler::draw_among_best(const SamplingParams& params, double total, double uniform) const {
-  const auto size = int64_t(weights_.size());
-  const bool limited = params.top_k > 0 && params.top_k < size;
-  std::vector<std::pair<int32_t, float>> best;
-  size_t kept = 0;
-  double mass = 0;
-  for (int64_t k = limited ? params.top_k : std::min(kFirstBest, size);; k = std::min(16 * k, size)) {
-    best = view_.top(k);
-    if (limited) {  // top-p then refers to what top-k left
-      total = 0;
-      for (const auto& [id, logit] : best) total += double(weights_[size_t(id)]);
-    }
-    mass = 0;
-    for (kept = 0; kept < best.size() && (kept == 0 || mass < params.top_p * total); ++kept)
-      mass += double(weights_[size_t(best[kept].first)]);
-    if (limited || k == size || mass >= params.top_p * total) break;
-  }
-  double left = uniform * mass;
-  int32_t last = best[0].first;  // as in draw_by_id
-  for (size_t i = 0; i < kept; ++i) {
-    const auto weight = double(weights_[size_t(best[i].first)]);
-    if (weight == 0) break;
-    last = best[i].first;
-    left -= weight;
-    if (left < 0) break;
-  }
-  return last;
 }
 
 }  // namespace llama4rt

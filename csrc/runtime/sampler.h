@@ -44,7 +44,8 @@ class Sampler {
   float raw_logit(std::span<const float> row, int32_t id) const;
   int32_t draw(std::span<const float> row, const SamplingParams& params, double uniform);
   int32_t draw_by_id(double total, double uniform) const;
-  int32_t draw_among_best(const SamplingParams& params, double total, double uniform) const;
+  std::pair<int32_t, float> last_kept(std::span<const float> row, const SamplingParams& params,
+                                      double total) const;
 
   RowView view_;
   std::vector<std::pair<int32_t, float>> edits_;  // (id, value before), in order of editing
