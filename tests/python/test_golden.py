@@ -1,0 +1,40 @@
+"""Engine files of every format version there has been still give the numbers recorded beside them (tests/golden/)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from driver import Driver
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = sorted(path.stem for path in GOLDEN.glob("*.l4e"))
+
+
+def test_there_are_golden_files() -> None:
+    assert len(FILES) >= 3
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("device", "limit"), [("reference", 1e-4), ("cpu", 5e-3)])
+def test_golden(name: str, device: str, limit: float) -> None:
+    """Logits reach about 5, so the limit of the cpu is 1e-3 relative; with bf16 weights it is the tight one."""
+    golden = np.load(GOLDEN / f"{name}.npz")
+    if "bf16" in name:
+        limit = 1e-4
+    with Driver(GOLDEN / f"{name}.l4e", device=device, kv_cache_dtype="f32") as driver:
+        logits = driver.score(golden["ids"].tolist())
+        assert np.abs(logits - golden["logits"]).max() < limit
+        if len(golden["greedy"]):
+            assert (
+                driver.generate(golden["ids"].tolist(), len(golden["greedy"])).tokens
+                == golden["greedy"].tolist()
+            )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_files_are_intact(name: str) -> None:
+    from llama4rt._core import EngineFile
+
+    assert EngineFile(str(GOLDEN / f"{name}.l4e")).verify() == []
