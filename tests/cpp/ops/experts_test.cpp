@@ -175,16 +175,18 @@ TEST(equal_logits_go_to_the_lowest_experts) {
   const RandomWeight router(rng, cases::kBF16, 1, 6, 64);
   Matrix h(2, 64);
   for (int64_t t = 0; t < 2; ++t) std::fill_n(h.row(t), 64, 0.0f);  // all logits are 0
-  for (const Subject& s : subjects()) {
-    SCOPE(s.label);
-    Workspace ws(*s.backend, 1 << 16);
-    const Routing r = s.backend->route(h.view(), router.view(), 3, ws);
+  const auto check = [&](Backend& backend) {
+    SCOPE(backend.describe());
+    Workspace ws(backend, 1 << 16);
+    const Routing r = backend.route(h.view(), router.view(), 3, ws);
     for (int64_t t = 0; t < 2; ++t)
       for (int i = 0; i < 3; ++i) {
         CHECK_EQ(r.expert_ids.row<int32_t>(t)[i], i);
         CHECK_EQ(r.scores.row<float>(t)[i], 0.5f);
       }
-  }
+  };
+  check(reference());
+  for (const Subject& s : subjects()) check(*s.backend);
 }
 
 TEST(route_gives_its_scratch_back) {
