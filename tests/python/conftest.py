@@ -34,11 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def soak() -> bool:
-    return SOAK
-
-
-@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """checkpoint("scout") -> the directory of that tiny checkpoint."""
     root = tmp_path_factory.mktemp("checkpoints")

@@ -138,13 +138,13 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def cases_of(engine_file: Files, soak: bool) -> Callable[[str], list[Case]]:
+def cases_of(engine_file: Files) -> Callable[[str], list[Case]]:
     made: dict[str, list[Case]] = {}
 
     def cases(kind: str) -> list[Case]:
         if kind not in made:
             path = engine_file(kind, **ENGINES[kind])
-            made[kind] = make_cases(path, KINDS[kind], seed=11, count=2000 if soak else 200)
+            made[kind] = make_cases(path, KINDS[kind], seed=11, count=200)
         return made[kind]
 
     return cases

@@ -53,15 +53,15 @@ def test_the_good_file_works(copy: Path) -> None:
     hostile_worker.exercise(copy)
 
 
-def test_truncations(copy: Path, soak: bool) -> None:
-    """Every prefix in soak, every 64th byte and all boundaries of header and tensors otherwise: none opens."""
-    ends = run_worker(copy, "truncate", 1 if soak else 64)
+def test_truncations(copy: Path) -> None:
+    """Every 64th byte and all boundaries of header and tensors: none opens. test_soak.py tries every byte."""
+    ends = run_worker(copy, "truncate", 64)
     assert set(ends) == {"EngineFileError"}
     assert ends["EngineFileError"] > 100
 
 
-def test_mutations(copy: Path, soak: bool) -> None:
-    ends = run_worker(copy, "mutate", 1_000_000 if soak else 0, 100_000 if soak else 3000)
+def test_mutations(copy: Path) -> None:
+    ends = run_worker(copy, "mutate", 0, 3000)
     assert ends.pop("opened") > 0  # flips in payload are verify()'s business
     assert set(ends) <= {"EngineFileError", "ConfigError"}
     assert min(ends.values()) > 0 and len(ends) == 2

@@ -1,13 +1,14 @@
-"""Long runs: no growth over ten thousand requests, no leak of blocks, threads or files over many engines.
+"""Long runs: memory over many requests and engines, every truncation, 100,000 mutations, more random streams.
 
-`make soak` runs these (LLAMA4RT_SOAK=1), and with the same variable test_hostile.py tries 100,000 mutations and every
-truncation, and test_determinism.py 2,000 requests per setting. A short form of each runs in `make test`.
+`make soak` runs what is marked so; a short form of each runs in `make test`, here or in test_hostile.py and
+test_determinism.py.
 """
 
 from __future__ import annotations
 
 import gc
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from driver import Driver
 from test_determinism import SETTINGS, check_nothing_held, check_stream, make_cases, tight_budget
+from test_hostile import run_worker
 from tiny_checkpoints import KINDS, random_ids
 
 Files = Callable[..., Path]
@@ -49,10 +51,9 @@ def churn(driver: Driver, count: int, seed: int) -> None:
         driver.outputs.clear()
 
 
-def test_no_growth_over_many_requests(engine_file: Files, soak: bool) -> None:
-    """10,000 requests in soak, 1,600 otherwise, after a warm-up: resident memory grows by less than 4 MiB."""
-    count = 10_000 if soak else 1600
-    with Driver(engine_file("micro"), max_model_len=64, kv_cache_bytes=4 * MIB) as driver:
+def check_requests(path: Path, count: int) -> None:
+    """Resident memory grows by less than 4 MiB over `count` requests, after a warm-up."""
+    with Driver(path, max_model_len=64, kv_cache_bytes=4 * MIB) as driver:
         churn(driver, max(800, count // 5), seed=0)
         before = rss()
         churn(driver, count, seed=1)
@@ -61,10 +62,9 @@ def test_no_growth_over_many_requests(engine_file: Files, soak: bool) -> None:
     assert growth < 4 * MIB, f"grew by {growth} bytes over {count} requests"
 
 
-def test_no_growth_over_many_engines(engine_file: Files, soak: bool) -> None:
+def check_engines(path: Path, count: int) -> None:
     """Opening, using and closing engines gives back memory, threads, descriptors and mappings."""
     process = psutil.Process()
-    path = engine_file("micro")
 
     def use() -> None:
         with Driver(path, max_model_len=64, kv_cache_bytes=4 * MIB, num_threads=2) as driver:
@@ -73,13 +73,48 @@ def test_no_growth_over_many_engines(engine_file: Files, soak: bool) -> None:
     for _ in range(10):
         use()
     before, threads, files = rss(), process.num_threads(), process.num_fds()
-    count = 500 if soak else 50
     for _ in range(count):
         use()
+    deadline = time.monotonic() + 10  # the kernel counts a joined thread for a moment longer
+    while process.num_threads() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert process.num_threads() == threads
     assert process.num_fds() == files
     growth = rss() - before
     assert growth < 4 * MIB, f"grew by {growth} bytes over {count} engines"
+
+
+def test_no_growth_over_many_requests(engine_file: Files) -> None:
+    check_requests(engine_file("micro"), 1600)
+
+
+def test_no_growth_over_many_engines(engine_file: Files) -> None:
+    check_engines(engine_file("micro"), 50)
+
+
+@pytest.mark.soak
+def test_no_growth_over_10_000_requests(engine_file: Files) -> None:
+    check_requests(engine_file("micro"), 10_000)
+
+
+@pytest.mark.soak
+def test_no_growth_over_500_engines(engine_file: Files) -> None:
+    check_engines(engine_file("micro"), 500)
+
+
+@pytest.mark.soak
+def test_every_truncation(engine_file: Files, tmp_path: Path) -> None:
+    path = tmp_path / "victim.l4e"
+    path.write_bytes(engine_file("micro", weights="int4", group_size=32).read_bytes())
+    assert set(run_worker(path, "truncate", 1)) == {"EngineFileError"}
+
+
+@pytest.mark.soak
+def test_100_000_mutations(engine_file: Files, tmp_path: Path) -> None:
+    path = tmp_path / "victim.l4e"
+    path.write_bytes(engine_file("micro", weights="int4", group_size=32).read_bytes())
+    ends = run_worker(path, "mutate", 1_000_000, 100_000)
+    assert set(ends) == {"opened", "EngineFileError", "ConfigError"}
 
 
 @pytest.mark.soak
