@@ -26,6 +26,7 @@ class ColdWeight {
   }
   const Weight& next() { return copies_[turn_++ % copies_.size()].view(); }
   double bytes() const { return double(copies_.front().bytes()); }
+  size_t copies() const { return copies_.size(); }
 
  private:
   std::vector<RandomWeight> copies_;
@@ -80,18 +81,18 @@ std::vector<BenchCase> linear_cases(Backend& backend, const cases::WeightSpec& s
   return all;
 }
 
-// A Routing of given tokens that spreads them evenly over the experts.
+// A Routing of given tokens that spreads them evenly over the experts, beginning with expert `first`.
 struct EvenRouting {
   std::vector<int32_t> ids, sorted, offsets;
   std::vector<float> scores;
   Routing view;
-  EvenRouting(int64_t tokens, int64_t top_k, int64_t experts) {
+  EvenRouting(int64_t tokens, int64_t top_k, int64_t experts, int64_t first) {
     const int64_t slots = tokens * top_k;
-    for (int64_t s = 0; s < slots; ++s) ids.push_back(int32_t(s % experts));
+    for (int64_t s = 0; s < slots; ++s) ids.push_back(int32_t((s + first) % experts));
     scores.assign(size_t(slots), 0.5f);
     for (int64_t e = 0; e < experts; ++e) {
       offsets.push_back(int32_t(sorted.size()));
-      for (int64_t s = e; s < slots; s += experts) sorted.push_back(int32_t(s));
+      for (int64_t s = (e - first + experts) % experts; s < slots; s += experts) sorted.push_back(int32_t(s));
     }
     offsets.push_back(int32_t(slots));
     view = {.expert_ids = Tensor(ids.data(), DType::kI32, {tokens, top_k}),
@@ -114,7 +115,11 @@ std::vector<BenchCase> experts_cases(Backend& backend, const cases::WeightSpec& 
     }
     hidden = c.hidden, width = c.width;
     const int64_t slots = c.tokens * c.top_k, in_rows = gate_up ? c.tokens : slots;
-    const auto routing = std::make_shared<EvenRouting>(c.tokens, c.top_k, c.experts);
+    // A single token reads one expert: take all of them in turn, or the same few megabytes stay in the cache.
+    const auto routings = std::make_shared<std::vector<EvenRouting>>();
+    routings->reserve(size_t(c.experts));  // the views point into their own vectors
+    for (int64_t first = 0; first < c.experts; ++first)
+      routings->emplace_back(c.tokens, c.top_k, c.experts, first);
     const auto in = activations(rng, in_rows, gate_up ? c.hidden : c.width);
     const auto out = activations(rng, gate_up ? slots : c.tokens, gate_up ? c.width : c.hidden);
     const double touched = double(std::min(slots, c.experts)) / double(c.experts);
@@ -124,11 +129,12 @@ std::vector<BenchCase> experts_cases(Backend& backend, const cases::WeightSpec& 
                    .bytes = touched * weight->bytes() +
                             4.0 * double(in->rows() * in->columns() + out->rows() * out->columns()),
                    .flops = (gate_up ? 4.0 : 2.0) * double(slots) * double(c.hidden) * double(c.width),
-                   .run = [&backend, gate_up, routing, in, out, weight] {
+                   .run = [&backend, gate_up, routings, in, out, weight, turn = size_t(0)]() mutable {
+                     const Routing& routing = (*routings)[turn++ / weight->copies() % routings->size()].view;
                      if (gate_up)
-                       backend.experts_gate_up(out->view(), in->view(), weight->next(), routing->view);
+                       backend.experts_gate_up(out->view(), in->view(), weight->next(), routing);
                      else
-                       backend.experts_down_add(out->view(), in->view(), weight->next(), routing->view);
+                       backend.experts_down_add(out->view(), in->view(), weight->next(), routing);
                    }});
   }
   return all;
