@@ -87,9 +87,7 @@ void CpuBackend::quantize_products(const cpu::QuantizedRows& q, int64_t begin, i
 void CpuBackend::run_products() {
   if (products_.empty()) return;
   const Weight& w = products_[0].weight;
-  const int64_t k = w.k, scratch_bytes = kernels_.product_scratch_bytes(k);
-  for (Member& m : members_) m.kernel.get<std::byte>(scratch_bytes);
-
+  const int64_t k = w.k;
   cpu::QuantizedRows q;
   int64_t num_rows = 0, num_tiles = 0;
   for (Product& p : products_) {
@@ -102,6 +100,9 @@ void CpuBackend::run_products() {
   }
   plan_products();
 
+  int64_t task_rows = 0;
+  for (const cpu::ProductTask& t : tasks_) task_rows = std::max(task_rows, t.row_end - t.row_begin);
+  const int64_t scratch_bytes = kernels_.product_scratch_bytes(task_rows);
   const auto scratch = [&](int member) {
     return members_[size_t(member)].kernel.get<std::byte>(scratch_bytes);
   };

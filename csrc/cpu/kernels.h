@@ -113,9 +113,9 @@ struct Kernels {
   void (*split_row)(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind);
   // Products with at least this many rows want tiles.
   int64_t min_tiled_rows;
-  // scratch: product_scratch_bytes(k), 64-byte aligned, of the calling thread.
+  // scratch: product_scratch_bytes(rows of the task), 64-byte aligned, of the calling thread.
   void (*multiply)(const ProductTask& task, const QuantizedRows& q, std::byte* scratch);
-  int64_t (*product_scratch_bytes)(int64_t k);
+  int64_t (*product_scratch_bytes)(int64_t rows);
 
   // --- attention
   // One head: rotates adjacent pairs by angles [D/2, 2] (cos, sin) unless null; divides by its RMS unless

@@ -62,11 +62,12 @@ inline void split_row(const QuantizedRows& q, int64_t row, int64_t tile_row, Wei
   }
 }
 
-// The B tiles of a row block, [K / 64][16][64]: int8 lines are B rows as they are, int4 lines are two each.
-inline const uint8_t* weight_tiles(const Weight& w, const uint8_t* lines, uint8_t* buffer) {
-  if (w.kind == WeightKind::kInt8) return lines;
+// The B tiles of lines [0, num_lines), 64 values of k each: int8 lines are B rows as they are, int4 lines are
+// two each.   buffer: [num_lines * 2][64]
+template <WeightKind kKind>
+inline const uint8_t* weight_tiles(const uint8_t* lines, int64_t num_lines, uint8_t* buffer) {
+  if (kKind == WeightKind::kInt8) return lines;
   const IVec nibbles = IVec::set1(0x0f0f0f0f);
-  const int64_t num_lines = cpu16::lines_per_block(w.kind, w.k);
   for (int64_t i = 0; i < num_lines; ++i) {
     const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
     prefetch(lines + i * cpu16::kLineBytes);
@@ -99,62 +100,97 @@ inline void multiply_group(int32_t* sums, const uint8_t* a, const uint8_t* b0, c
   _tile_stored(3, sums + 768, kTileK);
 }
 
+// Where a task is in its walk: two neighbouring row blocks (or the last one twice).
+struct BlockPair {
+  int64_t first;
+  int count;  // 1 or 2
+  IntBlock blocks[2];
+  BlockPair(const Weight& w, int64_t block, int64_t end)
+      : first(block), count(end - block < 2 ? 1 : 2), blocks{{w, block}, {w, block + count - 1}} {}
+};
+
+// Adds the groups [group_begin, group_end) to the results y of all rows.   b: the B tiles of those groups;
+// y: [rows][2][16]
 template <WeightKind kKind>
-inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, uint8_t* scratch) {
+inline void multiply_panel(float* y, const ProductTask& task, const QuantizedRows& q, const BlockPair& pair,
+                           const uint8_t* const* b, int64_t group_begin, int64_t group_end) {
   const Product& p = *task.product;
-  const Weight& w = p.weight;
-  const int64_t group_tiles = w.group_size / kTileK;
-  configure_tiles(int(task.row_end - task.row_begin < 16 ? task.row_end - task.row_begin : 16));
+  const int64_t group_tiles = p.weight.group_size / kTileK;
   alignas(64) int32_t sums[4 * 256];
-  alignas(64) float y[2][16][kLanes];
-  for (int64_t block = task.block_begin; block < task.block_end; block += 2) {
-    const int num_blocks = task.block_end - block < 2 ? 1 : 2;
-    const IntBlock blocks[2] = {{w, block}, {w, block + num_blocks - 1}};
-    const uint8_t* b[2];
-    b[0] = weight_tiles(w, blocks[0].lines, scratch);
-    b[1] = num_blocks == 2 ? weight_tiles(w, blocks[1].lines, scratch + 16 * w.k) : b[0];
-    memory_fence();
-    for (int64_t row = task.row_begin; row < task.row_end; row += 16) {
-      const int rows = int(task.row_end - row < 16 ? task.row_end - row : 16);
-      const float* scales = q.scales + (p.first_row + row) * q.groups;
-      const int32_t* row_sums = q.sums + (p.first_row + row) * q.groups;
-      const uint8_t* a = activation_tile(q, p.first_tile + row / 16, 0, w.k);
-      std::memset(y, 0, sizeof(y));
-      for (int64_t g = 0; g < q.groups; ++g) {
-        const int64_t tile = g * group_tiles;
-        multiply_group(sums, a + 2 * tile * kTileBytes, b[0] + tile * kTileBytes, b[1] + tile * kTileBytes,
-                       group_tiles);
-        for (int j = 0; j < num_blocks; ++j) {
-          const Vec scale = blocks[j].scale(g);
-          const int32_t* high = sums + j * 512;
-          for (int t = 0; t < rows; ++t) {
-            const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
-            add_group<kKind>(Vec::load(y[j][t]), dot, blocks[j], g, scale, scales[t * q.groups + g],
-                             row_sums[t * q.groups + g])
-                .store(y[j][t]);
-          }
+  for (int64_t row = task.row_begin; row < task.row_end; row += 16, y += 16 * 2 * kLanes) {
+    const int rows = int(task.row_end - row < 16 ? task.row_end - row : 16);
+    const float* scales = q.scales + (p.first_row + row) * q.groups;
+    const int32_t* row_sums = q.sums + (p.first_row + row) * q.groups;
+    const uint8_t* a = activation_tile(q, p.first_tile + row / 16, 0, p.weight.k);
+    for (int64_t g = group_begin; g < group_end; ++g) {
+      const int64_t tile = (g - group_begin) * group_tiles * kTileBytes;
+      multiply_group(sums, a + 2 * g * group_tiles * kTileBytes, b[0] + tile, b[1] + tile, group_tiles);
+      for (int j = 0; j < pair.count; ++j) {
+        const IntBlock& block = pair.blocks[j];
+        const Vec scale = block.scale(g);
+        const int32_t* high = sums + j * 512;
+        for (int t = 0; t < rows; ++t) {
+          const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
+          float* sum = y + (t * 2 + j) * kLanes;
+          add_group<kKind>(Vec::load(sum), dot, block, g, scale, scales[t * q.groups + g],
+                           row_sums[t * q.groups + g])
+              .store(sum);
         }
-      }
-      for (int t = 0; t < rows; ++t) {
-        if (p.finish == Finish::kSwiGlu) {
-          finish_gate_up(Vec::load(y[0][t]), Vec::load(y[1][t]), p, block, row + t);
-          continue;
-        }
-        for (int j = 0; j < num_blocks; ++j) finish_block(Vec::load(y[j][t]), p, block + j, row + t);
       }
     }
+  }
+}
+
+inline void finish_pair(const float* y, const ProductTask& task, const BlockPair& pair) {
+  const Product& p = *task.product;
+  for (int64_t row = task.row_begin; row < task.row_end; ++row, y += 2 * kLanes) {
+    if (p.finish == Finish::kSwiGlu) {
+      finish_gate_up(Vec::load(y), Vec::load(y + kLanes), p, pair.first, row);
+      continue;
+    }
+    for (int j = 0; j < pair.count; ++j) finish_block(Vec::load(y + j * kLanes), p, pair.first + j, row);
+  }
+}
+
+// K goes by in panels whose B tiles fit the first-level cache; all rows meet each of them.
+inline constexpr int64_t kPanelK = 512;
+
+template <WeightKind kKind>
+inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, std::byte* scratch) {
+  const Weight& w = task.product->weight;
+  auto* buffer = reinterpret_cast<uint8_t*>(scratch);
+  auto* y = reinterpret_cast<float*>(scratch + 2 * 16 * kPanelK);
+  const int64_t num_rows = task.row_end - task.row_begin;
+  const int64_t group_lines = w.group_size / cpu16::values_per_word(kKind);
+  const int64_t panel_groups = kPanelK / w.group_size;
+  configure_tiles(int(num_rows < 16 ? num_rows : 16));
+  for (int64_t block = task.block_begin; block < task.block_end; block += 2) {
+    const BlockPair pair(w, block, task.block_end);
+    std::memset(y, 0, size_t(num_rows) * 2 * kLanes * sizeof(float));
+    for (int64_t g = 0; g < q.groups; g += panel_groups) {
+      const int64_t end = g + panel_groups < q.groups ? g + panel_groups : q.groups;
+      const uint8_t* b[2];
+      for (int j = 0; j < pair.count; ++j)
+        b[j] = weight_tiles<kKind>(pair.blocks[j].lines + g * group_lines * cpu16::kLineBytes,
+                                   (end - g) * group_lines, buffer + j * 16 * kPanelK);
+      if (pair.count == 1) b[1] = b[0];
+      memory_fence();
+      multiply_panel<kKind>(y, task, q, pair, b, g, end);
+    }
+    finish_pair(y, task, pair);
   }
   _tile_release();
 }
 
 inline void multiply_with_tiles(const ProductTask& task, const QuantizedRows& q, std::byte* scratch) {
   const Product& p = *task.product;
-  auto* buffer = reinterpret_cast<uint8_t*>(scratch);
   if (p.first_tile < 0) return multiply(task, q, scratch);
-  if (p.weight.kind == WeightKind::kInt4) return multiply_tiled<WeightKind::kInt4>(task, q, buffer);
-  multiply_tiled<WeightKind::kInt8>(task, q, buffer);
+  if (p.weight.kind == WeightKind::kInt4) return multiply_tiled<WeightKind::kInt4>(task, q, scratch);
+  multiply_tiled<WeightKind::kInt8>(task, q, scratch);
 }
 
-inline int64_t tile_scratch_bytes(int64_t k) { return 2 * 16 * k; }
+inline int64_t tile_scratch_bytes(int64_t rows) {
+  return 2 * 16 * kPanelK + (rows + 16) * 2 * kLanes * int64_t(sizeof(float));
+}
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -32,9 +32,11 @@ inline void with_token_count(int64_t n, const Body& body) {
 }
 
 // How far ahead of the multiplication lines are asked for. Hardware prefetchers stop at a page; this does
-// not.
-inline constexpr int64_t kPrefetchBytes = 1024;
-inline void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kPrefetchBytes); }
+// not. Always inline: GCC thinks a function that only prefetches does nothing, and drops its calls.
+inline constexpr int64_t kPrefetchBytes = 4096;
+LLAMA4RT_INLINE void prefetch(const void* p) {
+  __builtin_prefetch(static_cast<const char*>(p) + kPrefetchBytes);
+}
 
 // --- float lines: [k / 2][16][2] bf16, or [k][16] fp32
 
@@ -52,7 +54,8 @@ inline void load_two(Vec& even, Vec& odd, const float* lines, int64_t k) {
 // sum[t] = sum_k lines[k] * x[t][k]: one chain of even k, one of odd k, added at the end.   x[t]: [k]
 // Reads a whole line of two k even when num_k is odd.
 template <int kTokens, class Element>
-inline void float_block(Vec (&sum)[kTokens], const Element* lines, const float* const* x, int64_t num_k) {
+LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, const float* const* x,
+                                 int64_t num_k) {
   const float* row[kTokens];
   Vec odd_sum[kTokens];
   for (int t = 0; t < kTokens; ++t) {
@@ -104,8 +107,8 @@ struct IntBlock {
 
 // Adds one finished group to the running sum of a row: (dot - zero * sum of activations) * both scales.
 template <WeightKind kKind>
-inline Vec add_group(Vec sum, IVec dot, const IntBlock& block, int64_t group, Vec weight_scale,
-                     float activation_scale, int32_t activation_sum) {
+LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, const IntBlock& block, int64_t group, Vec weight_scale,
+                              float activation_scale, int32_t activation_sum) {
   dot = block.zeros ? dot - IVec::load_u8(block.zeros + group * kLanes) * IVec::set1(activation_sum)
                     : dot - IVec::set1(activation_sum * symmetric_zero(kKind));
   return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
@@ -156,7 +159,8 @@ constexpr int int_chains([[maybe_unused]] int tokens) {
 
 // sum[t] = sum over groups, in order, of add_group.   Rows first_row .. first_row + kTokens - 1 of q.
 template <int kTokens, WeightKind kKind>
-inline void int_block(Vec (&sum)[kTokens], const IntBlock& block, const QuantizedRows& q, int64_t first_row) {
+LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const QuantizedRows& q,
+                               int64_t first_row) {
   using Pairs = LinePairs<kKind>;
   constexpr int kChains = int_chains(kTokens);
   constexpr int64_t kPerLine = cpu16::values_per_word(kKind);
@@ -174,7 +178,7 @@ inline void int_block(Vec (&sum)[kTokens], const IntBlock& block, const Quantize
     for (auto& c : chain)
       for (IVec& v : c) v = IVec::zero();
     // Even chains take even pairs; two lines a turn, so that all chains are used.
-    const auto step = [&]<int kLine>() {
+    const auto step = [&]<int kLine>() LLAMA4RT_INLINE_LAMBDA {
       const Pairs w(line);
       prefetch(line);
       for (int j = 0; j < Pairs::kCount; ++j)

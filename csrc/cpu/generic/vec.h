@@ -24,6 +24,10 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 inline constexpr int kLanes = 16;
 
+// For the bodies of inner loops, whose arrays of Vec must become registers of the caller.
+#define LLAMA4RT_INLINE inline __attribute__((always_inline))
+#define LLAMA4RT_INLINE_LAMBDA __attribute__((always_inline))
+
 #if defined(LLAMA4RT_ISA_AVX512)
 
 struct Vec {
