@@ -70,7 +70,7 @@ inline const uint8_t* weight_tiles(const uint8_t* lines, int64_t num_lines, uint
   const IVec nibbles = IVec::set1(0x0f0f0f0f);
   for (int64_t i = 0; i < num_lines; ++i) {
     const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
-    prefetch(lines + i * cpu16::kLineBytes);
+    prefetch(lines + i * cpu16::kLineBytes + kPrefetchBytes);
     (words & nibbles).store(buffer + i * 2 * kTileK);
     (shift_right<4>(words) & nibbles).store(buffer + (i * 2 + 1) * kTileK);
   }

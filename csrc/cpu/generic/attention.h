@@ -26,12 +26,17 @@ inline void score_rows(const AttentionTile& tile, const float* const* q, float* 
                        int64_t end) {
   const KvLayer& kv = *tile.kv;
   const Vec scale = Vec::set1(tile.scale);
-  for (int64_t key = begin; key < end; key += kLanes) {
+  const auto keys_at = [&](int64_t key) {
     const int64_t block = tile.blocks[key / kv.block_size], offset = key % kv.block_size;
-    const auto* keys = head_of_block<Element>(kv.k, kv, block, tile.kv_head) + offset * kv.head_dim;
+    return head_of_block<Element>(kv.k, kv, block, tile.kv_head) + offset * kv.head_dim;
+  };
+  const Element* keys = keys_at(begin);
+  for (int64_t key = begin; key < end; key += kLanes) {
+    const Element* next = key + kLanes < end ? keys_at(key + kLanes) : keys;
     Vec score[kRows];
-    float_block(score, keys, q, kv.head_dim);
+    float_block(score, keys, next, q, kv.head_dim);
     for (int t = 0; t < kRows; ++t) (score[t] * scale).store(out[t] + (key - begin));
+    keys = next;
   }
 }
 
@@ -66,31 +71,36 @@ inline void add_values(const AttentionTile& tile, float* const* sum, const float
   Vec acc[kRows][kVecs];
   for (int t = 0; t < kRows; ++t)
     for (int i = 0; i < kVecs; ++i) acc[t][i] = Vec::load(sum[t] + d + i * kLanes);
-  int64_t key = begin;
-  while (key < end) {
-    const int64_t offset = key % kv.block_size;
+  for (int64_t key = begin; key < end;) {
+    const int64_t block_start = key / kv.block_size * kv.block_size, next_start = block_start + kv.block_size;
+    const int64_t block_end = next_start < end ? next_start : end;
     const auto* values = head_of_block<Element>(kv.v, kv, tile.blocks[key / kv.block_size], tile.kv_head);
-    const int64_t block_end = key - offset + kv.block_size < end ? key - offset + kv.block_size : end;
-    const int64_t block_start = key - offset;
-    while (key < block_end) {
+    // The next block, as far as there is one, is asked for while this one is multiplied.
+    const auto* next = next_start < end ? head_of_block<Element>(
+                                              kv.v, kv, tile.blocks[next_start / kv.block_size], tile.kv_head)
+                                        : values;
+    for (; key < block_end; key = (key & ~int64_t(1)) + 2) {
+      const int64_t pair = (key & ~int64_t(1)) - block_start;  // keys pair and pair + 1 of the block
       const bool first_half = key % 2 == 0, second_half = !first_half || key + 1 < block_end;
-      const int64_t even_key = key & ~int64_t(1);
       Vec first[kVecs], second[kVecs];
-      for (int i = 0; i < kVecs; ++i)
-        load_value_pair(first[i], second[i], values, even_key - block_start, d + i * kLanes, kv.head_dim,
+      for (int i = 0; i < kVecs; ++i) {
+        load_value_pair(first[i], second[i], values, pair, d + i * kLanes, kv.head_dim,
                         i + 1 == kVecs ? lanes : kLanes);
-      prefetch(values + value_index<Element>(even_key - block_start, d, kv.head_dim));
+        prefetch(next + value_index<Element>(pair, d + i * kLanes, kv.head_dim));
+        if constexpr (sizeof(Element) == 4)
+          prefetch(next + value_index<Element>(pair + 1, d + i * kLanes, kv.head_dim));
+      }
+      const int64_t at = block_start + pair - origin;
       if (first_half)
         for (int t = 0; t < kRows; ++t) {
-          const Vec w = Vec::set1(weight[t][even_key - origin]);
+          const Vec w = Vec::set1(weight[t][at]);
           for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(w, first[i], acc[t][i]);
         }
       if (second_half)
         for (int t = 0; t < kRows; ++t) {
-          const Vec w = Vec::set1(weight[t][even_key + 1 - origin]);
+          const Vec w = Vec::set1(weight[t][at + 1]);
           for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(w, second[i], acc[t][i]);
         }
-      key = even_key + 2;
     }
     key = block_end;
   }

@@ -31,12 +31,13 @@ inline void with_token_count(int64_t n, const Body& body) {
   }
 }
 
-// How far ahead of the multiplication lines are asked for. Hardware prefetchers stop at a page; this does
-// not. Always inline: GCC thinks a function that only prefetches does nothing, and drops its calls.
+// Asks for the line at p. Always inline: GCC thinks a function that only prefetches does nothing, and drops
+// its calls.
+LLAMA4RT_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+
+// How far ahead of the multiplication weights are asked for. Hardware prefetchers stop at a page; this does
+// not.
 inline constexpr int64_t kPrefetchBytes = 4096;
-LLAMA4RT_INLINE void prefetch(const void* p) {
-  __builtin_prefetch(static_cast<const char*>(p) + kPrefetchBytes);
-}
 
 // --- float lines: [k / 2][16][2] bf16, or [k][16] fp32
 
@@ -52,10 +53,10 @@ inline void load_two(Vec& even, Vec& odd, const float* lines, int64_t k) {
 }
 
 // sum[t] = sum_k lines[k] * x[t][k]: one chain of even k, one of odd k, added at the end.   x[t]: [k]
-// Reads a whole line of two k even when num_k is odd.
+// Reads a whole line of two k even when num_k is odd.   ahead: the lines that will be wanted soon
 template <int kTokens, class Element>
-LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, const float* const* x,
-                                 int64_t num_k) {
+LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, const Element* ahead,
+                                 const float* const* x, int64_t num_k) {
   const float* row[kTokens];
   Vec odd_sum[kTokens];
   for (int t = 0; t < kTokens; ++t) {
@@ -66,7 +67,8 @@ LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, cons
   int64_t k = 0;
   for (; k + 2 <= num_k; k += 2) {
     load_two(even, odd, lines, k);
-    prefetch(lines + k * kLanes);
+    prefetch(ahead + k * kLanes);
+    if constexpr (sizeof(Element) == 4) prefetch(ahead + (k + 1) * kLanes);
     for (int t = 0; t < kTokens; ++t) {
       sum[t] = fma(even, Vec::set1(row[t][k]), sum[t]);
       odd_sum[t] = fma(odd, Vec::set1(row[t][k + 1]), odd_sum[t]);
@@ -180,7 +182,7 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
     // Even chains take even pairs; two lines a turn, so that all chains are used.
     const auto step = [&]<int kLine>() LLAMA4RT_INLINE_LAMBDA {
       const Pairs w(line);
-      prefetch(line);
+      prefetch(line + kPrefetchBytes);
       for (int j = 0; j < Pairs::kCount; ++j)
         for (int t = 0; t < kTokens; ++t) {
           IVec& c = chain[t][(kLine * Pairs::kCount + j) % kChains];

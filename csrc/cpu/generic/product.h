@@ -67,7 +67,8 @@ inline void multiply_bf16(const ProductTask& task) {
   walk_task(task, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
     const float* x[kTokens];
     for (int t = 0; t < kTokens; ++t) x[t] = p.rows.x + p.rows.x_row(row + t) * p.rows.x_stride;
-    float_block(y, static_cast<const bf16*>(p.weight.data) + block * block_values, x, p.weight.k);
+    const auto* lines = static_cast<const bf16*>(p.weight.data) + block * block_values;
+    float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, p.weight.k);
   });
 }
 
