@@ -70,7 +70,6 @@ inline const uint8_t* weight_tiles(const uint8_t* lines, int64_t num_lines, uint
   const IVec nibbles = IVec::set1(0x0f0f0f0f);
   for (int64_t i = 0; i < num_lines; ++i) {
     const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
-    prefetch(lines + i * cpu16::kLineBytes + kPrefetchBytes);
     (words & nibbles).store(buffer + i * 2 * kTileK);
     (shift_right<4>(words) & nibbles).store(buffer + (i * 2 + 1) * kTileK);
   }
@@ -109,35 +108,57 @@ struct BlockPair {
       : first(block), count(end - block < 2 ? 1 : 2), blocks{{w, block}, {w, block + count - 1}} {}
 };
 
-// Adds the groups [group_begin, group_end) to the results y of all rows.   b: the B tiles of those groups;
-// y: [rows][2][16]
+// A panel of K: groups [group_begin, group_end) of a pair of row blocks.
+struct Panel {
+  int64_t group_begin, group_end;
+  const uint8_t* b[2];      // B tiles of both blocks
+  const uint8_t* ahead[2];  // lines wanted next: asked for while the tile unit is busy
+};
+
+// Adds one group to the results of up to 16 rows.   sums: [block][high, low][16][16]; y: [rows][2][16]
+template <WeightKind kKind>
+inline void add_group_sums(float* y, const int32_t* sums, const BlockPair& pair, const QuantizedRows& q,
+                           int64_t first_row, int rows, int64_t group) {
+  const float* scales = q.scales + first_row * q.groups + group;
+  const int32_t* row_sums = q.sums + first_row * q.groups + group;
+  for (int j = 0; j < pair.count; ++j) {
+    const IntBlock& block = pair.blocks[j];
+    const Vec scale = block.scale(group);
+    const int32_t* high = sums + j * 512;
+    for (int t = 0; t < rows; ++t) {
+      const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
+      float* sum = y + (t * 2 + j) * kLanes;
+      add_group<kKind>(Vec::load(sum), dot, block, group, scale, scales[t * q.groups], row_sums[t * q.groups])
+          .store(sum);
+    }
+  }
+}
+
+// Adds a panel to the results of all rows of the task. The tile unit works on one group while the vector
+// units add the group before.
 template <WeightKind kKind>
 inline void multiply_panel(float* y, const ProductTask& task, const QuantizedRows& q, const BlockPair& pair,
-                           const uint8_t* const* b, int64_t group_begin, int64_t group_end) {
+                           const Panel& panel) {
   const Product& p = *task.product;
   const int64_t group_tiles = p.weight.group_size / kTileK;
-  alignas(64) int32_t sums[4 * 256];
+  const int64_t group_bytes = p.weight.group_size / cpu16::values_per_word(kKind) * cpu16::kLineBytes;
+  alignas(64) int32_t sums[2][4 * 256];
   for (int64_t row = task.row_begin; row < task.row_end; row += 16, y += 16 * 2 * kLanes) {
     const int rows = int(task.row_end - row < 16 ? task.row_end - row : 16);
-    const float* scales = q.scales + (p.first_row + row) * q.groups;
-    const int32_t* row_sums = q.sums + (p.first_row + row) * q.groups;
+    const int64_t first_row = p.first_row + row;
     const uint8_t* a = activation_tile(q, p.first_tile + row / 16, 0, p.weight.k);
-    for (int64_t g = group_begin; g < group_end; ++g) {
-      const int64_t tile = (g - group_begin) * group_tiles * kTileBytes;
-      multiply_group(sums, a + 2 * g * group_tiles * kTileBytes, b[0] + tile, b[1] + tile, group_tiles);
-      for (int j = 0; j < pair.count; ++j) {
-        const IntBlock& block = pair.blocks[j];
-        const Vec scale = block.scale(g);
-        const int32_t* high = sums + j * 512;
-        for (int t = 0; t < rows; ++t) {
-          const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
-          float* sum = y + (t * 2 + j) * kLanes;
-          add_group<kKind>(Vec::load(sum), dot, block, g, scale, scales[t * q.groups + g],
-                           row_sums[t * q.groups + g])
-              .store(sum);
+    for (int64_t g = panel.group_begin; g < panel.group_end; ++g) {
+      const int64_t i = g - panel.group_begin, tile = i * group_tiles * kTileBytes;
+      multiply_group(sums[g % 2], a + 2 * g * group_tiles * kTileBytes, panel.b[0] + tile, panel.b[1] + tile,
+                     group_tiles);
+      if (row == task.row_begin)
+        for (int64_t line = 0; line < group_bytes; line += cpu16::kLineBytes) {
+          prefetch(panel.ahead[0] + i * group_bytes + line);
+          prefetch(panel.ahead[1] + i * group_bytes + line);
         }
-      }
+      if (i > 0) add_group_sums<kKind>(y, sums[(g - 1) % 2], pair, q, first_row, rows, g - 1);
     }
+    add_group_sums<kKind>(y, sums[(panel.group_end - 1) % 2], pair, q, first_row, rows, panel.group_end - 1);
   }
 }
 
@@ -162,20 +183,23 @@ inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, std:
   auto* y = reinterpret_cast<float*>(scratch + 2 * 16 * kPanelK);
   const int64_t num_rows = task.row_end - task.row_begin;
   const int64_t group_lines = w.group_size / cpu16::values_per_word(kKind);
-  const int64_t panel_groups = kPanelK / w.group_size;
+  const int64_t group_bytes = group_lines * cpu16::kLineBytes, panel_groups = kPanelK / w.group_size;
   configure_tiles(int(num_rows < 16 ? num_rows : 16));
   for (int64_t block = task.block_begin; block < task.block_end; block += 2) {
     const BlockPair pair(w, block, task.block_end);
     std::memset(y, 0, size_t(num_rows) * 2 * kLanes * sizeof(float));
     for (int64_t g = 0; g < q.groups; g += panel_groups) {
       const int64_t end = g + panel_groups < q.groups ? g + panel_groups : q.groups;
-      const uint8_t* b[2];
-      for (int j = 0; j < pair.count; ++j)
-        b[j] = weight_tiles<kKind>(pair.blocks[j].lines + g * group_lines * cpu16::kLineBytes,
-                                   (end - g) * group_lines, buffer + j * 16 * kPanelK);
-      if (pair.count == 1) b[1] = b[0];
+      Panel panel{g, end, {}, {}};
+      for (int j = 0; j < 2; ++j) {
+        const uint8_t* lines = pair.blocks[j].lines;
+        panel.b[j] =
+            weight_tiles<kKind>(lines + g * group_bytes, (end - g) * group_lines, buffer + j * 16 * kPanelK);
+        panel.ahead[j] =
+            end < q.groups ? lines + end * group_bytes : lines + 2 * cpu16::block_bytes(kKind, w.k);
+      }
       memory_fence();
-      multiply_panel<kKind>(y, task, q, pair, b, g, end);
+      multiply_panel<kKind>(y, task, q, pair, panel);
     }
     finish_pair(y, task, pair);
   }

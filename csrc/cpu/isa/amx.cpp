@@ -13,7 +13,7 @@ namespace {
 constexpr Kernels amx_table() {
   Kernels table = make_table("amx");
   table.split_row = split_row;
-  table.min_tiled_rows = 6;  // below, unpacking costs more than the tiles save
+  table.min_tiled_rows = 8;  // below, unpacking costs more than the tiles save
   table.multiply = multiply_with_tiles;
   table.product_scratch_bytes = tile_scratch_bytes;
   return table;
