@@ -114,6 +114,7 @@ EngineOptions small_options() {
   EngineOptions o;
   o.num_threads = 2;
   o.kv_cache_bytes = 4 << 20;
+  o.kv_cache_dtype = "bf16";
   return o;
 }
 
