@@ -163,7 +163,8 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
     SCOPE(c.name, ", max_batched_tokens ", c.options.max_batched_tokens);
     Engine engine(dir / "m.l4e", c.options);
     CHECK(tokens_of(run_all(engine, requests)) == expected);
-    if (std::string(c.name) == "preemption without prefix cache") CHECK(engine.stats().scheduler.preemptions > 0);
+    if (std::string(c.name) == "preemption without prefix cache")
+      CHECK(engine.stats().scheduler.preemptions > 0);
     // Once more, now that the cache is warm.
     CHECK(tokens_of(run_all(engine, requests)) == expected);
     if (c.options.prefix_cache) CHECK(engine.stats().scheduler.prefix_hit_tokens > 200);
