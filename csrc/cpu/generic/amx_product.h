@@ -117,20 +117,30 @@ struct Panel {
 
 // Adds one group to the results of up to 16 rows.   sums: [block][high, low][16][16]; y: [rows][2][16]
 template <WeightKind kKind>
-inline void add_group_sums(float* y, const int32_t* sums, const BlockPair& pair, const QuantizedRows& q,
-                           int64_t first_row, int rows, int64_t group) {
-  const float* scales = q.scales + first_row * q.groups + group;
-  const int32_t* row_sums = q.sums + first_row * q.groups + group;
-  for (int j = 0; j < pair.count; ++j) {
-    const IntBlock& block = pair.blocks[j];
+LLAMA4RT_INLINE void add_group_sums(float* y, const int32_t* sums, const BlockPair& pair,
+                                    const QuantizedRows& q, int64_t first_row, int rows, int64_t group) {
+  // Local copies: a vector store may alias anything, and the compiler would load these again for every row.
+  const int64_t groups = q.groups;
+  const float* scales = q.scales + first_row * groups + group;
+  const int32_t* row_sums = q.sums + first_row * groups + group;
+  const int count = pair.count;
+  for (int j = 0; j < count; ++j) {
+    const IntBlock block = pair.blocks[j];
     const Vec scale = block.scale(group);
     const int32_t* high = sums + j * 512;
-    for (int t = 0; t < rows; ++t) {
-      const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
-      float* sum = y + (t * 2 + j) * kLanes;
-      add_group<kKind>(Vec::load(sum), dot, block, group, scale, scales[t * q.groups], row_sums[t * q.groups])
-          .store(sum);
-    }
+    const auto add_rows_of_block = [&]<bool kZeros>() LLAMA4RT_INLINE_LAMBDA {
+      const IVec zero = kZeros ? IVec::load_u8(block.zeros + group * kLanes) : IVec::zero();
+      for (int t = 0; t < rows; ++t) {
+        const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
+        float* sum = y + (t * 2 + j) * kLanes;
+        add_group<kKind, kZeros>(Vec::load(sum), dot, zero, scale, scales[t * groups], row_sums[t * groups])
+            .store(sum);
+      }
+    };
+    if (block.zeros)
+      add_rows_of_block.template operator()<true>();
+    else
+      add_rows_of_block.template operator()<false>();
   }
 }
 

@@ -108,11 +108,13 @@ struct IntBlock {
 };
 
 // Adds one finished group to the running sum of a row: (dot - zero * sum of activations) * both scales.
-template <WeightKind kKind>
-LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, const IntBlock& block, int64_t group, Vec weight_scale,
-                              float activation_scale, int32_t activation_sum) {
-  dot = block.zeros ? dot - IVec::load_u8(block.zeros + group * kLanes) * IVec::set1(activation_sum)
-                    : dot - IVec::set1(activation_sum * symmetric_zero(kKind));
+template <WeightKind kKind, bool kZeros>
+LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, Vec weight_scale, float activation_scale,
+                              int32_t activation_sum) {
+  if constexpr (kZeros)
+    dot = dot - zero * IVec::set1(activation_sum);
+  else
+    dot = dot - IVec::set1(activation_sum * symmetric_zero(kKind));
   return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
 }
 
@@ -205,8 +207,12 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
         even = even + chain[t][c];
         odd = odd + chain[t][c + 1];
       }
-      sum[t] = add_group<kKind>(sum[t], Pairs::combine(even, odd), block, g, scale, scales[t * q.groups + g],
-                                sums[t * q.groups + g]);
+      const IVec dot = Pairs::combine(even, odd);
+      const float x_scale = scales[t * q.groups + g];
+      const int32_t x_sum = sums[t * q.groups + g];
+      sum[t] = block.zeros ? add_group<kKind, true>(sum[t], dot, IVec::load_u8(block.zeros + g * kLanes),
+                                                    scale, x_scale, x_sum)
+                           : add_group<kKind, false>(sum[t], dot, IVec::zero(), scale, x_scale, x_sum);
     }
   }
 }
