@@ -59,10 +59,10 @@ class CpuBackend final : public Backend {
   }
 
   void multiply_one(Tensor out, Tensor x, const Weight& w, cpu::Finish finish);
-  // Adds to products_ one product per expert that has tokens.
+  // Makes products_ one product per expert that has tokens.
   void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
                        const Weight& stack, const Routing& routing, cpu::Finish finish);
-  // Runs products_ (all of one shape and kind) and clears it.
+  // Runs products_, all of one shape and kind.
   void run_products();
   void plan_products();
   void quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end);

@@ -53,6 +53,7 @@ void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const
 void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x,
                                  int64_t slots_per_x, const Weight& stack, const Routing& routing,
                                  cpu::Finish finish) {
+  products_.clear();
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
   for (int64_t e = 0; e < stack.num_experts; ++e) {
     if (offsets[e] == offsets[e + 1]) continue;

@@ -34,6 +34,7 @@ int64_t rows_per_task(const Product& p) {
 }  // namespace
 
 void CpuBackend::multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish) {
+  products_.clear();
   Product& p = products_.emplace_back();
   p.weight = w;
   p.finish = finish;
@@ -136,7 +137,6 @@ void CpuBackend::run_products() {
                   [&](int member, int64_t i) { kernels_.multiply(tasks_[size_t(i)], q, scratch(member)); });
     }
   }
-  products_.clear();
 }
 
 }  // namespace llama4rt
