@@ -18,6 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test talks to a network
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The oracles' matrices are tiny: waking threads costs more than the work. torch is told in load_oracle().
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A loaded machine is slow, not wrong.
 settings.register_profile("llama4rt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -58,6 +60,19 @@ def oracle(checkpoint: Callable[[str], Path]) -> Callable[..., PreTrainedModel]:
         return load_oracle(checkpoint(kind), dtype, attention)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def greedy(oracle: Callable[..., PreTrainedModel]) -> Callable[[str, tuple[int, ...], int], list[int]]:
+    """greedy("scout", prompt, 20) -> what transformers' generate() continues with; computed once."""
+
+    @functools.cache
+    def generate(kind: str, prompt: tuple[int, ...], count: int) -> list[int]:
+        from tiny_checkpoints import oracle_greedy
+
+        return oracle_greedy(oracle(kind), prompt, count)
+
+    return generate
 
 
 @pytest.fixture(scope="session")

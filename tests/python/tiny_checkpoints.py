@@ -285,6 +285,7 @@ def load_oracle(
     import torch
     from transformers import AutoConfig, Llama4ForCausalLM, Llama4ForConditionalGeneration
 
+    torch.set_num_threads(1)  # tiny matrices: waking threads costs more than the work
     config = AutoConfig.from_pretrained(directory)
     text = getattr(config, "text_config", config)
     if text.attention_chunk_size is None:
