@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def soak() -> bool:
+    """For tests that only count further in a soak run."""
+    return SOAK
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """checkpoint("scout") -> the directory of that tiny checkpoint."""
     root = tmp_path_factory.mktemp("checkpoints")
