@@ -160,7 +160,7 @@ def test_errors_come_before_the_first_output(engine: Engine) -> None:
         for prompt in ("", [], [10**6], [5] * 2000, "x" * 10**7):
             with pytest.raises(RequestError):
                 await last(async_engine.generate(prompt, params()))
-        first = async_engine.generate("Hello", params(max_tokens=400), request_id="same")  # outlives the next lines
+        first = async_engine.generate("Hello", params(max_tokens=400), request_id="same")  # runs on
         await anext(first)
         with pytest.raises(RequestError, match="'same' is running"):
             await last(async_engine.generate("Hello", params(), request_id="same"))
