@@ -37,24 +37,26 @@ struct Tolerance {
 };
 // fp32 sums of `length` terms.
 Tolerance fp32_tolerance(int64_t length);
-// A product of `k` terms with weights of this kind: adds the int16 quantisation of activations.
-Tolerance product_tolerance(const cases::WeightSpec& spec, int64_t k);
 
 // --- the comparison
 
-// What an op should give and how large its terms are, in double: [rows * columns] each.
+// What an op should give, how large its terms are, and the most that int16 activations may change it on the
+// CPU, in double: [rows * columns] each.
 struct Oracle {
   int64_t columns;
   std::vector<double> value;
   std::vector<double> magnitude;
+  std::vector<double> rounding;
 
   Oracle(int64_t num_rows, int64_t num_columns)
       : columns(num_columns),
         value(size_t(num_rows * num_columns)),
-        magnitude(size_t(num_rows * num_columns)) {}
-  void set(int64_t row, int64_t column, double v, double m) {
+        magnitude(size_t(num_rows * num_columns)),
+        rounding(size_t(num_rows * num_columns)) {}
+  void set(int64_t row, int64_t column, double v, double m, double r = 0) {
     value[size_t(row * columns + column)] = v;
     magnitude[size_t(row * columns + column)] = m;
+    rounding[size_t(row * columns + column)] = r;
   }
 };
 
@@ -76,10 +78,13 @@ inline std::string describe(const cases::WeightSpec& s) {
                     dtype_name(s.scales), " scales");
 }
 
-// A dot product in double, and its magnitude |x| * rms(w) * sqrt(k) / sqrt(k).
+// A dot product in double, its magnitude |x| * rms(w), and a bound on what int16 activations change: each is
+// off by at most half a step, absmax / 32767 / 2 of its group, so sum over groups of that times the sum of
+// |w|.
 struct Product {
   double value = 0;
   double magnitude = 0;
+  double rounding = 0;
 };
 Product product(const float* x, const Weight& w, int64_t row);
 inline double silu(double x) { return x / (1.0 + std::exp(-x)); }

@@ -9,7 +9,7 @@ Oracle product_oracle(const Matrix& x, const Weight& w) {
   for (int64_t t = 0; t < x.rows(); ++t)
     for (int64_t n = 0; n < w.n; ++n) {
       const Product p = product(x.row(t), w, n);
-      oracle.set(t, n, p.value, p.magnitude);
+      oracle.set(t, n, p.value, p.magnitude, p.rounding);
     }
   return oracle;
 }
@@ -18,7 +18,7 @@ void check_linear(Rng& rng, const cases::LinearCase& c, const cases::WeightSpec&
   SCOPE("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", describe(spec));
   const RandomWeight weight(rng, spec, 1, c.n, c.k);
   const Matrix x = random_activations(rng, c.tokens, c.k);
-  conform(product_oracle(x, weight.view()), product_tolerance(spec, c.k), c.tokens,
+  conform(product_oracle(x, weight.view()), fp32_tolerance(c.k), c.tokens,
           [&](Backend& backend, int64_t first, int64_t count) {
             Matrix in = x.part(first, count), out(count, c.n);
             backend.linear(out.view(), in.view(), weight.view());
@@ -56,12 +56,11 @@ TEST(linear_add_conforms) {
           oracle.value[at] += double(residual.row(t)[n]);
           oracle.magnitude[at] += std::abs(double(residual.row(t)[n]));
         }
-      conform(oracle, product_tolerance(spec, c.k), c.tokens,
-              [&](Backend& backend, int64_t first, int64_t count) {
-                Matrix x = residual.part(first, count), in = a.part(first, count);
-                backend.linear_add(x.view(), in.view(), weight.view());
-                return x;
-              });
+      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+        Matrix x = residual.part(first, count), in = a.part(first, count);
+        backend.linear_add(x.view(), in.view(), weight.view());
+        return x;
+      });
     }
 }
 
@@ -78,14 +77,13 @@ TEST(gate_up_conforms) {
         for (int64_t i = 0; i < f; ++i) {
           const Product a = swiglu(product(h.row(t), weight.view(), cpu16::gate_row(i)),
                                    product(h.row(t), weight.view(), cpu16::up_row(i)), 1.0);
-          oracle.set(t, i, a.value, a.magnitude);
+          oracle.set(t, i, a.value, a.magnitude, a.rounding);
         }
-      conform(oracle, product_tolerance(spec, c.k), c.tokens,
-              [&](Backend& backend, int64_t first, int64_t count) {
-                Matrix in = h.part(first, count), out(count, f);
-                backend.gate_up(out.view(), in.view(), weight.view());
-                return out;
-              });
+      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+        Matrix in = h.part(first, count), out(count, f);
+        backend.gate_up(out.view(), in.view(), weight.view());
+        return out;
+      });
     }
 }
 
@@ -123,7 +121,7 @@ TEST(extreme_activations_keep_their_precision) {
       Matrix x = random_activations(rng, 3, 256);
       for (int64_t t = 0; t < 3; ++t)
         for (int64_t k = 0; k < 256; ++k) x.row(t)[k] *= size;
-      conform(product_oracle(x, weight.view()), product_tolerance(spec, 256), 3,
+      conform(product_oracle(x, weight.view()), fp32_tolerance(256), 3,
               [&](Backend& backend, int64_t first, int64_t count) {
                 Matrix in = x.part(first, count), out(count, 48);
                 backend.linear(out.view(), in.view(), weight.view());
