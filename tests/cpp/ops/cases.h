@@ -72,8 +72,7 @@ inline constexpr LinearCase kLinearCases[] = {
     {.tokens = 3, .n = 40, .k = 333},    {.tokens = 4, .n = 15, .k = 1},
     {.tokens = 7, .n = 33, .k = 96},     {.tokens = 16, .n = 48, .k = 256},
     {.tokens = 17, .n = 100, .k = 200},  {.tokens = 33, .n = 64, .k = 512},
-    {.tokens = 67, .n = 31, .k = 160},
-    {.tokens = 40, .n = 700, .k = 300},  // shared by threads both ways
+    {.tokens = 67, .n = 31, .k = 160},   {.tokens = 40, .n = 700, .k = 300},  // shared by threads both ways
 };
 inline constexpr int64_t kMaxTileTokens = 67;  // every token count up to here runs once on a small matrix
 
