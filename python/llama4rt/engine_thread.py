@@ -5,6 +5,7 @@ asyncio: it hands each event to the request it belongs to. Holds no reference to
 dropping the last reference to one stops its thread.
 """
 
+import atexit
 import contextlib
 import os
 import threading
@@ -100,7 +101,7 @@ class EngineThread:
         if thread is None:
             self._release()
         elif thread is not threading.current_thread():
-            thread.join()
+            _join(thread)
 
     def _run(self) -> None:
         try:
@@ -179,12 +180,34 @@ def _fail_quietly(handler: Handler, error: BaseException) -> None:
         handler.fail(error)
 
 
+def _join(thread: threading.Thread) -> None:
+    """Waits for the thread even through Ctrl-C, and raises it then: were the interpreter to end while the thread is
+    in native code, Python would kill it there, and C++ aborts the process when that happens.
+    """
+    interrupt = None
+    while True:
+        try:
+            thread.join()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
 _living: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     for thread in list(_living):
         thread._forget_after_fork()
+
+
+@atexit.register
+def _close_living() -> None:
+    """For what an interrupt kept from closing: a finalizer runs only once, whether or not it came to its end."""
+    for thread in list(_living):
+        thread.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,6 +7,7 @@ number and not the end of the test run.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -331,3 +332,33 @@ def test_nan_weights_end_only_their_requests(copy: Path, victim: Path) -> None:
         assert healthy.generate([1, 2, 3], 5).finish_reason == "length"
         stats = poisoned.engine.stats()
         assert stats["running"] == stats["waiting"] == 0
+
+
+INTERRUPTED_CLOSE = """
+import sys, threading, time
+from llama4rt import Engine, SamplingParams
+
+real_join = threading.Thread.join
+interrupted = []
+
+def join(thread, *args):
+    if thread.name == "llama4rt-engine" and not interrupted:
+        interrupted.append(thread)
+        raise KeyboardInterrupt
+    return real_join(thread, *args)
+
+threading.Thread.join = join
+with Engine(sys.argv[1], max_model_len=2000) as engine:
+    long = SamplingParams(max_tokens=1000, ignore_eos=True)
+    threading.Thread(target=lambda: engine.generate([[1] * 900] * 16, long), daemon=True).start()
+    time.sleep(0.1)
+"""
+
+
+def test_ctrl_c_while_closing(victim: Path) -> None:
+    """The interrupt comes through, but only when the engine's thread has left native code: else exit would abort."""
+    command = [sys.executable, "-c", INTERRUPTED_CLOSE, str(victim)]
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGINT, done.stderr
+        assert "terminate called" not in done.stderr
