@@ -284,7 +284,9 @@ class Engine:
                 while len(builders) < len(works) and len(running) < _MAX_IN_FLIGHT:
                     i, work = len(builders), works[len(builders)]
                     running[i] = self._start(work, lambda item, i=i: inbox.put((i, item)))  # type: ignore[misc]
-                    builders.append(OutputBuilder(running[i], work.prompt, work.prompt_token_ids, work.params.n))
+                    builders.append(
+                        OutputBuilder(running[i], work.prompt, work.prompt_token_ids, work.params.n)
+                    )
                 i, item = _next_item(inbox)
                 if isinstance(item, Delta):
                     builders[i].add(item)
