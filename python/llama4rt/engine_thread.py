@@ -18,6 +18,7 @@ from llama4rt import _core
 from llama4rt.errors import Llama4RTError
 
 _SECOND_FAILURE_SECONDS = 10.0
+_END_POLL_SECONDS = 0.002
 
 
 class Handler(Protocol):
@@ -40,6 +41,7 @@ class EngineThread:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._closed = False  # the native engine, too
+        self._ended = False  # the thread's last act
         self._failure: BaseException | None = (
             None  # set when steps failed twice in a row: the engine is given up
         )
@@ -101,21 +103,42 @@ class EngineThread:
         if thread is None:
             self._release()
         elif thread is not threading.current_thread():
-            _join(thread)
+            self._wait_for_end()
+            thread.join()
+
+    def _wait_for_end(self) -> None:
+        """Waits for the thread even through Ctrl-C, and raises that afterwards: were the interpreter to end while the
+        thread is in native code, Python would kill it there, and C++ then aborts the process.
+
+        Thread.join() alone cannot do that: an interrupted one takes the thread for ended (CPython before 3.13), and a
+        Condition may be left in disorder.
+        """
+        interrupt = None
+        while not self._ended:
+            try:
+                time.sleep(_END_POLL_SECONDS)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _run(self) -> None:
         try:
-            while self._wait_for_work():
-                try:
-                    events = self._core.step()
-                except BaseException as error:
-                    if not self._survived(error):
-                        return
-                else:
-                    for event in events:
-                        self._dispatch(event)
+            self._turn()
         finally:
             self._release()
+            self._ended = True
+
+    def _turn(self) -> None:
+        while self._wait_for_work():
+            try:
+                events = self._core.step()
+            except BaseException as error:
+                if not self._survived(error):
+                    return
+            else:
+                for event in events:
+                    self._dispatch(event)
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -178,21 +201,6 @@ class EngineThread:
 def _fail_quietly(handler: Handler, error: BaseException) -> None:
     with contextlib.suppress(Exception):  # its event loop may be closed: nobody is left to hear it
         handler.fail(error)
-
-
-def _join(thread: threading.Thread) -> None:
-    """Waits for the thread even through Ctrl-C, and raises it then: were the interpreter to end while the thread is
-    in native code, Python would kill it there, and C++ aborts the process when that happens.
-    """
-    interrupt = None
-    while True:
-        try:
-            thread.join()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
 
 
 _living: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
