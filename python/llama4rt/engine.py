@@ -403,6 +403,10 @@ def _is_token_ids(prompt: Any) -> bool:
 
 
 def _token_ids(prompt: Any) -> list[int]:
+    if isinstance(prompt, (bytes, bytearray, memoryview)):  # would pass for a list of small token ids
+        raise RequestError(
+            f"a prompt is {type(prompt).__name__}; it must be text (decode it first) or a list of token ids"
+        )
     try:
         items = list(prompt)
     except TypeError:

@@ -28,11 +28,13 @@ settings.load_profile("llama4rt")
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not SOAK:
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="a long run: LLAMA4RT_SOAK=1"))
+    for item in items:
+        if not SOAK and item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.skip(reason="a long run: LLAMA4RT_SOAK=1"))
+        if SOAK and "soak" in getattr(item, "fixturenames", ()):  # its long form belongs to the soak run
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,26 @@ def test_chat_answers_conversations(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", [], [[]], [""], 5, None, [1.5], ["a", 5], [True], [-1], [2**31], [331], {"a": 1}, [[1], []], [None]],
+    [
+        *[
+            "",
+            [],
+            [[]],
+            [""],
+            5,
+            None,
+            [1.5],
+            ["a", 5],
+            [True],
+            [-1],
+            [2**31],
+            [331],
+            {"a": 1},
+            [[1], []],
+            [None],
+        ],
+        *[b"ab", [b"ab"]],
+    ],
 )
 def test_bad_prompts_are_typed_errors(engine: Engine, prompt: Any) -> None:
     with pytest.raises(RequestError):
