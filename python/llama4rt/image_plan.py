@@ -1,0 +1,77 @@
+"""How a picture becomes tiles: which canvas it gets, what size it is resized to, how many tokens it costs.
+
+Pure integers and one rounding to fp32; no picture is touched here. The rules are those of the published image
+processor, and tests compare them with it on thousands of sizes.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cache
+
+from llama4rt.errors import RequestError
+
+_MAX_SIDE = 1 << 20  # pixels; beyond it fp32 arithmetic on sides is no longer exact enough to mean anything
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """Sizes are (height, width) in pixels. The canvas is cut into rows * cols tiles, row by row; when that is more than
+    one, a global tile (the whole picture, resized without keeping its shape) follows them.
+    """
+
+    canvas: tuple[int, int]
+    resized: tuple[int, int]
+    rows: int
+    cols: int
+
+    @property
+    def num_tiles(self) -> int:
+        tiles = self.rows * self.cols
+        return tiles if tiles == 1 else tiles + 1
+
+    def num_tokens(self, tokens_per_tile: int = 144) -> int:
+        """Tokens in the prompt: patches, image start, image and image end, and one separator after each tile."""
+        separators = 0 if self.num_tiles == 1 else self.rows * self.cols
+        return 3 + self.num_tiles * tokens_per_tile + separators
+
+
+def plan_image(height: int, width: int, tile: int = 336, max_tiles: int = 16) -> ImagePlan:
+    """Chooses the canvas for a picture of height x width pixels, with at most max_tiles tiles of tile x tile pixels.
+
+    The canvas is the one that enlarges the picture least, or where all are too small, shrinks it least; among
+    equals the smallest. A picture is enlarged only until a side reaches one tile. Raises RequestError for a side of
+    0 or beyond 1,048,576 pixels.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if not 1 <= side <= _MAX_SIDE:
+            raise RequestError(f"image {name} is {side} pixels; it must be in 1..{_MAX_SIDE}")
+    candidates = _canvases(tile, max_tiles)
+    scales = [min(_fp32(h / height), _fp32(w / width)) for h, w in candidates]
+    enough = [s for s in scales if s >= 1]
+    best = min(enough) if enough else max(scales)
+    canvas = min((c for c, s in zip(candidates, scales, strict=True) if s == best), key=lambda c: c[0] * c[1])
+
+    target_height = min(max(height, tile), canvas[0])
+    target_width = min(max(width, tile), canvas[1])
+    scale_height, scale_width = target_height / height, target_width / width
+    if scale_width < scale_height:
+        resized = (min(int(height * scale_width), target_height), target_width)
+    else:
+        resized = (target_height, min(int(width * scale_height), target_width))
+    return ImagePlan(canvas, (max(resized[0], 1), max(resized[1], 1)), canvas[0] // tile, canvas[1] // tile)
+
+
+@cache
+def _canvases(tile: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """Every canvas of up to max_tiles tiles, grouped by shape in the order shapes are first met, which breaks ties."""
+    by_shape: dict[float, list[tuple[int, int]]] = {}
+    for tiles in range(max_tiles, 0, -1):
+        for rows in range(1, tiles + 1):
+            if tiles % rows == 0:
+                cols = tiles // rows
+                by_shape.setdefault(rows / cols, []).append((rows * tile, cols * tile))
+    return tuple(canvas for group in by_shape.values() for canvas in group)
+
+
+def _fp32(x: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", x))[0])
