@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A loaded machine is slow, not wrong.
 settings.register_profile("llama4rt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llama4rt")
+
+# A job in the background of a shell inherits an ignored SIGINT, and so would every child that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
 
