@@ -19,6 +19,8 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int64_t kMaxExperts = 4096;
 constexpr int64_t kMaxPositions = int64_t(1) << 40;
+constexpr int64_t kMaxTileSide = 8192;  // pixels
+constexpr int64_t kMaxGrid = 256;       // patches along the side of a tile
 constexpr size_t kMaxEndTokens = 1024;
 constexpr size_t kMaxName = 256;
 
@@ -46,6 +48,12 @@ class Fields {
     const json::Value* value = object_.find(field);
     if (!value) fail(error_text(name(field), " is missing"));
     return *value;
+  }
+
+  // For what may be left out.
+  const json::Value* find(const char* field) {
+    known_.insert(field);
+    return object_.find(field);
   }
 
   int64_t integer(const char* field, int64_t low, int64_t high) {
@@ -125,6 +133,66 @@ RopeScaling parse_rope_scaling(const json::Value& value) {
                     ") is less than rope_scaling.low_freq_factor (", scaling.low_freq_factor, ")"));
   fields.refuse_unknown();
   return scaling;
+}
+
+// What one field of the vision tower alone cannot tell.
+void check_together(const VisionConfig& v) {
+  if (v.hidden_size % v.num_attention_heads != 0)
+    fail(error_text("vision.hidden_size (", v.hidden_size,
+                    ") is not a multiple of vision.num_attention_heads (", v.num_attention_heads, ")"));
+  const int64_t head_dim = v.hidden_size / v.num_attention_heads;
+  if (head_dim % 4 != 0 || head_dim > kMaxHeadDim)
+    fail(error_text(
+        "vision.hidden_size / vision.num_attention_heads is ", head_dim,
+        "; a head must be a multiple of 4, because RoPE turns pairs in two directions, and at most ",
+        kMaxHeadDim));
+  if (v.intermediate_size != 4 * v.hidden_size)
+    fail(error_text("vision.intermediate_size is ", v.intermediate_size,
+                    "; it must be 4 * vision.hidden_size (", 4 * v.hidden_size,
+                    "), because the adapter reads 2 x 2 patches with it"));
+  if (v.image_size % v.patch_size != 0)
+    fail(error_text("vision.image_size (", v.image_size, ") is not a multiple of vision.patch_size (",
+                    v.patch_size, ")"));
+  const int grid = v.grid();
+  if (grid % 2 != 0 || grid > kMaxGrid)
+    fail(error_text("vision.image_size / vision.patch_size is ", grid,
+                    "; it must be even, because 2 x 2 patches become one token, and at most ", kMaxGrid));
+}
+
+VisionConfig parse_vision(const json::Value& value, int64_t vocab_size) {
+  Fields f(value, "vision");
+  VisionConfig v;
+  v.hidden_size = f.integer("hidden_size", 1, kMaxWidth);
+  v.num_hidden_layers = int(f.integer("num_hidden_layers", 1, kMaxLayers));
+  v.num_attention_heads = int(f.integer("num_attention_heads", 1, kMaxHeads));
+  v.intermediate_size = f.integer("intermediate_size", 1, kMaxMlpWidth);
+  v.adapter_hidden_size = f.integer("adapter_hidden_size", 1, kMaxWidth);
+  v.output_dim = f.integer("output_dim", 1, kMaxWidth);
+  v.image_size = int(f.integer("image_size", 2, kMaxTileSide));
+  v.patch_size = int(f.integer("patch_size", 1, kMaxTileSide));
+  v.rope_theta = f.real("rope_theta", 0, 1e15, true);
+  v.norm_eps = float(f.real("norm_eps", 0, 1, true));
+  if (!(v.norm_eps > 0)) fail("vision.norm_eps is 0 in single precision; it must be positive");
+  v.patch_token_id = f.integer("patch_token_id", 0, vocab_size - 1);
+  f.refuse_unknown();
+  check_together(v);
+  return v;
+}
+
+json::Object vision_object(const VisionConfig& v) {
+  return {
+      {"hidden_size", v.hidden_size},
+      {"num_hidden_layers", v.num_hidden_layers},
+      {"num_attention_heads", v.num_attention_heads},
+      {"intermediate_size", v.intermediate_size},
+      {"adapter_hidden_size", v.adapter_hidden_size},
+      {"output_dim", v.output_dim},
+      {"image_size", v.image_size},
+      {"patch_size", v.patch_size},
+      {"rope_theta", v.rope_theta},
+      {"norm_eps", double(v.norm_eps)},
+      {"patch_token_id", v.patch_token_id},
+  };
 }
 
 // What one field alone cannot tell.
@@ -212,6 +280,7 @@ ModelConfig ModelConfig::from_json(const std::string& text) {
                       "; it must be a token id in 0..", c.vocab_size - 1));
     c.eos_token_ids.push_back(id->integer);
   }
+  if (const json::Value* vision = f.find("vision")) c.vision = parse_vision(*vision, c.vocab_size);
   f.refuse_unknown();
   check_together(c);
   return c;
@@ -232,7 +301,7 @@ std::string ModelConfig::to_json() const {
                      {"original_max_position_embeddings", rope_scaling.original_max_position_embeddings}};
   json::Array ends;
   for (const int64_t id : eos_token_ids) ends.emplace_back(id);
-  return json::write(json::Object{
+  json::Object object{
       {"architecture", architecture},
       {"vocab_size", vocab_size},
       {"hidden_size", hidden_size},
@@ -259,7 +328,9 @@ std::string ModelConfig::to_json() const {
       {"tie_word_embeddings", tie_word_embeddings},
       {"bos_token_id", bos_token_id},
       {"eos_token_ids", ends},
-  });
+  };
+  if (vision) object.emplace_back("vision", vision_object(*vision));
+  return json::write(object);
 }
 
 }  // namespace llama4rt

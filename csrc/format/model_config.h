@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,28 @@ struct RopeScaling {  // the llama3 rule
   double low_freq_factor = 1;
   double high_freq_factor = 1;
   double original_max_position_embeddings = 0;
+};
+
+// The vision tower, its adapter and projector. A picture is cut into square tiles; a tile into patches.
+struct VisionConfig {
+  int64_t hidden_size = 0;  // Hv
+  int num_hidden_layers = 0;
+  int num_attention_heads = 0;
+  int64_t intermediate_size = 0;    // width of the MLP, and inputs of the adapter: 4 * Hv
+  int64_t adapter_hidden_size = 0;  // rows of the adapter's fc1 (projector_input_dim)
+  int64_t output_dim = 0;           // rows of the adapter's fc2 = inputs of the projector (vision_output_dim)
+  int image_size = 0;               // S, pixels: side of a tile
+  int patch_size = 0;               // P, pixels; S / P is even
+  double rope_theta = 0;
+  float norm_eps = 0;
+  int64_t patch_token_id = -1;  // <|patch|>, whose embedding is replaced by a row of the projector's output
+
+  int head_dim() const { return int(hidden_size / num_attention_heads); }  // a multiple of 4
+  int grid() const { return image_size / patch_size; }                     // patches along a side
+  int64_t num_patches() const { return int64_t(grid()) * grid(); }         // of a tile
+  // Pixel shuffle makes one token of 2 x 2 patches.
+  int64_t tokens_per_tile() const { return num_patches() / 4; }
+  int64_t patch_dim() const { return int64_t(3) * patch_size * patch_size; }  // numbers of one patch
 };
 
 struct ModelConfig {
@@ -44,6 +67,7 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   int64_t bos_token_id = -1;
   std::vector<int64_t> eos_token_ids;
+  std::optional<VisionConfig> vision;  // empty: text only
 
   int64_t q_dim() const { return int64_t(num_attention_heads) * head_dim; }
   int64_t kv_dim() const { return int64_t(num_key_value_heads) * head_dim; }

@@ -16,6 +16,30 @@ std::string edited(const std::string& from, const std::string& to) {
   return text.replace(at, from.size(), to);
 }
 
+constexpr const char* kVision =
+    R"("vision":{"hidden_size":176,"num_hidden_layers":3,"num_attention_heads":2,"intermediate_size":704,)"
+    R"("adapter_hidden_size":48,"output_dim":40,"image_size":42,"patch_size":7,"rope_theta":10000.0,)"
+    R"("norm_eps":1e-05,"patch_token_id":39})";
+
+// The sample config with a vision tower, changed in one place.
+std::string with_vision(const std::string& from = "", const std::string& to = "") {
+  std::string vision = kVision;
+  const size_t at = vision.find(from);
+  if (at == std::string::npos) return "no such text: " + from;
+  vision.replace(at, from.size(), to);
+  return edited("\"eos_token_ids\":[2]", "\"eos_token_ids\":[2]," + vision);
+}
+
+std::string config_error(const std::string& text) {
+  try {
+    ModelConfig::from_json(text);
+  } catch (const Error& error) {
+    CHECK(error.kind() == ErrorKind::kConfig);
+    return error.what();
+  }
+  return "";
+}
+
 }  // namespace
 
 TEST(round_trip) {
@@ -36,6 +60,80 @@ TEST(round_trip) {
   CHECK(scaled.has_rope_scaling);
   CHECK_EQ(scaled.rope_scaling.factor, 16.0);
   CHECK_EQ(ModelConfig::from_json(scaled.to_json()).to_json(), scaled.to_json());
+}
+
+TEST(vision_is_optional) {
+  const ModelConfig text = ModelConfig::from_json(sample_config());
+  CHECK(!text.vision);
+  CHECK(text.to_json().find("vision") == std::string::npos);
+
+  const ModelConfig config = ModelConfig::from_json(with_vision());
+  CHECK(config.vision.has_value());
+  CHECK_EQ(ModelConfig::from_json(config.to_json()).to_json(), config.to_json());
+  const VisionConfig& v = *config.vision;
+  CHECK_EQ(v.hidden_size, 176);
+  CHECK_EQ(v.num_hidden_layers, 3);
+  CHECK_EQ(v.head_dim(), 88);
+  CHECK_EQ(v.intermediate_size, 704);
+  CHECK_EQ(v.adapter_hidden_size, 48);
+  CHECK_EQ(v.output_dim, 40);
+  CHECK_EQ(v.grid(), 6);
+  CHECK_EQ(v.num_patches(), 36);
+  CHECK_EQ(v.tokens_per_tile(), 9);
+  CHECK_EQ(v.patch_dim(), 147);
+  CHECK_EQ(v.rope_theta, 10000.0);
+  CHECK_CLOSE(v.norm_eps, 1e-5, 1e-12);
+  CHECK_EQ(v.patch_token_id, 39);
+}
+
+TEST(impossible_vision) {
+  const struct {
+    const char* from;
+    const char* to;
+    const char* expected;
+  } kBad[] = {
+      {"\"hidden_size\":176,", "", "vision.hidden_size is missing"},
+      {"\"hidden_size\":176", "\"hidden_size\":0",
+       "vision.hidden_size is 0; it must be an integer in 1..1048576"},
+      {"\"hidden_size\":176", "\"hidden_size\":177",
+       "vision.hidden_size (177) is not a multiple of vision.num_attention_heads (2)"},
+      {"\"hidden_size\":176", "\"hidden_size\":180",
+       "vision.num_attention_heads is 90; a head must be a multiple of 4"},
+      {"\"hidden_size\":176", "\"hidden_size\":1032", "is 516; a head must be a multiple of 4"},
+      {"\"hidden_size\":176", "\"hidden_size\":184",
+       "vision.intermediate_size is 704; it must be 4 * vision.hidden_size (736)"},
+      {"\"num_hidden_layers\":3", "\"num_hidden_layers\":0", "vision.num_hidden_layers is 0"},
+      {"\"num_hidden_layers\":3", "\"num_hidden_layers\":1025", "in 1..1024"},
+      {"\"num_attention_heads\":2", "\"num_attention_heads\":0", "vision.num_attention_heads is 0"},
+      {"\"num_attention_heads\":2", "\"num_attention_heads\":88", "is 2; a head must be a multiple of 4"},
+      {"\"intermediate_size\":704", "\"intermediate_size\":9223372036854775807",
+       "vision.intermediate_size is"},
+      {"\"adapter_hidden_size\":48", "\"adapter_hidden_size\":-1", "vision.adapter_hidden_size is -1"},
+      {"\"output_dim\":40", "\"output_dim\":\"40\"", "vision.output_dim is \"40\""},
+      {"\"image_size\":42", "\"image_size\":43",
+       "vision.image_size (43) is not a multiple of vision.patch_size (7)"},
+      {"\"image_size\":42", "\"image_size\":49", "is 7; it must be even"},
+      {"\"image_size\":42", "\"image_size\":1806",
+       "is 258; it must be even, because 2 x 2 patches become one token, and at most 256"},
+      {"\"image_size\":42", "\"image_size\":8193", "in 2..8192"},
+      {"\"patch_size\":7", "\"patch_size\":0", "vision.patch_size is 0"},
+      {"\"patch_size\":7", "\"patch_size\":84", "is not a multiple of vision.patch_size (84)"},
+      {"\"rope_theta\":10000.0", "\"rope_theta\":null", "vision.rope_theta is null"},
+      {"\"norm_eps\":1e-05", "\"norm_eps\":0", "vision.norm_eps is 0"},
+      {"\"norm_eps\":1e-05", "\"norm_eps\":1e-60", "single precision"},
+      {"\"patch_token_id\":39", "\"patch_token_id\":40",
+       "vision.patch_token_id is 40; it must be an integer in 0..39"},
+      {"\"patch_token_id\":39", "\"patch_token_id\":-1", "vision.patch_token_id is -1"},
+      {"\"patch_token_id\":39", "\"patch_token_id\":39,\"new\":1", "vision: unknown field \"new\""},
+  };
+  for (const auto& bad : kBad) {
+    SCOPE(bad.from, " -> ", bad.to);
+    const std::string message = config_error(with_vision(bad.from, bad.to));
+    SCOPE("message: ", message);
+    CHECK(message.find(bad.expected) != std::string::npos);
+  }
+  CHECK_EQ(config_error(edited("\"eos_token_ids\":[2]", "\"eos_token_ids\":[2],\"vision\":null")),
+           "vision is null; it must be an object");
 }
 
 TEST(local_positions_need_every_rope_layer_chunked) {
@@ -112,13 +210,7 @@ TEST(impossible_configs) {
   };
   for (const auto& bad : kBad) {
     SCOPE(bad.from, " -> ", bad.to);
-    std::string message;
-    try {
-      ModelConfig::from_json(edited(bad.from, bad.to));
-    } catch (const Error& error) {
-      CHECK(error.kind() == ErrorKind::kConfig);
-      message = error.what();
-    }
+    const std::string message = config_error(edited(bad.from, bad.to));
     SCOPE("message: ", message);
     CHECK(message.find(bad.expected) != std::string::npos);
   }
