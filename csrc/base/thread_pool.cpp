@@ -56,8 +56,11 @@ struct ThreadPool::State {
   const int num_threads;
   std::vector<std::thread> workers;
   const std::function<void(int, int)>* job = nullptr;
-  alignas(64) std::atomic<uint64_t> generation{0};  // odd bits never used; one increment per job
-  alignas(64) std::atomic<int> pending{0};
+  // One word, so that joining a job and closing it cannot pass each other: which job, whether it takes
+  // members still, and how many of the workers are in it.
+  static constexpr uint64_t kActiveMask = 0xffff, kClosed = 0x10000, kOneJob = 0x20000;
+  alignas(64) std::atomic<uint64_t> ticket{kClosed};
+  alignas(64) std::atomic<int> pending{0};  // workers that have not finished this job
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
@@ -74,18 +77,30 @@ struct ThreadPool::State {
     }
   }
 
-  // Returns the new generation, or the old one when the pool stops.
+  uint64_t job_number(std::memory_order order = std::memory_order_seq_cst) const {
+    return ticket.load(order) / kOneJob;
+  }
+
+  // Returns the new job's number, or the old one when the pool stops.
   uint64_t wait_for_job(uint64_t seen) {
     for (int turn = 0; turn < kSpinTurns; ++turn) {
-      const uint64_t now = generation.load(std::memory_order_acquire);
+      const uint64_t now = job_number(std::memory_order_acquire);
       if (now != seen || stop.load(std::memory_order_relaxed)) return now;
       _mm_pause();
     }
     std::unique_lock lock(mutex);
     sleepers.fetch_add(1);
-    wake.wait(lock, [&] { return generation.load() != seen || stop.load(); });
+    wake.wait(lock, [&] { return job_number() != seen || stop.load(); });
     sleepers.fetch_sub(1);
-    return generation.load(std::memory_order_acquire);
+    return job_number();
+  }
+
+  // False when the job is closed already, or over.
+  bool join(uint64_t number) {
+    uint64_t now = ticket.load(std::memory_order_acquire);
+    while (now / kOneJob == number && !(now & kClosed))
+      if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) return true;
+    return false;
   }
 
   void worker(int member) {
@@ -94,9 +109,28 @@ struct ThreadPool::State {
       const uint64_t now = wait_for_job(seen);
       if (now == seen) return;  // stopped
       seen = now;
+      if (!join(now)) continue;
       run_member(member);
       pending.fetch_sub(1, std::memory_order_release);
+      ticket.fetch_sub(1, std::memory_order_release);  // last: from here on the caller may return
     }
+  }
+
+  template <class Done>
+  static void wait_until(const Done& done) {
+    for (int turn = 0; !done(); ++turn) {
+      if (turn < kSpinTurns)
+        _mm_pause();
+      else
+        std::this_thread::yield();
+    }
+  }
+
+  // Closes the job, waits for the members that are in it and passes on what they threw.
+  void end_job() {
+    ticket.fetch_or(kClosed, std::memory_order_acq_rel);
+    wait_until([&] { return (ticket.load(std::memory_order_acquire) & kActiveMask) == 0; });
+    if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
   void start() {
@@ -120,28 +154,36 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::num_threads() const { return state_->num_threads; }
 
-void ThreadPool::run(const std::function<void(int, int)>& job) {
+void ThreadPool::begin(const std::function<void(int, int)>& job) {
   State& s = *state_;
-  if (s.num_threads == 1) return job(0, 1);
   if (s.workers.empty()) s.start();
   s.job = &job;
   s.pending.store(s.num_threads - 1, std::memory_order_relaxed);
-  s.generation.fetch_add(1);  // seq_cst: ordered with the read of `sleepers` below and with wait_for_job
+  // Nobody is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_job.
+  s.ticket.store((s.job_number() + 1) * State::kOneJob);
   if (s.sleepers.load() > 0) {
     {
       std::lock_guard lock(s.mutex);
     }  // a worker between its test and its wait holds this mutex
     s.wake.notify_all();
   }
+}
+
+void ThreadPool::run(const std::function<void(int, int)>& job) {
+  State& s = *state_;
+  if (s.num_threads == 1) return job(0, 1);
+  begin(job);
   s.run_member(0);
-  for (int turn = 0; s.pending.load(std::memory_order_acquire) != 0; ++turn) {
-    if (turn < kSpinTurns) {
-      _mm_pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-  if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
+  State::wait_until([&] { return s.pending.load(std::memory_order_acquire) == 0; });
+  s.end_job();
+}
+
+void ThreadPool::run_shared(const std::function<void(int, int)>& job) {
+  State& s = *state_;
+  if (s.num_threads == 1) return job(0, 1);
+  begin(job);
+  s.run_member(0);
+  s.end_job();
 }
 
 void ThreadPool::parallel_for(int64_t count, int64_t grain,

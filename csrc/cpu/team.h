@@ -40,7 +40,7 @@ class Team {
         for (int64_t u; (u = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end;) unit(member, u);
       }
     };
-    pool_.run(std::ref(job));  // a reference fits std::function without an allocation
+    pool_.run_shared(std::ref(job));  // a reference fits std::function without an allocation
   }
   template <class Unit>
   void share(int64_t count, const Unit& unit) {

@@ -24,6 +24,60 @@ TEST(every_member_runs_each_job_once) {
   }
 }
 
+TEST(a_shared_job_is_done_when_it_returns_whoever_came) {
+  for (int threads : {1, 2, 4, 9}) {
+    SCOPE(threads, " threads");
+    ThreadPool pool(threads);
+    for (int job = 0; job < 2000; ++job) {
+      const int units = 1 + job % 40;
+      // On this stack: a member that came after the return would write into a later round's.
+      std::vector<std::atomic<int>> done(static_cast<size_t>(units));
+      std::vector<std::atomic<int>> calls(static_cast<size_t>(threads));
+      std::atomic<int> next{0};
+      pool.run_shared([&](int member, int) {
+        ++calls[size_t(member)];
+        for (int u; (u = next.fetch_add(1)) < units;) ++done[size_t(u)];
+      });
+      for (const auto& n : done) CHECK_EQ(n.load(), 1);
+      CHECK_EQ(calls[0].load(), 1);
+      for (const auto& n : calls) CHECK(n.load() <= 1);
+      if (job % 100 == 0) {  // both kinds of jobs follow one another
+        std::atomic<int> runs{0};
+        pool.run([&](int, int) { ++runs; });
+        CHECK_EQ(runs.load(), threads);
+      }
+    }
+  }
+}
+
+TEST(a_shared_job_does_not_wait_for_members_that_have_not_begun) {
+  // More members than CPUs, all kept off by a spinning caller's neighbours: some cannot have begun.
+  ThreadPool pool(64);
+  int absent = 0;
+  for (int job = 0; job < 50; ++job) {
+    std::atomic<int> came{0};
+    pool.run_shared([&](int, int) { ++came; });
+    absent += 64 - came.load();
+  }
+  CHECK(absent > 0);
+}
+
+TEST(an_exception_in_a_shared_job_reaches_the_caller) {
+  ThreadPool pool(3);
+  std::string caught;
+  try {
+    pool.run_shared([&](int member, int) {
+      if (member == 0) throw std::runtime_error("from the caller");
+    });
+  } catch (const std::runtime_error& e) {
+    caught = e.what();
+  }
+  CHECK_EQ(caught, std::string("from the caller"));
+  std::atomic<int> after{0};
+  pool.run([&](int, int) { ++after; });
+  CHECK_EQ(after.load(), 3);
+}
+
 TEST(parallel_for_covers_the_range_once_in_whole_grains) {
   for (int threads : {1, 2, 5})
     for (int64_t count : {0, 1, 15, 16, 17, 100, 1000})
