@@ -328,12 +328,15 @@ def write_checkpoint(
     _write_weights(specs, directory, NoisePool(seed), max_shard_bytes)
 
     if vision:
+        first_special = (
+            200_000 if text["vocab_size"] == REAL_VOCAB else 200
+        )  # of "tiny", which has no tokenizer
         top: dict[str, Any] = {
             "architectures": ["Llama4ForConditionalGeneration"],
             "model_type": "llama4",
-            "boi_token_index": 200_080,
-            "eoi_token_index": 200_081,
-            "image_token_index": 200_092,
+            "boi_token_index": first_special + 80,
+            "eoi_token_index": first_special + 81,
+            "image_token_index": first_special + 92,
             "text_config": text,
             "tie_word_embeddings": text["tie_word_embeddings"],
             "vision_config": vision,

@@ -110,17 +110,51 @@ def engine_file(
 @pytest.fixture(scope="session")
 def text_engine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine that speaks text: "scout" with a tokenizer of single bytes (BOS 256, end tokens 257 and 264)."""
-    import base64
     from dataclasses import replace
 
     from llama4rt import build
-    from tiny_checkpoints import KINDS, write_checkpoint
+    from tiny_checkpoints import KINDS, write_byte_tokenizer, write_checkpoint
 
     scout = KINDS["scout"]
     ends = {"bos_token_id": 256, "eos_token_id": [257, 264]}
     root = tmp_path_factory.mktemp("text")
     source = write_checkpoint(replace(scout, config=scout.config | ends), root / "scout-text")
-    ranks = (base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
-    (source / "tokenizer.model").write_bytes(b"".join(ranks))
+    write_byte_tokenizer(source)
     build(str(source), str(root / "text.l4e"), weights="bf16")
     return root / "text.l4e"
+
+
+@pytest.fixture(scope="session")
+def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """vision_checkpoint("scout_vision") -> the directory of that tiny checkpoint, with a tokenizer of single bytes."""
+    root = tmp_path_factory.mktemp("vision")
+
+    @functools.cache
+    def make(kind: str) -> Path:
+        from tiny_checkpoints import KINDS, write_byte_tokenizer, write_checkpoint
+
+        assert KINDS[kind].vision
+        source = write_checkpoint(KINDS[kind], root / kind)
+        write_byte_tokenizer(source)
+        return source
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vision_engine_file(
+    vision_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """vision_engine_file("scout_vision", vision="int8") -> an engine that speaks text and looks at pictures."""
+    root = tmp_path_factory.mktemp("vision-engines")
+
+    @functools.cache
+    def make(kind: str, **options: Any) -> Path:
+        from llama4rt import build
+
+        options = {"weights": "bf16"} | options
+        name = "-".join([kind, *(f"{key}_{value}" for key, value in sorted(options.items()))])
+        build(str(vision_checkpoint(kind)), str(root / f"{name}.l4e"), **options)
+        return root / f"{name}.l4e"
+
+    return make

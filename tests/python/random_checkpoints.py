@@ -29,6 +29,7 @@ Values = dict[str, NDArray[np.float32]]
 Stored = tuple[str, NDArray[Any]]  # safetensors dtype, raw elements
 
 TINY: dict[str, Any] = {key: value for key, value in models.PRESETS["tiny"].items() if key != "vision_config"}
+VISION: dict[str, Any] = models.PRESETS["tiny"]["vision_config"] | {"num_hidden_layers": 2, "patch_size": 7}
 SMALL: dict[str, Any] = TINY | {
     "vocab_size": 47,
     "hidden_size": 32,
@@ -58,7 +59,7 @@ def random_values(config: Mapping[str, Any], *, vision: bool = False, seed: int 
     rng = np.random.default_rng(seed)
     specs = list(models.text_tensors(config, "language_model." if vision else ""))
     if vision:
-        specs += models.vision_tensors(models.PRESETS["tiny"]["vision_config"], config["hidden_size"])
+        specs += models.vision_tensors(VISION, config["hidden_size"])
     return {s.name: bf16_values(rng.standard_normal(s.shape) * s.std + s.mean) for s in specs}
 
 
@@ -103,8 +104,9 @@ def write_config(directory: Path, config: Mapping[str, Any], vision: bool = Fals
         whole: dict[str, Any] = {
             "architectures": ["Llama4ForConditionalGeneration"],
             "model_type": "llama4",
+            "image_token_index": 5,
             "text_config": dict(config),
-            "vision_config": models.PRESETS["tiny"]["vision_config"],
+            "vision_config": VISION,
         }
     else:
         whole = {"architectures": ["Llama4ForCausalLM"], **config}
@@ -183,8 +185,40 @@ def expected_weights(config: Mapping[str, Any], values: Values) -> dict[str, lis
     return out
 
 
+def expected_vision(values: Values) -> dict[str, list[NDArray[np.float32]]]:
+    """The same of the vision tower, its adapter and projector; vectors as [1, n]."""
+    v = {name.removeprefix("vision_model."): value for name, value in values.items()}
+    out = {
+        "vision.patch_embedding": [v["patch_embedding.linear.weight"]],
+        "vision.class_embedding": [v["class_embedding"][None]],
+        "vision.positional_embedding": [v["positional_embedding_vlm"].reshape(1, -1)],
+        "vision.adapter.fc1": [v["vision_adapter.mlp.fc1.weight"]],
+        "vision.adapter.fc2": [v["vision_adapter.mlp.fc2.weight"]],
+        "vision.projector": [v["multi_modal_projector.linear_1.weight"]],
+    }
+    places = {"vision.pre_norm": "layernorm_pre", "vision.post_norm": "layernorm_post"}
+    for layer in range(VISION["num_hidden_layers"]):
+        hf, to = f"model.layers.{layer}", f"vision.layers.{layer}"
+        places[f"{to}.attn_norm"] = f"{hf}.input_layernorm"
+        places[f"{to}.mlp_norm"] = f"{hf}.post_attention_layernorm"
+        places[f"{to}.attn.o"] = f"{hf}.self_attn.o_proj"
+        places[f"{to}.mlp.fc1"] = f"{hf}.mlp.fc1"
+        places[f"{to}.mlp.fc2"] = f"{hf}.mlp.fc2"
+        heads = [f"{hf}.self_attn.{name}_proj" for name in "qkv"]
+        out[f"{to}.attn.qkv"] = [np.concatenate([v[f"{head}.weight"] for head in heads])]
+        out[f"{to}.attn.qkv.bias"] = [np.concatenate([v[f"{head}.bias"] for head in heads])[None]]
+    for name, module in places.items():
+        weight = v[f"{module}.weight"]
+        if weight.ndim == 1:
+            out[f"{name}.weight"] = [weight[None]]
+        else:
+            out[name] = [weight]
+        out[f"{name}.bias"] = [v[f"{module}.bias"][None]]
+    return out
+
+
 def engine_weights(path: Path) -> dict[str, list[NDArray[np.float32]]]:
-    """Every weight of an engine file as float32 matrices; norms as [1, H]."""
+    """Every weight of an engine file as float32 matrices; plain numbers as [1, n]."""
     from llama4rt._core import EngineFile
 
     file = EngineFile(str(path))
@@ -203,8 +237,10 @@ def engine_weights(path: Path) -> dict[str, list[NDArray[np.float32]]]:
 __all__ = [
     "SMALL",
     "TINY",
+    "VISION",
     "bf16_values",
     "engine_weights",
+    "expected_vision",
     "expected_weights",
     "gate_up",
     "models",

@@ -23,6 +23,7 @@ from random_checkpoints import (
     TINY,
     Values,
     engine_weights,
+    expected_vision,
     expected_weights,
     models,
     random_values,
@@ -61,6 +62,8 @@ def sha256(path: Path) -> str:
 
 def assert_same_weights(path: Path, config: dict[str, Any], values: Values) -> None:
     expected, found = expected_weights(config, values), engine_weights(path)
+    if any(name.startswith("vision_model.") for name in values):
+        expected |= expected_vision(values)
     assert set(found) == set(expected)
     for name, matrices in expected.items():
         assert len(found[name]) == len(matrices), name
@@ -94,11 +97,79 @@ def test_multimodal_names_shards_and_experts_one_by_one(shards: int, experts: st
     written = unfuse(values) if experts == "one by one" else values
     source = write_values(tmp_path / "source", config, written, vision=True, shards=shards)
     build(source, tmp_path / "out.l4e", weights="bf16")
-    text = {name: v for name, v in values.items() if name.startswith("language_model.")}
-    assert_same_weights(tmp_path / "out.l4e", config, text)
-    recorded = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["source"])
-    skipped = {part["part"]: part["tensors"] for part in recorded["skipped"]}
-    assert skipped == {"vision_model": 25, "multi_modal_projector": 1}
+    assert_same_weights(tmp_path / "out.l4e", config, values)
+    file = EngineFile(str(tmp_path / "out.l4e"))
+    assert json.loads(file.metadata["source"])["skipped"] == []
+    assert file.info("vision.positional_embedding")[:2] == ("F32", (17, 32))
+    assert file.info("vision.layers.1.attn.qkv.bias")[:2] == ("F32", (96,))
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_vision_towers_of_any_dtype_hold_the_source_values(dtype: str, tmp_path: Path) -> None:
+    values = random_values(SMALL, vision=True, seed=3)
+    source = write_values(tmp_path / "source", SMALL, values, dtype=dtype, vision=True)
+    build(source, tmp_path / "out.l4e", weights="bf16")
+    assert_same_weights(tmp_path / "out.l4e", SMALL, values)
+
+
+def test_plain_vision_numbers_are_not_rounded(tmp_path: Path) -> None:
+    """Biases, norms and positions of an fp32 checkpoint keep every bit; matrices are bf16."""
+    values = random_values(SMALL, vision=True)
+    tensors = {name: stored(value, "F32") for name, value in values.items()}
+    rng = np.random.default_rng(7)
+    exact = {}
+    for name in ("vision_model.positional_embedding_vlm", "vision_model.model.layers.0.mlp.fc1.bias"):
+        exact[name] = rng.standard_normal(values[name].shape).astype(np.float32)
+        tensors[name] = ("F32", exact[name])
+    (tmp_path / "source").mkdir()
+    write_config(tmp_path / "source", SMALL, vision=True)
+    write_tensors(tmp_path / "source", tensors)
+    build(tmp_path / "source", tmp_path / "out.l4e")
+    found = engine_weights(tmp_path / "out.l4e")
+    for name, ours in zip(exact, ("positional_embedding", "layers.0.mlp.fc1.bias"), strict=True):
+        np.testing.assert_array_equal(found[f"vision.{ours}"][0].ravel(), exact[name].ravel())
+
+
+def test_without_vision_the_file_is_a_text_model_s(tmp_path: Path) -> None:
+    """--vision none, and a config without vision_config: same payload, and what was left out is said."""
+    values = random_values(SMALL, vision=True)
+    source = write_values(tmp_path / "source", SMALL, values, vision=True)
+    build(source, tmp_path / "none.l4e", vision="none")
+    build(source, tmp_path / "both.l4e")
+    write_config(source, SMALL, vision=True, vision_config=None)
+    build(source, tmp_path / "text.l4e")
+    none, both, text = (EngineFile(str(tmp_path / f"{n}.l4e")) for n in ("none", "both", "text"))
+    for file in (none, text):
+        skipped = {part["part"]: part["tensors"] for part in json.loads(file.metadata["source"])["skipped"]}
+        assert skipped == {"vision_model": 41, "multi_modal_projector": 1}
+        assert "vision" not in json.loads(file.metadata["config"])
+        assert "vision" not in json.loads(file.metadata["quantization"])
+        assert not [name for name in file.names() if name.startswith("vision")]
+    assert [name for name in both.names() if not name.startswith("vision.")] == none.names()
+    for name in none.names():
+        if name != "files/config.json":
+            assert none.raw(name).tobytes() == both.raw(name).tobytes() == text.raw(name).tobytes(), name
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_vision_int8_is_for_whole_groups(group: int, tmp_path: Path) -> None:
+    values = random_values(SMALL, vision=True)
+    source = write_values(tmp_path / "source", SMALL, values, vision=True)
+    build(source, tmp_path / "out.l4e", weights="bf16", vision="int8", group_size=group)
+    described = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["weights"])
+    vision = {name: w for name, w in described.items() if name.startswith("vision.")}
+    kinds = {name: (w["kind"], w["group_size"]) for name, w in vision.items()}
+    assert kinds == {
+        name: ("int8", group) if w["shape"][2] % group == 0 else ("bf16", 0) for name, w in vision.items()
+    }
+    assert kinds["vision.patch_embedding"] == ("bf16", 0)  # 147 inputs
+    assert kinds["vision.layers.1.mlp.fc2"] == ("int8", group)  # 128
+    assert all(w["kind"] == "bf16" for name, w in described.items() if name not in vision)
+    expected, found = expected_vision(values), engine_weights(tmp_path / "out.l4e")
+    for name, (matrix,) in expected.items():
+        rms = np.sqrt(((found[name][0] - matrix) ** 2).mean() / (matrix**2).mean())
+        limit = 0.007 if kinds.get(name, ("", 0))[0] == "int8" else 0
+        assert rms <= limit and (rms > 0) == (limit > 0), name
 
 
 @pytest.mark.parametrize("pad", range(8))
@@ -279,6 +350,7 @@ def test_a_checkpoint_without_generation_config_or_tokenizer(tiny: Path, tmp_pat
         ({"group_size": 48}, "group_size is 48; it must be one of 32, 64, 128"),
         ({"quantize": "all"}, "quantize is 'all'"),
         ({"lm_head": "int4"}, "lm_head is 'int4'"),
+        ({"vision": "int4"}, "vision is 'int4'; it must be one of bf16, int8, none"),
         ({"rope_scaling": {"factors": 2.0}}, "unknown factors"),
         ({"num_threads": -1}, "num_threads is -1"),
     ],
@@ -391,6 +463,27 @@ def test_nan_and_inf_are_all_listed(tmp_path: Path) -> None:
     )
     assert norm.startswith(
         "model.layers.2.input_layernorm.weight: layers.2.attn_norm: element 0 is NaN or inf"
+    )
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_bad_numbers_of_a_vision_tower_are_all_listed(tmp_path: Path) -> None:
+    values = random_values(SMALL, vision=True)
+    values["vision_model.model.layers.1.self_attn.v_proj.bias"][3] = np.nan
+    values["vision_model.positional_embedding_vlm"][2, 1] = np.inf
+    values["vision_model.vision_adapter.mlp.fc1.weight"][31, 127] = -np.inf
+    source = write_values(tmp_path / "source", SMALL, values, vision=True)
+    with pytest.raises(CheckpointError) as error:
+        build(source, tmp_path / "out.l4e")
+    first, positions, biases, adapter = str(error.value).split("\n  ")
+    assert first == "3 tensors cannot be used:"
+    assert positions == (
+        "vision_model.positional_embedding_vlm: vision.positional_embedding: element 65 is NaN or infinite; "
+        "weights must be finite"
+    )
+    assert "v_proj.bias: vision.layers.1.attn.qkv.bias: element 67 is NaN" in biases
+    assert adapter.startswith(
+        "vision_model.vision_adapter.mlp.fc1.weight: vision.adapter.fc1: element [31, 127] is -Inf"
     )
     assert os.listdir(tmp_path) == ["source"]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama4rt.convert.config import ModelConfig, RopeScaling, parse_config, parse_rope_scaling
+from llama4rt.convert.vision_config import VisionConfig
 from llama4rt.errors import ConfigError
 from random_checkpoints import TINY
 
@@ -52,7 +53,32 @@ SCOUT: dict[str, Any] = {
         "use_qk_norm": True,
         "vocab_size": 202048,
     },
-    "vision_config": {"hidden_size": 1408},
+    "image_token_index": 200092,
+    "boi_token_index": 200080,
+    "eoi_token_index": 200081,
+    "vision_config": {
+        "model_type": "llama4_vision_model",
+        "attention_dropout": 0.0,
+        "hidden_act": "gelu",
+        "hidden_size": 1408,
+        "image_size": 336,
+        "initializer_range": 0.02,
+        "intermediate_size": 5632,
+        "multi_modal_projector_bias": False,
+        "norm_eps": 1e-05,
+        "num_attention_heads": 16,
+        "num_channels": 3,
+        "num_hidden_layers": 34,
+        "patch_size": 14,
+        "pixel_shuffle_ratio": 0.5,
+        "projector_dropout": 0.0,
+        "projector_input_dim": 4096,
+        "projector_output_dim": 4096,
+        "rope_theta": 10000,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "vision_output_dim": 4096,
+    },
 }
 
 
@@ -65,6 +91,24 @@ def scout(**changes: Any) -> dict[str, Any]:
         else:
             config["text_config"][key] = value
     return config
+
+
+def with_vision(top: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Scout's config with changed vision keys, and `top` ones; ... removes one."""
+    config = copy.deepcopy(SCOUT)
+    for where, values in ((config["vision_config"], changes), (config, top or {})):
+        for key, value in values.items():
+            if value is ...:
+                where.pop(key, None)
+            else:
+                where[key] = value
+    return config
+
+
+def vision_of(config: dict[str, Any]) -> VisionConfig:
+    vision = parse_config(config).vision
+    assert vision is not None
+    return vision
 
 
 def test_scout() -> None:
@@ -87,10 +131,111 @@ def test_scout() -> None:
 
 def test_flat_is_the_same_as_nested() -> None:
     flat = {**SCOUT["text_config"], "architectures": ["Llama4ForCausalLM"]}
-    nested, text = parse_config(SCOUT).canonical(), parse_config(flat).canonical()
+    nested, text = parse_config(SCOUT, vision=False).canonical(), parse_config(flat).canonical()
     assert text.pop("architecture") == "Llama4ForCausalLM"
     nested.pop("architecture")
     assert text == nested
+
+
+def test_vision() -> None:
+    vision = vision_of(SCOUT)
+    assert vision == VisionConfig(
+        hidden_size=1408,
+        num_hidden_layers=34,
+        num_attention_heads=16,
+        intermediate_size=5632,
+        adapter_hidden_size=4096,
+        output_dim=4096,
+        image_size=336,
+        patch_size=14,
+        rope_theta=10000.0,
+        norm_eps=1e-5,
+        patch_token_id=200092,
+    )
+    assert (vision.num_patches, vision.patch_dim) == (576, 588)
+    assert parse_config(SCOUT).canonical()["vision"]["adapter_hidden_size"] == 4096
+
+
+@pytest.mark.parametrize("top", [{"vision_config": ...}, {"vision_config": None}])
+def test_without_vision_there_is_no_vision_key(top: dict[str, Any]) -> None:
+    config = with_vision(top | {"image_token_index": ...})
+    assert parse_config(config).vision is None
+    assert "vision" not in parse_config(config).canonical()
+    assert parse_config(config).canonical() == parse_config(SCOUT, vision=False).canonical()
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta"),
+    [
+        ({"rope_theta": ...}, 10000.0),
+        ({"rope_theta": None}, 10000.0),
+        ({"rope_theta": 77}, 77.0),
+        ({"rope_theta": ..., "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, 500.0),
+        ({"rope_theta": 3.0, "rope_parameters": {"rope_type": "default"}}, 3.0),
+        ({"rope_theta": ..., "rope_parameters": None}, 10000.0),
+    ],
+)
+def test_vision_rope(changes: dict[str, Any], theta: float) -> None:
+    assert vision_of(with_vision(**changes)).rope_theta == theta
+
+
+def test_other_spellings_of_vision() -> None:
+    assert vision_of(with_vision(image_size=[336, 336], patch_size=(14, 14))) == vision_of(SCOUT)
+    optional = dict.fromkeys(
+        ("hidden_act", "norm_eps", "num_channels", "pixel_shuffle_ratio", "projector_output_dim"), ...
+    )
+    assert vision_of(with_vision(**optional)) == vision_of(SCOUT)
+    spelled = with_vision({"image_token_index": ..., "image_token_id": 200091})
+    assert vision_of(spelled).patch_token_id == 200091
+
+
+def test_norm_eps_is_what_published_code_computes_with() -> None:
+    with pytest.warns(UserWarning, match="norm_eps is 1e-06; published code ignores it"):
+        assert vision_of(with_vision(norm_eps=1e-6)).norm_eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": ...}, "vision_config.hidden_size is missing"),
+        ({"hidden_size": 1409}, "vision_config.hidden_size (1409) is not a multiple of"),
+        ({"hidden_size": 1440}, "hidden_size / num_attention_heads is 90; a head must be a multiple of 4"),
+        ({"hidden_size": 16 * 516}, "is 516; a head must be a multiple of 4"),
+        ({"hidden_size": 1472}, "vision_config.intermediate_size is 5632; it must be 4 * hidden_size (5888)"),
+        ({"num_attention_heads": 0}, "vision_config.num_attention_heads is 0"),
+        ({"num_hidden_layers": 1 << 30}, "vision_config.num_hidden_layers is 1073741824"),
+        ({"num_hidden_layers": None}, "vision_config.num_hidden_layers is missing"),
+        ({"intermediate_size": "5632"}, "vision_config.intermediate_size is '5632'"),
+        ({"image_size": ...}, "vision_config.image_size is missing"),
+        ({"image_size": 337}, "vision_config.image_size (337) is not a multiple of vision_config.patch_size (14)"),
+        ({"image_size": 350}, "image_size / patch_size is 25; it must be even"),
+        ({"image_size": 14 * 258}, "image_size / patch_size is 258; it must be even"),
+        ({"image_size": [336, 448]}, "vision_config.image_size is [336, 448]"),
+        ({"image_size": 0}, "vision_config.image_size is 0"),
+        ({"patch_size": -14}, "vision_config.patch_size is -14"),
+        ({"pixel_shuffle_ratio": 0.25}, "vision_config.pixel_shuffle_ratio is 0.25; it must be 0.5"),
+        ({"vision_output_dim": ...}, "vision_config.vision_output_dim is missing"),
+        ({"vision_output_dim": 7680}, "projector_output_dim 4096, vision_output_dim 7680; they must be equal"),
+        ({"projector_input_dim": ...}, "vision_config.projector_input_dim is missing"),
+        ({"projector_input_dim": 2048}, "projector_input_dim is 2048"),
+        ({"projector_output_dim": 2048}, "projector_output_dim 2048"),
+        ({"num_channels": 1}, "vision_config.num_channels is 1; it must be 3"),
+        ({"hidden_act": "quick_gelu"}, "vision_config.hidden_act is 'quick_gelu'"),
+        ({"norm_eps": float("nan")}, "vision_config.norm_eps is nan"),
+        ({"rope_theta": 0}, "vision_config.rope_theta is 0"),
+        ({"rope_parameters": [1]}, "vision_config.rope_parameters is [1]"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "vision_config.rope_parameters.rope_type is 'llama3'"),
+        ({"top": {"image_token_index": ...}}, "image_token_index is missing"),
+        ({"top": {"image_token_index": 202048}}, "image_token_index is 202048; it must be an integer in 0..202047"),
+        ({"top": {"vision_config": [1]}}, "vision_config is [1]; it must be an object"),
+    ],
+)  # fmt: skip
+def test_bad_vision_values_name_field_and_value(changes: dict[str, Any], words: str) -> None:
+    config = with_vision(**changes)
+    with pytest.raises(ConfigError) as error:
+        parse_config(config)
+    assert words in str(error.value)
+    assert parse_config(config, vision=False).vision is None
 
 
 def test_rope_parameters_are_rope_theta_and_rope_scaling() -> None:
@@ -260,6 +405,7 @@ def test_the_engine_accepts_what_this_writes(tmp_path: Path) -> None:
 
     variants = [SCOUT, TINY, scout(moe_layers=[]), scout(moe_layers=[1]), scout(rope_scaling=None)]
     variants += [scout(attention_chunk_size=None), scout(bos_token_id=None, eos_token_id=None)]
+    variants += [with_vision({"vision_config": None}), with_vision(image_size=28, patch_size=7)]
     for i, config in enumerate(variants):
         parsed: ModelConfig = parse_config(config)
         path = str(tmp_path / f"{i}.l4e")
@@ -284,6 +430,7 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
+_VISION_KEYS = [*SCOUT["vision_config"], "rope_parameters"]
 _TEXT_KEYS = [*SCOUT["text_config"], "rope_parameters", "layer_types", "moe_layers", "tie_word_embeddings"]
 
 
@@ -293,12 +440,17 @@ _TEXT_KEYS = [*SCOUT["text_config"], "rope_parameters", "layer_types", "moe_laye
     rope=st.dictionaries(
         st.sampled_from([*SCOUT["text_config"]["rope_scaling"], "rope_theta", "type"]), _JSON
     ),
+    vision=st.dictionaries(st.sampled_from(_VISION_KEYS), _JSON, max_size=2) | st.none(),
     generation=st.dictionaries(st.sampled_from(["eos_token_id", "bos_token_id"]), _JSON),
 )
 def test_any_json_is_a_config_or_a_config_error(
-    changes: dict[str, Any], rope: dict[str, Any], generation: dict[str, Any]
+    changes: dict[str, Any],
+    rope: dict[str, Any],
+    vision: dict[str, Any] | None,
+    generation: dict[str, Any],
 ) -> None:
     config = scout(**changes)
+    config["vision_config"] = None if vision is None else config["vision_config"] | vision
     if rope:
         config["text_config"]["rope_parameters"] = rope
     with warnings.catch_warnings():

@@ -53,6 +53,8 @@ def test_build_command(source: Path, tmp_path: Path, capsys: Capsys) -> None:
         "experts",
         "--lm-head",
         "int8",
+        "--vision",
+        "int8",
         "-t",
         "1",
     ]
@@ -62,7 +64,9 @@ def test_build_command(source: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert "largest quantisation error: " in out
     assert err == ""  # no bar where nobody looks
     quantization = json.loads(EngineFile(str(path)).metadata["quantization"])
-    assert quantization == {"weights": "int8", "group_size": 64, "quantize": "experts", "lm_head": "int8"}
+    assert quantization == {
+        "weights": "int8", "group_size": 64, "quantize": "experts", "lm_head": "int8", "vision": "int8",
+    }  # fmt: skip
 
 
 def test_build_errors_are_one_line_and_exit_1(source: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -128,15 +132,32 @@ def test_inspect_prints_what_matters(engine: Path, capsys: Capsys) -> None:
         "llama3 scaling by 16 (low 1, high 1, from 64)",
         "scale 0.1, floor 8",
         "end [4, 5]",
-        "weights int4, group_size 128, quantize linear, lm_head bf16",
+        "weights int4, group_size 128, quantize linear, lm_head bf16, vision bf16",
         "routed experts  int4 g128",
         "router          bf16",
         "the worst 5 of ",
-        "left out: vision_model (tensors: 25, ",
+        "vision        2 layers, hidden 32; tiles of 28 x 28 pixels, 4 tokens each; ",
+        "  vision          bf16",
         "bind its users: LICENSE",
     ):
         assert words in out, words
     assert not [line for line in out.splitlines() if line != line.rstrip()]
+
+
+def test_a_tower_that_is_left_out_is_said_to_be(source: Path, tmp_path: Path, capsys: Capsys) -> None:
+    path = tmp_path / "text.l4e"
+    assert main(["build", str(source), "-o", str(path), "--vision", "none"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "vision        none: text only" in out
+    assert (
+        "left out: vision_model (tensors: 41, " in out
+        and "left out: multi_modal_projector (tensors: 1, " in out
+    )
+    assert main(["inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "vision" not in facts["config"] and "vision" not in facts["components"]
 
 
 def test_inspect_lists_all_errors_when_asked(engine: Path, capsys: Capsys) -> None:
@@ -163,6 +184,8 @@ def test_inspect_json(engine: Path, capsys: Capsys) -> None:
     assert payload == sum(file.info(name)[3] for name in file.names())
     assert facts["bytes"] == payload + min(file.info(name)[2] for name in file.names())
     assert "other" not in facts["components"]
+    assert facts["components"]["vision"]["stored_as"] == ["bf16"]
+    assert facts["config"]["vision"]["patch_token_id"] == 5
     errors = [weight["rms_error"] for weight in facts["weights"].values()]
     assert errors == sorted(errors, reverse=True)
 
@@ -176,7 +199,7 @@ def test_inspect_json(engine: Path, capsys: Capsys) -> None:
         ({"rope_scaling": None, "use_qk_norm": False}, ["no scaling", "QK norm       no"]),
         ({"attn_temperature_tuning": False}, ["temperature   none"]),
         ({"tie_word_embeddings": True}, ["331, tied embeddings"]),
-        ({"moe_layers": []}, ["dense         4 layers"]),
+        ({"moe_layers": []}, ["dense         4 layers", "vision        none: text only"]),
     ],
 )
 def test_inspect_says_how_models_differ(

@@ -12,7 +12,7 @@ from llama4rt.convert.config import parse_config
 from llama4rt.convert.names import gate_up_rows, make_plan
 from llama4rt.convert.tensors import TensorInfo
 from llama4rt.errors import CheckpointError
-from random_checkpoints import SMALL, TINY, models, unfuse
+from random_checkpoints import SMALL, TINY, VISION, models, unfuse
 
 Tensors = dict[str, TensorInfo]
 
@@ -91,13 +91,94 @@ def test_gate_and_up_interleave_in_blocks_of_16() -> None:
     assert (gate_up_rows(24), gate_up_rows(16), gate_up_rows(8192)) == (64, 32, 16384)
 
 
-def test_vision_and_computed_tables_are_not_extra() -> None:
+def with_vision(config: dict[str, Any]) -> dict[str, Any]:
+    return {"model_type": "llama4", "text_config": config, "vision_config": VISION, "image_token_index": 5}
+
+
+def vision_names() -> Tensors:
+    """Of VISION with a text part 128 wide."""
+    return {spec.name: TensorInfo("BF16", spec.shape) for spec in models.vision_tensors(VISION, 128)}
+
+
+def test_vision_targets() -> None:
+    tensors = names_of(TINY, "language_model.") | vision_names()
+    plan = make_plan(parse_config(with_vision(TINY)), tensors)
+    assert {p.source.tensor for t in plan.targets for p in t.pieces} == set(tensors)
+    assert plan.skipped == ()
+    found = {t.name: (t.role, t.n, t.k) for t in plan.targets if t.name.startswith("vision.")}
+    layer = {
+        "attn_norm.weight": ("vector", 32, 1),
+        "attn_norm.bias": ("vector", 32, 1),
+        "attn.qkv": ("vision", 96, 32),
+        "attn.qkv.bias": ("vector", 96, 1),
+        "attn.o": ("vision", 32, 32),
+        "attn.o.bias": ("vector", 32, 1),
+        "mlp_norm.weight": ("vector", 32, 1),
+        "mlp_norm.bias": ("vector", 32, 1),
+        "mlp.fc1": ("vision", 128, 32),
+        "mlp.fc1.bias": ("vector", 128, 1),
+        "mlp.fc2": ("vision", 32, 128),
+        "mlp.fc2.bias": ("vector", 32, 1),
+    }
+    assert found == {
+        "vision.patch_embedding": ("vision", 32, 147),
+        "vision.class_embedding": ("vector", 32, 1),
+        "vision.positional_embedding": ("table", 17, 32),
+        **{f"vision.{name}": ("vector", 32, 1) for name in ("pre_norm.weight", "pre_norm.bias")},
+        **{f"vision.layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()},
+        **{f"vision.{name}": ("vector", 32, 1) for name in ("post_norm.weight", "post_norm.bias")},
+        "vision.adapter.fc1": ("vision", 32, 128),
+        "vision.adapter.fc2": ("vision", 32, 32),
+        "vision.projector": ("vision", 128, 32),
+    }
+    qkv = next(t for t in plan.targets if t.name == "vision.layers.1.attn.qkv")
+    assert [p.source.tensor.split(".")[5] for p in qkv.pieces] == ["q_proj", "k_proj", "v_proj"]
+    assert [p.base for p in qkv.pieces] == [0, 32, 64]
+
+
+def test_the_text_targets_are_the_same_with_and_without_vision() -> None:
     tensors = names_of(TINY, "language_model.")
-    vision = models.PRESETS["tiny"]["vision_config"]
-    extra = {s.name: TensorInfo("BF16", s.shape) for s in models.vision_tensors(vision, 128)}
+    both = make_plan(parse_config(with_vision(TINY)), tensors | vision_names()).targets
+    text = make_plan(parse_config(TINY), tensors).targets
+    assert both[: len(text)] == text
+
+
+def test_vision_and_computed_tables_are_not_extra() -> None:
+    """Where the config has no vision tower, or none is wanted."""
+    tensors = names_of(TINY, "language_model.")
+    extra = vision_names()
     table = {"language_model.model.layers.0.self_attn.rotary_emb.inv_freq": TensorInfo("F32", (16,))}
-    plan = make_plan(parse_config(TINY), tensors | extra | table)
-    assert plan.skipped == tuple(sorted(extra))
+    for config in (parse_config(TINY), parse_config(with_vision(TINY), vision=False)):
+        plan = make_plan(config, tensors | extra | table)
+        assert plan.skipped == tuple(sorted(extra))
+
+
+def test_bad_vision_tensors_are_all_listed() -> None:
+    tensors = names_of(TINY, "language_model.") | vision_names()
+    at = "vision_model.model.layers"
+    del tensors[f"{at}.1.self_attn.k_proj.bias"]
+    del tensors["multi_modal_projector.linear_1.weight"]
+    tensors["vision_model.positional_embedding_vlm"] = TensorInfo("BF16", (16, 32))
+    tensors["vision_model.patch_embedding.linear.weight"] = TensorInfo("BF16", (32, 3, 7, 7))
+    tensors[f"{at}.0.mlp.fc1.bias"] = TensorInfo("I32", (128,))
+    tensors[f"{at}.2.mlp.fc1.bias"] = TensorInfo("BF16", (128,))
+    tensors["multi_modal_projector.linear_1.bias"] = TensorInfo("BF16", (128,))
+    del tensors["language_model.model.norm.weight"]
+    assert sorted(problems_of(with_vision(TINY), tensors)) == [
+        "language_model.model.norm.weight: is missing; expected BF16 [128]",
+        "multi_modal_projector.linear_1.bias: is BF16 [128]; no such tensor belongs to this model",
+        "multi_modal_projector.linear_1.weight: is missing; expected BF16 [128, 32]",
+        f"{at}.0.mlp.fc1.bias: is I32 [128]; expected BF16, F16 or F32 [128]",
+        f"{at}.1.self_attn.k_proj.bias: is missing; expected BF16 [32]",
+        f"{at}.2.mlp.fc1.bias: is BF16 [128]; no such tensor belongs to this model",
+        "vision_model.patch_embedding.linear.weight: is BF16 [32, 3, 7, 7]; expected BF16, F16 or F32 [32, 147]",
+        "vision_model.positional_embedding_vlm: is BF16 [16, 32]; expected BF16, F16 or F32 [17, 32]",
+    ]
+
+
+def test_a_tower_that_is_not_there_is_one_problem() -> None:
+    (line,) = problems_of(with_vision(TINY), names_of(TINY, "language_model."))
+    assert "config.json describes a vision tower; --vision none builds the text part alone" in line
 
 
 def test_missing_extra_and_misshapen_are_all_listed() -> None:

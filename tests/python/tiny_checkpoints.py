@@ -1,12 +1,13 @@
 """Tiny random Llama 4 checkpoints, written by transformers itself, and the transformers model as an oracle.
 
 Each kind is one corner of the architecture. All weights are bf16 values whatever dtype they are saved in, so that a
-bf16 engine holds exactly the numbers the oracle computes with. Trained weights and the tokenizer are not this file's
-business: these checkpoints speak token ids only.
+bf16 engine holds exactly the numbers the oracle computes with. Trained weights are not this file's business, and these
+checkpoints speak token ids only, unless write_byte_tokenizer() gives them letters.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -57,17 +58,62 @@ BASE: dict[str, Any] = {
     "eos_token_id": [2, 3],
     "pad_token_id": None,
 }
-VISION: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 128,
+# Vision kinds use the special ids of a tokenizer of 256 single bytes (write_byte_tokenizer): the published ids, with
+# 256 in the place of 200,000.
+FIRST_SPECIAL = 256
+IMAGE_IDS = {
+    "boi_token_index": FIRST_SPECIAL + 80,  # <|image_start|>
+    "eoi_token_index": FIRST_SPECIAL + 81,
+    "image_token_index": FIRST_SPECIAL + 92,  # <|patch|>
+}
+VISION_TEXT = {"vocab_size": 361, "bos_token_id": FIRST_SPECIAL, "eos_token_id": [257, 264]}
+MAX_TILES = 16
+
+VISION: dict[str, Any] = {  # 4 tokens per tile
+    "hidden_size": 176,
+    "num_attention_heads": 2,  # heads of 88, as the published ones
+    "num_hidden_layers": 2,
+    "intermediate_size": 704,
     "image_size": 28,
-    "patch_size": 14,
-    "vision_output_dim": 32,
-    "projector_input_dim": 32,
-    "projector_output_dim": 32,
+    "patch_size": 7,  # 147 numbers per patch: odd
+    "vision_output_dim": 52,
+    "projector_input_dim": 52,
+    "projector_output_dim": 52,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+# A grid of 6 x 6 and 9 tokens per tile; heads of 20; another theta.
+VISION_GRID6 = VISION | {
+    "hidden_size": 60,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 3,
+    "intermediate_size": 240,
+    "image_size": 84,
+    "patch_size": 14,
+    "vision_output_dim": 64,
+    "projector_input_dim": 64,
+    "projector_output_dim": 64,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+# Every reduction but the patches' is whole groups of 128. One token per tile.
+VISION_INT8 = VISION | {
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "patch_size": 14,
+    "vision_output_dim": 128,
+    "projector_input_dim": 128,
+    "projector_output_dim": 128,
+}
+VISION_MICRO = VISION | {
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 32,
+    "image_size": 8,
+    "patch_size": 2,
+    "vision_output_dim": 12,
+    "projector_input_dim": 12,
+    "projector_output_dim": 12,
 }
 
 
@@ -79,7 +125,7 @@ class Kind:
     config: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: str = "bfloat16"  # of the stored tensors: bfloat16, float16 or float32
-    vision: bool = False  # Llama4ForConditionalGeneration, with a small vision tower
+    vision: dict[str, Any] | None = None  # Llama4ForConditionalGeneration, with this vision tower
     max_shard_size: str = "5GB"
     logits_gain: float = 2.0  # logits reach about 2.5 times this
 
@@ -92,6 +138,11 @@ class Kind:
     def vocab_size(self) -> int:
         return int((BASE | self.config)["vocab_size"])
 
+    @property
+    def plain_ids(self) -> int:
+        """Ids from here on may be special."""
+        return FIRST_SPECIAL if self.vision else self.vocab_size
+
 
 KINDS = {
     kind.name: kind
@@ -99,10 +150,23 @@ KINDS = {
         Kind("scout", {"rope_parameters": SCOUT_ROPE, "num_hidden_layers": 8}, seed=1),
         Kind(
             "scout_vision",
-            {"rope_parameters": SCOUT_ROPE, "num_attention_heads": 5, "num_key_value_heads": 1},
+            VISION_TEXT | {"rope_parameters": SCOUT_ROPE, "num_attention_heads": 5, "num_key_value_heads": 1},
             seed=2,
-            vision=True,
-            max_shard_size="60KB",
+            vision=VISION,
+            max_shard_size="160KB",
+        ),
+        Kind(
+            "maverick_vision",
+            VISION_TEXT
+            | {
+                "interleave_moe_layer_step": 2,
+                "use_qk_norm": False,
+                "num_local_experts": 16,
+                "num_hidden_layers": 4,
+            },
+            seed=21,
+            dtype="float32",
+            vision=VISION_GRID6,
         ),
         Kind(
             "maverick",
@@ -191,6 +255,20 @@ KINDS = {
             },
             seed=20,
         ),
+        Kind(
+            "micro_vision",  # 4 tokens per tile
+            VISION_TEXT
+            | {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "num_local_experts": 2,
+            },
+            seed=22,
+            vision=VISION_MICRO,
+        ),
         Kind("one_moe_layer", {"num_hidden_layers": 1, "intermediate_size": 64}, seed=18),
         Kind(
             "int4",  # every reduction is a whole number of groups of 128
@@ -208,14 +286,15 @@ KINDS = {
         ),
         Kind(
             "int4_vision",
-            {
+            VISION_TEXT
+            | {
                 "hidden_size": 128,
                 "intermediate_size": 128,
                 "num_attention_heads": 8,
                 "num_hidden_layers": 2,
             },
             seed=19,
-            vision=True,
+            vision=VISION_INT8,
         ),
     ]
 }
@@ -234,9 +313,7 @@ def write_checkpoint(kind: Kind, directory: Path) -> Path:
     text = BASE | kind.config
     model: PreTrainedModel
     if kind.vision:
-        config = Llama4Config(
-            text_config=text, vision_config=VISION, image_token_index=5, boi_token_index=6, eoi_token_index=7
-        )
+        config = Llama4Config(text_config=text, vision_config=kind.vision, **IMAGE_IDS)
         model = Llama4ForConditionalGeneration(config)
     else:
         model = Llama4ForCausalLM(Llama4TextConfig(**text))
@@ -248,7 +325,34 @@ def write_checkpoint(kind: Kind, directory: Path) -> Path:
         del state["lm_head.weight"]
     model.config.dtype = dtype
     model.save_pretrained(directory, state_dict=state, max_shard_size=kind.max_shard_size)
+    if kind.vision:
+        write_preprocessor_config(directory, kind.vision["image_size"])
     return directory
+
+
+def write_preprocessor_config(directory: Path, tile: int, max_tiles: int = MAX_TILES) -> None:
+    """What transformers' Llama4ImageProcessor saves of itself."""
+    settings = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "Llama4ImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "max_patches": max_tiles,
+        "resample": 2,
+        "rescale_factor": 0.00392156862745098,
+        "resize_to_max_canvas": False,
+        "size": {"height": tile, "width": tile},
+    }
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
+
+
+def write_byte_tokenizer(directory: Path) -> None:
+    """A tokenizer.model whose ids 0..255 are the single bytes; the special tokens follow from FIRST_SPECIAL on."""
+    ranks = (base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(FIRST_SPECIAL))
+    (directory / "tokenizer.model").write_bytes(b"".join(ranks))
 
 
 def randomize(model: PreTrainedModel, seed: int, logits_gain: float, tied: bool) -> None:
@@ -327,7 +431,7 @@ def oracle_greedy(model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -
 
 def random_ids(kind: Kind, length: int, seed: int = 0) -> list[int]:
     """Seeded token ids that avoid the special ones."""
-    return np.random.default_rng(seed).integers(8, kind.vocab_size, length).tolist()  # type: ignore[no-any-return]
+    return np.random.default_rng(seed).integers(8, kind.plain_ids, length).tolist()  # type: ignore[no-any-return]
 
 
 def interesting_lengths(kind: Kind) -> list[int]:

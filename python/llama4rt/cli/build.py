@@ -44,6 +44,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--lm-head", choices=("bf16", "int8"), default="bf16", help="default bf16")
     parser.add_argument(
+        "--vision",
+        choices=("bf16", "int8", "none"),
+        default="bf16",
+        help="the vision tower, where there is one: default bf16; none: text only",
+    )
+    parser.add_argument(
         "--rope-scaling",
         metavar="NAME=NUMBER,..",
         help="replace numbers of the config's rope scaling: factor=16,high_freq_factor=1; none removes it",
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             group_size=args.group_size,
             quantize=args.quantize,
             lm_head=args.lm_head,
+            vision=args.vision,
             num_threads=args.threads,
             rope_scaling=None if args.rope_scaling is None else parse_rope_scaling(args.rope_scaling),
             progress=progress.update,

@@ -23,6 +23,7 @@ _COMPONENTS = {  # by the part of the name that tells
     "moe.shared": "shared experts",
     "moe.gate_up": "routed experts",
     "moe.down": "routed experts",
+    "vision": "vision",
     "files": "files",
 }
 
@@ -167,6 +168,7 @@ def _lines(facts: Mapping[str, Any], every_weight: bool) -> Iterable[str]:
     )
     yield f"positions     {c['max_position_embeddings']:,}"
     yield f"tokens        begin {c['bos_token_id']}, end {c['eos_token_ids']}"
+    yield f"vision        {_vision(c.get('vision'), facts['components'])}"
     quantization = facts["quantization"]
     if quantization:
         yield f"quantisation  {', '.join(f'{key} {value}' for key, value in quantization.items())}"
@@ -181,6 +183,16 @@ def _lines(facts: Mapping[str, Any], every_weight: bool) -> Iterable[str]:
     for part in source.get("skipped") or []:
         yield f"left out: {part['part']} (tensors: {part['tensors']}, {_size(part['bytes'])})"
     yield from _licenses(facts["licenses"])
+
+
+def _vision(vision: Mapping[str, Any] | None, components: Mapping[str, Any]) -> str:
+    if vision is None:
+        return "none: text only"
+    tile, patch = vision["image_size"], vision["patch_size"]
+    return (
+        f"{vision['num_hidden_layers']} layers, hidden {vision['hidden_size']}; tiles of {tile} x {tile} pixels, "
+        f"{(tile // patch) ** 2 // 4} tokens each; {_size(components['vision']['bytes'])}"
+    )
 
 
 def _attention(semantics: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ WEIGHTS = ("int4", "int8", "bf16")
 GROUP_SIZES = (32, 64, 128)
 QUANTIZE = ("linear", "experts")
 LM_HEADS = ("bf16", "int8")
+VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 
 _QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
@@ -41,6 +42,7 @@ class BuildOptions:
     group_size: int
     quantize: str
     lm_head: str
+    vision: str
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -48,16 +50,19 @@ class BuildOptions:
             ("group_size", self.group_size, GROUP_SIZES),
             ("quantize", self.quantize, QUANTIZE),
             ("lm_head", self.lm_head, LM_HEADS),
+            ("vision", self.vision, VISION),
         ):
             if value not in allowed:
                 raise ConfigError(
                     f"{name} is {value!r:.80}; it must be one of {', '.join(map(str, allowed))}"
                 )
 
-    def kind(self, role: str) -> str:
-        """How a matrix that the checkpoint does not bring quantised is stored."""
+    def kind(self, role: str, k: int) -> str:
+        """How a matrix of k inputs that the checkpoint does not bring quantised is stored."""
         if role == "lm_head":
             return self.lm_head
+        if role == "vision":  # of the published tower, every matrix but the patch embedding (588 inputs)
+            return "int8" if self.vision == "int8" and k % self.group_size == 0 else "bf16"
         return self.weights if role in _QUANTIZED_ROLES[self.quantize] else "bf16"
 
 
@@ -75,7 +80,7 @@ class BuildReport:
 class _Storage:
     """How one target is stored."""
 
-    kind: str  # "norm", "embed", or of a weight: "int4", "int8", "bf16"
+    kind: str  # "plain" (fp32 numbers), "embed", or of a weight: "int4", "int8", "bf16"
     group_size: int = 0
     scale_dtype: str = "BF16"
     zeros: bool = False
@@ -91,6 +96,7 @@ def build(
     group_size: int = 128,
     quantize: str = "linear",
     lm_head: str = "bf16",
+    vision: str = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -99,16 +105,18 @@ def build(
 
     weights, group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
     attention) or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors int4
-    keep their codes, whatever `weights` says. rope_scaling replaces numbers of the config's. progress(done, total)
-    counts source bytes. The same checkpoint and options give the same bytes. On any error, Ctrl-C included, nothing
-    is left under the name `out`. Raises CheckpointError, ConfigError, or Llama4RTError.
+    keep their codes, whatever `weights` says. vision: how the vision tower is stored, where there is one; "int8" leaves
+    matrices whose inputs are not whole groups in bf16, "none" leaves the tower out and so builds a model of text
+    alone. rope_scaling replaces numbers of the config's. progress(done, total) counts source bytes. The same
+    checkpoint and options give the same bytes. On any error, Ctrl-C included, nothing is left under the name `out`.
+    Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
     if target == "cuda":
         raise ConfigError("target is cuda; this build of llama4rt has no layout for CUDA yet, use cpu")
     if target not in TARGETS:
         raise ConfigError(f"target is {target!r:.80}; it must be one of {', '.join(TARGETS)}")
-    options = BuildOptions(weights, group_size, quantize, lm_head)
+    options = BuildOptions(weights, group_size, quantize, lm_head, vision)
     if num_threads is not None and num_threads < 0:
         raise ConfigError(f"num_threads is {num_threads}; it must be positive, or 0 for all CPUs")
     path = os.fspath(out)
@@ -117,7 +125,12 @@ def build(
     checkpoint = Checkpoint.open(src)
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
-    config = parse_config(checkpoint.config, checkpoint.generation_config, rope_scaling=rope_scaling)
+    config = parse_config(
+        checkpoint.config,
+        checkpoint.generation_config,
+        rope_scaling=rope_scaling,
+        vision=options.vision != "none",
+    )
     plan = make_plan(config, checkpoint.tensors, declared_group_sizes(checkpoint.config))
     job = _Build(checkpoint, config, plan, options, progress or (lambda done, total: None))
     worst = job.run(_core.EngineWriter(path, num_threads or 0))
@@ -191,8 +204,8 @@ class _Build:
     def _declare(self, writer: _core.EngineWriter) -> None:
         for target in self.plan.targets:
             storage = self.storage[target.name]
-            if storage.kind == "norm":
-                writer.declare_tensor(target.name, "F32", [target.k])
+            if target.plain_shape is not None:
+                writer.declare_tensor(target.name, "F32", target.plain_shape)
             elif storage.kind == "embed":
                 writer.declare_tensor(target.name, "BF16", [target.n, target.k])
             else:
@@ -204,23 +217,35 @@ class _Build:
             writer.declare_tensor(f"files/{name}", "U8", [len(content)])
 
     def _write_target(self, writer: _core.EngineWriter, target: Target) -> None:
+        if target.plain_shape is not None:
+            self._write_plain(writer, target)
+            return
         for i, piece in enumerate(target.pieces):
             name = piece.source.tensor
             self._write_piece(writer, target, piece)
             if i + 1 == len(target.pieces) or target.pieces[i + 1].source.tensor != name:
                 self.checkpoint.release(name)
 
+    def _write_plain(self, writer: _core.EngineWriter, target: Target) -> None:
+        """Norms, biases and tables: the largest is a few megabytes."""
+        names = [piece.source.tensor for piece in target.pieces]
+        parts = [as_float32(self.checkpoint.array(p.source.tensor), p.source.dtype) for p in target.pieces]
+        try:
+            writer.write_tensor(target.name, np.concatenate([part.reshape(-1) for part in parts]))
+        except CheckpointError as error:
+            self.problems.append(f"{', '.join(names)}: {error}")
+        for piece in target.pieces:
+            self.checkpoint.release(piece.source.tensor)
+            self._advance(_source_bytes(piece, target.k))
+
     def _write_piece(self, writer: _core.EngineWriter, target: Target, piece: Piece) -> None:
         storage = self.storage[target.name]
         source = piece.source
-        matrix = None if source.packed or storage.kind == "norm" else self._matrix(piece)
+        matrix = None if source.packed else self._matrix(piece)
         for first, last in _slices(piece.count, target.k):
             rows = piece.stored_rows(first, last)
             try:
-                if storage.kind == "norm":
-                    values = as_float32(self.checkpoint.array(source.tensor), source.dtype)
-                    writer.write_tensor(target.name, values)
-                elif source.packed and storage.imported:
+                if source.packed and storage.imported:
                     self._import_rows(writer, target, piece.expert, rows, source.packed, first, last)
                 elif source.packed:
                     values = dequantize_rows(source.packed, self.checkpoint, first, last)
@@ -271,6 +296,8 @@ class _Build:
             "quantize": options.quantize,
             "lm_head": options.lm_head,
         }
+        if self.config.vision:
+            quantization["vision"] = options.vision
         source = {
             "hash": self.checkpoint.source_hash(),
             "name": self.checkpoint.name,
@@ -301,11 +328,13 @@ class _Build:
 
 
 def _storage(target: Target, options: BuildOptions) -> _Storage:
-    if target.role in ("norm", "embed"):
-        return _Storage(target.role)
+    if target.plain_shape is not None:
+        return _Storage("plain")
+    if target.role == "embed":
+        return _Storage("embed")
     packed = [piece.source.packed for piece in target.pieces]
     found = [linear for linear in packed if linear is not None]
-    if found and target.role != "router":
+    if found and target.role not in ("router", "vision"):
         if len(found) < len(
             packed
         ):  # pieces of different kinds share one weight: all become what they mean in bf16
@@ -318,7 +347,7 @@ def _storage(target: Target, options: BuildOptions) -> _Storage:
             zeros=any(linear.zero_points for linear in found),
             imported=True,
         )
-    kind = options.kind(target.role)
+    kind = options.kind(target.role, target.k)
     return _Storage(kind, group_size=0 if kind == "bf16" else options.group_size)
 
 

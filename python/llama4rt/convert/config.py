@@ -1,7 +1,7 @@
 """config.json, in any spelling Llama 4 checkpoints have used, to the one the engine file stores.
 
 Decides what missing and null keys mean; the numbers' bounds are those of csrc/format/model_config.cpp, checked here too
-so that a bad config is refused before an hour of quantising. Vision settings are not read.
+so that a bad config is refused before an hour of quantising. The vision tower's settings are vision_config.py's.
 """
 
 import math
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llama4rt.convert.fields import Fields, shown
+from llama4rt.convert.vision_config import VisionConfig, parse_vision
 from llama4rt.errors import ConfigError
 
 _ARCHITECTURES = ("Llama4ForConditionalGeneration", "Llama4ForCausalLM")
@@ -66,6 +68,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     bos_token_id: int  # -1: none
     eos_token_ids: tuple[int, ...]
+    vision: VisionConfig | None = None  # None: text only
 
     @property
     def q_dim(self) -> int:
@@ -76,9 +79,11 @@ class ModelConfig:
         return self.num_key_value_heads * self.head_dim
 
     def canonical(self) -> dict[str, Any]:
-        """For JSON: plain numbers, lists and dicts, keys in the order above."""
+        """For JSON: plain numbers, lists and dicts, keys in the order above; `vision` only where there is one."""
         return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if not (key == "vision" and value is None)
         }
 
 
@@ -87,13 +92,15 @@ def parse_config(
     generation_config: Mapping[str, Any] | None = None,
     *,
     rope_scaling: Mapping[str, float] | None = None,
+    vision: bool = True,
 ) -> ModelConfig:
     """Reads a checkpoint's config.json. End tokens come from generation_config where it has some.
 
-    rope_scaling: numbers that replace those of the config (an empty mapping: no scaling at all). Raises ConfigError.
+    rope_scaling: numbers that replace those of the config (an empty mapping: no scaling at all). vision: False leaves
+    the vision tower's settings unread. Raises ConfigError.
     """
     text = _text_config(config)
-    f = _Fields(text)
+    f = Fields(text)
     layers = f.integer("num_hidden_layers", 1, _MAX_LAYERS)
     vocab = f.integer("vocab_size", 1, _MAX_VOCAB)
     hidden = f.integer("hidden_size", 1, _MAX_WIDTH)
@@ -149,89 +156,29 @@ def parse_config(
         attn_scale=f.real("attn_scale", 0, 1e6, default=0.1),
         floor_scale=floor_scale,
         max_position_embeddings=f.integer("max_position_embeddings", 1, _MAX_POSITIONS),
-        tie_word_embeddings=(f if "tie_word_embeddings" in text else _Fields(config)).flag(
+        tie_word_embeddings=(f if "tie_word_embeddings" in text else Fields(config)).flag(
             "tie_word_embeddings", default=False
         ),
         bos_token_id=bos,
         eos_token_ids=ends,
+        vision=parse_vision(config, vocab) if vision else None,
     )
-
-
-class _Fields:
-    """Reads the members of one JSON object. A null is a missing key: it takes the default, if there is one."""
-
-    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
-        self.values = values
-        self.prefix = prefix
-
-    def get(self, name: str) -> Any:
-        return self.values.get(name)
-
-    def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        value = self._value(name, default)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(
-                f"{self.prefix}{name} is {_shown(value)}; it must be an integer in {low}..{high}"
-            )
-        return value
-
-    def real(self, name: str, low: float, high: float, default: float | None = None) -> float:
-        value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ConfigError(
-                f"{self.prefix}{name} is {_shown(value)}; it must be a number in {low:g}..{high:g}"
-            )
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        """true, false, or a number of early configs (attn_temperature_tuning was 4)."""
-        value = self._value(name, default)
-        if not isinstance(value, (bool, int)):
-            raise ConfigError(f"{self.prefix}{name} is {_shown(value)}; it must be true or false")
-        return bool(value)
-
-    def integers(self, name: str, low: int, high: int) -> list[int] | None:
-        values = self.get(name)
-        if values is None:
-            return None
-        if not isinstance(values, list):
-            raise ConfigError(f"{self.prefix}{name} is {_shown(values)}; it must be a list")
-        for i, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ConfigError(
-                    f"{self.prefix}{name}[{i}] is {_shown(value)}; it must be an integer in {low}..{high}"
-                )
-        return values
-
-    def _value(self, name: str, default: Any) -> Any:
-        value = self.values.get(name)
-        if value is None:
-            value = default
-        if value is None:
-            raise ConfigError(f"{self.prefix}{name} is missing from config.json")
-        return value
-
-
-def _shown(value: Any) -> str:
-    return f"{value!r:.80}"
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The decoder's part: `text_config` of a multimodal checkpoint, everything of a text-only one."""
     if not isinstance(config, Mapping):
-        raise ConfigError(f"config.json holds {_shown(config)}; it must be an object")
+        raise ConfigError(f"config.json holds {shown(config)}; it must be an object")
     model_type = config.get("model_type")
     if model_type not in _MODEL_TYPES:
         raise ConfigError(
-            f"model_type is {_shown(model_type)}; llama4rt runs {' and '.join(_MODEL_TYPES)} only"
+            f"model_type is {shown(model_type)}; llama4rt runs {' and '.join(_MODEL_TYPES)} only"
         )
     text = config.get("text_config")
     if text is None:
         return config
     if not isinstance(text, Mapping):
-        raise ConfigError(f"text_config is {_shown(text)}; it must be an object")
+        raise ConfigError(f"text_config is {shown(text)}; it must be an object")
     return text
 
 
@@ -240,21 +187,21 @@ def _architecture(config: Mapping[str, Any]) -> str:
     if not names:
         return _ARCHITECTURES[0] if config.get("text_config") is not None else _ARCHITECTURES[1]
     if not isinstance(names, list) or names[0] not in _ARCHITECTURES:
-        raise ConfigError(f"architectures is {_shown(names)}; llama4rt runs {' and '.join(_ARCHITECTURES)}")
+        raise ConfigError(f"architectures is {shown(names)}; llama4rt runs {' and '.join(_ARCHITECTURES)}")
     return str(names[0])
 
 
-def _check_unsupported(f: _Fields) -> None:
+def _check_unsupported(f: Fields) -> None:
     """Settings that no Llama 4 uses and that would silently change the results."""
     if f.get("attention_bias"):
         raise ConfigError("attention_bias is true; Llama 4 has no biases, and llama4rt computes none")
     if f.get("hidden_act") not in (None, "silu"):
-        raise ConfigError(f"hidden_act is {_shown(f.get('hidden_act'))}; it must be 'silu'")
+        raise ConfigError(f"hidden_act is {shown(f.get('hidden_act'))}; it must be 'silu'")
     if f.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ConfigError(f"partial_rotary_factor is {_shown(f.get('partial_rotary_factor'))}; it must be 1")
+        raise ConfigError(f"partial_rotary_factor is {shown(f.get('partial_rotary_factor'))}; it must be 1")
 
 
-def _rope_layers(f: _Fields, layers: int) -> tuple[int, ...]:
+def _rope_layers(f: Fields, layers: int) -> tuple[int, ...]:
     """From no_rope_layers, whose 1 means that the layer *does* rotate; empty or null is the interval rule."""
     listed = f.integers("no_rope_layers", 0, 1)
     if listed:
@@ -265,7 +212,7 @@ def _rope_layers(f: _Fields, layers: int) -> tuple[int, ...]:
     return tuple(int((layer + 1) % interval != 0) for layer in range(layers))
 
 
-def _chunks(f: _Fields, rope_layers: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+def _chunks(f: Fields, rope_layers: Sequence[int]) -> tuple[int, tuple[int, ...]]:
     """(chunk size, 1 for every chunked layer); (0, zeros) without chunks. A missing size is 8192, null means none."""
     kinds = f.get("layer_types")
     if kinds is None:
@@ -273,12 +220,12 @@ def _chunks(f: _Fields, rope_layers: Sequence[int]) -> tuple[int, tuple[int, ...
     else:
         if not isinstance(kinds, list) or len(kinds) != len(rope_layers):
             raise ConfigError(
-                f"layer_types is {_shown(kinds)}; it must be a list of {len(rope_layers)} entries"
+                f"layer_types is {shown(kinds)}; it must be a list of {len(rope_layers)} entries"
             )
         for i, kind in enumerate(kinds):
             if kind not in ("chunked_attention", "full_attention"):
                 raise ConfigError(
-                    f"layer_types[{i}] is {_shown(kind)}; it must be 'chunked_attention' or 'full_attention'"
+                    f"layer_types[{i}] is {shown(kind)}; it must be 'chunked_attention' or 'full_attention'"
                 )
         chunked = tuple(int(kind == "chunked_attention") for kind in kinds)
     null = "attention_chunk_size" in f.values and f.get("attention_chunk_size") is None
@@ -287,7 +234,7 @@ def _chunks(f: _Fields, rope_layers: Sequence[int]) -> tuple[int, tuple[int, ...
     return f.integer("attention_chunk_size", 1, _MAX_POSITIONS, default=8192), chunked
 
 
-def _moe_layers(f: _Fields, layers: int) -> tuple[int, ...]:
+def _moe_layers(f: Fields, layers: int) -> tuple[int, ...]:
     """An explicit list wins, even an empty one; else every interleave_moe_layer_step-th layer."""
     listed = f.integers("moe_layers", 0, layers - 1)
     if listed is None:
@@ -296,26 +243,26 @@ def _moe_layers(f: _Fields, layers: int) -> tuple[int, ...]:
     return tuple(int(layer in set(listed)) for layer in range(layers))
 
 
-def _rope(f: _Fields) -> tuple[float, RopeScaling | None]:
+def _rope(f: Fields) -> tuple[float, RopeScaling | None]:
     """rope_parameters of transformers 5, or rope_theta and rope_scaling of version 4."""
     parameters = f.get("rope_parameters")
     where = "rope_parameters"
     if parameters is None:
         parameters, where = f.get("rope_scaling"), "rope_scaling"
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise ConfigError(f"{where} is {_shown(parameters)}; it must be an object or null")
-    r = _Fields(parameters or {}, f"{where}.")
+        raise ConfigError(f"{where} is {shown(parameters)}; it must be an object or null")
+    r = Fields(parameters or {}, f"{where}.")
     theta_at = r if r.get("rope_theta") is not None else f
     theta = theta_at.real("rope_theta", 1e-6, 1e15, default=500_000.0)
     kind = r.get("rope_type") or r.get("type") or "default"
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ConfigError(f"{where}.rope_type is {_shown(kind)}; it must be 'llama3' or 'default'")
+        raise ConfigError(f"{where}.rope_type is {shown(kind)}; it must be 'llama3' or 'default'")
     return theta, _scaling(r)
 
 
-def _scaling(r: _Fields) -> RopeScaling:
+def _scaling(r: Fields) -> RopeScaling:
     factor, low, high = (r.real(name, 1e-6, 1e6) for name in _SCALING_FIELDS[:3])
     original = r.real(_SCALING_FIELDS[3], 1e-6, _MAX_POSITIONS)
     if high < low:
@@ -334,7 +281,7 @@ def _override(scaling: RopeScaling | None, numbers: Mapping[str, float]) -> Rope
     if not numbers:
         return None
     base: Mapping[str, Any] = asdict(scaling) if scaling else {}
-    return _scaling(_Fields({**base, **numbers}, "rope_scaling override: "))
+    return _scaling(Fields({**base, **numbers}, "rope_scaling override: "))
 
 
 def _warn_of_early_scout(scaling: RopeScaling, experts: int) -> None:
@@ -358,7 +305,7 @@ def _special_ids(
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab:
-            raise ConfigError(f"{name} is {_shown(value)}; it must be a token id in 0..{vocab - 1}")
+            raise ConfigError(f"{name} is {shown(value)}; it must be a token id in 0..{vocab - 1}")
         return value
 
     bos = first("bos_token_id")

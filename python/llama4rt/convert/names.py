@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llama4rt.convert.compressed_tensors import PackedLinear, find_packed, packed_names
 from llama4rt.convert.config import ModelConfig
 from llama4rt.convert.tensors import FLOAT_DTYPES, TensorInfo
+from llama4rt.convert.vision_config import VisionConfig
 from llama4rt.errors import CheckpointError
 
 BLOCK_ROWS = 16  # of csrc/format/layout.h
@@ -59,17 +60,24 @@ class Target:
     """One tensor of the engine file."""
 
     name: str
-    role: str  # "norm", "embed", "router", "lm_head", "attention", "dense", "shared" or "experts"
+    # "embed", "router", "lm_head", "attention", "dense", "shared", "experts" or "vision": a matrix;
+    # "norm" [k], "vector" [n] or "table" [n, k]: plain fp32 numbers
+    role: str
     experts: int
     n: int  # stored rows; norms: 1
-    k: int
+    k: int  # vectors: 1
     pieces: tuple[Piece, ...]
+
+    @property
+    def plain_shape(self) -> list[int] | None:
+        """Of what is stored as plain fp32; None for a matrix."""
+        return {"norm": [self.k], "vector": [self.n], "table": [self.n, self.k]}.get(self.role)
 
 
 @dataclass(frozen=True)
 class Plan:
     targets: tuple[Target, ...]
-    skipped: tuple[str, ...]  # vision tensors, recognised and left out
+    skipped: tuple[str, ...]  # vision tensors, recognised and left out: the config has no vision tower
     tied_head: str | None  # an lm_head stored although config.json says it is the embedding
 
 
@@ -105,11 +113,21 @@ class _Planner:
 
     def plan(self) -> Plan:
         targets = tuple(self._targets())
-        skipped = tuple(sorted(name for name in self.tensors if name.startswith(VISION_PREFIXES)))
+        seen = [name for name in self.tensors if name.startswith(VISION_PREFIXES)]
+        skipped: tuple[str, ...] = ()
+        if self.config.vision is None:
+            skipped = tuple(sorted(seen))
+        elif seen:
+            targets += tuple(self._vision(self.config.vision))
+        else:
+            self.problems.append(
+                f"{' and '.join(VISION_PREFIXES)}: no such tensor is there, although config.json describes a vision "
+                "tower; --vision none builds the text part alone"
+            )
         tied_head = None
         if self.config.tie_word_embeddings and f"{self.prefix}lm_head.weight" in self.tensors:
             tied_head = f"{self.prefix}lm_head.weight"
-            self._matrix("lm_head", self.config.vocab_size, self.config.hidden_size)
+            self._matrix(f"{self.prefix}lm_head", self.config.vocab_size, self.config.hidden_size)
         left = sorted(set(self.tensors) - self.used - set(skipped))
         self.problems += [
             f"{name}: is {self.tensors[name]}; no such tensor belongs to this model"
@@ -123,9 +141,10 @@ class _Planner:
     def _targets(self) -> Iterator[Target]:
         c = self.config
         hidden = c.hidden_size
-        yield self._linear("embed", "embed", ["model.embed_tokens"], [c.vocab_size], hidden)
+        embedding = f"{self.prefix}model.embed_tokens"
+        yield self._linear("embed", "embed", [embedding], [c.vocab_size], hidden)
         for layer, is_moe in enumerate(c.moe_layers):
-            at, to = f"model.layers.{layer}", f"layers.{layer}"
+            at, to = f"{self.prefix}model.layers.{layer}", f"layers.{layer}"
             attention = f"{at}.self_attn"
             yield self._norm(f"{to}.attn_norm", f"{at}.input_layernorm")
             yield self._norm(f"{to}.ffn_norm", f"{at}.post_attention_layernorm")
@@ -140,13 +159,56 @@ class _Planner:
             yield self._linear(f"{to}.moe.router", "router", router, [c.num_local_experts], hidden)
             yield from self._mlp(f"{to}.moe.shared", "shared", f"{ffn}.shared_expert", c.intermediate_size)
             yield from self._experts(f"{to}.moe", f"{ffn}.experts")
-        yield self._norm("norm", "model.norm")
-        head = "model.embed_tokens" if c.tie_word_embeddings else "lm_head"
+        yield self._norm("norm", f"{self.prefix}model.norm")
+        head = embedding if c.tie_word_embeddings else f"{self.prefix}lm_head"
         yield self._linear("lm_head", "lm_head", [head], [c.vocab_size], hidden)
+
+    def _vision(self, v: VisionConfig) -> Iterator[Target]:
+        """The vision tower's own tensors, its adapter's and the projector's. None of these names has a prefix."""
+        tower, hidden = "vision_model", v.hidden_size
+        patches = [f"{tower}.patch_embedding.linear"]
+        yield self._linear("vision.patch_embedding", "vision", patches, [hidden], v.patch_dim)
+        yield self._vector("vision.class_embedding", [f"{tower}.class_embedding"], hidden)
+        places = self._find(f"{tower}.positional_embedding_vlm", (v.num_patches + 1, hidden))
+        pieces = (Piece(places, 0, v.num_patches + 1, 0, 0),) if places else ()
+        yield Target("vision.positional_embedding", "table", 1, v.num_patches + 1, hidden, pieces)
+        yield from self._layernorm("vision.pre_norm", f"{tower}.layernorm_pre", hidden)
+        for layer in range(v.num_hidden_layers):
+            if len(self.problems) > _MAX_PROBLEMS:
+                break
+            at, to = f"{tower}.model.layers.{layer}", f"vision.layers.{layer}"
+            qkv = [f"{at}.self_attn.{name}_proj" for name in "qkv"]
+            yield from self._layernorm(f"{to}.attn_norm", f"{at}.input_layernorm", hidden)
+            yield from self._biased(f"{to}.attn.qkv", qkv, hidden, hidden)
+            yield from self._biased(f"{to}.attn.o", [f"{at}.self_attn.o_proj"], hidden, hidden)
+            yield from self._layernorm(f"{to}.mlp_norm", f"{at}.post_attention_layernorm", hidden)
+            yield from self._biased(f"{to}.mlp.fc1", [f"{at}.mlp.fc1"], v.intermediate_size, hidden)
+            yield from self._biased(f"{to}.mlp.fc2", [f"{at}.mlp.fc2"], hidden, v.intermediate_size)
+        yield from self._layernorm("vision.post_norm", f"{tower}.layernorm_post", hidden)
+        adapter, width = f"{tower}.vision_adapter.mlp", v.adapter_hidden_size
+        yield self._linear("vision.adapter.fc1", "vision", [f"{adapter}.fc1"], [width], v.intermediate_size)
+        yield self._linear("vision.adapter.fc2", "vision", [f"{adapter}.fc2"], [v.output_dim], width)
+        projector = ["multi_modal_projector.linear_1"]
+        yield self._linear("vision.projector", "vision", projector, [self.config.hidden_size], v.output_dim)
+
+    def _biased(self, name: str, modules: Sequence[str], out: int, into: int) -> Iterator[Target]:
+        """Linears [out, in] with biases that share their input, one below the other."""
+        yield self._linear(name, "vision", modules, [out] * len(modules), into)
+        yield self._vector(f"{name}.bias", [f"{module}.bias" for module in modules], out)
+
+    def _layernorm(self, name: str, module: str, width: int) -> Iterator[Target]:
+        for part in ("weight", "bias"):
+            yield self._vector(f"{name}.{part}", [f"{module}.{part}"], width)
+
+    def _vector(self, name: str, tensors: Sequence[str], length: int) -> Target:
+        """Vectors of one length, one after the other."""
+        found = [self._find(tensor, (length,)) for tensor in tensors]
+        pieces = [Piece(source, 0, length, 0, i * length) for i, source in enumerate(found) if source]
+        return Target(name, "vector", 1, length * len(tensors), 1, tuple(pieces))
 
     def _norm(self, name: str, module: str) -> Target:
         hidden = self.config.hidden_size
-        found = self._find(f"{self.prefix}{module}.weight", (hidden,))
+        found = self._find(f"{module}.weight", (hidden,))
         pieces = (Piece(found, 0, 1, 0, 0),) if found else ()
         return Target(name, "norm", 1, 1, hidden, pieces)
 
@@ -178,7 +240,7 @@ class _Planner:
         experts, hidden, width = c.num_local_experts, c.hidden_size, c.intermediate_size
         gate_up: list[Piece] = []
         down: list[Piece] = []
-        if f"{self.prefix}{module}" in self.unfused:
+        if module in self.unfused:
             for e in range(experts):
                 if len(self.problems) > _MAX_PROBLEMS:  # a config that has nothing to do with the files
                     break
@@ -187,14 +249,13 @@ class _Planner:
                 if source:
                     down.append(Piece(source, 0, hidden, e, 0))
         else:
-            stack = f"{self.prefix}{module}"
-            fused = self._find(f"{stack}.gate_up_proj", (experts, hidden, 2 * width))
+            fused = self._find(f"{module}.gate_up_proj", (experts, hidden, 2 * width))
             if fused:
                 for e in range(experts):
                     source = Source(fused.tensor, fused.dtype, index=e)
                     gate_up.append(Piece(source, 0, width, e, 0, "gate"))
                     gate_up.append(Piece(source, width, width, e, 0, "up"))
-            fused = self._find(f"{stack}.down_proj", (experts, width, hidden))
+            fused = self._find(f"{module}.down_proj", (experts, width, hidden))
             if fused:
                 down += [
                     Piece(Source(fused.tensor, fused.dtype, index=e), 0, hidden, e, 0) for e in range(experts)
@@ -204,13 +265,12 @@ class _Planner:
 
     def _matrix(self, module: str, out: int, into: int) -> Source | None:
         """A linear, packed or not; None, with the problem noted, when it is not there as it should be."""
-        full = f"{self.prefix}{module}"
-        packed_name = f"{full}.weight_packed"
+        packed_name = f"{module}.weight_packed"
         if packed_name not in self.tensors:
-            return self._find(f"{full}.weight", (out, into))
-        packed, problems = find_packed(full, out, into, self.tensors, self.declared_groups)
+            return self._find(f"{module}.weight", (out, into))
+        packed, problems = find_packed(module, out, into, self.tensors, self.declared_groups)
         self.problems += problems
-        self.used.update(packed_names(full))
+        self.used.update(packed_names(module))
         return Source(packed_name, "", packed=packed) if packed else None
 
     def _find(self, name: str, shape: tuple[int, ...]) -> Source | None:
