@@ -71,6 +71,28 @@ void CpuBackend::plan_attention(const AttentionCall& call) {
   attention_states_.get<float>(state_rows * call.state_size);
 }
 
+void CpuBackend::reserve_attention(int64_t head_dim) {
+  for (Member& m : members_) {
+    m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
+    m.states.get<float>(2 * kMaxAttentionRows * cpu::attention_state_floats(head_dim));
+  }
+}
+
+const float* CpuBackend::attend_all(int member, const AttentionTile& tile) {
+  Member& m = members_[size_t(member)];
+  const int64_t dim = tile.kv->head_dim, state_size = cpu::attention_state_floats(dim);
+  auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
+  float* states = m.states.get<float>(2 * kMaxAttentionRows * state_size);
+  float* next = states + kMaxAttentionRows * state_size;
+  kernels_.attend(states, tile, 0, scratch);
+  for (int64_t p = 1; p < ceil_div(tile.num_keys[tile.num_rows - 1], kPartitionKeys); ++p) {
+    kernels_.attend(next, tile, p, scratch);
+    for (int64_t i = 0; i < tile.num_rows; ++i)
+      kernels_.merge_state(states + i * state_size, next + i * state_size, dim);
+  }
+  return states;
+}
+
 void CpuBackend::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
   Member& m = members_[size_t(member)];
   auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
@@ -83,14 +105,7 @@ void CpuBackend::run_attention_unit(const AttentionCall& call, int member, const
                       unit.partition, scratch);
       continue;
     }
-    float* states = m.states.get<float>(2 * kMaxAttentionRows * call.state_size);
-    float* next = states + kMaxAttentionRows * call.state_size;
-    kernels_.attend(states, tile, 0, scratch);
-    for (int64_t p = 1; p < ceil_div(tile.num_keys[rows - 1], kPartitionKeys); ++p) {
-      kernels_.attend(next, tile, p, scratch);
-      for (int64_t i = 0; i < rows; ++i)
-        kernels_.merge_state(states + i * call.state_size, next + i * call.state_size, dim);
-    }
+    const float* states = attend_all(member, tile);
     for (int64_t i = 0; i < rows; ++i)
       kernels_.finish_state(call.out_head(unit.seq, unit.token + (row + i) / call.group,
                                           unit.kv_head * call.group + (row + i) % call.group),
@@ -104,10 +119,7 @@ void CpuBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, con
   const AttentionCall call{
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};
   plan_attention(call);
-  for (Member& m : members_) {
-    m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
-    m.states.get<float>(2 * kMaxAttentionRows * call.state_size);
-  }
+  reserve_attention(dim);
   team_.share(int64_t(attention_units_.size()),
               [&](int member, int64_t i) { run_attention_unit(call, member, attention_units_[size_t(i)]); });
   team_.share(int64_t(merges_.size()) * call.group, [&](int, int64_t i) {

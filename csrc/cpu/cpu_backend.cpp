@@ -83,6 +83,28 @@ void CpuBackend::do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) {
   });
 }
 
+void CpuBackend::do_layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  for_rows(x.size(0), x.size(1), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.layernorm_row(out.row<float>(t), x.row<const float>(t), weight.ptr<const float>(),
+                             bias.ptr<const float>(), x.size(1), eps);
+  });
+}
+
+void CpuBackend::do_add_bias(Tensor x, Tensor bias) {
+  for_rows(x.size(0), x.size(1), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.add_rows(x.row<float>(t), bias.ptr<const float>(), 0, 1, x.size(1));
+  });
+}
+
+void CpuBackend::do_gelu(Tensor x, Tensor bias) {
+  for_rows(x.size(0), x.size(1), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.gelu_row(x.row<float>(t), bias.ptr<const float>(), x.size(1));
+  });
+}
+
 // A unit is one KV head of one token together with its query heads.
 void CpuBackend::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform,
                                 const KvLayer& kv, Tensor slot_mapping) {

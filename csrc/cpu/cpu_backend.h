@@ -4,6 +4,7 @@
 //   cpu_products.cpp   linear, linear_add, gate_up: schedules Products
 //   cpu_experts.cpp    route, experts_gate_up, experts_down_add
 //   cpu_attention.cpp  paged_attention
+//   cpu_tiles.cpp      rotate_heads, tile_attention
 #pragma once
 
 #include <algorithm>
@@ -38,6 +39,9 @@ class CpuBackend final : public Backend {
   void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override;
   void do_gather_rows(Tensor out, Tensor x, Tensor rows) override;
   void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void do_layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) override;
+  void do_add_bias(Tensor x, Tensor bias) override;
+  void do_gelu(Tensor x, Tensor bias) override;
   void do_linear(Tensor out, Tensor x, const Weight& w) override;
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
   void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
@@ -45,6 +49,9 @@ class CpuBackend final : public Backend {
                       Tensor slot_mapping) override;
   void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
                           float scale) override;
+  void do_rotate_heads(Tensor x, Tensor rope) override;
+  void do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                         float scale) override;
   void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
   void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
@@ -79,6 +86,11 @@ class CpuBackend final : public Backend {
   };
   struct AttentionCall;
   void plan_attention(const AttentionCall& call);
+  // The scratch of all members that attend_all needs.
+  void reserve_attention(int64_t head_dim);
+  // States of all rows of the tile over all their keys: [num_rows, attention_state_floats(D)], the member's
+  // own until its next call.
+  const float* attend_all(int member, const cpu::AttentionTile& tile);
   void run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit);
 
   const cpu::Kernels& kernels_;
@@ -92,7 +104,7 @@ class CpuBackend final : public Backend {
   std::vector<cpu::Product> products_;
   std::vector<cpu::ProductTask> tasks_;
   std::vector<AttentionUnit> attention_units_, merges_;
-  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_;
+  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_, tile_keys_, tile_values_;
 };
 
 // The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has.

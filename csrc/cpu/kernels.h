@@ -101,6 +101,11 @@ struct Kernels {
   void (*widen_row)(float* out, const bf16* table, int64_t dim);
   // out[i] = x[i] * rsqrt(mean(x^2) + eps) * weight[i].   x, weight, out: [dim]
   void (*rmsnorm_row)(float* out, const float* x, const float* weight, int64_t dim, float eps);
+  // out[i] = (x[i] - mean) / sqrt(mean((x - mean)^2) + eps) * weight[i] + bias[i].   all: [dim]
+  void (*layernorm_row)(float* out, const float* x, const float* weight, const float* bias, int64_t dim,
+                        float eps);
+  // x[i] = gelu(x[i] + bias[i]).   x: [dim]; bias: [dim] or null
+  void (*gelu_row)(float* x, const float* bias, int64_t dim);
   // x[i] += y[0][i] + y[1][i] + ... (summed first, in order).   x: [dim]; y: [count] rows `stride` apart
   void (*add_rows)(float* x, const float* y, int64_t stride, int64_t count, int64_t dim);
   // 1 / (1 + e^-x)

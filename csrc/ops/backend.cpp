@@ -3,6 +3,7 @@
 #include "ops/backend.h"
 
 #include <initializer_list>
+#include <utility>
 
 #include "format/layout.h"
 
@@ -168,6 +169,29 @@ void Backend::rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) {
   if (x.numel() > 0) do_rmsnorm(out, x, weight, eps);
 }
 
+void Backend::layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  check_rank("layernorm", "x", x, 2);
+  check_tensor("layernorm", "x", x, DType::kF32, {x.size(0), x.size(1)});
+  check_tensor("layernorm", "out", out, DType::kF32, {x.size(0), x.size(1)});
+  check_tensor("layernorm", "weight", weight, DType::kF32, {x.size(1)});
+  check_tensor("layernorm", "bias", bias, DType::kF32, {x.size(1)});
+  if (x.numel() > 0) do_layernorm(out, x, weight, bias, eps);
+}
+
+void Backend::add_bias(Tensor x, Tensor bias) {
+  check_rank("add_bias", "x", x, 2);
+  check_tensor("add_bias", "x", x, DType::kF32, {x.size(0), x.size(1)});
+  check_tensor("add_bias", "bias", bias, DType::kF32, {x.size(1)});
+  if (x.numel() > 0) do_add_bias(x, bias);
+}
+
+void Backend::gelu(Tensor x, Tensor bias) {
+  check_rank("gelu", "x", x, 2);
+  check_tensor("gelu", "x", x, DType::kF32, {x.size(0), x.size(1)});
+  if (bias) check_tensor("gelu", "bias", bias, DType::kF32, {x.size(1)});
+  if (x.numel() > 0) do_gelu(x, bias);
+}
+
 void Backend::linear(Tensor out, Tensor x, const Weight& w) {
   check_linear("linear", out, x, w);
   if (x.size(0) > 0) do_linear(out, x, w);
@@ -231,6 +255,34 @@ void Backend::paged_attention(Tensor out, Tensor q, const KvLayer& kv, const Att
       op, ": the batch of ", batch.num_seqs, " sequences lacks an array");
   if (host_memory()) check_attention_batch(op, batch, kv, q.size(0));
   do_paged_attention(out, q, kv, batch, scale);
+}
+
+void Backend::rotate_heads(Tensor x, Tensor rope) {
+  const char* op = "rotate_heads";
+  check_rank(op, "x", x, 2);
+  check_rank(op, "rope", rope, 3);
+  check_tensor(op, "x", x, DType::kF32, {x.size(0), x.size(1)});
+  check_tensor(op, "rope", rope, DType::kF32, {rope.size(0), rope.size(1), 2});
+  LLAMA4RT_CHECK(kInternal, rope.numel() > 0 && rope.contiguous(), op, ": rope ", rope.describe(),
+                 " must be contiguous and not empty");
+  LLAMA4RT_CHECK(kInternal, x.size(0) % rope.size(0) == 0 && x.size(1) % (2 * rope.size(1)) == 0, op,
+                 ": x is ", x.describe(), "; expected whole tiles of ", rope.size(0), " rows and heads of ",
+                 2 * rope.size(1));
+  if (x.numel() > 0) do_rotate_heads(x, rope);
+}
+
+void Backend::tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                             float scale) {
+  const char* op = "tile_attention";
+  check_rank(op, "q", q, 2);
+  for (const auto& [what, t] : {std::pair{"q", &q}, {"k", &k}, {"v", &v}, {"out", &out}})
+    check_tensor(op, what, *t, DType::kF32, {q.size(0), q.size(1)});
+  for (const Tensor* in : {&q, &k, &v}) check_separate(op, out, *in);
+  LLAMA4RT_CHECK(kInternal, rows_per_tile > 0 && q.size(0) % rows_per_tile == 0, op, ": q is ", q.describe(),
+                 "; expected whole tiles of ", rows_per_tile, " rows");
+  LLAMA4RT_CHECK(kInternal, num_heads > 0 && q.size(1) % (2 * num_heads) == 0, op, ": q is ", q.describe(),
+                 "; expected ", num_heads, " heads of an even size");
+  if (q.numel() > 0) do_tile_attention(out, q, k, v, rows_per_tile, num_heads, scale);
 }
 
 Routing Backend::route(Tensor h, const Weight& router, int top_k, Workspace& ws) {

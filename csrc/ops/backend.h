@@ -7,7 +7,7 @@
 // the element computed (its inputs' absolute positions: weight groups, KV blocks), never on the batch, the
 // tile, the number of threads or the instruction set. Outputs may not overlap inputs unless an op says so.
 // Ops run in call order. Letters: T tokens, H hidden, N outputs, Hq/Hkv heads, D head dim, E experts, K
-// experts per token, F expert width, V vocabulary.
+// experts per token, F expert width, V vocabulary, R rows of a picture tile.
 #pragma once
 
 #include <cstddef>
@@ -57,6 +57,14 @@ class Backend {
   // out[t, :] = x[t, :] * rsqrt(mean(x[t, :]^2) + eps) * weight.   out, x: F32 [T, H], may be the same;
   // weight: F32 [H].
   void rmsnorm(Tensor out, Tensor x, Tensor weight, float eps);
+  // out[t, :] = (x[t, :] - mean(x[t, :])) / sqrt(var(x[t, :]) + eps) * weight + bias, var the mean of squared
+  // deviations.   out, x: F32 [T, H], may be the same; weight, bias: F32 [H].
+  void layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps);
+  // x[t, :] += bias.   x: F32 [T, H]; bias: F32 [H].
+  void add_bias(Tensor x, Tensor bias);
+  // x[t, :] = gelu(x[t, :] + bias), gelu(y) = y * (1 + erf(y / sqrt(2))) / 2, the exact form.   x: F32 [T,
+  // H]; bias: F32 [H], or empty: none.
+  void gelu(Tensor x, Tensor bias);
 
   // --- linear algebra; weights are Layout::kCpu16 on CPU backends, single matrices unless said otherwise
   // out[t, n] = sum_k x[t, k] w[n, k].   out: F32 [T, N]; x: F32 [T, K].
@@ -80,6 +88,16 @@ class Backend {
   // op_types.h. out: F32 [T, Hq*D]; q: F32 [T, Hq*D]. Softmax in fp32 (exact maximum subtracted).
   void paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch, float scale);
 
+  // --- attention over pictures: tiles of R rows each, one after the other
+  // Rotates adjacent pairs of every head: row t by the angles of row t mod R of `rope`.   x: F32 [tiles * R,
+  // Hq*D] in place, q and k side by side; rope: F32 [R, D/2, 2] cos and sin.
+  void rotate_heads(Tensor x, Tensor rope);
+  // out[t, h, :] = sum_j softmax_j(scale * q[t, h] . k[j, h]) v[j, h], j over the rows of t's own tile,
+  // before and after it. out, q, k, v: F32 [tiles * R, Hq*D]; q, k and v may be columns of one buffer.
+  // Softmax in fp32 (exact maximum subtracted).
+  void tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                      float scale);
+
   // --- mixture of experts
   // logits = h . router (fp32), top_k per token, sigmoid, counting sort. Buffers of the Routing come from ws.
   // h: F32 [T, H]; router: [E, H] bf16.
@@ -97,6 +115,9 @@ class Backend {
   virtual void do_scatter_rows(Tensor x, Tensor rows, Tensor src) = 0;
   virtual void do_gather_rows(Tensor out, Tensor x, Tensor rows) = 0;
   virtual void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) = 0;
+  virtual void do_layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) = 0;
+  virtual void do_add_bias(Tensor x, Tensor bias) = 0;
+  virtual void do_gelu(Tensor x, Tensor bias) = 0;
   virtual void do_linear(Tensor out, Tensor x, const Weight& w) = 0;
   virtual void do_linear_add(Tensor x, Tensor a, const Weight& w) = 0;
   virtual void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) = 0;
@@ -104,6 +125,9 @@ class Backend {
                               Tensor slot_mapping) = 0;
   virtual void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
                                   float scale) = 0;
+  virtual void do_rotate_heads(Tensor x, Tensor rope) = 0;
+  virtual void do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile,
+                                 int num_heads, float scale) = 0;
   virtual void do_route(const Routing& routing, Tensor logits, Tensor h,
                         const Weight& router) = 0;  // logits: scratch [T, E]
   virtual void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) = 0;

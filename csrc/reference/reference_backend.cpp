@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numbers>
 #include <vector>
 
 #include "base/checked_math.h"
@@ -122,6 +123,23 @@ void load_kv(float* head, const void* cache, DType dtype, int64_t index, int64_t
                                    : to_float(static_cast<const bf16*>(cache)[index + i]);
 }
 
+// out = sum_j softmax_j(scale * q . key(j)) value(j) over num_keys keys.   out, q, key(j), value(j): [D]
+template <class Key, class Value>
+void attend(float* out, const float* q, int64_t head_dim, int64_t num_keys, float scale,
+            std::vector<float>& scores, const Key& key, const Value& value) {
+  scores.resize(size_t(num_keys));
+  for (int64_t j = 0; j < num_keys; ++j) scores[size_t(j)] = scale * dot(q, key(j), head_dim);
+  const float maximum = *std::max_element(scores.begin(), scores.end());
+  float sum = 0;
+  for (float& p : scores) sum += p = std::exp(p - maximum);
+  std::fill_n(out, head_dim, 0.0f);
+  for (int64_t j = 0; j < num_keys; ++j) {
+    const float* v = value(j);
+    for (int64_t i = 0; i < head_dim; ++i) out[i] += scores[size_t(j)] * v[i];
+  }
+  for (int64_t i = 0; i < head_dim; ++i) out[i] /= sum;
+}
+
 }  // namespace
 
 void* ReferenceBackend::allocate(size_t bytes) {
@@ -164,6 +182,35 @@ void ReferenceBackend::do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps
     const float scale = 1.0f / std::sqrt(dot(in, in, dim) / float(dim) + eps);
     for (int64_t i = 0; i < dim; ++i) out.row<float>(t)[i] = in[i] * scale * weight.ptr<const float>()[i];
   }
+}
+
+void ReferenceBackend::do_layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  const int64_t dim = x.size(1);
+  std::vector<float> deviation(static_cast<size_t>(dim));
+  for (int64_t t = 0; t < x.size(0); ++t) {
+    const float* in = x.row<const float>(t);
+    float sum = 0;
+    for (int64_t i = 0; i < dim; ++i) sum += in[i];
+    const float mean = sum / float(dim);
+    for (int64_t i = 0; i < dim; ++i) deviation[size_t(i)] = in[i] - mean;
+    const float scale = 1.0f / std::sqrt(dot(deviation.data(), deviation.data(), dim) / float(dim) + eps);
+    for (int64_t i = 0; i < dim; ++i)
+      out.row<float>(t)[i] =
+          deviation[size_t(i)] * scale * weight.ptr<const float>()[i] + bias.ptr<const float>()[i];
+  }
+}
+
+void ReferenceBackend::do_add_bias(Tensor x, Tensor bias) {
+  for (int64_t t = 0; t < x.size(0); ++t)
+    for (int64_t i = 0; i < x.size(1); ++i) x.row<float>(t)[i] += bias.ptr<const float>()[i];
+}
+
+void ReferenceBackend::do_gelu(Tensor x, Tensor bias) {
+  for (int64_t t = 0; t < x.size(0); ++t)
+    for (int64_t i = 0; i < x.size(1); ++i) {
+      const float y = x.row<float>(t)[i] + (bias ? bias.ptr<const float>()[i] : 0.0f);
+      x.row<float>(t)[i] = 0.5f * y * (1.0f + std::erf(y * float(1 / std::numbers::sqrt2)));
+    }
 }
 
 void ReferenceBackend::do_linear(Tensor out, Tensor x, const Weight& w) {
@@ -209,24 +256,34 @@ void ReferenceBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& k
           const int64_t block = batch.block_table[s * batch.max_blocks + j / kv.block_size];
           load_kv(key_or_value.data(), cache, kv.dtype,
                   kv_index(kv, block, head / heads_per_kv, j % kv.block_size), dim);
+          return key_or_value.data();
         };
-        scores.resize(size_t(num_keys));
-        for (int64_t j = 0; j < num_keys; ++j) {
-          load(kv.k, j);
-          scores[size_t(j)] = scale * dot(q.row<const float>(t) + head * dim, key_or_value.data(), dim);
-        }
-        const float maximum = *std::max_element(scores.begin(), scores.end());
-        float sum = 0;
-        for (float& p : scores) sum += p = std::exp(p - maximum);
-        float* o = out.row<float>(t) + head * dim;
-        std::fill_n(o, dim, 0.0f);
-        for (int64_t j = 0; j < num_keys; ++j) {
-          load(kv.v, j);
-          for (int64_t i = 0; i < dim; ++i) o[i] += scores[size_t(j)] * key_or_value[size_t(i)];
-        }
-        for (int64_t i = 0; i < dim; ++i) o[i] /= sum;
+        attend(
+            out.row<float>(t) + head * dim, q.row<const float>(t) + head * dim, dim, num_keys, scale, scores,
+            [&](int64_t j) { return load(kv.k, j); }, [&](int64_t j) { return load(kv.v, j); });
       }
     }
+  }
+}
+
+void ReferenceBackend::do_rotate_heads(Tensor x, Tensor rope) {
+  const int64_t dim = 2 * rope.size(1);
+  for (int64_t t = 0; t < x.size(0); ++t)
+    for (int64_t i = 0; i < x.size(1); i += dim)
+      rotate(x.row<float>(t) + i, rope.row<const float>(t % rope.size(0)), dim);
+}
+
+void ReferenceBackend::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile,
+                                         int num_heads, float scale) {
+  const int64_t dim = q.size(1) / num_heads;
+  std::vector<float> scores;
+  for (int64_t t = 0; t < q.size(0); ++t) {
+    const int64_t tile = t / rows_per_tile * rows_per_tile;
+    for (int64_t i = 0; i < q.size(1); i += dim)
+      attend(
+          out.row<float>(t) + i, q.row<const float>(t) + i, dim, rows_per_tile, scale, scores,
+          [&](int64_t j) { return k.row<const float>(tile + j) + i; },
+          [&](int64_t j) { return v.row<const float>(tile + j) + i; });
   }
 }
 

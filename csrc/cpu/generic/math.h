@@ -1,4 +1,4 @@
-// exp and what is made of it: our own polynomial, so that every table has the same bits.
+// exp and what is made of it: our own polynomials, so that every table has the same bits.
 #pragma once
 
 #include "cpu/generic/int_vec.h"
@@ -28,6 +28,28 @@ inline Vec exp(Vec x) {
 
 inline Vec sigmoid(Vec x) { return Vec::set1(1.0f) / (Vec::set1(1.0f) + exp(Vec::zero() - x)); }
 inline Vec silu(Vec x) { return x / (Vec::set1(1.0f) + exp(Vec::zero() - x)); }
+
+// y Phi(y), Phi the normal distribution: within 1.3e-7 |y| of the exact value, and within 4e-7 of it relative
+// for y > -3, as nothing cancels: y Phi(y) = max(y, 0) - |y| Phi(-|y|).
+// Phi(-a) = e^(-a^2 / 2) r(a); r falls smoothly from 1/2 like 1 / a, so it is a polynomial of u = (a - 3) /
+// (a + 3), interpolated at the Chebyshev points of 0 <= a <= 14, error 3e-8. From a = 12.5 on, where the
+// product is 5e-35, it stays as it is: no denormal numbers, and infinity times zero never happens.
+inline Vec gelu(Vec y) {
+  // max and min return their second argument when one is NaN.
+  const Vec a = min(Vec::set1(12.5f), max(y, Vec::zero() - y));
+  const Vec u = (a - Vec::set1(3.0f)) / (a + Vec::set1(3.0f));
+  Vec r = fma(u, Vec::set1(0x1.c5c5aep-15f), Vec::set1(0x1.e76950p-14f));
+  r = fma(u, r, Vec::set1(-0x1.640cfep-12f));
+  r = fma(u, r, Vec::set1(-0x1.0205acp-10f));
+  r = fma(u, r, Vec::set1(0x1.7cb072p-9f));
+  r = fma(u, r, Vec::set1(0x1.91e11ep-8f));
+  r = fma(u, r, Vec::set1(-0x1.7a9434p-5f));
+  r = fma(u, r, Vec::set1(0x1.f8baccp-4f));
+  r = fma(u, r, Vec::set1(-0x1.a6b66ap-3f));
+  r = fma(u, r, Vec::set1(0x1.f1b89cp-4f));
+  const Vec tail = r * exp(a * a * Vec::set1(-0.5f));
+  return fma(Vec::zero() - a, tail, max(Vec::zero(), y));
+}
 
 inline float sigmoid_one(float x) {
   alignas(64) float lanes[kLanes];

@@ -3,6 +3,7 @@
 
 #include "cpu/generic/attention.h"
 #include "cpu/generic/head.h"
+#include "cpu/generic/layernorm.h"
 #include "cpu/generic/machine_limits.h"
 #include "cpu/generic/product.h"
 #include "cpu/generic/quantize_row.h"
@@ -17,6 +18,8 @@ constexpr Kernels make_table(const char* isa) {
       .isa = isa,
       .widen_row = widen_row,
       .rmsnorm_row = rmsnorm_row,
+      .layernorm_row = layernorm_row,
+      .gelu_row = gelu_row,
       .add_rows = add_rows,
       .sigmoid = sigmoid_one,
       .quantize_row = quantize_row,

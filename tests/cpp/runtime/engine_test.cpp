@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "model/tiny_engine.h"
+#include "reference/reference_backend.h"
 #include "test.h"
 
 namespace llama4rt {
@@ -570,42 +571,16 @@ TEST(ends_only_the_sequence_whose_logits_are_not_finite) {
   CHECK((outputs.at({2, 0}).error.find("position 1 hold NaN or infinity") != std::string::npos));
 }
 
-// Passes everything on to a real backend, and fails when told to.
-class FailingBackend : public Backend {
+// The reference backend, which fails when told to.
+class FailingBackend : public ReferenceBackend {
  public:
-  std::string name() const override { return "failing"; }
-  std::string describe() const override { return "fails on demand"; }
-  void* allocate(size_t bytes) override { return inner_->allocate(bytes); }
-  void deallocate(void* p, size_t bytes) override { inner_->deallocate(p, bytes); }
-  void copy_to_device(void* d, const void* s, size_t n) override { inner_->copy_to_device(d, s, n); }
-  void copy_to_host(void* d, const void* s, size_t n) override { inner_->copy_to_host(d, s, n); }
-
   int fail_after = -1;  // linear_add calls
 
  private:
-  void do_embed(Tensor out, const Weight& table, Tensor ids) override { inner_->embed(out, table, ids); }
-  void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override { inner_->scatter_rows(x, rows, src); }
-  void do_gather_rows(Tensor out, Tensor x, Tensor rows) override { inner_->gather_rows(out, x, rows); }
-  void do_rmsnorm(Tensor out, Tensor x, Tensor w, float eps) override { inner_->rmsnorm(out, x, w, eps); }
-  void do_linear(Tensor out, Tensor x, const Weight& w) override { inner_->linear(out, x, w); }
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override {
     if (fail_after >= 0 && fail_after-- == 0) throw std::bad_alloc();
-    inner_->linear_add(x, a, w);
+    ReferenceBackend::do_linear_add(x, a, w);
   }
-  void do_gate_up(Tensor a, Tensor h, const Weight& w) override { inner_->gate_up(a, h, w); }
-  void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& t, const KvLayer& kv,
-                      Tensor slots) override {
-    inner_->prepare_qkv(q, k, v, t, kv, slots);
-  }
-  void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& b,
-                          float scale) override {
-    inner_->paged_attention(out, q, kv, b, scale);
-  }
-  void do_route(const Routing&, Tensor, Tensor, const Weight&) override {}
-  void do_experts_gate_up(Tensor, Tensor, const Weight&, const Routing&) override {}
-  void do_experts_down_add(Tensor, Tensor, const Weight&, const Routing&) override {}
-
-  std::unique_ptr<Backend> inner_ = make_backend("reference", 1);
 };
 
 TEST(keeps_serving_after_a_step_that_throws) {
