@@ -1,0 +1,143 @@
+"""The accuracy table: the bf16 checkpoint under transformers beside the int4 engine under llama4rt.
+
+    python -m tools.demo_model.evaluate --checkpoint tools/demo_model/checkpoint --engine demo.l4e --questions 200
+
+Every answer is decoded greedily and must be exactly right, word for word. Either side may be left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.demo_model.chat import default_chat, prompt
+from tools.demo_model.held_out import KINDS, Question, held_out, parses
+from tools.demo_model.pixels import picture_tiles, plan
+
+MAX_TOKENS = 96
+Answer = Callable[[Sequence[Question]], list[str]]
+
+
+def main() -> None:
+    args = arguments()
+    sides: dict[str, Answer] = {}
+    if args.checkpoint:
+        sides[f"transformers {args.dtype}"] = transformers_side(args.checkpoint, args.dtype, args.threads)
+    if args.engine:
+        sides["llama4rt"] = engine_side(args.engine)
+    table = {name: measure(answer, args.kinds, args.questions, args.seed) for name, answer in sides.items()}
+    print(markdown(table))  # noqa: T201
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "accuracy.json").write_text(json.dumps(table, indent=1) + "\n")
+        (args.out / "accuracy.md").write_text(markdown(table) + "\n")
+
+
+def measure(answer: Answer, kinds: Sequence[str], count: int, seed: int) -> dict[str, Any]:
+    """By kind: questions, percent exactly right, and for scenes the same by kind of question, with some misses."""
+    result: dict[str, Any] = {}
+    for kind in kinds:
+        n = count * 4 if kind == "scene" else max(count // 4, 1) if kind == "needle64" else count
+        questions = held_out(kind, n, seed)
+        start = time.monotonic()
+        replies = answer(questions)
+        right = [q.is_right(r) for q, r in zip(questions, replies, strict=True)]
+        entry: dict[str, Any] = {
+            "questions": n,
+            "percent": round(100 * sum(right) / n, 1),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        if kind in ("json", "tool"):
+            entry["parsed"] = round(100 * sum(map(parses, replies)) / n, 1)
+        if kind == "scene":
+            parts: dict[str, list[bool]] = defaultdict(list)
+            for q, ok in zip(questions, right, strict=True):
+                parts[q.detail].append(ok)
+                tiles = "several tiles" if plan(q.pictures[0]).num_tiles > 1 else "one tile"
+                parts[tiles].append(ok)
+            entry["parts"] = {k: [len(v), round(100 * sum(v) / len(v), 1)] for k, v in sorted(parts.items())}
+        entry["misses"] = [
+            [q.answer, r] for q, r, ok in zip(questions, replies, right, strict=True) if not ok
+        ][:8]
+        result[kind] = entry
+        print(f"{kind}: {entry['percent']} % of {n}, {entry['seconds']} s", flush=True)  # noqa: T201
+    return result
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """One row per kind, one column per side."""
+    names = list(table)
+    lines = [f"| questions | number | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for kind, entry in table[names[0]].items():
+        cells = " | ".join(f"{table[name][kind]['percent']} %" for name in names)
+        lines.append(f"| {kind} | {entry['questions']} | {cells} |")
+        for part, (n, _) in entry.get("parts", {}).items():
+            cells = " | ".join(f"{table[name][kind]['parts'][part][1]} %" for name in names)
+            lines.append(f"| - {part} | {n} | {cells} |")
+    return "\n".join(lines)
+
+
+def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
+    """Stock generate(), one question at a time: no padding, no batch effects."""
+    import torch
+    from transformers import Llama4ForConditionalGeneration
+
+    torch.set_num_threads(threads)
+    model: Any = Llama4ForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=getattr(torch, dtype)
+    ).eval()
+    chat = default_chat()
+
+    @torch.no_grad()
+    def one(question: Question) -> str:
+        ids = prompt(chat, question.messages, [plan(p) for p in question.pictures], question.tools)
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([ids])}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if question.pictures:
+            tiles = [torch.from_numpy(picture_tiles(p)) for p in question.pictures]
+            inputs["pixel_values"] = torch.cat(tiles).to(model.dtype)
+        out = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
+        return chat.tokenizer.decode(out[0, len(ids) :].tolist())
+
+    return lambda questions: [one(q) for q in questions]
+
+
+def engine_side(path: Path) -> Answer:
+    """The engine file under llama4rt, many conversations together."""
+    import llama4rt
+
+    engine = llama4rt.Engine(path)
+    params = llama4rt.SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+
+    def answer(questions: Sequence[Question]) -> list[str]:
+        replies = []
+        for q in questions:
+            replies.append(engine.chat(q.messages, params, tools=q.tools or None)[0].outputs[0].text)
+        return replies
+
+    return answer
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path)
+    add("--engine", type=Path)
+    add("--questions", type=int, default=200, help="of each kind; four times as many of scenes")
+    add("--kinds", nargs="+", default=[*KINDS])
+    add("--seed", type=int, default=0)
+    add("--dtype", default="bfloat16", help="what transformers computes in")
+    add("--threads", type=int, default=1)
+    add("--out", type=Path, help="a folder for accuracy.json and accuracy.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Pictures made ahead of training: their scenes, their tiles as bytes, and what each tile's tokens show.
+
+Nothing here needs torch. The tower learns from `labels`; the language part reads the tower's features of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llama4rt.image_plan import ImagePlan
+
+from tools.demo_model.model import TILE
+from tools.demo_model.pixels import picture_tiles, plan
+from tools.demo_model.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
+
+_GRID = 3  # tokens along a tile's side
+_TOKEN = TILE // _GRID
+
+
+@dataclass
+class Pool:
+    """Pictures in random order. Tiles of picture i are rows first[i] to first[i + 1]."""
+
+    scenes: list[Scene]
+    plans: list[ImagePlan]
+    first: np.ndarray  # int64 [pictures + 1]
+    pixels: np.ndarray  # bf16 bits as uint16 [tiles, 3, TILE, TILE]
+    labels: (
+        np.ndarray
+    )  # int64 [tiles, 9, 3]: shape, colour, background; shape and colour 0 is nothing, -1 unclear
+    boxes: (
+        np.ndarray
+    )  # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
+
+
+def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:
+    """`count` pictures, a `small_share` of them of one tile."""
+    rng = np.random.default_rng(seed)
+    scenes, plans, first, pixels, labels, boxes = [], [], [0], [], [], []
+    for _ in range(count):
+        scene = random_scene(rng, small=bool(rng.random() < small_share))
+        picture = scene.draw()
+        p = plan(picture)
+        tiles = picture_tiles(picture)
+        marks, geometry = token_labels(scene, p)
+        scenes.append(scene)
+        plans.append(p)
+        first.append(first[-1] + len(tiles))
+        pixels.append((tiles.view(np.uint32) >> 16).astype(np.uint16))
+        labels.append(marks)
+        boxes.append(geometry)
+    return Pool(
+        scenes,
+        plans,
+        np.array(first),
+        np.concatenate(pixels),
+        np.concatenate(labels),
+        np.concatenate(boxes),
+    )
+
+
+def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
+    """What each token of each tile covers most of: labels and boxes as in Pool, for one picture."""
+    labels = np.zeros((p.num_tiles, _GRID * _GRID, 3), np.int64)
+    boxes = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.float32)
+    labels[..., 2] = list(BACKGROUNDS).index(scene.background)
+    corners = [(r * TILE, c * TILE, p.resized) for r in range(p.rows) for c in range(p.cols)]
+    if len(corners) > 1:
+        corners.append((0, 0, (TILE, TILE)))  # the global tile
+    shortest = min(scene.width, scene.height)
+    for tile, (top, left, (height, width)) in enumerate(corners):
+        for token in range(_GRID * _GRID):
+            y0, x0 = top + token // _GRID * _TOKEN, left + token % _GRID * _TOKEN
+            best = 0.0
+            for thing in scene.things:
+                x, y = thing.x * width, thing.y * height
+                rx = thing.radius * shortest * width / scene.width
+                ry = thing.radius * shortest * height / scene.height
+                wide = min(x + rx, x0 + _TOKEN) - max(x - rx, x0)
+                high = min(y + ry, y0 + _TOKEN) - max(y - ry, y0)
+                if wide <= 0 or high <= 0:
+                    continue
+                area = wide * high
+                share = max(area / _TOKEN**2, area / (4 * rx * ry))
+                if area > best:
+                    best = area
+                    clear = share > 0.3
+                    labels[tile, token, 0] = SHAPES.index(thing.shape) + 1 if clear else -1
+                    labels[tile, token, 1] = list(COLOURS).index(thing.colour) + 1 if clear else -1
+                    boxes[tile, token] = (
+                        (x - x0) / _TOKEN - 0.5,
+                        (y - y0) / _TOKEN - 0.5,
+                        rx / _TOKEN,
+                        ry / _TOKEN,
+                    )
+    return labels, boxes

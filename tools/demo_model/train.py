@@ -1,0 +1,221 @@
+"""Trains the demo model: `python -m tools.demo_model.train --minutes 80`.
+
+Stops and goes on: the state is saved every two minutes, and the same command resumes it. The learning rate follows
+the minutes trained so far, so a pause or another number of threads changes nothing but the pace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tools.demo_model.batches import Batch, Batches, Progress, move_on
+from tools.demo_model.chat import default_chat
+from tools.demo_model.export import save_checkpoint
+from tools.demo_model.fast_model import FastModel
+from tools.demo_model.model import new_model
+from tools.demo_model.pool import make_pool
+from tools.demo_model.tower import load_or, pool_features, train_tower
+
+BALANCE = 0.01  # weight of the term that keeps experts in use
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    args.state.mkdir(parents=True, exist_ok=True)
+    log = Log(args.state / "train.log")
+    chat = default_chat()
+    model = new_model(args.size, chat.tokenizer.vocab_size, chat.special, args.seed)
+    fast = FastModel(model)
+    pool = load_or(args.state / "pool.pt", lambda: make_pool(args.pictures, args.seed + 1))
+
+    def tower() -> Any:
+        train_tower(fast, pool, args.tower_seconds, log)
+        return {
+            name: value
+            for name, value in model.state_dict().items()
+            if name.startswith(("vision_model", "multi_modal"))
+        }
+
+    if args.text_only:
+        features = torch.empty(0)
+    else:
+        frozen = load_or(args.state / "tower.pt", tower)
+        model.load_state_dict(frozen, strict=False)
+        features = load_or(args.state / "features.pt", lambda: pool_features(fast, pool))
+    for part in (model.vision_model, model.multi_modal_projector):
+        part.requires_grad_(False)
+    trainer = Trainer(args, fast, features, log)
+    trainer.resume()
+    if not args.text_only:
+        model.load_state_dict(frozen, strict=False)  # a run begun without pictures saved an untrained tower
+    trainer.run(Batches(chat, pool, np.random.default_rng(args.seed + trainer.step), trainer.progress))
+    if trainer.stopping:
+        return
+    save_checkpoint(model, chat, args.out)
+    log(f"saved {args.out}")
+
+
+class Log:
+    """Lines on the terminal and in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, line: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {line}"
+        print(line, flush=True)  # noqa: T201
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+class Trainer:
+    """The language part's training: optimiser, schedule, saved state."""
+
+    def __init__(self, args: argparse.Namespace, fast: FastModel, features: torch.Tensor, log: Log) -> None:
+        self.args, self.fast, self.features, self.log = args, fast, features, log
+        self.progress = Progress()
+        self.parameters = [p for p in fast.model.parameters() if p.requires_grad]
+        matrices = [p for p in self.parameters if p.dim() >= 2]
+        others = [p for p in self.parameters if p.dim() < 2]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+            lr=args.rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.losses: dict[str, float] = {}
+        self.stopping = False  # set by SIGTERM: the run saves its state and ends
+
+    @property
+    def path(self) -> Path:
+        return Path(self.args.state) / "state.pt"
+
+    def resume(self) -> None:
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=False)
+            self.fast.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.progress, self.step = state["progress"], state["step"]
+            self.seconds, self.tokens = state["seconds"], state["tokens"]
+            self.log(f"resumed at step {self.step}, {self.seconds / 60:.1f} min")
+
+    def save(self) -> None:
+        state = {
+            "model": self.fast.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": self.progress,
+            "step": self.step,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate: 80 steps up, constant, then linear down to 3 % over the last part of the run."""
+        flat = self.args.flat
+        falling = 1.0 if progress < flat else max(0.03, 1 - 0.97 * (progress - flat) / (1 - flat))
+        return float(self.args.rate * min(1.0, (self.step + 1) / 80) * falling)
+
+    def run(self, batches: Batches) -> None:
+        saved = time.monotonic()
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        while not self.stopping and (progress := self.seconds / 60 / self.args.minutes) < 1:
+            start = time.monotonic()
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(progress)
+            scene_share = 0.0 if self.args.text_only else self.args.scene_share
+            small_share = 0.75 if progress < 0.35 else 0.4
+            self.accumulate("short", batches.short(self.args.short, scene_share, small_share))
+            budget = self.args.needle_tokens * (2 if self.progress.needle_stage >= 4 else 1)
+            if self.progress.needle_stage < 5 or self.step % 2 == 0:
+                needle, _ = batches.needle(budget)
+                self.accumulate("needle", needle)
+            if scene_share and self.progress.objects == 3 and random.random() < 0.2:
+                self.accumulate("long", batches.long(4), 0.5)
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            move_on(self.progress, self.log)
+            self.step += 1
+            self.seconds += time.monotonic() - start
+            if self.step % 25 == 0:
+                self.report()
+            if time.monotonic() - saved > 120:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def accumulate(self, name: str, batch: Batch, weight: float = 1.0) -> None:
+        """Adds one batch's gradients, and notes which answers came out whole."""
+        ids = torch.from_numpy(batch.ids)
+        features = (
+            self.features[torch.from_numpy(batch.tiles)].flatten(0, 1).float() if len(batch.tiles) else None
+        )
+        hidden, balance = self.fast.hidden(ids, features)
+        answer = torch.from_numpy(batch.answer)[:, 1:]
+        supervised = answer >= 0
+        logits = self.fast.logits(hidden[:, :-1][supervised])
+        target = ids[:, 1:][supervised]
+        loss = F.cross_entropy(logits, target)
+        (weight * (loss + BALANCE * balance)).backward()
+        wrong = (logits.argmax(-1) != target).numpy()
+        missed = set(answer[supervised].numpy()[wrong].tolist())
+        for k, kind in enumerate(batch.spans):
+            self.progress.update(kind, k not in missed)
+        self.tokens += ids.numel()
+        self.losses[name] = self.losses.get(name, loss.item()) * 0.95 + loss.item() * 0.05
+
+    def report(self) -> None:
+        losses = " ".join(f"{k} {v:.3f}" for k, v in self.losses.items())
+        exact = " ".join(
+            f"{k} {100 * v:.0f}" for k, v in self.progress.exact.items() if self.progress.seen[k]
+        )
+        loads = " ".join("/".join(f"{100 * s:.0f}" for s in load) for load in self.fast.loads)
+        self.log(
+            f"step {self.step} {self.seconds / 60:.1f} min {self.tokens / 1e6:.2f} M "
+            f"({self.tokens / self.seconds:.0f}/s) lr {self.optimiser.param_groups[0]['lr']:.2e} | {losses} | {exact} "
+            f"| experts {loads}"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, default=80, help="length of the whole run, pauses not counted")
+    add("--flat", type=float, default=0.55, help="part of the run before the learning rate falls")
+    add("--threads", type=int, default=1)
+    add("--size", default="medium", help="small or medium, see model.py")
+    add("--state", type=Path, default=Path("build/demo_model"), help="where a run keeps what it resumes from")
+    add("--out", type=Path, default=Path("tools/demo_model/checkpoint"))
+    add("--pictures", type=int, default=24_000)
+    add("--tower-seconds", type=float, default=150)
+    add("--rate", type=float, default=1.5e-3)
+    add("--short", type=int, default=16, help="conversations of one chunk in a step")
+    add("--scene-share", type=float, default=0.65, help="of them, those about pictures")
+    add("--needle-tokens", type=int, default=1024)
+    add(
+        "--text-only",
+        action="store_true",
+        help="without pictures, while the tower is still in training elsewhere",
+    )
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
