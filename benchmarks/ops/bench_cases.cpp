@@ -45,7 +45,7 @@ std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
 std::vector<BenchCase> rmsnorm_cases(Backend& backend) {
   Rng rng(1);
   std::vector<BenchCase> all;
-  for (const cases::RmsNormCase& c : cases::kRmsNormSpeed) {
+  for (const cases::RowsCase& c : cases::kRmsNormSpeed) {
     const auto x = activations(rng, c.tokens, c.dim), weight = activations(rng, 1, c.dim);
     const auto out = std::make_shared<Matrix>(c.tokens, c.dim);
     all.push_back({.op = "rmsnorm",
@@ -55,6 +55,40 @@ std::vector<BenchCase> rmsnorm_cases(Backend& backend) {
                    .run = [&backend, x, weight, out, dim = c.dim] {
                      backend.rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
                                      1e-5f);
+                   }});
+  }
+  return all;
+}
+
+std::vector<BenchCase> layernorm_cases(Backend& backend) {
+  Rng rng(5);
+  std::vector<BenchCase> all;
+  for (const cases::RowsCase& c : cases::kLayerNormSpeed) {
+    const auto x = activations(rng, c.tokens, c.dim), weight = activations(rng, 2, c.dim);
+    const auto out = std::make_shared<Matrix>(c.tokens, c.dim);
+    all.push_back({.op = "layernorm",
+                   .shape = error_text("T ", c.tokens, ", H ", c.dim),
+                   .bytes = 4.0 * double(2 * c.tokens * c.dim + 2 * c.dim),
+                   .flops = 7.0 * double(c.tokens * c.dim),
+                   .run = [&backend, x, weight, out, dim = c.dim] {
+                     backend.layernorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
+                                       Tensor(weight->row(1), DType::kF32, {dim}), 1e-5f);
+                   }});
+  }
+  return all;
+}
+
+std::vector<BenchCase> gelu_cases(Backend& backend) {
+  Rng rng(6);
+  std::vector<BenchCase> all;
+  for (const cases::RowsCase& c : cases::kGeluSpeed) {
+    const auto x = activations(rng, c.tokens, c.dim), bias = activations(rng, 1, c.dim);
+    all.push_back({.op = "gelu",
+                   .shape = error_text("T ", c.tokens, ", H ", c.dim),
+                   .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
+                   .flops = 40.0 * double(c.tokens * c.dim),  // two polynomials and a division
+                   .run = [&backend, x, bias, dim = c.dim] {
+                     backend.gelu(x->view(), Tensor(bias->row(0), DType::kF32, {dim}));
                    }});
   }
   return all;
@@ -199,15 +233,37 @@ std::vector<BenchCase> attention_cases(Backend& backend) {
   return all;
 }
 
+std::vector<BenchCase> tile_attention_cases(Backend& backend) {
+  Rng rng(7);
+  std::vector<BenchCase> all;
+  for (const cases::TilesCase& c : cases::kTilesSpeed) {
+    const int64_t rows = c.tiles * c.rows, width = c.num_heads * c.head_dim;
+    const auto qkv = activations(rng, rows, 3 * width), out = std::make_shared<Matrix>(rows, width);
+    all.push_back(
+        {.op = "tile_attention",
+         .shape = error_text(c.tiles, " x ", c.rows, " rows, ", c.num_heads, " heads of ", c.head_dim),
+         .bytes = 16.0 * double(rows * width),
+         .flops = 4.0 * double(rows * c.rows * width),
+         .run = [&backend, qkv, out, c, width, scale = 1.0f / std::sqrt(float(c.head_dim))] {
+           const Tensor all = qkv->view();
+           backend.tile_attention(out->view(), all.columns(0, width), all.columns(width, width),
+                                  all.columns(2 * width, width), c.rows, c.num_heads, scale);
+         }});
+  }
+  return all;
+}
+
 }  // namespace
 
 std::vector<BenchGroup> groups() {
-  std::vector<BenchGroup> all = {{"rmsnorm", rmsnorm_cases}};
+  std::vector<BenchGroup> all = {
+      {"rmsnorm", rmsnorm_cases}, {"layernorm", layernorm_cases}, {"gelu", gelu_cases}};
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kInt8, cases::kBF16})
     all.push_back({"linear " + name_of(spec), [spec](Backend& b) { return linear_cases(b, spec); }});
   all.push_back({"experts_gate_up", [](Backend& b) { return experts_cases(b, cases::kInt4, true); }});
   all.push_back({"experts_down_add", [](Backend& b) { return experts_cases(b, cases::kInt4, false); }});
   all.push_back({"paged_attention", attention_cases});
+  all.push_back({"tile_attention", tile_attention_cases});
   return all;
 }
 

@@ -40,14 +40,14 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true},
 };
 
-// --- rmsnorm
+// --- rows: rmsnorm, layernorm, add_bias, gelu
 
-struct RmsNormCase {
+struct RowsCase {
   int64_t tokens = 1;
   int64_t dim = 1;
 };
 
-inline constexpr RmsNormCase kRmsNormCases[] = {
+inline constexpr RowsCase kRowsCases[] = {
     {.tokens = 1, .dim = 5120},  // decode, Scout width
     {.tokens = 3, .dim = 333},   // not a multiple of anything
     {.tokens = 2, .dim = 1},    {.tokens = 5, .dim = 15}, {.tokens = 5, .dim = 16},
@@ -55,7 +55,9 @@ inline constexpr RmsNormCase kRmsNormCases[] = {
     {.tokens = 67, .dim = 256},
 };
 
-inline constexpr RmsNormCase kRmsNormSpeed[] = {{.tokens = 1, .dim = 5120}, {.tokens = 512, .dim = 5120}};
+inline constexpr RowsCase kRmsNormSpeed[] = {{.tokens = 1, .dim = 5120}, {.tokens = 512, .dim = 5120}};
+inline constexpr RowsCase kLayerNormSpeed[] = {{.tokens = 577, .dim = 1408}};  // one picture tile
+inline constexpr RowsCase kGeluSpeed[] = {{.tokens = 577, .dim = 5632}};
 
 // --- linear and gate_up
 
@@ -80,6 +82,7 @@ inline constexpr LinearCase kLinearSpeed[] = {
     {.tokens = 1, .n = 8192, .k = 5120},
     {.tokens = 8, .n = 8192, .k = 5120},
     {.tokens = 256, .n = 2048, .k = 5120},
+    {.tokens = 577, .n = 5632, .k = 1408},  // one picture tile
 };
 
 // --- attention
@@ -183,6 +186,29 @@ inline std::vector<QkvCase> qkv_cases() {
                        .kv_dtype = all.size() % 2 ? DType::kBF16 : DType::kF32});
   return all;
 }
+
+// --- attention over pictures
+
+struct TilesCase {
+  int64_t tiles = 1;
+  int64_t rows = 1;  // of one tile
+  int num_heads = 1;
+  int head_dim = 16;
+};
+
+inline constexpr TilesCase kTilesCases[] = {
+    {.tiles = 2, .rows = 577, .num_heads = 1, .head_dim = 88},  // Scout's tile
+    {.tiles = 3, .rows = 1, .num_heads = 2, .head_dim = 32},    // a row alone sees itself
+    {.tiles = 3, .rows = 5, .num_heads = 3, .head_dim = 2},
+    {.tiles = 4, .rows = 16, .num_heads = 2, .head_dim = 32},
+    {.tiles = 3, .rows = 17, .num_heads = 2, .head_dim = 88},
+    {.tiles = 2, .rows = 31, .num_heads = 1, .head_dim = 18},
+    {.tiles = 7, .rows = 33, .num_heads = 2, .head_dim = 64},
+    {.tiles = 2, .rows = 65, .num_heads = 5, .head_dim = 40},
+    {.tiles = 2, .rows = 1040, .num_heads = 1, .head_dim = 14},  // the CPU works on partitions of 1024 keys
+};
+
+inline constexpr TilesCase kTilesSpeed[] = {{.tiles = 1, .rows = 577, .num_heads = 16, .head_dim = 88}};
 
 // --- mixture of experts
 

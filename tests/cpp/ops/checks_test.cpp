@@ -40,6 +40,59 @@ TEST(rmsnorm_refuses) {
   CHECK_THROWS(kInternal, f.backend.rmsnorm(f32(nullptr, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), 1e-5f));
 }
 
+TEST(layernorm_refuses) {
+  Fixture f;
+  const auto layernorm = [&](Tensor out, int64_t weight, int64_t bias) {
+    f.backend.layernorm(out, f32(f.b, {3, 8}), f32(f.b, {weight}), f32(f.b, {bias}), 1e-5f);
+  };
+  std::fill_n(f.b, 24, 1.0f);
+  layernorm(f32(f.a, {3, 8}), 8, 8);
+  CHECK_THROWS(kInternal, layernorm(f32(f.a, {2, 8}), 8, 8));
+  CHECK_THROWS(kInternal, layernorm(f32(f.a, {3, 8}), 7, 8));
+  CHECK_THROWS(kInternal, layernorm(f32(f.a, {3, 8}), 8, 9));
+  CHECK_THROWS(kInternal, layernorm(f32(nullptr, {3, 8}), 8, 8));
+  CHECK_THROWS(kInternal,
+               f.backend.layernorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), Tensor(), 1e-5f));
+}
+
+TEST(bias_and_gelu_refuse) {
+  Fixture f;
+  f.backend.add_bias(f32(f.a, {3, 8}), f32(f.b, {8}));
+  CHECK_THROWS(kInternal, f.backend.add_bias(f32(f.a, {3, 8}), f32(f.b, {3, 8})));
+  CHECK_THROWS(kInternal, f.backend.add_bias(f32(f.a, {3, 8}), f32(f.b, {7})));
+  CHECK_THROWS(kInternal, f.backend.add_bias(f32(f.a, {3, 8}), Tensor()));
+  CHECK_THROWS(kInternal, f.backend.add_bias(f32(f.a, {24}), f32(f.b, {24})));
+  f.backend.gelu(f32(f.a, {3, 8}), f32(f.b, {8}));
+  f.backend.gelu(f32(f.a, {3, 8}), {});
+  CHECK_THROWS(kInternal, f.backend.gelu(f32(f.a, {3, 8}), f32(f.b, {9})));
+  CHECK_THROWS(kInternal, f.backend.gelu(Tensor(f.a, DType::kBF16, {3, 8}), {}));
+}
+
+TEST(tile_ops_refuse) {
+  Fixture f;
+  f.backend.rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 4, 2}));
+  CHECK_THROWS(kInternal, f.backend.rotate_heads(f32(f.a, {7, 16}), f32(f.b, {3, 4, 2})));  // half a tile
+  CHECK_THROWS(kInternal, f.backend.rotate_heads(f32(f.a, {6, 20}), f32(f.b, {3, 4, 2})));  // half a head
+  CHECK_THROWS(kInternal, f.backend.rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 8})));
+  CHECK_THROWS(kInternal, f.backend.rotate_heads(f32(f.a, {6, 16}), f32(f.b, {0, 4, 2})));
+  CHECK_THROWS(kInternal, f.backend.rotate_heads(f32(f.a, {6, 16}), Tensor()));
+
+  const auto attend = [&](Tensor out, Tensor v, int64_t rows_per_tile, int num_heads) {
+    const Tensor qk = f32(f.b, {6, 32});
+    f.backend.tile_attention(out, qk.columns(0, 16), qk.columns(16, 16), v, rows_per_tile, num_heads, 1.0f);
+  };
+  const Tensor out = f32(f.a, {6, 16}), v = f32(f.b + 1000, {6, 16});
+  attend(out, v, 3, 2);
+  CHECK_THROWS(kInternal, attend(out, v, 4, 2));
+  CHECK_THROWS(kInternal, attend(out, v, 0, 2));
+  CHECK_THROWS(kInternal, attend(out, v, 3, 3));
+  CHECK_THROWS(kInternal, attend(out, v, 3, 16));  // heads of one: no pairs
+  CHECK_THROWS(kInternal, attend(out, v, 3, 0));
+  CHECK_THROWS(kInternal, attend(out, f32(f.b, {5, 16}), 3, 2));
+  CHECK_THROWS(kInternal, attend(f32(f.a, {6, 15}), v, 3, 2));
+  CHECK_THROWS(kInternal, attend(v, v, 3, 2));
+}
+
 TEST(linear_refuses) {
   Fixture f;
   const RandomWeight good(f.rng, cases::kInt4, 1, 32, 128);

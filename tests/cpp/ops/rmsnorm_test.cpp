@@ -5,7 +5,7 @@ namespace llama4rt::test {
 
 TEST(conforms) {
   SEEDED(rng);
-  for (const cases::RmsNormCase& c : cases::kRmsNormCases) {
+  for (const cases::RowsCase& c : cases::kRowsCases) {
     SCOPE(c.tokens, " tokens, dim ", c.dim);
     const Matrix x = random_activations(rng, c.tokens, c.dim);
     Matrix weight = random_activations(rng, 1, c.dim);

@@ -67,7 +67,12 @@ TEST(no_rows_is_no_work) {
   on_every_backend([&](Backend& backend) {
     backend.gather_rows(nothing.view(), x.view(), indices(none));
     backend.scatter_rows(x.view(), indices(none), nothing.view());
-    backend.rmsnorm(nothing.view(), nothing.view(), Tensor(ones.data(), DType::kF32, {8}), 1e-5f);
+    const Tensor vector(ones.data(), DType::kF32, {8});
+    backend.rmsnorm(nothing.view(), nothing.view(), vector, 1e-5f);
+    backend.layernorm(nothing.view(), nothing.view(), vector, vector, 1e-5f);
+    backend.add_bias(nothing.view(), vector);
+    backend.gelu(nothing.view(), vector);
+    backend.tile_attention(nothing.view(), nothing.view(), nothing.view(), nothing.view(), 3, 2, 1.0f);
   });
 }
 
