@@ -82,6 +82,9 @@ void VisionTower::encode(Tensor out, std::span<const uint8_t> tiles) {
   LLAMA4RT_CHECK(kInternal, int64_t(tiles.size()) == num_tiles * tile_bytes && num_tiles <= max_tiles_,
                  "vision: ", tiles.size(), " bytes of pixels; expected at most ", max_tiles_, " tiles of ",
                  tile_bytes);
+  LLAMA4RT_CHECK(kInternal, out.rank == 2 && out.size(0) == num_tiles * cfg_.tokens_per_tile(),
+                 "vision: out is ", out.describe(), "; expected ", num_tiles * cfg_.tokens_per_tile(),
+                 " rows");
   if (num_tiles == 0) return;
   const auto scratch = ws_.frame();
   const Tensor x = ws_.take(num_tiles * rows_per_tile(), cfg_.hidden_size);  // the residual stream

@@ -54,6 +54,54 @@ struct TinyEngine {
   std::function<void(const std::string& name, std::vector<float>& values, int64_t columns)> change;
 };
 
+// The tensors of config.vision: matrices in bf16, and float vectors and tables.
+struct TinyVision {
+  struct Floats {
+    std::string name;
+    std::vector<int64_t> shape;
+    float mean;  // values are mean + 0.3 * gaussian
+  };
+  std::vector<Floats> floats;
+  std::vector<std::pair<std::string, Weight>> weights;
+
+  TinyVision() = default;
+  explicit TinyVision(const ModelConfig& c) {
+    const VisionConfig& v = *c.vision;
+    const auto vector = [&](const std::string& name, int64_t size, float mean) {
+      floats.push_back({name, {size}, mean});
+    };
+    const auto norm = [&](const std::string& name) {
+      vector(name + ".weight", v.hidden_size, 1);
+      vector(name + ".bias", v.hidden_size, 0);
+    };
+    const auto matrix = [&](const std::string& name, int64_t n, int64_t k) {
+      weights.push_back({name, weight_shape(WeightKind::kBF16, 1, n, k)});
+    };
+    const auto linear = [&](const std::string& name, int64_t n, int64_t k) {
+      matrix(name, n, k);
+      vector(name + ".bias", n, 0);
+    };
+    const int64_t h = v.hidden_size;
+    matrix("vision.patch_embedding", h, v.patch_dim());
+    vector("vision.class_embedding", h, 0);
+    floats.push_back({"vision.positional_embedding", {v.num_patches() + 1, h}, 0});
+    norm("vision.pre_norm");
+    for (int i = 0; i < v.num_hidden_layers; ++i) {
+      const std::string p = "vision.layers." + std::to_string(i);
+      norm(p + ".attn_norm");
+      linear(p + ".attn.qkv", 3 * h, h);
+      linear(p + ".attn.o", h, h);
+      norm(p + ".mlp_norm");
+      linear(p + ".mlp.fc1", v.intermediate_size, h);
+      linear(p + ".mlp.fc2", h, v.intermediate_size);
+    }
+    norm("vision.post_norm");
+    matrix("vision.adapter.fc1", v.adapter_hidden_size, v.intermediate_size);
+    matrix("vision.adapter.fc2", v.output_dim, v.adapter_hidden_size);
+    matrix("vision.projector", c.hidden_size, v.output_dim);
+  }
+};
+
 inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = {}) {
   const ModelConfig& c = spec.config;
   struct Planned {
@@ -88,12 +136,16 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
     }
   }
   add("lm_head", WeightKind::kBF16, 1, c.vocab_size, c.hidden_size);
+  TinyVision vision = c.vision ? TinyVision(c) : TinyVision();
+  for (const auto& [name, shape] : vision.weights) weights.push_back({name, shape, 0});
+  std::erase_if(vision.floats, [&](const auto& tensor) { return spec.left_out.contains(tensor.name); });
   std::erase_if(norms, [&](const std::string& name) { return spec.left_out.contains(name); });
   std::erase_if(weights, [&](const Planned& w) { return spec.left_out.contains(w.name); });
 
   EngineWriter writer(path, 1);
   writer.declare_tensor("embed", "BF16", {c.vocab_size, c.hidden_size});
   for (const std::string& name : norms) writer.declare_tensor(name, "F32", {c.hidden_size});
+  for (const auto& tensor : vision.floats) writer.declare_tensor(tensor.name, "F32", tensor.shape);
   for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, false);
   writer.begin();
 
@@ -105,6 +157,14 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
   for (const std::string& name : norms) {
     const auto values = changed(name, std::vector<float>(size_t(c.hidden_size), 1.0f), 1);
     writer.write_tensor(name, std::as_bytes(std::span(values)));
+  }
+  for (const auto& tensor : vision.floats) {
+    int64_t size = 1;
+    for (int64_t n : tensor.shape) size *= n;
+    std::vector<float> values = gaussian(size_t(size), seed++, 0.3f);
+    for (float& value : values) value += tensor.mean;
+    values = changed(tensor.name, values, tensor.shape.back());
+    writer.write_tensor(tensor.name, std::as_bytes(std::span(values)));
   }
   const auto table =
       changed("embed", gaussian(size_t(c.vocab_size * c.hidden_size), seed++, 1.0f), c.hidden_size);
