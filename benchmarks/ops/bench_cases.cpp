@@ -245,9 +245,9 @@ std::vector<BenchCase> tile_attention_cases(Backend& backend) {
          .bytes = 16.0 * double(rows * width),
          .flops = 4.0 * double(rows * c.rows * width),
          .run = [&backend, qkv, out, c, width, scale = 1.0f / std::sqrt(float(c.head_dim))] {
-           const Tensor all = qkv->view();
-           backend.tile_attention(out->view(), all.columns(0, width), all.columns(width, width),
-                                  all.columns(2 * width, width), c.rows, c.num_heads, scale);
+           const Tensor in = qkv->view();
+           backend.tile_attention(out->view(), in.columns(0, width), in.columns(width, width),
+                                  in.columns(2 * width, width), c.rows, c.num_heads, scale);
          }});
   }
   return all;
