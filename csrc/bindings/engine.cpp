@@ -42,6 +42,37 @@ void bind_field(py::class_<Request>& c, const char* name, const char* expected, 
       [=](Request& r, const py::object& value) { member(r) = request_value<T>(name, expected, value); });
 }
 
+// [(digest, tiles), ...]: bytes, and uint8 [num_tiles, S, S, 3]. The pixels are copied.
+std::vector<std::shared_ptr<const ImageInput>> images_from(const py::object& value) {
+  using Tiles = py::array_t<uint8_t, py::array::c_style>;
+  using Images = std::vector<std::pair<py::bytes, py::array>>;
+  std::vector<std::shared_ptr<const ImageInput>> images;
+  for (const auto& [digest, tiles] :
+       request_value<Images>("images", "a list of (bytes, uint8 array)", value)) {
+    LLAMA4RT_CHECK(kRequest, Tiles::check_(tiles) && tiles.ndim() == 4 && tiles.shape(3) == 3, "images[",
+                   images.size(), "] must hold a C-contiguous uint8 array [tiles, side, side, 3]");
+    auto image = std::make_shared<ImageInput>();
+    image->digest = std::string(digest);
+    const auto* const pixels = static_cast<const uint8_t*>(tiles.data());
+    image->tiles.assign(pixels, pixels + tiles.nbytes());
+    images.push_back(std::move(image));
+  }
+  return images;
+}
+
+py::array_t<float> encode_image(Engine& engine, const py::array_t<uint8_t, py::array::c_style>& tiles) {
+  std::vector<float> rows;
+  {
+    const std::span<const uint8_t> pixels(tiles.data(), size_t(tiles.nbytes()));
+    const py::gil_scoped_release no_gil;
+    rows = engine.encode_image(pixels);
+  }
+  const auto width = py::ssize_t(engine.config().hidden_size);
+  py::array_t<float> out({py::ssize_t(rows.size()) / width, width});
+  std::copy(rows.begin(), rows.end(), out.mutable_data());
+  return out;
+}
+
 void bind_request(py::module_& m) {
   py::class_<Request> c(m, "Request");
   c.def(py::init<>());
@@ -76,6 +107,15 @@ void bind_request(py::module_& m) {
   integer("prompt_logprobs", [](Request& r) -> auto& { return r.prompt_logprobs; });
   flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
   flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
+  c.def_property(
+      "images",
+      [](const Request& r) {
+        py::list out;
+        for (const auto& image : r.images)
+          out.append(py::make_tuple(py::bytes(image->digest), image->tiles.size()));
+        return out;
+      },
+      [](Request& r, const py::object& value) { r.images = images_from(value); });
   c.def_property(
       "logit_bias",
       [](const Request& r) {
@@ -156,12 +196,17 @@ py::dict group_dict(const GroupStats& group, int64_t block_bytes) {
 
 py::dict stats_dict(const Engine& engine) {
   const EngineStats s = engine.stats();
-  py::dict blocks, bytes, out;
+  py::dict blocks, bytes, images, out;
   blocks["global"] = group_dict(s.global, s.global_block_bytes);
   blocks["local"] = group_dict(s.local, s.local_block_bytes);
   bytes["weights"] = s.weight_bytes;
   bytes["kv_cache"] = s.kv_cache_bytes;
   bytes["workspace"] = s.workspace_bytes;
+  bytes["images"] = s.images.cached_bytes;
+  images["cached"] = s.images.cached;
+  images["encoded_tiles"] = s.images.encoded_tiles;
+  images["reused"] = s.images.reused;
+  out["images"] = images;
   out["running"] = s.scheduler.running;
   out["waiting"] = s.scheduler.waiting;
   out["preemptions"] = s.scheduler.preemptions;
@@ -198,7 +243,7 @@ using EngineHolder = std::unique_ptr<Engine, ReleaseGilDeleter>;
 EngineHolder open_engine(const std::string& path, const std::string& device, int64_t num_threads,
                          int64_t max_model_len, int64_t max_num_seqs, int64_t kv_cache_bytes,
                          int64_t block_size, int64_t max_batched_tokens, const std::string& kv_cache_dtype,
-                         bool prefix_cache, int64_t max_waiting) {
+                         bool prefix_cache, int64_t max_waiting, int64_t image_cache_bytes) {
   EngineOptions options;
   options.device = device;
   options.num_threads = num_threads;
@@ -210,6 +255,7 @@ EngineHolder open_engine(const std::string& path, const std::string& device, int
   options.kv_cache_dtype = kv_cache_dtype;
   options.prefix_cache = prefix_cache;
   options.max_waiting = max_waiting;
+  options.image_cache_bytes = image_cache_bytes;
   const py::gil_scoped_release no_gil;
   return EngineHolder(new Engine(path, options));
 }
@@ -224,12 +270,14 @@ void bind_engine(py::module_& m) {
       .def(py::init(&open_engine), py::arg("path"), py::kw_only(), py::arg("device") = "auto",
            py::arg("num_threads") = 0, py::arg("max_model_len") = 0, py::arg("max_num_seqs") = 0,
            py::arg("kv_cache_bytes") = 0, py::arg("block_size") = 16, py::arg("max_batched_tokens") = 0,
-           py::arg("kv_cache_dtype") = "auto", py::arg("prefix_cache") = true, py::arg("max_waiting") = 0)
+           py::arg("kv_cache_dtype") = "auto", py::arg("prefix_cache") = true, py::arg("max_waiting") = 0,
+           py::arg("image_cache_bytes") = 0)
       .def("submit", &Engine::submit, py::arg("request"), without_gil)
       .def("abort", &Engine::abort, py::arg("request_id"), without_gil)
       .def("abort_sequence", &Engine::abort_sequence, py::arg("request_id"), py::arg("index"),
            py::arg("reason"), without_gil)
       .def("step", &step)
+      .def("encode_image", &encode_image, py::arg("tiles"))
       .def("has_work", &Engine::has_work, without_gil)
       .def("stats", &stats_dict)
       .def_property_readonly("config",

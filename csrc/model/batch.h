@@ -5,6 +5,8 @@
 // only the tokens of their own chunk.
 #pragma once
 
+#include <vector>
+
 #include "base/tensor.h"
 #include "ops/op_types.h"
 
@@ -16,14 +18,20 @@ struct Batch {
     AttentionBatch attention;  // which keys each token sees
   };
 
+  struct Image {
+    Tensor rows;        // I32 [R] rows of the batch that show a piece of a picture
+    Tensor embeddings;  // F32 [R, H] what replaces their token embeddings
+  };
+
   int64_t num_tokens = 0;   // T
   int64_t num_outputs = 0;  // S rows whose logits are wanted
   Tensor token_ids;         // I32 [T]
-  Tensor output_rows;       // I32 [S]
-  Tensor rope;              // F32 [T, D/2, 2] cos and sin, for layers that rotate
-  Tensor temperature;       // F32 [T] for layers that do not; empty when the model has no temperature tuning
-  Group global;             // empty when no layer is global
-  Group local;              // empty when no layer is chunked
+  std::vector<Image> images;
+  Tensor output_rows;  // I32 [S]
+  Tensor rope;         // F32 [T, D/2, 2] cos and sin, for layers that rotate
+  Tensor temperature;  // F32 [T] for layers that do not; empty when the model has no temperature tuning
+  Group global;        // empty when no layer is global
+  Group local;         // empty when no layer is chunked
 };
 
 }  // namespace llama4rt

@@ -16,6 +16,8 @@ void Llama4::forward(const Batch& batch, std::span<const KvLayer> kv) {
   const auto scratch = ws_.frame();
   const Tensor x = ws_.take(batch.num_tokens, cfg_.hidden_size);  // [T, H] the residual stream
   be_.embed(x, w_.embed, batch.token_ids);
+  for (const Batch::Image& image : batch.images)
+    be_.scatter_rows(x, image.rows, image.embeddings);  // early fusion
   for (size_t l = 0; l < w_.layers.size(); ++l) {
     attention(x, l, batch, kv[l]);  // x += Attn(RMSNorm(x))
     feed_forward(x, l);             // x += FFN(RMSNorm(x))

@@ -44,9 +44,26 @@ const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const 
   batch_.output_rows = Tensor(output_rows_.data(), DType::kI32, {batch_.num_outputs});
   batch_.rope = Tensor(rope_.data(), DType::kF32, {T, int64_t(pairs), 2});
   if (config_.attn_temperature_tuning) batch_.temperature = Tensor(temperature_.data(), DType::kF32, {T});
+  place_images(slices);
   if (has_global_) build_group(global_, batch_.global, slices, /*local=*/false);
   if (has_local_) build_group(local_, batch_.local, slices, /*local=*/true);
   return batch_;
+}
+
+void BatchBuilder::place_images(std::span<const Slice> slices) {
+  while (rows_.size() < token_ids_.size()) rows_.push_back(int32_t(rows_.size()));
+  for (size_t s = 0; s < slices.size(); ++s) {
+    const Slice& slice = slices[s];
+    if (!slice.sequence->images) continue;
+    for (const ImageRun& run : *slice.sequence->images) {
+      const int64_t begin = std::max(slice.begin, run.begin);
+      const int64_t end = std::min(slice.end(), run.begin + run.embeddings.size(0));
+      if (begin >= end) continue;
+      int32_t* const rows = rows_.data() + query_start_[s] + (begin - slice.begin);
+      batch_.images.push_back(
+          {Tensor(rows, DType::kI32, {end - begin}), run.embeddings.rows(begin - run.begin, end - begin)});
+    }
+  }
 }
 
 void BatchBuilder::build_group(Group& group, Batch::Group& out, std::span<const Slice> slices, bool local) {

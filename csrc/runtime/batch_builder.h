@@ -32,6 +32,7 @@ class BatchBuilder {
     std::vector<int64_t> kv_begin;     // [S]
     std::vector<int32_t> block_table;  // [S, max_blocks]
   };
+  void place_images(std::span<const Slice> slices);
   void build_group(Group& group, Batch::Group& out, std::span<const Slice> slices, bool local);
 
   const ModelConfig& config_;
@@ -42,6 +43,7 @@ class BatchBuilder {
 
   Batch batch_;
   std::vector<int32_t> token_ids_;       // [T]
+  std::vector<int32_t> rows_;            // [T] 0, 1, 2, ...: rows of pictures are runs of it
   std::vector<int32_t> output_rows_;     // [outputs]
   std::vector<float> rope_;              // [T, D/2, 2]
   std::vector<float> temperature_;       // [T]

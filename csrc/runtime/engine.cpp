@@ -12,6 +12,7 @@ namespace llama4rt {
 namespace {
 
 constexpr int64_t kDefaultKvCacheBytes = int64_t(4) << 30;
+constexpr int64_t kDefaultImageCacheBytes = int64_t(512) << 20;
 constexpr int64_t kDefaultMaxNumSeqs = 16;
 constexpr int64_t kDefaultMaxBatchedTokens = 512;
 // A backstop for programs that never wait; servers set their own, smaller limit.
@@ -57,7 +58,9 @@ Engine::Engine(const std::string& path, const EngineOptions& options, std::uniqu
   kv.max_model_len = options.max_model_len;
   kv.max_num_seqs = generator.max_num_seqs;
   const KvCachePlan plan = plan_kv_cache(file_->config(), kv);
-  limits_ = {file_->config().vocab_size, plan.max_model_len};
+  generator.image_memory = option("image_cache_memory", options.image_cache_bytes, int64_t(1) << 50,
+                                  std::min(kDefaultImageCacheBytes, available_memory() / 8));
+  limits_ = {file_->config().vocab_size, plan.max_model_len, file_->config().vision};
   generator_ = std::make_unique<Generator>(*file_, *backend_, plan, generator);
   stats_ = generator_->stats();
   std::random_device entropy;
@@ -146,6 +149,13 @@ std::vector<TokenEvent> Engine::step() {
   stats_ = stats;
   busy_ = generator_->has_work();
   return events;
+}
+
+std::vector<float> Engine::encode_image(std::span<const uint8_t> tiles) {
+  check_usable();
+  const std::lock_guard turn(step_mutex_);
+  LLAMA4RT_CHECK(kInternal, generator_ != nullptr, "this engine is closed");
+  return generator_->encode_image(tiles);
 }
 
 void Engine::close() {

@@ -34,6 +34,7 @@ struct EngineOptions {  // 0: the engine chooses
   std::string kv_cache_dtype = "auto";  // "auto", "bf16" or "f32"
   bool prefix_cache = true;
   int64_t max_waiting = 0;
+  int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
 };
 
 class Engine {
@@ -54,6 +55,8 @@ class Engine {
 
   // One thread at a time (a second one waits).
   std::vector<TokenEvent> step();
+  // The vision tower alone; see Generator::encode_image. Waits for the step that is running.
+  std::vector<float> encode_image(std::span<const uint8_t> tiles);
   // Frees blocks, workspace and threads; later calls that need them throw. Idempotent.
   void close();
 

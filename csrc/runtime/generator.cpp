@@ -50,10 +50,12 @@ Generator::Generator(const EngineFile& file, Backend& backend, const KvCachePlan
       builder_(config_, plan.block_size),
       pool_(backend.num_threads()),
       samplers_(size_t(pool_.num_threads())) {
+  if (config_.vision) encoder_ = std::make_unique<ImageEncoder>(file, backend, options.image_memory);
   for (const StoredTensor& tensor : file.tensors())
     if (!tensor.name.starts_with(engine_format::kFilePrefix)) totals_.weight_bytes += int64_t(tensor.bytes);
   totals_.kv_cache_bytes = plan.bytes();
-  totals_.workspace_bytes = int64_t(model_.workspace().capacity());
+  totals_.workspace_bytes =
+      int64_t(model_.workspace().capacity()) + (encoder_ ? encoder_->workspace_bytes() : 0);
   totals_.block_size = plan.block_size;
   totals_.global_block_bytes = plan.global_block_bytes;
   totals_.local_block_bytes = plan.local_block_bytes;
@@ -84,7 +86,77 @@ void Generator::add(uint64_t id, const Request& request, uint64_t seed) {
     state.sequences.push_back(std::move(g));
     ++state.live;
   }
-  for (auto& g : state.sequences) scheduler_.add(*g);
+  if (request.images.empty())
+    enter_schedule(state);
+  else
+    encoding_.push_back(id);
+}
+
+// Requests with pictures wait here, first come, first served, until the last tile is encoded. While others
+// are running, one tile a step keeps them moving.
+void Generator::encode_images() {
+  int64_t tiles = scheduler_.has_work() ? 1 : encoder_->max_tiles();
+  for (; !encoding_.empty(); encoding_.pop_front()) {
+    const auto it = requests_.find(encoding_.front());
+    if (it == requests_.end()) continue;  // aborted
+    RequestState& state = it->second;
+    try {
+      if (!encode_images_of(state, tiles)) return;
+      enter_schedule(state);
+    } catch (const std::exception& e) {
+      for (auto& g : state.sequences) finish(*g, "error", e.what());
+    }
+  }
+}
+
+// False when tiles or memory have run out.
+bool Generator::encode_images_of(RequestState& state, int64_t& tiles) {
+  for (size_t i = 0; i < state.request.images.size(); ++i) {
+    if (i == state.images.size()) {
+      // Who waits for memory waits for the requests that are running; without any, it must go on.
+      ImageEncoder::Entry* const entry =
+          encoder_->acquire(state.request.images[i], scheduled_with_images_ == 0);
+      if (!entry) return false;
+      state.images.push_back(entry);
+    }
+    while (!state.images[i]->complete()) {
+      if (tiles == 0) return false;
+      tiles -= encoder_->encode(*state.images[i], tiles);
+    }
+  }
+  return true;
+}
+
+// Hands the request's sequences to the scheduler, and says which positions its pictures take.
+void Generator::enter_schedule(RequestState& state) {
+  if (!state.images.empty()) {
+    ImagePlaces places =
+        place_images(state.sequences[0]->tokens, config_.vision->patch_token_id, state.images);
+    const auto runs = std::make_shared<const std::vector<ImageRun>>(std::move(places.runs));
+    for (auto& g : state.sequences) {
+      g->images = runs;
+      g->cache_keys = places.cache_keys;
+    }
+    state.request.images.clear();  // the pixels
+    ++scheduled_with_images_;
+  }
+  state.scheduled = true;
+  for (auto& g : state.sequences) {
+    if (g->status != SequenceStatus::kNew) continue;  // aborted while it waited
+    if (g->leader && g->leader->status == SequenceStatus::kFinished) g->leader = nullptr;
+    scheduler_.add(*g);
+  }
+}
+
+void Generator::release_images(RequestState& state) {
+  if (state.scheduled && !state.images.empty()) --scheduled_with_images_;
+  for (ImageEncoder::Entry* const entry : state.images) encoder_->release(entry);
+  state.images.clear();
+}
+
+std::vector<float> Generator::encode_image(std::span<const uint8_t> tiles) {
+  LLAMA4RT_CHECK(kRequest, encoder_ != nullptr, "this engine file holds no vision tower");
+  return encoder_->encode_tiles(tiles);
 }
 
 void Generator::end(uint64_t id, int index, const std::string& reason) {
@@ -100,6 +172,7 @@ std::vector<TokenEvent> Generator::step() {
   std::span<const Slice> slices;
   const int64_t chosen_before = totals_.generated_tokens;
   try {
+    if (!encoding_.empty()) encode_images();
     slices = scheduler_.schedule();
     if (!slices.empty()) run(slices);
   } catch (const std::exception& e) {
@@ -213,7 +286,7 @@ void Generator::accept(Generation& g, SampledToken& sampled) {
     event.stop_token_id = sampled.token;
     return conclude(g, event, "stop");
   }
-  g.tokens.push_back(sampled.token);
+  g.append(sampled.token);
   ++totals_.generated_tokens;
   event.token_id = sampled.token;
   event.logprobs = std::move(sampled.logprobs);
@@ -266,7 +339,14 @@ void Generator::fail_running(const std::string& error) {
 
 void Generator::drop_finished_requests() {
   if (!std::exchange(requests_may_be_finished_, false)) return;
-  std::erase_if(requests_, [](const auto& entry) { return entry.second.live == 0; });
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (it->second.live > 0) {
+      ++it;
+    } else {
+      release_images(it->second);
+      it = requests_.erase(it);
+    }
+  }
 }
 
 void Generator::count_step(std::span<const Slice> slices, double seconds, int64_t chosen_before) {
@@ -281,6 +361,9 @@ void Generator::count_step(std::span<const Slice> slices, double seconds, int64_
 EngineStats Generator::stats() const {
   EngineStats stats = totals_;
   stats.scheduler = scheduler_.stats();
+  for (const uint64_t id : encoding_)
+    if (const auto it = requests_.find(id); it != requests_.end()) stats.scheduler.waiting += it->second.live;
+  if (encoder_) stats.images = encoder_->stats();
   stats.global = group_stats(scheduler_.global_blocks());
   stats.local = group_stats(scheduler_.local_blocks());
   double seconds = 0;

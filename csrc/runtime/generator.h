@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <span>
@@ -17,6 +18,7 @@
 #include "model/weights.h"
 #include "ops/backend.h"
 #include "runtime/batch_builder.h"
+#include "runtime/image_encoder.h"
 #include "runtime/kv_cache.h"
 #include "runtime/request.h"
 #include "runtime/sampler.h"
@@ -28,6 +30,7 @@ struct GeneratorOptions {
   int max_num_seqs = 16;
   int max_batched_tokens = 512;
   bool prefix_cache = true;
+  int64_t image_memory = int64_t(512) << 20;  // bytes of encoded pictures, in use or kept
 };
 
 struct GroupStats {
@@ -40,8 +43,9 @@ struct EngineStats {
   int block_size = 0;
   GroupStats global, local;
   int64_t global_block_bytes = 0, local_block_bytes = 0;  // of all layers of the group
-  int64_t prompt_tokens = 0, generated_tokens = 0;        // computed and chosen since the start
-  double prompt_tokens_per_second = 0;                    // over the latest steps
+  ImageStats images;
+  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed and chosen since the start
+  double prompt_tokens_per_second = 0;              // over the latest steps
   double generated_tokens_per_second = 0;
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
 };
@@ -60,7 +64,9 @@ class Generator {
   // request causes: its sequences end with "error" and the others go on.
   std::vector<TokenEvent> step();
 
-  bool has_work() const { return scheduler_.has_work() || !events_.empty(); }
+  bool has_work() const { return scheduler_.has_work() || !encoding_.empty() || !events_.empty(); }
+  // The vision tower alone: F32 [num_tiles * tokens_per_tile, H] of tiles uint8 [num_tiles, S, S, 3].
+  std::vector<float> encode_image(std::span<const uint8_t> tiles);
   EngineStats stats() const;
 
  private:
@@ -80,6 +86,8 @@ class Generator {
     uint64_t seed = 0;
     std::vector<int32_t> end_tokens;
     std::vector<std::unique_ptr<Generation>> sequences;
+    std::vector<ImageEncoder::Entry*> images;  // held until the request ends: preemption may need them again
+    bool scheduled = false;                    // its sequences are with the scheduler
     int live = 0;
   };
   struct RowResult {
@@ -93,6 +101,10 @@ class Generator {
   };
 
   static Generation& generation(const Slice& slice) { return static_cast<Generation&>(*slice.sequence); }
+  void encode_images();
+  bool encode_images_of(RequestState& state, int64_t& tiles);
+  void enter_schedule(RequestState& state);
+  void release_images(RequestState& state);
   void run(std::span<const Slice> slices);
   void choose_outputs(std::span<const Slice> slices);
   void read_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
@@ -115,9 +127,12 @@ class Generator {
   Llama4 model_;
   Scheduler scheduler_;
   BatchBuilder builder_;
-  ThreadPool pool_;                // samples rows side by side; starts its threads when first needed
-  std::vector<Sampler> samplers_;  // one per member of the pool
+  ThreadPool pool_;                        // samples rows side by side; starts its threads when first needed
+  std::vector<Sampler> samplers_;          // one per member of the pool
+  std::unique_ptr<ImageEncoder> encoder_;  // null: a text model
   std::map<uint64_t, RequestState> requests_;
+  std::deque<uint64_t> encoding_;      // requests whose pictures are not all encoded, oldest first
+  int64_t scheduled_with_images_ = 0;  // requests
   uint64_t next_arrival_ = 0;
   std::vector<OutputRow> outputs_;  // of the current step
   std::vector<RowResult> results_;

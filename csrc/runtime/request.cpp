@@ -1,5 +1,6 @@
 #include "runtime/request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
@@ -26,6 +27,7 @@ constexpr IntegerLimit kLogprobs{"logprobs", -1, 20};
 constexpr IntegerLimit kPromptLogprobs{"prompt_logprobs", -1, 20};
 constexpr size_t kMaxLogitBias = 4096;
 constexpr size_t kMaxStopTokens = 1024;
+constexpr size_t kMaxDigestBytes = 64;
 
 struct NumberLimit {
   const char* field;
@@ -58,6 +60,33 @@ void check_token_id(const char* field, size_t position, int64_t id, int64_t voca
                  "; token ids of this model are 0..", vocab_size - 1);
 }
 
+// Every patch token takes one row of the pictures' embeddings: the counts must be equal.
+void check_images(const Request& request, const std::optional<VisionConfig>& vision) {
+  if (!vision) {
+    LLAMA4RT_CHECK(kRequest, request.images.empty(), "the request has ", request.images.size(),
+                   " images, but this engine file holds no vision tower");
+    return;
+  }
+  const auto side = int64_t(vision->image_size);
+  const int64_t tile_bytes = side * side * 3;
+  int64_t tiles = 0;
+  for (size_t i = 0; i < request.images.size(); ++i) {
+    const ImageInput& image = *request.images[i];
+    const auto bytes = int64_t(image.tiles.size());
+    LLAMA4RT_CHECK(kRequest, bytes > 0 && bytes % tile_bytes == 0, "images[", i, "] has ", bytes,
+                   " bytes of tiles; it must be one or more tiles of ", side, " x ", side, " x 3");
+    LLAMA4RT_CHECK(kRequest, !image.digest.empty() && image.digest.size() <= kMaxDigestBytes, "images[", i,
+                   "] has a digest of ", image.digest.size(), " bytes; it must have 1..", kMaxDigestBytes);
+    tiles += bytes / tile_bytes;
+  }
+  const auto patches = int64_t(
+      std::count(request.prompt_token_ids.begin(), request.prompt_token_ids.end(), vision->patch_token_id));
+  LLAMA4RT_CHECK(kRequest, patches == tiles * vision->tokens_per_tile(), "the prompt has ", patches,
+                 " patch tokens (id ", vision->patch_token_id, "), but its ", request.images.size(),
+                 " images make ", tiles * vision->tokens_per_tile(), ": ", tiles, " tiles of ",
+                 vision->tokens_per_tile());
+}
+
 }  // namespace
 
 void check_request(const Request& request, const RequestLimits& limits) {
@@ -71,6 +100,8 @@ void check_request(const Request& request, const RequestLimits& limits) {
                  ": the prompt may have ", longest, " tokens at most");
   for (size_t i = 0; i < request.prompt_token_ids.size(); ++i)
     check_token_id("prompt_token_ids", i, request.prompt_token_ids[i], limits.vocab_size);
+
+  check_images(request, limits.vision);
 
   check(kN, request.n);
   check(kMaxTokens, request.max_tokens);

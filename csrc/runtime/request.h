@@ -3,10 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "format/model_config.h"
 
 namespace llama4rt {
 
@@ -23,9 +26,17 @@ struct SamplingParams {
   int64_t logprobs = -1;   // -1: none, 0: the chosen token's, n: and the n best
 };
 
+// A picture as the vision tower takes it: cut into tiles by the caller.
+struct ImageInput {
+  std::string digest;          // names the content: equal digests mean equal tiles
+  std::vector<uint8_t> tiles;  // [num_tiles, S, S, 3] rows, columns, RGB
+};
+
 struct Request {
   // 64 bits so that an id outside the vocabulary is reported as it was given.
   std::vector<int64_t> prompt_token_ids;
+  // Their tiles, in order, take the places of the prompt's patch tokens.
+  std::vector<std::shared_ptr<const ImageInput>> images;
   SamplingParams sampling;
   int64_t n = 1;
   int64_t max_tokens = 16;
@@ -68,6 +79,7 @@ struct TokenEvent {
 struct RequestLimits {
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;
+  std::optional<VisionConfig> vision;
 };
 
 // Throws kRequest naming the field, its value and what is allowed.

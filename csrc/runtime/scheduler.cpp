@@ -78,7 +78,7 @@ void Scheduler::admit_waiting(int& budget) {
 // running sequences still need for theirs, plus one block of each group to generate into.
 bool Scheduler::admit(Sequence& s) {
   PrefixCache::Match match;
-  if (uses_cache(s)) match = cache_.acquire(s.tokens, std::min(s.length() - 1, s.max_cached_tokens));
+  if (uses_cache(s)) match = cache_.acquire(s.keys(), std::min(s.length() - 1, s.max_cached_tokens));
   s.num_computed = match.num_tokens;
   s.global_blocks = std::move(match.global);
   s.local_blocks = std::move(match.local);
@@ -197,7 +197,7 @@ void Scheduler::register_full_blocks(Sequence& s) {
     int32_t none_local = BlockAllocator::kNoBlock;
     int32_t& global = global_.num_blocks() > 0 ? s.global_blocks[size_t(s.num_registered)] : none_global;
     int32_t& local = local_.num_blocks() > 0 ? s.local_blocks[size_t(begin % chunk / size)] : none_local;
-    s.tail = cache_.extend(s.tail, std::span(s.tokens).subspan(size_t(begin), size_t(size)), global, local);
+    s.tail = cache_.extend(s.tail, std::span(s.keys()).subspan(size_t(begin), size_t(size)), global, local);
   }
 }
 

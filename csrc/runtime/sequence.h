@@ -4,18 +4,30 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "base/tensor.h"
 #include "runtime/prefix_cache.h"
 
 namespace llama4rt {
 
 enum class SequenceStatus : uint8_t { kNew, kWaiting, kRunning, kFinished };
 
+// Consecutive positions of a prompt whose embeddings come from a picture.
+struct ImageRun {
+  int64_t begin = 0;  // position of the first
+  Tensor embeddings;  // F32 [positions, H]
+};
+
 struct Sequence {
   uint64_t arrival = 0;         // unique and rising; smaller is older and goes first
   std::vector<int32_t> tokens;  // prompt, then output
   int64_t num_prompt = 0;
+  std::shared_ptr<const std::vector<ImageRun>> images;  // by position; null without pictures
+  // What the prefix cache compares where it is not the tokens: the patches of a picture are equal tokens, so
+  // here a negative number that belongs to the picture stands for them. Empty, or as long as `tokens`.
+  std::vector<int32_t> cache_keys;
   bool use_prefix_cache = true;
   // A prefix hit may skip at most this many tokens: whoever wants the logits of prompt rows must compute
   // them.
@@ -31,6 +43,11 @@ struct Sequence {
   PrefixCache::NodeId tail = PrefixCache::kRoot;  // node of the last block known to the prefix cache
   int64_t num_registered = 0;                     // blocks known to the prefix cache
 
+  const std::vector<int32_t>& keys() const { return cache_keys.empty() ? tokens : cache_keys; }
+  void append(int32_t token) {
+    tokens.push_back(token);
+    if (!cache_keys.empty()) cache_keys.push_back(token);
+  }
   int64_t length() const { return int64_t(tokens.size()); }
   int64_t num_output() const { return length() - num_prompt; }
   int64_t num_remaining() const { return length() - num_computed; }

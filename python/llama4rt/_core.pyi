@@ -128,6 +128,9 @@ class Request:
     """What one caller asked, in token ids. All numbers are checked again in Engine.submit (RequestError)."""
 
     prompt_token_ids: list[int]
+    # (digest, tiles): bytes naming the content (equal digests mean equal tiles) and uint8 [tiles, S, S, 3], rows,
+    # columns, RGB. Their tiles, in order, take the places of the prompt's patch tokens. Reads as (digest, bytes held).
+    images: list[tuple[bytes, NDArray[np.uint8]]]
     n: int
     max_tokens: int
     min_tokens: int
@@ -182,6 +185,7 @@ class Engine:
         kv_cache_dtype: str = "auto",
         prefix_cache: bool = True,
         max_waiting: int = 0,
+        image_cache_bytes: int = 0,
     ) -> None: ...
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. RequestError when it can never run (both numbers in the message)."""
@@ -191,6 +195,11 @@ class Engine:
         """Ends one sequence with `reason` ("stop" for a stop string found by the caller, or "abort")."""
     def step(self) -> list[Event]:
         """One turn of the wheel; returns at once with [] when there is no work. GIL released."""
+    def encode_image(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The vision tower alone: uint8 [tiles, S, S, 3] to float32 [tiles * tokens_per_tile, hidden_size].
+
+        Waits for a running step. GIL released. RequestError without a vision tower.
+        """
     def has_work(self) -> bool: ...
     def stats(self) -> dict[str, Any]: ...
     @property

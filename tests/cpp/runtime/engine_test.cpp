@@ -15,75 +15,13 @@
 
 #include "model/tiny_engine.h"
 #include "reference/reference_backend.h"
+#include "runtime/drive_engine.h"
 #include "test.h"
 
 namespace llama4rt {
 namespace {
 
 using namespace test;
-
-struct Output {
-  std::vector<int32_t> tokens;
-  std::vector<TokenLogprobs> logprobs;
-  std::string finish_reason, error;
-  int32_t stop_token_id = -1;
-  int64_t cached_tokens = 0;
-  std::optional<std::vector<TokenLogprobs>> prompt_logprobs;
-  std::vector<float> logits;
-};
-using Outputs = std::map<std::pair<uint64_t, int>, Output>;
-
-void collect(Outputs& outputs, std::vector<TokenEvent> events) {
-  for (TokenEvent& e : events) {
-    const bool first = !outputs.contains({e.request_id, e.index});
-    Output& o = outputs[{e.request_id, e.index}];
-    CHECK(o.finish_reason.empty());  // nothing comes after the end
-    if (first) o.cached_tokens = e.cached_tokens;
-    if (e.token_id >= 0) {
-      o.tokens.push_back(e.token_id);
-      o.logprobs.push_back(e.logprobs);
-    }
-    if (e.prompt_logprobs) {
-      CHECK(first);
-      o.prompt_logprobs = std::move(e.prompt_logprobs);
-    }
-    if (e.logits) o.logits.insert(o.logits.end(), e.logits->values.begin(), e.logits->values.end());
-    o.finish_reason = e.finish_reason;
-    o.error = e.error;
-    o.stop_token_id = e.stop_token_id;
-  }
-}
-
-void check_all_blocks_free(const Engine& engine) {
-  const EngineStats stats = engine.stats();
-  CHECK_EQ(stats.global.used, 0);
-  CHECK_EQ(stats.local.used, 0);
-  CHECK_EQ(stats.global.free, stats.global.total);
-  CHECK_EQ(stats.scheduler.running + stats.scheduler.waiting, 0);
-}
-
-Outputs run_all(Engine& engine, const std::vector<Request>& requests) {
-  for (const Request& r : requests) engine.submit(r);
-  Outputs outputs;
-  while (engine.has_work()) collect(outputs, engine.step());
-  check_all_blocks_free(engine);
-  return outputs;
-}
-
-Request greedy(std::vector<int64_t> prompt, int64_t max_tokens = 12) {
-  Request r;
-  r.prompt_token_ids = std::move(prompt);
-  r.sampling.temperature = 0;
-  r.max_tokens = max_tokens;
-  r.ignore_eos = true;
-  return r;
-}
-
-std::vector<int64_t> random_prompt(std::mt19937& random, size_t length) {
-  std::vector<int64_t> prompt(length);
-  for (int64_t& id : prompt) id = 3 + int64_t(random() % 90);
-  return prompt;
-}
 
 // Lengths around the chunk of 64, some with a common beginning, greedy and sampled, one and several outputs.
 std::vector<Request> mixed_requests() {
@@ -104,23 +42,6 @@ std::vector<Request> mixed_requests() {
   }
   return requests;
 }
-
-std::vector<std::vector<int32_t>> tokens_of(const Outputs& outputs) {
-  std::vector<std::vector<int32_t>> tokens;
-  for (const auto& [key, output] : outputs) tokens.push_back(output.tokens);
-  return tokens;
-}
-
-EngineOptions small_options() {
-  EngineOptions o;
-  o.num_threads = 2;
-  o.kv_cache_bytes = 4 << 20;
-  o.kv_cache_dtype = "bf16";
-  return o;
-}
-
-// Bytes of one block of both groups of the tiny model: 4 layers, 2 sides, 2 heads of 16, bf16.
-constexpr int64_t kBlockBytes = 16 * 4 * 2 * 2 * 16 * 2;
 
 TEST(gives_the_same_tokens_in_every_circumstance) {
   const TempDir dir;
@@ -155,9 +76,9 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
   add("blocks of 64", [](EngineOptions& o) { o.block_size = 64; });
   add("few sequences", [](EngineOptions& o) { o.max_num_seqs = 3; });
   // 15 blocks of each group: 240 tokens, while the longest request alone needs 212.
-  add("preemption", [](EngineOptions& o) { o.kv_cache_bytes = 15 * kBlockBytes; });
+  add("preemption", [](EngineOptions& o) { o.kv_cache_bytes = 15 * kTinyBlockBytes; });
   add("preemption without prefix cache", [](EngineOptions& o) {
-    o.kv_cache_bytes = 15 * kBlockBytes;
+    o.kv_cache_bytes = 15 * kTinyBlockBytes;
     o.prefix_cache = false;
   });
   for (const Circumstance& c : circumstances) {
@@ -176,7 +97,7 @@ TEST(survives_random_arrivals_and_aborts_exactly) {
   const TempDir dir;
   write_tiny_engine(dir / "m.l4e");
   EngineOptions tight = small_options();
-  tight.kv_cache_bytes = 16 * kBlockBytes;
+  tight.kv_cache_bytes = 16 * kTinyBlockBytes;
   tight.max_batched_tokens = 48;
   std::mt19937 random(7);
   std::vector<Request> requests;
@@ -306,7 +227,7 @@ TEST(scores_and_prompt_logprobs_agree_and_ignore_the_prefix_cache) {
   }
   // Under memory pressure a preempted request continues its list where it stopped.
   EngineOptions tight = small_options();
-  tight.kv_cache_bytes = 15 * kBlockBytes;
+  tight.kv_cache_bytes = 15 * kTinyBlockBytes;
   tight.max_batched_tokens = 40;
   Engine engine(dir / "m.l4e", tight);
   Request wanted = greedy(prompt, 3);
