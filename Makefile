@@ -65,6 +65,13 @@ $(DONE)/tokenizer: | $(DONE)/venv
 	  "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llama_models"
 	@touch $@
 
+# transformers' image processor needs torchvision, whose dependency is a torch of several gigabytes that we do not want:
+# without dependencies, and beside the environment (tests/python/torchvision_beside.py). Belongs to torch 2.13.
+$(DONE)/torchvision: pyproject.toml | $(DONE)/venv
+	@echo "set-up: torchvision, for the tests of pictures"
+	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision 'torchvision==0.28.0'
+	@touch $@
+
 build/%/build.ninja: $(DONE)/build-tools
 	@rm -rf build/$*
 	@cmake -S . -B build/$* $(CMAKE_OPTIONS) >/dev/null
@@ -82,7 +89,7 @@ test-cpp: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_tests
 	build/tests/tests/cpp/llama4rt_tests
 
-test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
+test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 check: $(DONE)/dev
@@ -105,7 +112,7 @@ bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 sanitize: $(DONE)/build-tools
 	@scripts/sanitize.sh $(SANITIZE_ARGS)
 
-soak: $(DONE)/package $(DONE)/test $(DONE)/tokenizer
+soak: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
 
 wheel: $(DONE)/build-tools

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from llama4rt.async_engine import AsyncEngine
     from llama4rt.convert.build import build
     from llama4rt.engine import Engine
-    from llama4rt.errors import CheckpointError, ConfigError, EngineFileError, Llama4RTError, RequestError
+    from llama4rt.errors import (
+        CheckpointError,
+        ConfigError,
+        EngineFileError,
+        ImageError,
+        Llama4RTError,
+        RequestError,
+    )
+    from llama4rt.images.limits import ImageLimits
     from llama4rt.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
+    from llama4rt.prompt_builder import PreparedPrompt
     from llama4rt.sampling_params import SamplingParams
     from llama4rt.tokenizer import Tokenizer
 
@@ -26,7 +35,10 @@ _HOME = {
     "Delta": "llama4rt.outputs",
     "Engine": "llama4rt.engine",
     "EngineFileError": "llama4rt.errors",
+    "ImageError": "llama4rt.errors",
+    "ImageLimits": "llama4rt.images.limits",
     "Llama4RTError": "llama4rt.errors",
+    "PreparedPrompt": "llama4rt.prompt_builder",
     "RequestError": "llama4rt.errors",
     "RequestOutput": "llama4rt.outputs",
     "SamplingParams": "llama4rt.sampling_params",
@@ -44,7 +56,10 @@ __all__ = [
     "Delta",
     "Engine",
     "EngineFileError",
+    "ImageError",
+    "ImageLimits",
     "Llama4RTError",
+    "PreparedPrompt",
     "RequestError",
     "RequestOutput",
     "SamplingParams",

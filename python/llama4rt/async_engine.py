@@ -1,22 +1,26 @@
 """AsyncEngine: the same Engine for asyncio.
 
 The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and
-long texts are tokenized in a worker thread. Cancelling the task that reads a request, or leaving its loop,
+long texts and pictures are read in worker threads. Cancelling the task that reads a request, or leaving its loop,
 ends the request.
 """
 
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any
 
-from llama4rt.engine import Engine, Prompt, _Work
+from llama4rt.chat_template import Message
+from llama4rt.engine import Engine, Images
 from llama4rt.errors import RequestError
 from llama4rt.outputs import Delta, OutputBuilder, RequestOutput
+from llama4rt.prompt_builder import PreparedPrompt, Prompt
 from llama4rt.sampling_params import SamplingParams
+from llama4rt.work import Work
 
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 
@@ -32,11 +36,16 @@ class AsyncEngine:
         self._numbers = itertools.count()
 
     async def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, request_id: str | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        images: Images | None = None,
+        request_id: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yields all output so far, again and again until `finished`; slow readers get larger steps."""
         builder: OutputBuilder | None = None
-        async with aclosing(self._batches(prompt, params, request_id)) as batches:
+        async with aclosing(self._batches(prompt, params, images, request_id)) as batches:
             async for work, name, deltas in batches:
                 if builder is None:
                     builder = OutputBuilder(name, work.prompt, work.prompt_token_ids, work.params.n)
@@ -45,10 +54,15 @@ class AsyncEngine:
                 yield builder.snapshot()
 
     async def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, request_id: str | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        images: Images | None = None,
+        request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Yields only what each step adds, like Engine.stream."""
-        async with aclosing(self._batches(prompt, params, request_id)) as batches:
+        async with aclosing(self._batches(prompt, params, images, request_id)) as batches:
             async for _, _, deltas in batches:
                 for delta in deltas:
                     yield delta
@@ -81,8 +95,8 @@ class AsyncEngine:
         await asyncio.to_thread(self.close)
 
     async def _batches(
-        self, prompt: Prompt, params: SamplingParams | None, request_id: str | None
-    ) -> AsyncGenerator[tuple[_Work, str, list[Delta]], None]:
+        self, prompt: Prompt, params: SamplingParams | None, images: Images | None, request_id: str | None
+    ) -> AsyncGenerator[tuple[Work, str, list[Delta]], None]:
         """Runs one request; yields all Deltas that have come since the last time, until it ends."""
         name = f"request-{next(self._numbers)}" if request_id is None else request_id
         if name in self._active:
@@ -93,7 +107,7 @@ class AsyncEngine:
         inbox: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
         self._active[name] = None
         try:
-            work = await self._prepared(prompt, params or SamplingParams())
+            work = await self._prepared(prompt, params or SamplingParams(), images)
             native_id = self.engine._start(work, lambda item: deliver(inbox.put_nowait, item), name)
             self._active[name] = native_id
             if name in self._aborted_early:
@@ -116,10 +130,19 @@ class AsyncEngine:
             if running is not None:
                 self.engine._thread.abandon(running)  # of no effect when it has ended
 
-    async def _prepared(self, prompt: Prompt, params: SamplingParams) -> _Work:
-        quick = not isinstance(prompt, str) or (
-            self.engine._tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS
-        )
-        if quick:
-            return self.engine._prepare(prompt, params)
-        return await asyncio.to_thread(self.engine._prepare, prompt, params)
+    async def _prepared(self, prompt: Prompt, params: SamplingParams, images: Images | None) -> Work:
+        engine, prompts = self.engine, self.engine._prompts
+        engine._thread.check_usable()
+        if images:  # their own threads, few of them: decoded pictures are large
+            prepare = partial(prompts.prepare, prompt, images, parallel=False)
+            prepared = await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
+        elif isinstance(prompt, str) and not (prompts.tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS):
+            prepared = await asyncio.to_thread(prompts.prepare, prompt)
+        else:
+            prepared = prompts.prepare(prompt)
+        return engine._work(prepared, params)
+
+    async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
+        """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
+        prepare = partial(self.engine._prompts.prepare_chat, messages, parallel=False, **options)
+        return await asyncio.get_running_loop().run_in_executor(self.engine._prompts.pool(), prepare)

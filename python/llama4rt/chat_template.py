@@ -190,16 +190,6 @@ def render_llama4(
     return "".join(turns)
 
 
-def has_images(messages: Sequence[Message]) -> bool:
-    """Whether any message has a part that is not text."""
-    return any(
-        part["type"] != "text"
-        for message in _plain_messages(messages)
-        if message["role"] not in ("tool", "ipython") and isinstance(message["content"], list)
-        for part in message["content"]
-    )
-
-
 def _text_of(message: Message) -> str:
     content = message["content"]
     if isinstance(content, str):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torchvision_beside
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The oracles' matrices are tiny: waking threads costs more than the work. torch is told in load_oracle().
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+torchvision_beside.enable()
 
 # A loaded machine is slow, not wrong.
 settings.register_profile("llama4rt", deadline=None, suppress_health_check=[HealthCheck.too_slow])

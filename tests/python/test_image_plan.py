@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from llama4rt import RequestError
-from llama4rt.image_plan import plan_image
+from llama4rt.images.plan import plan_image
 
 SEED = 20260117
 
@@ -55,21 +55,25 @@ def sizes() -> list[tuple[int, int]]:
     return [(h, w) for h, w in uniform + thin + edges]
 
 
-def test_plans_equal_the_published_processor(oracle: dict[str, Any]) -> None:
+@pytest.mark.parametrize("full", [False, True], ids=["as published", "resize_to_max_canvas"])
+def test_plans_equal_the_published_processor(oracle: dict[str, Any], full: bool) -> None:
+    """In the very types of its own code: a canvas is a tensor, and what min() takes from it stays one."""
     import torch
 
     canvases = torch.tensor(
         oracle["find_supported_resolutions"](max_num_chunks=16, patch_size=Size(336, 336))
     )
     for height, width in sizes():
-        canvas = tuple(int(x) for x in oracle["get_best_fit"]((height, width), canvases))
-        target = (min(max(height, 336), canvas[0]), min(max(width, 336), canvas[1]))
+        canvas = oracle["get_best_fit"]((height, width), canvases, resize_to_max_canvas=full)
+        target = canvas
+        if not full:
+            target = (min(max(height, 336), canvas[0]), min(max(width, 336), canvas[1]))
         resized = tuple(
             max(int(x), 1) for x in oracle["get_max_res_without_distortion"]((height, width), target)
         )
-        plan = plan_image(height, width)
-        assert (plan.canvas, plan.resized) == (canvas, resized), (height, width)
-        assert (plan.rows * 336, plan.cols * 336) == canvas
+        plan = plan_image(height, width, resize_to_max_canvas=full)
+        assert (plan.canvas, plan.resized) == (tuple(canvas.tolist()), resized), (height, width)
+        assert (plan.rows * 336, plan.cols * 336) == plan.canvas
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import sys
 import time
 from typing import Any
 
-from llama4rt.cli.options import add_engine_options, add_sampling_options, note, open_engine, sampling_params
+from llama4rt.cli.options import (
+    add_engine_options,
+    add_image_option,
+    add_sampling_options,
+    note,
+    open_engine,
+    sampling_params,
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,6 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     prompt.add_argument("--token-ids", metavar="IDS", help="the prompt as token ids: 200000,9906")
+    add_image_option(parser, "each <|image|> of the prompt takes the next; without any they come first")
     add_sampling_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object at the end instead of the text"
@@ -22,19 +30,23 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
+    from llama4rt.images.prompt import PLACEHOLDER
+
     params = sampling_params(args)
     prompt: Any = _token_ids(args.token_ids) if args.token_ids is not None else args.prompt
     if prompt == "-":
         prompt = sys.stdin.read()
     with open_engine(args) as engine:
-        ids = engine.encode_prompt(prompt)
+        if args.image and isinstance(prompt, str) and PLACEHOLDER not in prompt:
+            prompt = PLACEHOLDER * len(args.image) + prompt
+        prepared = engine.prepare(prompt, images=args.image)
         show = _show_text if engine.tokenizer is not None else _show_ids
         texts: list[str] = []
         token_ids: list[int] = []
         finish_reason = None
         start = time.perf_counter()
         first = None
-        for delta in engine.stream(ids, params):
+        for delta in engine.stream(prepared, params):
             first = first or time.perf_counter()
             texts.append(delta.text)
             token_ids += delta.token_ids
@@ -46,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     output_seconds = end - (first or end)
     if args.json:
         result = {
-            "prompt_token_ids": ids,
+            "prompt_token_ids": prepared.token_ids,
             "text": "".join(texts),
             "token_ids": token_ids,
             "finish_reason": finish_reason,
@@ -57,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print()
     decoded = max(len(token_ids) - 1, 0)  # the first token belongs to the prompt's time
-    note(f"prompt: {_speed(len(ids), prompt_seconds)}; output: {_speed(decoded, output_seconds)}")
+    note(
+        f"prompt: {_speed(len(prepared.token_ids), prompt_seconds)}; output: {_speed(decoded, output_seconds)}"
+    )
     return 0
 
 

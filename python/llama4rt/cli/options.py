@@ -46,6 +46,16 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_option(parser: argparse.ArgumentParser, use: str) -> None:
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="PICTURE",
+        help=f"a picture: a file, or an http(s) URL; may be repeated; {use}",
+    )
+
+
 def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParams":
     """SamplingParams of the options given; defaults fill in what was not."""
     from llama4rt.sampling_params import SamplingParams
@@ -81,6 +91,7 @@ def open_engine(args: argparse.Namespace, **options: Any) -> "Engine":
         num_threads=args.threads,
         max_model_len=args.max_model_len,
         kv_cache_memory=args.kv_cache_memory,
+        allow_image_urls=True,  # whoever types the command chooses the URL
         **options,
     )
 

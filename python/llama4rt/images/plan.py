@@ -35,12 +35,14 @@ class ImagePlan:
         return 3 + self.num_tiles * tokens_per_tile + separators
 
 
-def plan_image(height: int, width: int, tile: int = 336, max_tiles: int = 16) -> ImagePlan:
+def plan_image(
+    height: int, width: int, tile: int = 336, max_tiles: int = 16, resize_to_max_canvas: bool = False
+) -> ImagePlan:
     """Chooses the canvas for a picture of height x width pixels, with at most max_tiles tiles of tile x tile pixels.
 
     The canvas is the one that enlarges the picture least, or where all are too small, shrinks it least; among
-    equals the smallest. A picture is enlarged only until a side reaches one tile. Raises RequestError for a side of
-    0 or beyond 1,048,576 pixels.
+    equals the smallest. A picture is enlarged only until a side reaches one tile; with resize_to_max_canvas it takes
+    the canvas that enlarges it most, and fills it. Raises RequestError for a side of 0 or beyond 1,048,576 pixels.
     """
     for name, side in (("height", height), ("width", width)):
         if not 1 <= side <= _MAX_SIDE:
@@ -48,16 +50,28 @@ def plan_image(height: int, width: int, tile: int = 336, max_tiles: int = 16) ->
     candidates = _canvases(tile, max_tiles)
     scales = [min(_fp32(h / height), _fp32(w / width)) for h, w in candidates]
     enough = [s for s in scales if s >= 1]
-    best = min(enough) if enough else max(scales)
+    best = min(enough) if enough and not resize_to_max_canvas else max(scales)
     canvas = min((c for c, s in zip(candidates, scales, strict=True) if s == best), key=lambda c: c[0] * c[1])
 
-    target_height = min(max(height, tile), canvas[0])
-    target_width = min(max(width, tile), canvas[1])
-    scale_height, scale_width = target_height / height, target_width / width
-    if scale_width < scale_height:
-        resized = (min(int(height * scale_width), target_height), target_width)
+    # The published processor has the canvas as a tensor, and a side that the canvas limits stays one: from there on its
+    # arithmetic is in fp32, elsewhere in double precision.
+    sides = (height, width)
+    wanted = canvas if resize_to_max_canvas else tuple(max(side, tile) for side in sides)
+    limited = [resize_to_max_canvas or c < w for c, w in zip(canvas, wanted, strict=True)]
+    target = tuple(min(w, c) for w, c in zip(wanted, canvas, strict=True))
+    scale = [
+        _fp32(t / side) if fp32 else t / side for t, side, fp32 in zip(target, sides, limited, strict=True)
+    ]
+    if any(limited):
+        wide = _fp32(scale[1]) >= _fp32(scale[0])
     else:
-        resized = (target_height, min(int(width * scale_height), target_width))
+        wide = scale[1] >= scale[0]
+    if wide:  # the height decides
+        fitting = width * scale[0]
+        resized = (target[0], min(int(_fp32(fitting) if limited[0] else fitting), target[1]))
+    else:
+        fitting = height * scale[1]
+        resized = (min(int(_fp32(fitting) if limited[1] else fitting), target[0]), target[1])
     return ImagePlan(canvas, (max(resized[0], 1), max(resized[1], 1)), canvas[0] // tile, canvas[1] // tile)
 
 

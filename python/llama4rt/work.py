@@ -1,0 +1,45 @@
+"""Work: a checked request that waits to be submitted, and its native form."""
+
+from typing import Any
+
+from llama4rt import _core
+from llama4rt.prompt_builder import PreparedPrompt
+from llama4rt.sampling_params import SamplingParams
+
+_NO_LIMIT = 2**31 - 1
+
+
+class Work:
+    """params: with the engine's defaults filled in."""
+
+    def __init__(self, prompt: PreparedPrompt, params: SamplingParams) -> None:
+        self.prompt = prompt.text
+        self.prompt_token_ids = prompt.token_ids
+        self.params = params
+        self.request = native_request(prompt, params)
+
+
+def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Request:
+    """The native form; None has been replaced by the engine's defaults."""
+    request = _core.Request()
+    request.prompt_token_ids = prompt.token_ids
+    if prompt.images:
+        native: Any = request
+        native.images = [(image.digest, image.tiles) for image in prompt.images]
+    request.n = params.n
+    request.max_tokens = _NO_LIMIT if params.max_tokens is None else params.max_tokens
+    request.min_tokens = params.min_tokens
+    request.temperature = params.temperature if params.temperature is not None else 1.0
+    request.top_k = max(params.top_k or 0, 0)
+    request.top_p = params.top_p if params.top_p is not None else 1.0
+    request.min_p = params.min_p
+    request.repetition_penalty = params.repetition_penalty if params.repetition_penalty is not None else 1.0
+    request.presence_penalty = params.presence_penalty
+    request.frequency_penalty = params.frequency_penalty
+    request.logit_bias = dict(params.logit_bias or {})
+    request.seed = None if params.seed is None else params.seed & (2**63 - 1)
+    request.stop_token_ids = list(params.stop_token_ids)
+    request.ignore_eos = params.ignore_eos
+    request.logprobs = -1 if params.logprobs is None else params.logprobs
+    request.prompt_logprobs = -1 if params.prompt_logprobs is None else params.prompt_logprobs
+    return request
