@@ -115,7 +115,9 @@ void mutate_engine(std::string& input, Random& random) {
 
 int main(int argc, char** argv) {
   const test::TempDir dir;
-  test::write_sample_engine(dir / "seed.l4e");
-  return fuzz::run(argc, argv, {test::read_file(dir / "seed.l4e")}, mutate_engine);
+  test::write_sample_engine(dir / "text.l4e");
+  test::write_sample_engine(dir / "vision.l4e", 1, true);
+  return fuzz::run(argc, argv, {test::read_file(dir / "text.l4e"), test::read_file(dir / "vision.l4e")},
+                   mutate_engine);
 }
 #endif

@@ -402,13 +402,51 @@ def load_oracle(
     return model.eval()  # type: ignore[no-any-return]
 
 
-def oracle_logits(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray:
-    """float32 [tokens, vocab]: the whole prompt in one forward pass, batch 1, no padding, no cache."""
+def oracle_logits(model: PreTrainedModel, ids: Sequence[int], tiles: np.ndarray | None = None) -> np.ndarray:
+    """float32 [tokens, vocab]: the whole prompt in one forward pass, batch 1, no padding, no cache.
+
+    tiles: uint8 [n, S, S, 3], whose features take the places of the prompt's patch tokens.
+    """
     import torch
 
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
+        images = {} if tiles is None else {"pixel_values": torch.from_numpy(normalized(tiles))}
+        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **images).logits
     return np.asarray(logits[0].float())
+
+
+def oracle_features(model: PreTrainedModel, tiles: np.ndarray) -> np.ndarray:
+    """float32 [n * tokens per tile, hidden]: what replaces the embeddings of patch tokens. tiles as above."""
+    import torch
+
+    tower: Any = model.model if hasattr(model, "model") else model
+    with torch.no_grad():
+        hidden = tower.vision_model(torch.from_numpy(normalized(tiles))).last_hidden_state
+        return np.asarray(tower.multi_modal_projector(hidden.flatten(0, 1)).float())
+
+
+def normalized(tiles: np.ndarray) -> np.ndarray:
+    """float32 [n, 3, S, S] of uint8 [n, S, S, 3], rounded to bf16 after each step as the published processor does."""
+    import torch
+
+    pixels = torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2)))
+    scaled = (pixels * torch.tensor(1 / 255, dtype=torch.float32)).to(torch.bfloat16)
+    return np.asarray(((scaled - 0.5).to(torch.bfloat16) * 2).to(torch.bfloat16).float())
+
+
+def random_tiles(kind: Kind, count: int, seed: int = 0) -> np.ndarray:
+    """uint8 [count, S, S, 3] of noise."""
+    assert kind.vision
+    side = kind.vision["image_size"]
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def patch_ids(kind: Kind, count: int) -> list[int]:
+    """The patch tokens of `count` tiles."""
+    assert kind.vision
+    return [IMAGE_IDS["image_token_index"]] * (
+        count * (kind.vision["image_size"] // kind.vision["patch_size"]) ** 2 // 4
+    )
 
 
 def oracle_greedy(model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -> list[int]:

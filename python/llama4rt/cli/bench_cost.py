@@ -23,6 +23,8 @@ class ModelCost:
         self._kv_bytes = _KV_BYTES.get(kv_dtype, 2)
         self._weights: list[tuple[str, int, int]] = []  # (name, bytes with companions, elements)
         for name, weight in json.loads(file.metadata["weights"]).items():
+            if name.startswith("vision."):  # read when a picture comes, not for every token
+                continue
             parts = [name, *(part for part in (f"{name}.scales", f"{name}.zeros") if part in names)]
             elements = 1
             for extent in weight["shape"]:

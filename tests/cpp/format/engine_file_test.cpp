@@ -132,6 +132,51 @@ std::string sample_bytes(const TempDir& dir) {
 
 }  // namespace
 
+TEST(a_sample_with_vision_opens) {
+  const TempDir dir;
+  write_sample_engine(dir / "sample.l4e", 1, true);
+  const EngineFile file(dir / "sample.l4e");
+  CHECK(file.config().vision.has_value());
+  CHECK_EQ(file.config().vision->tokens_per_tile(), 4);
+  const Weight patches = file.weight("vision.patch_embedding");
+  CHECK_EQ(patches.n, 8);
+  CHECK_EQ(patches.k, file.config().vision->patch_dim());
+  CHECK_EQ(file.weight("vision.layers.0.mlp.fc2").group_size, 32);
+  const Tensor places = file.tensor("vision.positional_embedding");
+  CHECK(places.dtype == DType::kF32 && places.rank == 2);
+  CHECK_EQ(places.size(0), 17);
+  CHECK_EQ(file.tensor("vision.layers.0.attn.qkv.bias").size(0), 24);
+  CHECK_EQ(file.verify(1).size(), size_t(0));
+}
+
+// Reductions of the published tower and of small ones that fill neither a line nor a group.
+TEST(bf16_and_int8_weights_of_any_width) {
+  const TempDir dir;
+  for (const int64_t k : {int64_t(147), int64_t(192), int64_t(588), int64_t(1408)}) {
+    SCOPE("k = ", k);
+    const int64_t n = 19;
+    const std::vector<float> values = gaussian(size_t(n * k), uint32_t(k));
+    EngineWriter writer(dir / "x.l4e", 1);
+    writer.declare_weight("a", weight_shape(WeightKind::kBF16, 1, n, k), false);
+    writer.declare_weight("b", weight_shape(WeightKind::kInt8, 1, n, k, 64), false);
+    writer.begin();
+    for (const char* name : {"a", "b"})
+      writer.quantize_rows(name, 0, row_range(0, n), source_of(values, n, k));
+    auto metadata = sample_metadata();
+    for (auto& [key, value] : metadata)
+      if (key == "files") value = "[]";
+    writer.finish(metadata);
+    const EngineFile file(dir / "x.l4e");
+    const Weight a = file.weight("a"), b = file.weight("b");
+    for (int64_t row = 0; row < n; ++row)
+      for (int64_t column = 0; column < k; ++column) {
+        const float value = values[size_t(row * k + column)];
+        CHECK_EQ(weight_value(a, row, column), to_float(to_bf16(value)));
+        CHECK_CLOSE(weight_value(b, row, column), value, 2e-3);
+      }
+  }
+}
+
 TEST(the_sample_opens_and_says_what_was_written) {
   const TempDir dir;
   write_sample_engine(dir / "sample.l4e");

@@ -27,6 +27,16 @@ inline const char* sample_config() {
          R"("tie_word_embeddings":false,"bos_token_id":1,"eos_token_ids":[2]})";
 }
 
+// With a vision tower of one layer: tiles of 8 pixels, 4 tokens each.
+inline std::string sample_vision_config() {
+  std::string text = sample_config();
+  text.insert(text.size() - 1,
+              R"(,"vision":{"hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,)"
+              R"("intermediate_size":32,"adapter_hidden_size":20,"output_dim":12,"image_size":8,)"
+              R"("patch_size":2,"rope_theta":10000.0,"norm_eps":1e-05,"patch_token_id":39})");
+  return text;
+}
+
 inline std::vector<std::pair<std::string, std::string>> sample_metadata() {
   return {{"format", "llama4rt engine"},
           {"format_version", "1"},
@@ -72,8 +82,8 @@ inline Weight weight_shape(WeightKind kind, int64_t experts, int64_t n, int64_t 
 }
 
 // Writes the sample: one MoE layer with RoPE and chunks, one dense layer without; small enough that a test
-// can try every truncation and every bit of its header.
-inline void write_sample_engine(const std::string& path, int num_threads = 1) {
+// can try every truncation and every bit of its header. With `vision`, it looks at pictures.
+inline void write_sample_engine(const std::string& path, int num_threads = 1, bool vision = false) {
   constexpr int64_t kHidden = 32, kQkv = 64, kVocab = 40, kExpertWidth = 20, kDenseWidth = 48;
   using enum WeightKind;
   struct Planned {
@@ -82,7 +92,7 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1) {
     bool zeros = false;
     int64_t gate_up_width = 0;  // rows are the interleaved halves of this many
   };
-  const std::vector<Planned> weights = {
+  std::vector<Planned> weights = {
       {"layers.0.attn.qkv", weight_shape(kInt4, 1, kQkv, kHidden)},
       {"layers.0.attn.o", weight_shape(kInt4, 1, kHidden, kHidden, 32, DType::kF32), true},
       {"layers.0.moe.router", weight_shape(kBF16, 1, 2, kHidden)},
@@ -96,19 +106,52 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1) {
       {"layers.1.mlp.down", weight_shape(kBF16, 1, kHidden, kDenseWidth)},
       {"lm_head", weight_shape(kBF16, 1, kVocab, kHidden)},
   };
-  const std::vector<std::string> norms = {"norm", "layers.0.attn_norm", "layers.0.ffn_norm",
-                                          "layers.1.attn_norm", "layers.1.ffn_norm"};
+  // Plain F32 tensors.
+  std::vector<std::pair<std::string, std::vector<int64_t>>> plain = {{"norm", {kHidden}},
+                                                                     {"layers.0.attn_norm", {kHidden}},
+                                                                     {"layers.0.ffn_norm", {kHidden}},
+                                                                     {"layers.1.attn_norm", {kHidden}},
+                                                                     {"layers.1.ffn_norm", {kHidden}}};
+  if (vision) {
+    constexpr int64_t kWidth = 8, kMlp = 32, kAdapter = 20, kOut = 12, kPatches = 16, kPatch = 12;
+    const auto linear = [&](const std::string& name, WeightKind kind, int64_t n, int64_t k) {
+      weights.push_back({name, weight_shape(kind, 1, n, k)});
+      plain.push_back({name + ".bias", {n}});
+    };
+    const auto norm = [&](const std::string& name) {
+      plain.push_back({name + ".weight", {kWidth}});
+      plain.push_back({name + ".bias", {kWidth}});
+    };
+    weights.push_back({"vision.patch_embedding", weight_shape(kBF16, 1, kWidth, kPatch)});
+    plain.push_back({"vision.class_embedding", {kWidth}});
+    plain.push_back({"vision.positional_embedding", {kPatches + 1, kWidth}});
+    norm("vision.pre_norm");
+    norm("vision.layers.0.attn_norm");
+    linear("vision.layers.0.attn.qkv", kBF16, 3 * kWidth, kWidth);
+    linear("vision.layers.0.attn.o", kBF16, kWidth, kWidth);
+    norm("vision.layers.0.mlp_norm");
+    linear("vision.layers.0.mlp.fc1", kBF16, kMlp, kWidth);
+    linear("vision.layers.0.mlp.fc2", kInt8, kWidth, kMlp);
+    norm("vision.post_norm");
+    weights.push_back({"vision.adapter.fc1", weight_shape(kInt8, 1, kAdapter, kMlp)});
+    weights.push_back({"vision.adapter.fc2", weight_shape(kBF16, 1, kOut, kAdapter)});
+    weights.push_back({"vision.projector", weight_shape(kBF16, 1, kHidden, kOut)});
+  }
   EngineWriter writer(path, num_threads);
   writer.declare_tensor("files/tokenizer.model", "U8", {11});
   writer.declare_tensor("embed", "BF16", {kVocab, kHidden});
-  for (const std::string& norm : norms) writer.declare_tensor(norm, "F32", {kHidden});
+  for (const auto& [name, shape] : plain) writer.declare_tensor(name, "F32", shape);
   for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, w.zeros);
   writer.begin(1024);
 
   const std::string tokenizer = "a tokenizer";
   writer.write_tensor("files/tokenizer.model", std::as_bytes(std::span(tokenizer)));
-  const std::vector<float> ones(size_t(kHidden), 1.0f);
-  for (const std::string& norm : norms) writer.write_tensor(norm, std::as_bytes(std::span(ones)));
+  for (const auto& [name, shape] : plain) {
+    int64_t count = 1;
+    for (const int64_t dim : shape) count *= dim;
+    const std::vector<float> ones(size_t(count), 1.0f);
+    writer.write_tensor(name, std::as_bytes(std::span(ones)));
+  }
   writer.quantize_rows("embed", 0, row_range(0, kVocab),
                        source_of(gaussian(size_t(kVocab * kHidden), 1), kVocab, kHidden));
   uint32_t seed = 2;
@@ -138,7 +181,10 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1) {
       }
     }
   }
-  writer.finish(sample_metadata());
+  auto metadata = sample_metadata();
+  for (auto& [key, value] : metadata)
+    if (key == "config" && vision) value = sample_vision_config();
+  writer.finish(metadata);
 }
 
 // --- taking a file apart
