@@ -13,7 +13,7 @@ from typing import Any
 
 from llama4rt.errors import EngineFileError
 
-ENGINE_FORMAT_VERSION = "1"
+ENGINE_CONTENTS = "1, vision"  # format version and what builds put in: changes when a build would make another file
 
 
 def cache_directory() -> Path:
@@ -73,7 +73,7 @@ def _key(directory: Path, options: dict[str, Any]) -> str:
         "directory": str(directory.resolve()),
         "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
         "options": options,
-        "format": ENGINE_FORMAT_VERSION,
+        "contents": ENGINE_CONTENTS,
     }
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 

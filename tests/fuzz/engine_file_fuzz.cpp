@@ -12,6 +12,7 @@
 #include "format/layout.h"
 #include "format/sample_engine.h"
 #include "fuzz_main.h"
+#include "model/vision_weights.h"
 #include "model/weights.h"
 
 namespace {
@@ -58,6 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const EngineFile file(memory.path());
     read_everything(file);
     try {
+      if (file.config().vision) static_cast<void>(VisionWeights::load(file));
       static_cast<void>(Llama4Weights::load(file));
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kEngineFile) std::abort();
