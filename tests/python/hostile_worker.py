@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 ALIGNMENT = 4096
@@ -175,8 +176,11 @@ def edit_metadata(data: bytes, rng: random.Random) -> bytes:
 def edit_config(data: bytes, rng: random.Random) -> bytes:
     """Well-formed files whose model is impossible, absurd, or not the one stored."""
     header, payload = split(data)
-    config = json.loads(header["__metadata__"]["config"])
+    whole = json.loads(header["__metadata__"]["config"])
     for _ in range(rng.choice([1, 1, 2])):
+        config = whole
+        if isinstance(whole.get("vision"), dict) and whole["vision"] and rng.random() < 0.5:
+            config = whole["vision"]
         key = rng.choice(list(config))
         value = config[key]
         if isinstance(value, list) and value and rng.random() < 0.7:
@@ -193,7 +197,7 @@ def edit_config(data: bytes, rng: random.Random) -> bytes:
             config[key] = rng.choice([*CONFIG_VALUES, *ODD_VALUES])
         if rng.random() < 0.1:
             config.pop(key)
-    header["__metadata__"]["config"] = json.dumps(config)
+    header["__metadata__"]["config"] = json.dumps(whole)
     return join(header, payload)
 
 
@@ -237,7 +241,8 @@ MUTATIONS = [
 
 
 def exercise(path: Path) -> None:
-    """Opens the file as a reader, then as an engine, and generates; every step may raise a typed error."""
+    """Opens the file as a reader, then as an engine, and generates, from a picture where the model takes one; every
+    step may raise a typed error."""
     from llama4rt._core import Engine, EngineFile, Request
 
     file = EngineFile(str(path))
@@ -251,6 +256,11 @@ def exercise(path: Path) -> None:
         )
         request = Request()
         request.prompt_token_ids = [1, 2, 3, 4, 5]
+        vision = engine.config.get("vision")
+        if vision:
+            side, patches = vision["image_size"], (vision["image_size"] // vision["patch_size"]) ** 2
+            request.prompt_token_ids += [vision["patch_token_id"]] * (patches // 4)
+            request.images = [(bytes(32), np.full((1, side, side, 3), 77, dtype=np.uint8))]
         request.max_tokens = 2
         request.temperature = 0.7
         request.seed = 1

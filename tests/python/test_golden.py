@@ -10,13 +10,14 @@ from driver import Driver
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.l4e"))
+TEXT = [name for name in FILES if "vision" not in name]
 
 
 def test_there_are_golden_files() -> None:
-    assert len(FILES) >= 3
+    assert len(TEXT) >= 3 and len(FILES) > len(TEXT)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", TEXT)
 @pytest.mark.parametrize(("device", "limit"), [("reference", 1e-4), ("cpu", 5e-3)])
 def test_golden(name: str, device: str, limit: float) -> None:
     """Logits reach about 5, so the limit of the cpu is 1e-3 relative; with bf16 weights it is the tight one."""
@@ -31,6 +32,18 @@ def test_golden(name: str, device: str, limit: float) -> None:
                 driver.generate(golden["ids"].tolist(), len(golden["greedy"])).tokens
                 == golden["greedy"].tolist()
             )
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_golden_pictures(device: str) -> None:
+    """Two tiles as one picture, and as two; features alone, and logits of text around them."""
+    golden = np.load(GOLDEN / "micro-vision-bf16-v1.npz")
+    ids, tiles = golden["ids"].tolist(), golden["tiles"]
+    with Driver(GOLDEN / "micro-vision-bf16-v1.l4e", device=device, kv_cache_dtype="f32") as driver:
+        assert np.abs(driver.engine.encode_image(tiles) - golden["features"]).max() < 1e-5
+        for images in ([(b"a" * 32, tiles)], [(b"b" * 32, tiles[:1]), (b"c" * 32, tiles[1:])]):
+            (output,) = driver.run([{"ids": ids, "images": images, "return_logits": True}])
+            assert np.abs(np.concatenate(output.logits) - golden["logits"]).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", FILES)

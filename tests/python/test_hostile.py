@@ -29,6 +29,19 @@ def victim(engine_file: Files) -> Path:
     return engine_file("micro", weights="int4", group_size=32)
 
 
+@pytest.fixture(scope="module")
+def vision_victim(engine_file: Files) -> Path:
+    """One with a vision tower, half of it int8."""
+    return engine_file("micro_vision", weights="int8", group_size=32, vision="int8")
+
+
+@pytest.fixture
+def vision_copy(vision_victim: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "vision-victim.l4e"
+    path.write_bytes(vision_victim.read_bytes())
+    return path
+
+
 @pytest.fixture
 def copy(victim: Path, tmp_path: Path) -> Path:
     path = tmp_path / "victim.l4e"
@@ -48,10 +61,12 @@ def run_worker(path: Path, *arguments: object, timeout: float = 3600) -> dict[st
     return ends
 
 
-def test_the_good_file_works(copy: Path) -> None:
-    hostile_worker.exercise(copy)
-    copy.write_bytes(join(*split(copy.read_bytes())))  # what the edits below start from
-    hostile_worker.exercise(copy)
+@pytest.mark.parametrize("name", ["copy", "vision_copy"])
+def test_the_good_file_works(name: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(name)
+    hostile_worker.exercise(path)
+    path.write_bytes(join(*split(path.read_bytes())))  # what the edits below start from
+    hostile_worker.exercise(path)
 
 
 def test_truncations(copy: Path) -> None:
@@ -66,6 +81,12 @@ def test_mutations(copy: Path) -> None:
     assert ends.pop("opened") > 0  # flips in payload are verify()'s business
     assert set(ends) <= {"EngineFileError", "ConfigError"}
     assert min(ends.values()) > 0 and len(ends) == 2
+
+
+def test_mutations_of_a_file_with_a_vision_tower(vision_copy: Path) -> None:
+    ends = run_worker(vision_copy, "mutate", 10_000, 1500)
+    assert ends.pop("opened") > 0
+    assert set(ends) == {"EngineFileError", "ConfigError"}
 
 
 def open_and_run(path: Path) -> None:
@@ -139,6 +160,74 @@ def test_bad_config_values(copy: Path, field: str, value: object) -> None:
         open_and_run(edited(copy, change))
     text = str(caught.value)
     assert field in text or "layers." in text or "embed" in text or "lm_head" in text, text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 0),
+        ("hidden_size", 16),  # and the MLP with it, below: another model than the one stored
+        ("hidden_size", 2**40),
+        ("num_hidden_layers", 0),
+        ("num_hidden_layers", 2),
+        ("num_hidden_layers", 10**9),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 3),
+        ("num_attention_heads", 4),  # heads of 2
+        ("intermediate_size", 33),
+        ("adapter_hidden_size", 13),
+        ("adapter_hidden_size", -1),
+        ("output_dim", 11),
+        ("output_dim", 2**63 - 1),
+        ("image_size", 9),
+        ("image_size", 6),  # a grid of 3
+        ("image_size", 16),
+        ("image_size", 2**31),
+        ("patch_size", 0),
+        ("patch_size", 4),
+        ("rope_theta", 0.0),
+        ("rope_theta", "x"),
+        ("norm_eps", -1e-5),
+        ("patch_token_id", -1),
+        ("patch_token_id", 361),  # the vocabulary's size
+        ("patch_token_id", None),
+    ],
+)
+def test_bad_vision_values(vision_copy: Path, field: str, value: object) -> None:
+    from llama4rt import ConfigError, EngineFileError
+
+    def change(header: dict[str, Any], config: dict[str, Any]) -> None:
+        assert field in config["vision"]
+        config["vision"][field] = value
+        if (field, value) == ("hidden_size", 16):
+            config["vision"]["intermediate_size"] = 64
+
+    with pytest.raises((ConfigError, EngineFileError)) as caught:
+        open_and_run(edited(vision_copy, change))
+    text = str(caught.value)
+    assert f"vision.{field}" in text or "  vision." in text, text
+
+
+@pytest.mark.parametrize("value", [None, [], "none", 1, {}])
+def test_vision_that_is_no_tower(vision_copy: Path, value: object) -> None:
+    from llama4rt import ConfigError
+
+    with pytest.raises(ConfigError, match="vision"):
+        open_and_run(edited(vision_copy, lambda header, config: config.update(vision=value)))
+
+
+def test_a_tower_without_its_tensors_is_one_error_that_lists_them(copy: Path, vision_copy: Path) -> None:
+    """A text model's file whose config claims a tower."""
+    from llama4rt import EngineFileError
+
+    header, _ = split(vision_copy.read_bytes())
+    vision = json.loads(header["__metadata__"]["config"])["vision"] | {"patch_token_id": 1}
+    with pytest.raises(EngineFileError) as caught:
+        open_and_run(edited(copy, lambda header, config: config.update(vision=vision)))
+    lines = str(caught.value).split("\n  ")
+    stored = [name for name in header if name.startswith("vision.") and not name.endswith(".scales")]
+    assert sorted(line.split()[0] for line in lines[1:]) == sorted(stored)
+    assert all(line.endswith("is missing") for line in lines[1:])
 
 
 def test_missing_config_field(copy: Path) -> None:

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         )
     limits = _core.measure_machine(args.threads or 0)
     cost = ModelCost(path, core.config, "f32" if core.backend == "reference" else "bf16")
-    bench = _Bench(core)
+    bench = Bench(core)
     results = []
     for depth in args.depth:
         for batch in args.batch:
@@ -96,13 +96,13 @@ def run(args: argparse.Namespace) -> int:
                 result = Result(_title("pp", tokens, depth, batch), "prefill", tokens, depth, batch)
                 for _ in range(args.repetitions):
                     result.samples.append(bench.prefill(tokens, depth, batch))
-                results.append(_summed_up(result, cost, limits))
+                results.append(summed_up(result, cost, limits))
                 note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
             for tokens in (n for n in args.gen if n):
                 result = Result(_title("tg", tokens, depth, batch), "decode", tokens, depth, batch)
                 for _ in range(args.repetitions):
                     result.samples.append(bench.decode(tokens, depth, batch))
-                results.append(_summed_up(result, cost, limits))
+                results.append(summed_up(result, cost, limits))
                 note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
     core.close()
     threads = args.threads or _core.available_cpus()
@@ -124,13 +124,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Bench:
+class Bench:
     """Runs the tests on one native engine, stepping it here."""
 
     def __init__(self, core: "Engine") -> None:
         self._core = core
         self._random = random.Random(4)
         self._vocab = core.config["vocab_size"]
+        # Stands for a piece of a picture: such a token alone is refused.
+        self._patch = core.config.get("vision", {}).get("patch_token_id", -1)
         self._prefixes: dict[tuple[int, int], list[int]] = {}
 
     def prefill(self, tokens: int, depth: int, batch: int) -> float:
@@ -185,7 +187,8 @@ class _Bench:
         return self._prefixes[depth, index]
 
     def _tokens(self, count: int) -> list[int]:
-        return [self._random.randrange(self._vocab) for _ in range(count)]
+        drawn = (self._random.randrange(self._vocab) for _ in range(count))
+        return [0 if token == self._patch else token for token in drawn]
 
     def _submit(self, prompt: list[int], max_tokens: int, *, use_prefix_cache: bool) -> int:
         from llama4rt._core import Request
@@ -212,7 +215,7 @@ class _Bench:
             self._step()
 
 
-def _summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
+def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
     result.mean = statistics.fmean(result.samples)
     result.sd = statistics.stdev(result.samples) if len(result.samples) > 1 else 0.0
     if result.kind == "decode":
