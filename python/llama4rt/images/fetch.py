@@ -29,12 +29,17 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 1 << 16
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NOT_URL = re.compile(r"[\x00-\x20\x7f-\U0010ffff\\]")
-# Public by number, but they reach this machine's own host or network.
+# Public by some Python's word, but special, or a way to this machine's own host or network.
 _NEVER = [
-    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host
-    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
-    ipaddress.ip_network("2001::/32"),  # Teredo
-    ipaddress.ip_network("2002::/16"),  # 6to4
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's host
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata
+        "192.88.99.0/24",  # 6to4 relays
+        "2001::/23",  # Teredo and other protocols
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+    )
 ]
 
 
@@ -95,14 +100,13 @@ def _get(
     """The body, or where a redirect leads."""
     host = str(target.hostname)
     port = target.port or (443 if target.scheme == "https" else 80)
-    connection = http.client.HTTPConnection(host, port)
-    connection.sock = _connect(host, port, what, deadline, may_connect)
+    connected = _connect(host, port, what, deadline, may_connect)
     try:
         if target.scheme == "https":
-            context = ssl.create_default_context()
-            connection.sock.settimeout(deadline.seconds_left())
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
-        connection.sock = _TimedSocket(connection.sock, deadline)
+            connected.settimeout(deadline.seconds_left())
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = _TimedSocket(connected, deadline)
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         headers = {"Host": _host_header(target), "Accept": "image/*", "User-Agent": "llama4rt"}
         connection.request("GET", path, headers=headers)  # sends Accept-Encoding: identity
@@ -118,7 +122,7 @@ def _get(
                 raise ImageError(f"{what}: {host} answers with a Content-Encoding that was not asked for")
             return _body(response, limits, f"{what}: the answer of {host}")
     finally:
-        connection.close()
+        connected.close()
 
 
 def _body(response: http.client.HTTPResponse, limits: ImageLimits, what: str) -> bytes:
@@ -202,7 +206,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._inner, self._deadline))
 
     def close(self) -> None:
-        self._inner.close()
+        """http.client closes its socket before the body is read; _get closes the inner one."""
 
 
 class _TimedReader(io.RawIOBase):
