@@ -1,7 +1,5 @@
 """Work: a checked request that waits to be submitted, and its native form."""
 
-from typing import Any
-
 from llama4rt import _core
 from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.sampling_params import SamplingParams
@@ -24,8 +22,7 @@ def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Requ
     request = _core.Request()
     request.prompt_token_ids = prompt.token_ids
     if prompt.images:
-        native: Any = request
-        native.images = [(image.digest, image.tiles) for image in prompt.images]
+        request.images = [(image.digest, image.tiles) for image in prompt.images]
     request.n = params.n
     request.max_tokens = _NO_LIMIT if params.max_tokens is None else params.max_tokens
     request.min_tokens = params.min_tokens
