@@ -410,7 +410,9 @@ def oracle_logits(model: PreTrainedModel, ids: Sequence[int], tiles: np.ndarray 
     import torch
 
     with torch.no_grad():
-        images = {} if tiles is None else {"pixel_values": torch.from_numpy(normalized(tiles))}
+        images = (
+            {} if tiles is None else {"pixel_values": torch.from_numpy(normalized(tiles)).to(model.dtype)}
+        )
         logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **images).logits
     return np.asarray(logits[0].float())
 
@@ -421,7 +423,7 @@ def oracle_features(model: PreTrainedModel, tiles: np.ndarray) -> np.ndarray:
 
     tower: Any = model.model if hasattr(model, "model") else model
     with torch.no_grad():
-        hidden = tower.vision_model(torch.from_numpy(normalized(tiles))).last_hidden_state
+        hidden = tower.vision_model(torch.from_numpy(normalized(tiles)).to(model.dtype)).last_hidden_state
         return np.asarray(tower.multi_modal_projector(hidden.flatten(0, 1)).float())
 
 
