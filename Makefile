@@ -1,7 +1,7 @@
 # The commands of this repository. Each does its own set-up in .venv and build/; a second run reuses it.
-#   make demo      builds a small model and generates from it (needs neither torch nor transformers)
+#   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
-#   make check     formatting, linters, types, layers
+#   make check     formatting, linters, types, layers, size of the repository
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
@@ -80,8 +80,9 @@ build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHM
 
 # --- what people call -----------------------------------------------------------------------------------------------
 
-demo: $(DONE)/package $(DONE)/tokenizer
-	@$(BIN)/python scripts/demo.py
+demo: $(DONE)/package
+	@mkdir -p build
+	@$(BIN)/llama4rt demo --sheet build/demo.png
 
 test: test-cpp test-python
 
@@ -100,6 +101,7 @@ check: $(DONE)/dev
 	run mypy
 	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
 	run scripts/check_layers.py
+	run scripts/check_size.py
 	exit $$failed
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')

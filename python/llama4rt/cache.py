@@ -13,7 +13,9 @@ from typing import Any
 
 from llama4rt.errors import EngineFileError
 
-ENGINE_CONTENTS = "1, vision"  # format version and what builds put in: changes when a build would make another file
+ENGINE_CONTENTS = (
+    "1, vision"  # format version and what builds put in: changes when a build would make another file
+)
 
 
 def cache_directory() -> Path:

@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "chat", help="talk with the model", description=f"Talk with the model line by line. {_HELP}."
     )
-    add_engine_options(parser)
+    add_engine_options(parser, or_demo=True)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     add_image_option(parser, "shown with the first line")
     add_sampling_options(parser)

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from llama4rt.sampling_params import SamplingParams
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse.ArgumentParser, *, or_demo: bool = False) -> None:
+    """or_demo: FILE may be left out; then it is the demo model's."""
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="an engine file; or a checkpoint directory or hub id, built into the cache the first time",
+        nargs="?" if or_demo else None,
+        help="an engine file; or a checkpoint directory or hub id, built into the cache the first time"
+        + ("; without it, the demo model that ships with llama4rt" if or_demo else ""),
     )
     group = parser.add_argument_group("engine")
     group.add_argument("--device", default="auto", help="auto, cpu, reference or cuda:N (default: auto)")
@@ -67,6 +70,10 @@ def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParam
 
 def engine_file(args: argparse.Namespace) -> str:
     """The path of the engine file that FILE means, built if need be."""
+    if args.file is None:
+        from llama4rt import demo
+
+        return str(demo.engine_path())
     from llama4rt.cache import engine_path
 
     with ProgressBar(shown=sys.stderr.isatty()) as progress:
