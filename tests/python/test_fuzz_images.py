@@ -1,0 +1,104 @@
+"""Damaged pictures and messages end in typed errors or in an answer; the engine serves on, and nothing is left behind.
+
+A few hundred of each here, 20,000 in a soak run.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import image_mutations
+import numpy as np
+import psutil
+import pytest
+from llama4rt import Engine, ImageError, ImageLimits, RequestError, SamplingParams
+from llama4rt.images.decode import FORMATS, decode
+from llama4rt.images.sources import load_image
+
+Files = Callable[..., Path]
+MIB = 1 << 20
+GREEDY = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+# Small ones, so that the soak run is not spent on large pictures; the limits themselves have their own tests.
+LIMITS = ImageLimits(max_pixels=1 << 20)
+
+
+def rss() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_the_good_files_are_good() -> None:
+    read = {decode(data, LIMITS).size for data in image_mutations.seeds()}
+    assert len(read) > 3
+    heads = {data[:2] for data in image_mutations.seeds()}
+    assert len(heads) >= len(FORMATS)
+
+
+def test_damaged_files(soak: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """ImageError or a picture, nothing warned and nothing printed (but by libtiff, which prints its errors itself)."""
+    ends: Counter[str] = Counter()
+    longest = ""
+    for seed in range(14_000 if soak else 1500):
+        source = image_mutations.damaged_source(random.Random(seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                image = load_image(source, LIMITS)
+            except ImageError as error:
+                longest = max(longest, str(error), key=len)
+                ends["refused"] += 1
+            except BaseException as error:
+                raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+            else:
+                assert image.mode == "RGB" and np.asarray(image).shape == (image.height, image.width, 3)
+                ends["read"] += 1
+        printed = capfd.readouterr()
+        tiff = isinstance(source, (bytes, str)) and source[:2] in (b"II", b"MM", "da")
+        assert tiff or (printed.out, printed.err) == ("", ""), seed
+    assert min(ends["refused"], ends["read"]) > 100, ends
+    assert 20 < len(longest) < 1000, longest
+
+
+def check_messages(engine: Engine, start: int, count: int) -> Counter[str]:
+    ends: Counter[str] = Counter()
+    for seed in range(start, start + count):
+        rng = random.Random(f"messages {seed}")
+        messages = image_mutations.damaged_messages(rng)
+        try:
+            prepared = engine.prepare_chat(messages)
+            if rng.random() < 0.1:
+                (out,) = engine.generate(prepared, GREEDY)
+                assert out.finished
+        except RequestError:
+            ends["refused"] += 1
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+        else:
+            ends["answered"] += 1
+    return ends
+
+
+def test_damaged_messages(vision_engine_file: Files, soak: bool) -> None:
+    """RequestError or an answer; afterwards the engine answers as before, and holds nothing more than before."""
+    limits = {"kv_cache_memory": "16MiB", "max_model_len": 1024, "image_limits": LIMITS}
+    good = np.arange(30 * 20 * 3, dtype=np.uint8).reshape(30, 20, 3)
+    process = psutil.Process()
+    with Engine(vision_engine_file("micro_vision"), **limits) as engine:  # type: ignore[arg-type]
+
+        def answer() -> list[int]:
+            return engine.generate("What is <|image|>?", GREEDY, images=[good])[0].outputs[0].token_ids
+
+        expected = answer()
+        warm = check_messages(engine, 0, 6_000 if soak else 150)
+        before, files, threads = rss(), process.num_fds(), process.num_threads()
+        ends = warm + check_messages(engine, 100_000, 6_000 if soak else 150)
+        assert min(ends["refused"], ends["answered"]) > 20, ends
+        assert answer() == expected
+        assert engine.stats()["running"] == 0 and engine.stats()["waiting"] == 0
+        assert process.num_fds() <= files and process.num_threads() <= threads
+        assert rss() - before < 48 * MIB
