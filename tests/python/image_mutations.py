@@ -146,6 +146,12 @@ def header_of(rng: random.Random) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
 
 
+_NO_PICTURES: list[Any] = [
+    None, 5, 1.5, "", "\0", "no/such/file", "http://127.0.0.1/", "https://[::1]/", "file:///dev/zero", "javascript:0",
+    "data:", "data:,", "data:;base64,", [], {}, object(), b"", bytearray(3), memoryview(b"GIF89a"), "x" * 70_000,
+]  # fmt: skip
+
+
 def damaged_source(rng: random.Random) -> Any:
     """What stands for a picture in a request: mostly bytes, sometimes in another dress, sometimes nonsense."""
     data = header_of(rng) if rng.random() < 0.1 else damaged_file(rng)
@@ -166,19 +172,18 @@ def damaged_source(rng: random.Random) -> Any:
         )
         return np.zeros(shape, rng.choice(["uint8", "uint8", "float32", "int64", "bool", "object", "U3"]))
     if kind == 3:
-        mode = rng.choice(["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
-                           "I", "F", "I;16", "I;16B"])  # fmt: skip
+        mode = rng.choice(["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB",
+                           "HSV", "I", "F", "I;16", "I;16B"])  # fmt: skip
         return Image.new(mode, (rng.choice([0, 1, 7, 40]), rng.choice([0, 1, 7, 3000])))
     if kind == 4:
-        return rng.choice([None, 5, 1.5, "", "\0", "no/such/file", "http://127.0.0.1/", "https://[::1]/",
-                           "file:///dev/zero", "data:", "data:,", "data:;base64,", [], {}, object(), b"", bytearray(3), memoryview(b"GIF89a"),
-                           "x" * 70_000, "javascript:0"])  # fmt: skip
+        return rng.choice(_NO_PICTURES)
     return data
 
 
 def damaged_messages(rng: random.Random) -> Any:
     """A conversation with pictures, some of its values replaced."""
-    picture = damaged_source(rng)
+    picture = damaged_source(rng) if rng.random() < 0.4 else rng.choice(seeds())
+    key = rng.choice(["url", "path", "base64", "image_url"]) if rng.random() < 0.15 else "image"
     good = base64.b64encode(rng.choice(seeds())).decode()
     conversation: Any = [
         {"role": "system", "content": "Look."},
@@ -187,7 +192,7 @@ def damaged_messages(rng: random.Random) -> Any:
             "content": [
                 {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{good}"}},
                 {"type": "text", "text": "What <|image|> is\nthis?"},
-                {"type": "image", rng.choice(["image", "url", "path", "base64", "image_url"]): picture},
+                {"type": "image", key: picture},
             ],
         },
         {
@@ -201,14 +206,16 @@ def damaged_messages(rng: random.Random) -> Any:
             "content": [{"type": "image", "base64": good}, {"type": "text", "text": "And this?"}],
         },
     ]
-    for _ in range(rng.randrange(4)):
+    for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
         conversation = _replaced(rng, conversation)
     return conversation
 
 
-_ODD: list[Any] = [None, True, 0, -1, 2.5, "", "image", "<|image|>", b"\xff", [], {}, [[]], {"type": "image"},
-                   {"type": 5}, {"type": "image_url", "image_url": {"url": 5}}, {"role": "user", "content": 7}, "\ud800", object(),
-                   float("nan"), {5: 6}, (1, 2)]  # fmt: skip
+_ODD: list[Any] = [
+    None, True, 0, -1, 2.5, "", "image", "<|image|>", b"\xff", [], {}, [[]], {"type": "image"}, {"type": 5},
+    {"type": "image_url", "image_url": {"url": 5}}, {"role": "user", "content": 7}, "\ud800", object(),
+    float("nan"), {5: 6}, (1, 2),
+]  # fmt: skip
 
 
 def _replaced(rng: random.Random, value: Any) -> Any:
