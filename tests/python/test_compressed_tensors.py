@@ -27,6 +27,7 @@ from random_checkpoints import (
     Stored,
     Values,
     engine_weights,
+    expected_vision,
     expected_weights,
     gate_up,
     random_values,
@@ -346,6 +347,28 @@ def test_a_packed_head_stays_int4(tmp_path: Path) -> None:
     meant = packed_checkpoint(tmp_path, random_values(CONFIG))
     build(tmp_path, tmp_path / "out.l4e")
     check(tmp_path / "out.l4e", meant, {"lm_head": "int4"})
+
+
+@pytest.mark.parametrize("vision", ["bf16", "int8"])
+def test_a_packed_vision_tower_becomes_what_its_codes_mean(vision: str, tmp_path: Path) -> None:
+    """One linear of the tower packed, with a bias beside it; codes times scales of two fit bf16 exactly."""
+    rng = np.random.default_rng(8)
+    values = random_values(CONFIG, vision=True)
+    tensors = {name: stored(value, "BF16") for name, value in values.items()}
+    module = "vision_model.model.layers.1.mlp.fc2"
+    codes, scales, _, meant = random_linear(rng, 32, 128, 32)
+    del tensors[f"{module}.weight"]
+    tensors |= pack(module, codes, scales)
+    values[f"{module}.weight"] = meant
+    write_config(tmp_path, CONFIG, vision=True)
+    write_tensors(tmp_path, tensors)
+    build(tmp_path, tmp_path / "out.l4e", vision=vision)
+    found, expected = engine_weights(tmp_path / "out.l4e"), expected_vision(values)
+    described = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["weights"])
+    assert described["vision.layers.1.mlp.fc2"]["kind"] == vision
+    for name in expected if vision == "bf16" else ["vision.layers.1.mlp.fc2.bias"]:
+        np.testing.assert_array_equal(found[name][0], expected[name][0], err_msg=name)
+    np.testing.assert_allclose(found["vision.layers.1.mlp.fc2"][0], meant, atol=0.005 * np.abs(meant).max())
 
 
 def test_unpacked_linears_are_quantised_as_asked(tmp_path: Path) -> None:
