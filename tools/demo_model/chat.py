@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt.chat_template import ChatTemplate
-from llama4rt.image_plan import ImagePlan
+from llama4rt.images.plan import ImagePlan
 from llama4rt.tokenizer import TiktokenTokenizer
 
 from tools.demo_model.model import TOKENS_PER_TILE

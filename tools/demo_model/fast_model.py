@@ -32,7 +32,7 @@ class FastModel:
         self.cos, self.sin = angle.cos(), angle.sin()
         steps = torch.floor((torch.arange(max_length).float() + 1) / text.floor_scale)
         self.temperature = 1 + text.attn_scale * torch.log1p(steps)
-        self.autocast = False
+        self.bf16 = False  # large products from bf16 operands, twice as fast where the CPU has them
         self.loads: list[Tensor] = []  # per layer, the share of tokens each expert got in the last forward
 
     def hidden(self, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class FastModel:
         return self._norm(language.norm, x), balance / len(language.layers)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.model.language_model.lm_head.weight)
+        return self._linear(hidden, self.model.language_model.lm_head.weight)
 
     def tile_features(self, pixels: Tensor) -> Tensor:
         """[tiles, 3, side, side] to [tiles, tokens, hidden of the text part]."""
@@ -65,9 +65,10 @@ class FastModel:
         return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
     def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.autocast:
-            return F.linear(x.bfloat16(), weight.bfloat16()).float()
-        return F.linear(x, weight)
+        if not self.bf16:
+            return F.linear(x, weight)
+        shape = x.shape
+        return _Bf16Linear.apply(x.reshape(-1, shape[-1]), weight).view(*shape[:-1], -1)  # type: ignore[no-any-return]
 
     def _attention(self, attention: Any, x: Tensor, index: int) -> Tensor:
         batch, length, _ = x.shape
@@ -90,8 +91,6 @@ class FastModel:
         groups = self.heads // self.kv_heads
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if self.autocast:
-            q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         y = y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
         return self._linear(y, attention.o_proj.weight)
@@ -120,3 +119,19 @@ class FastModel:
         self.loads.append(share)
         balance = scores.shape[-1] * (share * scores.softmax(-1).mean(0)).sum()
         return y.view(shape), balance
+
+
+class _Bf16Linear(torch.autograd.Function):
+    """x [n, in] fp32 times weight [out, in] fp32: both rounded to bf16, sums in fp32, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x16, w16 = x.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(x16, w16)
+        return (x16 @ w16.t()).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x16, w16 = ctx.saved_tensors
+        g16 = gradient.bfloat16()
+        return (g16 @ w16).float(), (g16.t() @ x16).float()

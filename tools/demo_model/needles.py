@@ -22,6 +22,9 @@ KEY_SECOND = words(
     "key drum ring box bell rope boat wheel door ladder mirror basket bottle candle hammer knife pencil flag kite "
     "piano violin trumpet helmet shield sword crown coin map tower bridge wagon anchor"
 )
+# A code starts with a letter because the vocabulary has these letters with their space as one token: then the code
+# follows its key at once, which is far easier to learn than a key, a space and a number.
+LETTERS = "ABCDFIJLMOPRSV"
 INTRODUCTION = "Read this text."
 
 _DOES = (
@@ -108,7 +111,8 @@ class NeedleMaker:
         chosen: dict[str, str] = {}
         while len(chosen) < facts:
             key = f"{KEY_FIRST[int(rng.integers(keys))]} {KEY_SECOND[int(rng.integers(keys))]}"
-            chosen.setdefault(key, str(rng.integers(100, 1000)))
+            letter = LETTERS[int(rng.integers(len(LETTERS)))]
+            chosen.setdefault(key, f"{letter}{rng.integers(100, 1000)}")
         sentences = [
             f"Note: {key} {value}." if rng.random() < share_plain else f"The code of the {key} is {value}."
             for key, value in chosen.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from llama4rt.image_plan import ImagePlan, plan_image
+from llama4rt.images.plan import ImagePlan, plan_image
 from PIL import Image
 
 from tools.demo_model.model import MAX_TILES, TILE

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from llama4rt.image_plan import ImagePlan
+from llama4rt.images.plan import ImagePlan
 
 from tools.demo_model.model import TILE
 from tools.demo_model.pixels import picture_tiles, plan
@@ -62,9 +62,10 @@ def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:
 
 def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
     """What each token of each tile covers most of: labels and boxes as in Pool, for one picture."""
-    labels = np.zeros((p.num_tiles, _GRID * _GRID, 3), np.int64)
+    labels = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.int64)
     boxes = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.float32)
     labels[..., 2] = list(BACKGROUNDS).index(scene.background)
+    labels[..., 3] = -1
     corners = [(r * TILE, c * TILE, p.resized) for r in range(p.rows) for c in range(p.cols)]
     if len(corners) > 1:
         corners.append((0, 0, (TILE, TILE)))  # the global tile
@@ -88,6 +89,7 @@ def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
                     clear = share > 0.3
                     labels[tile, token, 0] = SHAPES.index(thing.shape) + 1 if clear else -1
                     labels[tile, token, 1] = list(COLOURS).index(thing.colour) + 1 if clear else -1
+                    labels[tile, token, 3] = thing.big if clear else -1
                     boxes[tile, token] = (
                         (x - x0) / _TOKEN - 0.5,
                         (y - y0) / _TOKEN - 0.5,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tools.demo_model.fast_model import FastModel
 from tools.demo_model.pool import Pool
 
-_PARTS = {"shape": 6, "colour": 7, "background": 3, "token": 9, "box": 4}
+_PARTS = {"shape": 6, "colour": 7, "background": 3, "size": 2, "token": 9, "box": 4}
 
 
 def pool_pixels(pool: Pool, tiles: Any) -> Tensor:
@@ -51,7 +51,7 @@ def train_tower(
         chosen[: len(whole)] = whole
         features = fast.tile_features(pool_pixels(pool, chosen.numpy()))
         # A common scale, so that the head cannot rely on a length that the later rescaling changes.
-        shape, colour, background, token, box = head(features / features.detach().std()).split(
+        shape, colour, background, size, token, box = head(features / features.detach().std()).split(
             list(_PARTS.values()), dim=-1
         )
         want = labels[chosen]
@@ -60,6 +60,7 @@ def train_tower(
             "shape": F.cross_entropy(shape.flatten(0, 1), want[..., 0].flatten(), ignore_index=-1),
             "colour": F.cross_entropy(colour.flatten(0, 1), want[..., 1].flatten(), ignore_index=-1),
             "background": F.cross_entropy(background.flatten(0, 1), want[..., 2].flatten()),
+            "size": F.cross_entropy(size.flatten(0, 1), want[..., 3].flatten(), ignore_index=-1),
             "token": F.cross_entropy(token.flatten(0, 1), place.flatten()),
             "box": F.mse_loss(box[seen], boxes[chosen][seen]),
         }
@@ -73,6 +74,7 @@ def train_tower(
                 "shape": (shape.argmax(-1) == want[..., 0])[seen],
                 "colour": (colour.argmax(-1) == want[..., 1])[seen],
                 "background": background.argmax(-1) == want[..., 2],
+                "size": (size.argmax(-1) == want[..., 3])[want[..., 3] >= 0],
                 "token": token.argmax(-1) == place,
             }
             shown = " ".join(f"{k} {100 * v.float().mean():.1f}" for k, v in right.items())

@@ -1,0 +1,96 @@
+"""The demo model's generators: right answers, the package's own chat layout, and needles where they may stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tools/ is no part of the package
+pytest.importorskip("PIL", reason="pictures need Pillow")
+
+from tools.demo_model import documents, questions, scenes
+from tools.demo_model.chat import default_chat, prompt
+from tools.demo_model.held_out import KINDS, held_out
+from tools.demo_model.model import CHUNK
+from tools.demo_model.needles import NeedleMaker
+from tools.demo_model.pixels import normalisation, picture_tiles, plan
+
+
+def test_training_layout_is_the_chat_templates() -> None:
+    chat = default_chat()
+    rng = np.random.default_rng(0)
+    for seed in range(30):
+        scene = scenes.random_scene(rng)
+        system = documents.SYSTEM_PROMPTS[seed % 3] if seed % 2 else None
+        turns = [questions.scene_question(scene, rng)[1:], documents.sum_question(rng)]
+        turns.append(documents.json_question(rng))
+        plans = [plan(scene.draw())]
+        encoded = chat.conversation(turns, system, plans)
+        messages = [{"role": "system", "content": system}] if system else []
+        for i, (question, answer) in enumerate(turns):
+            text = {"type": "text", "text": question}
+            messages.append({"role": "user", "content": [{"type": "image"}, text] if i == 0 else question})
+            messages.append({"role": "assistant", "content": answer})
+        last = messages.pop()["content"]
+        ids = prompt(chat, messages, plans)
+        assert encoded.ids == [*ids, *chat.encode(last), chat.special["<|eot|>"]]
+
+
+def test_held_out_questions_are_stable_and_answered_right() -> None:
+    for kind in KINDS:
+        first, again = held_out(kind, 5), held_out(kind, 5)
+        assert [q.answer for q in first] == [q.answer for q in again]
+        assert all(q.is_right(q.answer) and not q.is_right(q.answer + " x") for q in first)
+    assert held_out("sum", 5, seed=1)[0].answer != held_out("sum", 5, seed=2)[0].answer
+
+
+def test_held_out_sums_are_never_trained() -> None:
+    rng = np.random.default_rng(0)
+    trained = {documents.sum_question(rng)[0] for _ in range(20_000)}
+    assert not trained & {q.messages[-1]["content"] for q in held_out("sum", 500)}
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4, 16])
+def test_needles_stand_inside_chunks(chunks: int) -> None:
+    chat = default_chat()
+    maker = NeedleMaker(chat)
+    rng = np.random.default_rng(chunks)
+    for _ in range(40):
+        needle = maker.make(rng, chunks, 2 if chunks == 1 else 5, 1, None)
+        question = needle.question(needle.asked[0])
+        answer = needle.answer(needle.asked[0])
+        encoded = chat.conversation([(f"{needle.text} {question}", answer)])
+        assert (chunks - 1) * CHUNK < len(encoded.ids) <= chunks * CHUNK
+        text = chat.tokenizer.decode(encoded.ids, skip_special_tokens=False)
+        asked_at = len(chat.encode(text[: text.rindex(question)])) if chunks == 1 else None
+        assert asked_at is None or asked_at < CHUNK
+        position = 1 + chat.open_length("user") + len(chat.encode("Read this text."))
+        for sentence in needle.text.removeprefix("Read this text. ").split(". "):
+            length = len(chat.encode(f" {sentence.removesuffix('.')}."))
+            if any(value in sentence for _, value in needle.facts):
+                assert position // CHUNK == (position + length - 1) // CHUNK, sentence
+            position += length
+        assert position // CHUNK == chunks - 1, "the question begins in the last chunk"
+
+
+def test_stories_and_calls_have_their_form() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        question, story = documents.story_question(rng)
+        assert documents.is_good_story(question, story)
+        assert not documents.is_good_story(question, story.rsplit(" ", 3)[0])
+        tools, _, call = documents.tool_question(rng)
+        assert json.loads(call)["name"] in {t["function"]["name"] for t in tools}
+
+
+def test_pixels() -> None:
+    table = normalisation()
+    assert table[[0, 127, 128, 255]].tolist() == [-1, -0.00390625, 0.0078125, 1]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        picture = scenes.random_scene(rng).draw()
+        assert picture_tiles(picture).shape == (plan(picture).num_tiles, 3, 48, 48)
