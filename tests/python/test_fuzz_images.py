@@ -100,5 +100,6 @@ def test_damaged_messages(vision_engine_file: Files, soak: bool) -> None:
         assert min(ends["refused"], ends["answered"]) > 20, ends
         assert answer() == expected
         assert engine.stats()["running"] == 0 and engine.stats()["waiting"] == 0
-        assert process.num_fds() <= files and process.num_threads() <= threads
+        # Threads for pictures start when none is idle: up to four, however many messages come.
+        assert (process.num_fds() <= files, process.num_threads() <= threads + 4) == (True, True)
         assert rss() - before < 48 * MIB
