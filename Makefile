@@ -29,7 +29,7 @@ help:
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
-NATIVE_SOURCES := $(shell find csrc cmake -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake')
+NATIVE_SOURCES := $(shell find csrc cmake -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name 'CMakeLists.txt' -o -name '*.cmake')
 
 $(DONE)/venv: scripts/make_venv.sh
 	@scripts/make_venv.sh $(VENV) $(PYTHON)
@@ -87,8 +87,9 @@ demo: $(DONE)/package
 test: test-cpp test-python
 
 test-cpp: build/tests/build.ninja
-	@cmake --build build/tests --target llama4rt_tests
+	@cmake --build build/tests --target llama4rt_tests llama4rt_simt_tests
 	build/tests/tests/cpp/llama4rt_tests
+	build/tests/tests/cpp/llama4rt_simt_tests
 
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
@@ -99,7 +100,7 @@ check: $(DONE)/dev
 	run ruff check .
 	run ruff format --check .
 	run mypy
-	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	run scripts/check_layers.py
 	run scripts/check_size.py
 	exit $$failed
@@ -123,7 +124,7 @@ wheel: $(DONE)/build-tools
 format: $(DONE)/dev
 	ruff check --fix-only -q .
 	ruff format -q .
-	clang-format -i $$(git ls-files '*.h' '*.cpp')
+	clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

@@ -16,6 +16,18 @@
 // N is padded to a multiple of 16 and K to a whole line; padding is q = 0 with scale 0 for rows, and
 // activations are zero in the K padding, so its q (0) does not matter. Scales and zero points:
 // [N/16][group][16], lane = row.
+//
+// Layout::kCudaTile: what the tensor cores of a GPU take as the left operand of m16n8k16, so that a warp reads
+// a tile with one coalesced 16-byte load per lane and every lane finds its own registers in it. A *tile* is 16
+// rows times 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes. Tiles follow each
+// other along K, then along N. Within a tile, step = column / 16 and c = column % 16 lie in lane
+// (row % 8) * 4 + c % 8 / 2, register r = row / 8 + 2 * (c / 8), half h = c % 2:
+//
+//   bf16  word r of the lane, bits 16 h
+//   int8  word 2 step + r / 2, bits 8 (r % 2) + 16 h     ((word >> 8 j) & 0x00ff00ff) is one register
+//   int4  word step, bits 4 r + 16 h                     ((word >> 4 r) & 0x000f000f) is one register
+//
+// N is padded to 16 and K to a whole tile, with q = 0. Scales and zero points are those of kCpu16.
 #pragma once
 
 #include <cstdint>
@@ -73,22 +85,68 @@ constexpr int64_t gate_up_rows(int64_t num_f) { return 2 * round_up(num_f, kRows
 
 }  // namespace llama4rt::cpu16
 
+namespace llama4rt::cuda_tile {
+
+inline constexpr int64_t kRows = 16;
+inline constexpr int64_t kTileBytes = 512;
+
+constexpr int64_t tile_columns(WeightKind kind) {
+  return kind == WeightKind::kBF16 ? 16 : kind == WeightKind::kInt8 ? 32 : 64;
+}
+constexpr int64_t tiles_per_block(WeightKind kind, int64_t k) { return ceil_div(k, tile_columns(kind)); }
+constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return tiles_per_block(kind, k) * kTileBytes; }
+constexpr int64_t matrix_bytes(WeightKind kind, int64_t n, int64_t k) {
+  return ceil_div(n, kRows) * block_bytes(kind, k);
+}
+
+// The register of the m16n8k16 fragment that holds (n, k), 0..3.
+constexpr int64_t fragment_register(int64_t n, int64_t k) { return n % kRows / 8 + 2 * (k % 16 / 8); }
+// Byte offset of the 32-bit word that holds (n, k) within its matrix.
+constexpr int64_t word_offset(WeightKind kind, int64_t n, int64_t k, int64_t num_k) {
+  const int64_t lane = n % 8 * 4 + k % 8 / 2, step = k % tile_columns(kind) / 16, r = fragment_register(n, k);
+  const int64_t word = kind == WeightKind::kBF16 ? r : kind == WeightKind::kInt8 ? 2 * step + r / 2 : step;
+  return n / kRows * block_bytes(kind, num_k) + k / tile_columns(kind) * kTileBytes + lane * 16 + word * 4;
+}
+// Bit position of (n, k) inside its word.
+constexpr int bit_offset(WeightKind kind, int64_t n, int64_t k) {
+  const int r = int(fragment_register(n, k)), half = int(k % 2);
+  return 16 * half + (kind == WeightKind::kBF16 ? 0 : kind == WeightKind::kInt8 ? 8 * (r % 2) : 4 * r);
+}
+
+}  // namespace llama4rt::cuda_tile
+
 namespace llama4rt {
+
+// Where the stored bits of (n, k) are: byte offset of a 32-bit word within the matrix, and position in it.
+struct BitPlace {
+  int64_t word_offset;
+  int bit;
+};
+constexpr BitPlace bit_place(Layout layout, WeightKind kind, int64_t n, int64_t k, int64_t num_k) {
+  if (layout == Layout::kCudaTile)
+    return {cuda_tile::word_offset(kind, n, k, num_k), cuda_tile::bit_offset(kind, n, k)};
+  return {cpu16::word_offset(kind, n, k, num_k), cpu16::bit_offset(kind, k)};
+}
+constexpr int64_t matrix_bytes(Layout layout, WeightKind kind, int64_t n, int64_t k) {
+  if (layout == Layout::kRowMajor) return n * k * 2;
+  return layout == Layout::kCudaTile ? cuda_tile::matrix_bytes(kind, n, k) : cpu16::matrix_bytes(kind, n, k);
+}
 
 // Raw stored bits of element (n, k) of matrix `data` (one expert).
 inline uint32_t stored_bits(const Weight& w, const void* data, int64_t n, int64_t k) {
   const auto* bytes = static_cast<const unsigned char*>(data);
-  const auto* p = bytes + cpu16::word_offset(w.kind, n, k, w.k);
+  const BitPlace place = bit_place(w.layout, w.kind, n, k, w.k);
+  const auto* p = bytes + place.word_offset;
   const uint32_t word = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
   const uint32_t mask = w.kind == WeightKind::kBF16 ? 0xffffu : w.kind == WeightKind::kInt8 ? 0xffu : 0xfu;
-  return (word >> cpu16::bit_offset(w.kind, k)) & mask;
+  return (word >> place.bit) & mask;
 }
 
 // The view of expert e of a stack.
 inline Weight expert_view(const Weight& w, int64_t e) {
   Weight one = w;
   one.num_experts = 1;
-  const int64_t bytes = w.layout == Layout::kRowMajor ? w.n * w.k * 2 : cpu16::matrix_bytes(w.kind, w.n, w.k);
+  const int64_t bytes = matrix_bytes(w.layout, w.kind, w.n, w.k);
   one.data = static_cast<const char*>(w.data) + e * bytes;
   if (w.quantized()) {
     const int64_t scales = cpu16::matrix_scales(w.n, w.k, w.group_size);

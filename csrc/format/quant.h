@@ -22,13 +22,15 @@ enum class Layout : uint8_t {
   kRowMajor,  // bf16 only: [N, K]; embedding tables, gathered by row
   kCpu16,     // blocks of 16 rows, see format/layout.h; every matrix the CPU and reference backends multiply
               // with
+  kCudaTile,  // tiles of 16 rows and 512 bytes, see format/layout.h; every matrix the CUDA backend multiplies
+              // with
 };
 
 constexpr std::string_view weight_kind_name(WeightKind kind) {
   return kind == WeightKind::kBF16 ? "bf16" : kind == WeightKind::kInt8 ? "int8" : "int4";
 }
 constexpr std::string_view layout_name(Layout layout) {
-  return layout == Layout::kRowMajor ? "row_major" : "cpu16";
+  return layout == Layout::kRowMajor ? "row_major" : layout == Layout::kCpu16 ? "cpu16" : "cuda_tile";
 }
 // The q that stands for zero when a weight has no zero points.
 constexpr int symmetric_zero(WeightKind kind) { return kind == WeightKind::kInt8 ? 128 : 8; }

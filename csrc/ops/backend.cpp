@@ -53,8 +53,8 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
                  experts, ", ", n, ", ", k, "]");
   LLAMA4RT_CHECK(kInternal, n > 0 && k > 0, op, ": ", what, " is ", describe_weight(w), ", which is empty");
   if (!w.quantized()) return;
-  LLAMA4RT_CHECK(kInternal, w.layout == Layout::kCpu16, op, ": ", what, " is ", describe_weight(w),
-                 "; quantised weights are always cpu16");
+  LLAMA4RT_CHECK(kInternal, w.layout != Layout::kRowMajor, op, ": ", what, " is ", describe_weight(w),
+                 "; quantised weights are never row_major");
   LLAMA4RT_CHECK(kInternal, w.group_size == 32 || w.group_size == 64 || w.group_size == 128, op, ": ", what,
                  " has group size ", w.group_size, "; expected 32, 64 or 128");
   LLAMA4RT_CHECK(kInternal, w.scales && (w.scale_dtype == DType::kF32 || w.scale_dtype == DType::kBF16), op,
@@ -66,11 +66,11 @@ void check_separate(const char* op, const Tensor& out, const Tensor& in) {
   LLAMA4RT_CHECK(kInternal, !out.data || out.data != in.data, op, ": output and input are the same memory");
 }
 
-void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weight& w) {
+void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weight& w, Layout layout) {
   check_rank(op, "x", x, 2);
   check_tensor(op, "x", x, DType::kF32, {x.size(0), w.k});
   check_tensor(op, "out", out, DType::kF32, {x.size(0), w.n});
-  check_weight(op, "weight", w, Layout::kCpu16, 1, w.n, w.k);
+  check_weight(op, "weight", w, layout, 1, w.n, w.k);
   check_separate(op, out, x);
 }
 
@@ -193,12 +193,12 @@ void Backend::gelu(Tensor x, Tensor bias) {
 }
 
 void Backend::linear(Tensor out, Tensor x, const Weight& w) {
-  check_linear("linear", out, x, w);
+  check_linear("linear", out, x, w, matrix_layout());
   if (x.size(0) > 0) do_linear(out, x, w);
 }
 
 void Backend::linear_add(Tensor x, Tensor a, const Weight& w) {
-  check_linear("linear_add", x, a, w);
+  check_linear("linear_add", x, a, w, matrix_layout());
   if (a.size(0) > 0) do_linear_add(x, a, w);
 }
 
@@ -207,7 +207,7 @@ void Backend::gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   check_rank("gate_up", "a", a, 2);
   check_tensor("gate_up", "h", h, DType::kF32, {h.size(0), h.size(1)});
   check_tensor("gate_up", "a", a, DType::kF32, {h.size(0), a.size(1)});
-  check_weight("gate_up", "gate_up", gate_up, Layout::kCpu16, 1, cpu16::gate_up_rows(a.size(1)), h.size(1));
+  check_weight("gate_up", "gate_up", gate_up, matrix_layout(), 1, cpu16::gate_up_rows(a.size(1)), h.size(1));
   check_separate("gate_up", a, h);
   if (h.size(0) > 0) do_gate_up(a, h, gate_up);
 }
@@ -288,7 +288,7 @@ void Backend::tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t r
 Routing Backend::route(Tensor h, const Weight& router, int top_k, Workspace& ws) {
   check_rank("route", "h", h, 2);
   check_tensor("route", "h", h, DType::kF32, {h.size(0), router.k});
-  check_weight("route", "router", router, Layout::kCpu16, 1, router.n, router.k);
+  check_weight("route", "router", router, matrix_layout(), 1, router.n, router.k);
   LLAMA4RT_CHECK(kInternal, router.kind == WeightKind::kBF16, "route: router is ", describe_weight(router),
                  "; expected bf16");
   LLAMA4RT_CHECK(kInternal, top_k >= 1 && top_k <= router.n, "route: top_k is ", top_k, "; expected 1..",
@@ -311,7 +311,7 @@ void Backend::experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const R
   const int64_t top_k = check_routing(op, routing, h.size(0), gate_up.num_experts);
   check_tensor(op, "h", h, DType::kF32, {h.size(0), h.size(1)});
   check_tensor(op, "a", a, DType::kF32, {h.size(0) * top_k, a.size(1)});
-  check_weight(op, "gate_up", gate_up, Layout::kCpu16, gate_up.num_experts, cpu16::gate_up_rows(a.size(1)),
+  check_weight(op, "gate_up", gate_up, matrix_layout(), gate_up.num_experts, cpu16::gate_up_rows(a.size(1)),
                h.size(1));
   check_separate(op, a, h);
   if (h.size(0) > 0) do_experts_gate_up(a, h, gate_up, routing);
@@ -324,7 +324,7 @@ void Backend::experts_down_add(Tensor x, Tensor a, const Weight& down, const Rou
   const int64_t top_k = check_routing(op, routing, x.size(0), down.num_experts);
   check_tensor(op, "x", x, DType::kF32, {x.size(0), x.size(1)});
   check_tensor(op, "a", a, DType::kF32, {x.size(0) * top_k, a.size(1)});
-  check_weight(op, "down", down, Layout::kCpu16, down.num_experts, x.size(1), a.size(1));
+  check_weight(op, "down", down, matrix_layout(), down.num_experts, x.size(1), a.size(1));
   check_separate(op, x, a);
   if (x.size(0) > 0) do_experts_down_add(x, a, down, routing);
 }

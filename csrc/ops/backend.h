@@ -36,6 +36,8 @@ class Backend {
   virtual std::string name() const = 0;      // "reference", "cpu", "cuda:0"
   virtual std::string describe() const = 0;  // for people: "cpu avx512_vnni, 2 threads"
   virtual int num_threads() const { return 1; }
+  // How the matrices it multiplies with are stored; an engine file is built for one layout.
+  virtual Layout matrix_layout() const { return Layout::kCpu16; }
 
   // --- memory: 64-byte aligned, not initialised (large CPU allocations read as zero and are backed on first
   // touch)
@@ -66,7 +68,7 @@ class Backend {
   // H]; bias: F32 [H], or empty: none.
   void gelu(Tensor x, Tensor bias);
 
-  // --- linear algebra; weights are Layout::kCpu16 on CPU backends, single matrices unless said otherwise
+  // --- linear algebra; weights are in matrix_layout(), single matrices unless said otherwise
   // out[t, n] = sum_k x[t, k] w[n, k].   out: F32 [T, N]; x: F32 [T, K].
   void linear(Tensor out, Tensor x, const Weight& w);
   // x[t, n] += sum_k a[t, k] w[n, k].   x: F32 [T, N]; a: F32 [T, K].

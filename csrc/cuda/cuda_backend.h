@@ -1,0 +1,58 @@
+// The CUDA backend. It has the ops whose kernels exist; every other op throws an Error that names it, so that
+// nothing silently runs elsewhere. docs/testing-without-a-gpu.md lists what is missing.
+//
+// One stream. Ops return when their kernels are submitted; copies wait. The same class runs on a GPU and in
+// tests/simt_emulator, which replaces csrc/cuda/runtime.cpp.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cuda/runtime.h"
+#include "ops/backend.h"
+
+namespace llama4rt {
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device);
+
+  std::string name() const override;      // "cuda:0"
+  std::string describe() const override;  // "cuda:0, NVIDIA H200, sm_90, 132 multiprocessors"
+  Layout matrix_layout() const override { return Layout::kCudaTile; }
+
+  void* allocate(size_t bytes) override;
+  void deallocate(void* p, size_t bytes) override;
+  void copy_to_device(void* dst, const void* src, size_t bytes) override;
+  void copy_to_host(void* dst, const void* src, size_t bytes) override;
+  bool host_memory() const override { return false; }
+
+ private:
+  void do_embed(Tensor out, const Weight& table, Tensor ids) override;
+  void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override;
+  void do_gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void do_linear(Tensor out, Tensor x, const Weight& w) override;
+  void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
+  void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
+  void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                      Tensor slot_mapping) override;
+  void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                          float scale) override;
+  void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
+  void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
+  void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+
+  void multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish);
+  // Scratch of split sums, kept from call to call; grows when a larger matrix comes.
+  void reserve_scratch(size_t partial_bytes, size_t ticket_bytes);
+
+  int device_;
+  cuda::DeviceInfo info_;
+  cuda::Stream stream_;
+  cuda::DeviceBuffer partials_, tickets_;
+};
+
+std::unique_ptr<Backend> make_cuda_backend(int device);
+
+}  // namespace llama4rt

@@ -1,0 +1,36 @@
+// Launchers of all kernels, for the backend: plain functions over views of device memory. A launcher chooses
+// tile and grid; it checks what its kernel relies on and nothing else, because Backend has checked shapes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/tensor.h"
+#include "cuda/runtime.h"
+#include "format/quant.h"
+
+namespace llama4rt::cuda {
+
+// out[t] = x[t] / rms(x[t]) * weight; with a residual [T, dim]: residual += x first, and that is normalised.
+void run_rmsnorm(Stream& stream, Tensor out, Tensor x, Tensor weight, float eps, Tensor residual = {});
+
+// What a matmul does with its sums.
+enum class Finish {
+  kStore,   // out = sums
+  kAdd,     // out += sums
+  kSwiGlu,  // out[t, f] = silu(gate) * up; rows of w are interleaved as format/layout.h says
+};
+
+// The int4 matmul that streams weights past 16 tokens at a time: made for decode, right for any T.
+struct LinearInt4Decode {
+  static bool supports(const Weight& w);
+  // Bytes of scratch for T tokens: partial sums, then tickets. The tickets must be zero before the first run;
+  // each run leaves them zero.
+  static size_t partial_bytes(const Weight& w, int64_t tokens);
+  static size_t ticket_bytes(const Weight& w, int64_t tokens);
+  // out: [T, N] (kSwiGlu: [T, F]); x: [T, K].
+  static void run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* partials,
+                  void* tickets);
+};
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,42 @@
+# llama4rt_simt_tests: the CUDA kernels, their launchers and the CUDA backend as ordinary C++ over
+# tests/simt_emulator. Needs no CUDA of any kind.
+#
+# Kernel files (and tests with kernels of their own) are "instrumented": g++ -fsanitize=thread turns each load
+# and store into a call, which tests/simt_emulator/tsan_hooks.cpp answers. The sanitizer itself is not linked.
+set(instrumented OFF)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT LLAMA4RT_SANITIZE)
+  set(instrumented ON)
+endif()
+
+add_library(llama4rt_simt_flags INTERFACE)
+target_compile_definitions(llama4rt_simt_flags INTERFACE LLAMA4RT_SIMT_EMULATOR
+                                                         $<$<BOOL:${instrumented}>:LLAMA4RT_SIMT_CHECKED>)
+target_include_directories(llama4rt_simt_flags INTERFACE ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR}/tests
+                                                         ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(llama4rt_simt_flags INTERFACE llama4rt_flags)
+
+# Kernels view shared memory as several types, as CUDA allows. -O1 -g1: reports name lines.
+set(kernel_options -fno-strict-aliasing -O1 -g1)
+if(instrumented)
+  list(APPEND kernel_options -fsanitize=thread --param=tsan-instrument-func-entry-exit=0)
+endif()
+
+file(GLOB emulator_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/simt_emulator/*.cpp)
+add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_backend.cpp)
+target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_ops PRIVATE llama4rt_simt_flags)
+
+file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/kernels/*.cu)
+file(GLOB kernel_tests CONFIGURE_DEPENDS cuda/*_kernels_test.cpp)
+set_source_files_properties(${kernel_sources} PROPERTIES LANGUAGE CXX)
+add_library(llama4rt_simt_kernels OBJECT ${kernel_sources} ${kernel_tests})
+target_compile_options(llama4rt_simt_kernels PRIVATE ${kernel_options})
+target_link_libraries(llama4rt_simt_kernels PRIVATE llama4rt_simt_flags)
+foreach(source IN LISTS kernel_sources)
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-x;c++")
+endforeach()
+
+file(GLOB simt_tests CONFIGURE_DEPENDS cuda/*_test.cpp)
+list(REMOVE_ITEM simt_tests ${kernel_tests})
+add_executable(llama4rt_simt_tests main.cpp ${simt_tests} $<TARGET_OBJECTS:llama4rt_simt_kernels>)
+target_link_libraries(llama4rt_simt_tests PRIVATE llama4rt_simt_emulator llama4rt_reference llama4rt_simt_flags)
+add_test(NAME llama4rt_simt_tests COMMAND llama4rt_simt_tests)

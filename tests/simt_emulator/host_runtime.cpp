@@ -1,0 +1,176 @@
+#include "simt_emulator/host_runtime.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "base/error.h"
+#include "simt_emulator/checker.h"
+#include "simt_emulator/device_memory.h"
+#include "simt_emulator/shared_memory.h"
+
+namespace llama4rt::simt {
+namespace {
+
+struct EventState {
+  int64_t submitted = 0;  // how many records were asked for
+  int64_t reached = 0;    // and how many of them have run
+};
+
+struct Operation {
+  std::function<void()> run;
+  std::function<bool()> ready;  // empty: always
+};
+
+struct StreamState {
+  std::deque<Operation> queue;
+  std::vector<Operation>* capture = nullptr;  // where work goes while a graph is recorded
+};
+
+std::vector<StreamState*>& streams() {
+  static std::vector<StreamState*> all;
+  return all;
+}
+
+StreamState& state(const cuda::Stream& s) { return *static_cast<StreamState*>(s.handle()); }
+
+void submit(const cuda::Stream& stream, Operation op) {
+  StreamState& s = state(stream);
+  if (s.capture)
+    s.capture->push_back(std::move(op));
+  else
+    s.queue.push_back(std::move(op));
+}
+
+bool can_run(const StreamState& s) { return !s.queue.empty() && (!s.queue.front().ready || s.queue.front().ready()); }
+
+// Runs queued work of all streams until `wanted` has none left.
+void drain(StreamState& wanted) {
+  const HeapAccess open;
+  while (!wanted.queue.empty()) {
+    std::vector<StreamState*> candidates;
+    for (StreamState* s : streams())
+      if (can_run(*s)) candidates.push_back(s);
+    LLAMA4RT_CHECK(kInternal, !candidates.empty(), "every stream waits for an event that nothing will reach");
+    StreamState& s = *candidates[random_below(candidates.size())];
+    const Operation op = std::move(s.queue.front());
+    s.queue.pop_front();
+    try {
+      op.run();
+    } catch (...) {
+      for (StreamState* each : streams()) each->queue.clear();  // as after a sticky error
+      throw;
+    }
+  }
+}
+
+}  // namespace
+
+void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch) {
+  submit(stream, {[launch = std::move(launch)] { run_grid(*launch); }, {}});
+}
+
+}  // namespace llama4rt::simt
+
+namespace llama4rt::cuda {
+
+using simt::submit;
+
+int device_count() { return 1; }
+DeviceInfo device_info(int) {
+  return {.name = "emulated sm_90",
+          .major = 9,
+          .minor = 0,
+          .multiprocessors = 4,
+          .memory = size_t(8) << 30,
+          .shared_per_block = simt::kSharedBytes};
+}
+void set_device(int device) { LLAMA4RT_CHECK(kConfig, device == 0, "cuda:", device, " does not exist"); }
+
+Stream::Stream() {
+  auto* s = new simt::StreamState;
+  simt::streams().push_back(s);
+  handle_ = s;
+}
+Stream::~Stream() {
+  std::erase(simt::streams(), static_cast<simt::StreamState*>(handle_));
+  delete static_cast<simt::StreamState*>(handle_);
+}
+void Stream::synchronize() {
+  LLAMA4RT_CHECK(kInternal, !simt::state(*this).capture, "a stream is synchronised while it is captured");
+  simt::drain(simt::state(*this));
+}
+void Stream::wait(const Event& event) {
+  const auto* e = static_cast<const simt::EventState*>(event.handle());
+  submit(*this, {[] {}, [e, goal = e->submitted] { return e->reached >= goal; }});
+}
+void Stream::copy_to_device(void* dst, const void* src, size_t bytes) {
+  submit(*this, {[=] {
+                   simt::live_allocation(dst, bytes, "copy to the device");
+                   std::memcpy(dst, src, bytes);
+                   simt::checker::host_wrote(dst, bytes);
+                 },
+                 {}});
+}
+void Stream::copy_to_host(void* dst, const void* src, size_t bytes) {
+  submit(*this, {[=] {
+                   simt::live_allocation(src, bytes, "copy to the host");
+                   std::memcpy(dst, src, bytes);
+                 },
+                 {}});
+}
+void Stream::copy_on_device(void* dst, const void* src, size_t bytes) {
+  submit(*this, {[=] {
+                   simt::live_allocation(src, bytes, "copy on the device");
+                   simt::live_allocation(dst, bytes, "copy on the device");
+                   std::memmove(dst, src, bytes);
+                   simt::checker::host_wrote(dst, bytes);
+                 },
+                 {}});
+}
+void Stream::fill(void* dst, int byte, size_t bytes) {
+  submit(*this, {[=] {
+                   simt::live_allocation(dst, bytes, "fill");
+                   std::memset(dst, byte, bytes);
+                   simt::checker::host_wrote(dst, bytes);
+                 },
+                 {}});
+}
+
+Event::Event() : handle_(new simt::EventState) {}
+Event::~Event() { delete static_cast<simt::EventState*>(handle_); }
+void Event::record(Stream& stream) {
+  auto* e = static_cast<simt::EventState*>(handle_);
+  submit(stream, {[e, number = ++e->submitted] { e->reached = std::max(e->reached, number); }, {}});
+}
+
+Graph::Graph(Stream& stream, const std::function<void()>& record) {
+  auto* operations = new std::vector<simt::Operation>;
+  handle_ = operations;
+  simt::state(stream).capture = operations;
+  try {
+    record();
+  } catch (...) {
+    simt::state(stream).capture = nullptr;
+    delete operations;
+    throw;
+  }
+  simt::state(stream).capture = nullptr;
+}
+Graph::~Graph() { delete static_cast<std::vector<simt::Operation>*>(handle_); }
+void Graph::launch(Stream& stream) {
+  for (const simt::Operation& op : *static_cast<std::vector<simt::Operation>*>(handle_)) submit(stream, op);
+}
+
+void* device_malloc(size_t bytes) { return simt::device_allocate(bytes); }
+void device_free(void* p) noexcept { simt::device_free(p); }
+void* pinned_malloc(size_t bytes) { return std::malloc(bytes); }
+void pinned_free(void* p) noexcept { std::free(p); }
+
+void launch_raw(const char* name, const void*, const LaunchShape&, Stream&, void**) {
+  throw Error(ErrorKind::kInternal, error_text(name, ": launch_raw is not for the emulator"));
+}
+
+}  // namespace llama4rt::cuda
