@@ -34,15 +34,17 @@ struct KernelLaunch final : simt::Launch {
 };
 
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), const LaunchShape& shape, Stream& stream, A&&... arguments) {
-  simt::enqueue_launch(stream, std::make_shared<KernelLaunch<P...>>(name, kernel, shape,
-                                                                    P(std::forward<A>(arguments))...));
+void launch(const char* name, void (*kernel)(P...), const LaunchShape& shape, Stream& stream,
+            A&&... arguments) {
+  simt::enqueue_launch(
+      stream, std::make_shared<KernelLaunch<P...>>(name, kernel, shape, P(std::forward<A>(arguments))...));
 }
 
 #else
 
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), const LaunchShape& shape, Stream& stream, A&&... arguments) {
+void launch(const char* name, void (*kernel)(P...), const LaunchShape& shape, Stream& stream,
+            A&&... arguments) {
   std::tuple<P...> values(std::forward<A>(arguments)...);
   std::apply(
       [&](auto&... value) {

@@ -114,6 +114,7 @@ class DeviceBuffer {
 };
 
 // For launch.h: starts a kernel from pointers to its arguments.
-void launch_raw(const char* name, const void* kernel, const LaunchShape& shape, Stream& stream, void** arguments);
+void launch_raw(const char* name, const void* kernel, const LaunchShape& shape, Stream& stream,
+                void** arguments);
 
 }  // namespace llama4rt::cuda

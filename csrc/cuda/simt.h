@@ -32,10 +32,10 @@
 
 // LLAMA4RT_SHARED(float, sums, 32);  declares `float sums[32]` in shared memory, 16-byte aligned.
 #ifdef LLAMA4RT_SIMT_EMULATOR
-#define LLAMA4RT_SHARED(type, name, count)                                                                 \
-  static char name##_key;                                                                                  \
-  using name##_array = type[count];                                                                        \
-  auto& name = *static_cast<name##_array*>(::llama4rt::simt::shared_object(                                \
+#define LLAMA4RT_SHARED(type, name, count)                                  \
+  static char name##_key;                                                   \
+  using name##_array = type[count];                                         \
+  auto& name = *static_cast<name##_array*>(::llama4rt::simt::shared_object( \
       &name##_key, sizeof(name##_array), 16, ::llama4rt::simt::Site::here()))
 #else
 #define LLAMA4RT_SHARED(type, name, count) __shared__ __align__(16) type name[count]

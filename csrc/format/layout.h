@@ -17,11 +17,11 @@
 // activations are zero in the K padding, so its q (0) does not matter. Scales and zero points:
 // [N/16][group][16], lane = row.
 //
-// Layout::kCudaTile: what the tensor cores of a GPU take as the left operand of m16n8k16, so that a warp reads
-// a tile with one coalesced 16-byte load per lane and every lane finds its own registers in it. A *tile* is 16
-// rows times 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes. Tiles follow each
-// other along K, then along N. Within a tile, step = column / 16 and c = column % 16 lie in lane
-// (row % 8) * 4 + c % 8 / 2, register r = row / 8 + 2 * (c / 8), half h = c % 2:
+// Layout::kCudaTile: what the tensor cores of a GPU take as the left operand of m16n8k16, so that a warp
+// reads a tile with one coalesced 16-byte load per lane and every lane finds its own registers in it. A
+// *tile* is 16 rows times 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes.
+// Tiles follow each other along K, then along N. Within a tile, step = column / 16 and c = column % 16 lie in
+// lane (row % 8) * 4 + c % 8 / 2, register r = row / 8 + 2 * (c / 8), half h = c % 2:
 //
 //   bf16  word r of the lane, bits 16 h
 //   int8  word 2 step + r / 2, bits 8 (r % 2) + 16 h     ((word >> 8 j) & 0x00ff00ff) is one register

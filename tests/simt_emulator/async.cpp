@@ -69,7 +69,8 @@ void copy_async(uint32_t dst, const void* src, int bytes, int src_bytes, Site si
   if (bytes != 4 && bytes != 8 && bytes != 16)
     fail_at(site, error_text("cp.async of ", bytes, " bytes; it moves 4, 8 or 16"));
   if (src_bytes < 0 || src_bytes > bytes) fail_at(site, error_text("cp.async reads ", src_bytes, " bytes"));
-  if (dst % uint32_t(bytes) != 0 || (src_bytes > 0 && reinterpret_cast<uintptr_t>(src) % uintptr_t(bytes) != 0))
+  if (dst % uint32_t(bytes) != 0 ||
+      (src_bytes > 0 && reinterpret_cast<uintptr_t>(src) % uintptr_t(bytes) != 0))
     fail_at(site, "misaligned cp.async");
   char* to = shared_pointer(dst, size_t(bytes), site);
   const auto* from = static_cast<const char*>(src);
@@ -127,7 +128,8 @@ void mbarrier_arrive(uint32_t address, Site site) {
   Mbarrier& m = find_mbarrier(address, site);
   if (fault_at(FaultKind::kMbarrierArrive, site)) return;
   if (m.pending == 0)
-    fail_at(site, error_text(name_of(address), ", phase ", m.phase, ": more arrivals than its count of ", m.count));
+    fail_at(site,
+            error_text(name_of(address), ", phase ", m.phase, ": more arrivals than its count of ", m.count));
   --m.pending;
   checker::release_into(m.arriving);
   flip_if_complete(m);
@@ -149,12 +151,13 @@ void mbarrier_wait(uint32_t address, uint32_t parity, Site site) {
     const Mbarrier* m;
     uint32_t parity;
   } context{&m, parity};
-  wait_until("an mbarrier", site,
-             [](void* p) {
-               const auto* c = static_cast<Context*>(p);
-               return (c->m->phase & 1u) != c->parity;
-             },
-             &context);
+  wait_until(
+      "an mbarrier", site,
+      [](void* p) {
+        const auto* c = static_cast<Context*>(p);
+        return (c->m->phase & 1u) != c->parity;
+      },
+      &context);
   checker::acquire_from(m.published);
 }
 
@@ -197,7 +200,8 @@ namespace {
 TensorMapContents read_map(const void* map, int rank, Site site) {
   TensorMapContents m;
   std::memcpy(&m, map, sizeof m);
-  if (m.rank != rank) fail_at(site, error_text("a tensor map of rank ", m.rank, " with ", rank, " coordinates"));
+  if (m.rank != rank)
+    fail_at(site, error_text("a tensor map of rank ", m.rank, " with ", rank, " coordinates"));
   return m;
 }
 
@@ -261,10 +265,12 @@ void bulk_load(uint32_t dst, const void* src, int bytes, uint32_t mbarrier, Site
   if (bytes % 16 != 0 || dst % 16 != 0 || reinterpret_cast<uintptr_t>(src) % 16 != 0)
     fail_at(site, "a bulk copy needs addresses and a size in multiples of 16");
   checker::access(src, size_t(bytes), checker::Kind::kRead, {nullptr, site});
-  issue(dst, uint32_t(bytes), mbarrier, site, [src, bytes](char* to) { std::memcpy(to, src, size_t(bytes)); });
+  issue(dst, uint32_t(bytes), mbarrier, site,
+        [src, bytes](char* to) { std::memcpy(to, src, size_t(bytes)); });
 }
 
-void tensor_load(uint32_t dst, const void* map, const int* coordinates, int rank, uint32_t mbarrier, Site site) {
+void tensor_load(uint32_t dst, const void* map, const int* coordinates, int rank, uint32_t mbarrier,
+                 Site site) {
   InRuntime guard;
   const TensorMapContents m = read_map(map, rank, site);
   check_tile_address(m, dst, site);

@@ -41,7 +41,8 @@ struct TensorMapContents {
 void check_tensor_map(const TensorMapContents& map);
 
 void bulk_load(uint32_t dst, const void* src, int bytes, uint32_t mbarrier, Site site);
-void tensor_load(uint32_t dst, const void* map, const int* coordinates, int rank, uint32_t mbarrier, Site site);
+void tensor_load(uint32_t dst, const void* map, const int* coordinates, int rank, uint32_t mbarrier,
+                 Site site);
 void tensor_store(const void* map, const int* coordinates, int rank, uint32_t src, Site site);
 void bulk_commit();
 void bulk_wait(int groups_left, Site site);

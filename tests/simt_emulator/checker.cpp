@@ -31,7 +31,7 @@ struct Record {
 constexpr size_t kCellBytes = 2;
 struct Cell {
   Record write;
-  Record readers[2];  // latest of two different warps
+  Record readers[2];   // latest of two different warps
   uint32_t block = 0;  // shared memory: contents of another block are nothing
   uint8_t initialised = 0;
   uint8_t pending = 0;  // part of a copy in flight
@@ -67,7 +67,8 @@ Block* block = nullptr;
 std::vector<Knowledge> threads;
 Clocks base;  // known to all since the last whole-block barrier
 uint32_t generation = 0;
-Published known;                                   // to the running block
+Published known;                                    // to the running block
+std::map<int, Published> met_by_atomics;            // by thread, since its last fence
 std::map<const void*, Published> atomic_variables;  // of the launch
 
 Shadow& shared_shadow() {
@@ -114,7 +115,9 @@ bool ordered(const Record& r, const Thread& t) {
   return it != known.end() && (*it->second)[r.thread] >= r.clock;
 }
 
-[[noreturn]] void report(const Origin& origin, const std::string& what) { fail(what + " at " + origin.text()); }
+[[noreturn]] void report(const Origin& origin, const std::string& what) {
+  fail(what + " at " + origin.text());
+}
 
 std::string by_whom(const Record& r) {
   return r.block == block->number ? error_text("thread ", r.thread)
@@ -177,7 +180,8 @@ Place find_place(const void* p, size_t bytes, Kind kind, const Origin& origin) {
     const size_t offset = size_t(static_cast<const char*>(p) - a->base);
     if (a->freed) report(origin, error_text("use after free: offset ", offset, " of ", a->describe()));
     if (offset + bytes > a->bytes)
-      report(origin, error_text("out of bounds: ", bytes, " bytes at offset ", offset, " of ", a->describe()));
+      report(origin,
+             error_text("out of bounds: ", bytes, " bytes at offset ", offset, " of ", a->describe()));
     if (!a->shadow) a->shadow = std::make_shared<Shadow>(a->bytes);
     return {a->shadow.get(), offset, 0};
   }
@@ -195,10 +199,10 @@ void check_read(Cell& cell, uint8_t mask, const Thread& t, const Origin& origin)
   if ((cell.write.bytes & mask) && !ordered(cell.write, t))
     report(origin, error_text("race: read of what ", by_whom(cell.write), " wrote, with nothing between"));
   const auto mine_or_free = [&](const Record& r) { return r.bytes == 0 || r.thread / kWarpSize == t.warp; };
-  Record& slot = mine_or_free(cell.readers[0])                       ? cell.readers[0]
-                 : mine_or_free(cell.readers[1])                     ? cell.readers[1]
+  Record& slot = mine_or_free(cell.readers[0])                   ? cell.readers[0]
+                 : mine_or_free(cell.readers[1])                 ? cell.readers[1]
                  : cell.readers[0].clock < cell.readers[1].clock ? cell.readers[0]
-                                                                     : cell.readers[1];
+                                                                 : cell.readers[1];
   const bool same = slot.block == block->number && slot.thread == t.id;
   slot = {.block = block->number,
           .clock = threads[size_t(t.id)].clock,
@@ -211,7 +215,8 @@ void check_write(Cell& cell, uint8_t mask, const Thread& t, Kind kind, const Ori
   if (cell.pending & mask) report(origin, "write to bytes of an asynchronous copy in flight");
   if (atomic && (cell.initialised & mask) != mask) report(origin, "atomic on memory nobody wrote");
   if ((cell.write.bytes & mask) && !(atomic && cell.write.atomic) && !ordered(cell.write, t))
-    report(origin, error_text("race: write after a write by ", by_whom(cell.write), ", with nothing between"));
+    report(origin,
+           error_text("race: write after a write by ", by_whom(cell.write), ", with nothing between"));
   for (const Record& r : cell.readers)
     if ((r.bytes & mask) && !ordered(r, t))
       report(origin, error_text("race: write while ", by_whom(r), " may still read"));
@@ -242,6 +247,7 @@ void begin_block(Block& b) {
   base.assign(b.threads.size(), 0);
   generation = 1;
   known.clear();
+  met_by_atomics.clear();
 }
 
 void end_block(Block&) { block = nullptr; }
@@ -355,6 +361,10 @@ void acquire_from(const Clocks& clocks) {
 
 void fence() {
   if (!enabled()) return;
+  // What an atomic before it has read of others is known only from here on.
+  for (const auto& [number, clocks] : met_by_atomics[self().id])
+    if (number != block->number) merge(known[number], clocks);
+  met_by_atomics.erase(self().id);
   Knowledge& k = threads[size_t(self().id)];
   k.fenced = std::make_shared<const Clocks>(all_known(self()));
   ++k.clock;
@@ -363,8 +373,7 @@ void fence() {
 void atomic_orders(const void* p) {
   if (!enabled()) return;
   Published& variable = atomic_variables[p];
-  for (const auto& [number, clocks] : variable)
-    if (number != block->number) merge(known[number], clocks);
+  for (const auto& [number, clocks] : variable) merge(met_by_atomics[self().id][number], clocks);
   for (const auto& [number, clocks] : known) merge(variable[number], clocks);
   if (const auto& fenced = threads[size_t(self().id)].fenced) merge(variable[block->number], fenced);
 }
@@ -373,11 +382,12 @@ void host_wrote(const void* p, size_t bytes) {
   if (!instrumented || bytes == 0) return;
   Allocation* a = allocation_before(p);
   if (!a->shadow) a->shadow = std::make_shared<Shadow>(a->bytes);
-  for_cells(*a->shadow, size_t(static_cast<const char*>(p) - a->base), bytes, 0, [](Cell& cell, uint8_t mask) {
-    cell.initialised |= mask;
-    cell.write.bytes &= uint8_t(~mask);
-    for (Record& r : cell.readers) r.bytes &= uint8_t(~mask);
-  });
+  for_cells(*a->shadow, size_t(static_cast<const char*>(p) - a->base), bytes, 0,
+            [](Cell& cell, uint8_t mask) {
+              cell.initialised |= mask;
+              cell.write.bytes &= uint8_t(~mask);
+              for (Record& r : cell.readers) r.bytes &= uint8_t(~mask);
+            });
 }
 
 }  // namespace checker

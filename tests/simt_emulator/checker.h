@@ -58,7 +58,8 @@ void warp_barrier(Block& b, int warp, uint32_t members);
 void release_into(Clocks& clocks);        // by the current thread
 void acquire_from(const Clocks& clocks);  // by the current thread
 void fence();                             // __threadfence
-void atomic_orders(const void* p);        // a device-scope atomic on *p: releases what was fenced, acquires
+// A relaxed atomic on *p: releases what was fenced before, and the thread's next fence acquires what it met.
+void atomic_orders(const void* p);
 
 // --- the host
 void host_wrote(const void* p, size_t bytes);  // device memory

@@ -224,9 +224,9 @@ void park(State state) {
 }
 
 void thread_exits(Thread& t) {
-  if (!t.open_copies.empty() || !t.copy_groups.empty())
-    fail("exit with cp.async copies in flight, issued at " +
-         (t.open_copies.empty() ? t.copy_groups.front() : t.open_copies).front().site.text());
+  t.copy_groups.push_back(t.open_copies);
+  for (const auto& group : t.copy_groups)  // groups may be empty
+    if (!group.empty()) fail("exit with cp.async copies in flight, issued at " + group.front().site.text());
   t.state = State::kDone;
   --t.block->live;
   t.block->warps[size_t(t.warp)].exited |= 1u << t.lane;
@@ -237,22 +237,20 @@ void thread_exits(Thread& t) {
 void run_grid(const Launch& launch) {
   LLAMA4RT_CHECK(kInternal, launch.threads >= 1 && launch.threads <= kMaxThreads, launch.name,
                  ": launched with blocks of ", launch.threads, " threads");
-  LLAMA4RT_CHECK(
-      kInternal,
-      launch.grid.x >= 1 && launch.grid.y >= 1 && launch.grid.y <= 65535 && launch.grid.z >= 1 &&
-          launch.grid.z <= 65535,
-      launch.name, ": launched with a grid of ", launch.grid.x, " x ", launch.grid.y, " x ", launch.grid.z);
+  LLAMA4RT_CHECK(kInternal,
+                 launch.grid.x >= 1 && launch.grid.y >= 1 && launch.grid.y <= 65535 && launch.grid.z >= 1 &&
+                     launch.grid.z <= 65535,
+                 launch.name, ": launched with a grid of ", launch.grid.x, " x ", launch.grid.y, " x ",
+                 launch.grid.z);
   random_state = options().seed;
   failure.clear();
   checker::begin_launch(launch, blocks_run + 1);
   Block block;
   for (const int i : turns(launch.grid.count())) {
-    const Dim3 index{i % launch.grid.x, i / launch.grid.x % launch.grid.y,
-                     i / launch.grid.x / launch.grid.y};
+    const Dim3 index{i % launch.grid.x, i / launch.grid.x % launch.grid.y, i / launch.grid.x / launch.grid.y};
     run_block(launch, index, block);
     if (!failure.empty())
-      throw Error(ErrorKind::kInternal,
-                  error_text(failure, "\n  (seed ", options().seed, ")"));
+      throw Error(ErrorKind::kInternal, error_text(failure, "\n  (seed ", options().seed, ")"));
   }
 }
 

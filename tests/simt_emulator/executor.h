@@ -1,8 +1,8 @@
 // The executor: runs a grid of CUDA threads as fibers, block after block, on one operating system thread.
 //
 // A thread runs until it waits for others: at a warp collective (warp.h), a CTA barrier (barrier.h) or a
-// predicate (mbarrier.h). The order in which warps, lanes and blocks get their turn is an option, because many
-// wrong kernels are right in one order. When nothing can run, the oldest asynchronous operation lands
+// predicate (mbarrier.h). The order in which warps, lanes and blocks get their turn is an option, because
+// many wrong kernels are right in one order. When nothing can run, the oldest asynchronous operation lands
 // (async.h); when there is none, that is a deadlock, reported with who waits where.
 #pragma once
 

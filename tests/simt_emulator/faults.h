@@ -14,21 +14,21 @@
 namespace llama4rt::simt {
 
 enum class FaultKind : uint8_t {
-  kBarrier,       // CTA barrier: does nothing
-  kSyncWarp,      // __syncwarp: does nothing
-  kShuffle,       // reads a wrong lane
-  kCopyWait,      // cp.async.wait_group: allows one group more in flight
-  kMbarrierWait,  // mbarrier wait: returns at once
+  kBarrier,         // CTA barrier: does nothing
+  kSyncWarp,        // __syncwarp: does nothing
+  kShuffle,         // reads a wrong lane
+  kCopyWait,        // cp.async.wait_group: allows one group more in flight
+  kMbarrierWait,    // mbarrier wait: returns at once
   kMbarrierArrive,  // mbarrier arrive: does nothing
-  kWgmmaWait,     // wgmma.wait_group: allows one group more in flight
-  kFence,         // __threadfence and proxy fences: do nothing
+  kWgmmaWait,       // wgmma.wait_group: allows one group more in flight
+  kFence,           // __threadfence and proxy fences: do nothing
 };
 
 struct Fault {
   FaultKind kind;
   std::string file;
   int line = 0;
-  int argument = 0;  // of a butterfly: the lane mask
+  int argument = 0;          // of a butterfly: the lane mask
   std::string text() const;  // "barrier at rmsnorm.cuh:36"
   auto operator<=>(const Fault&) const = default;
 };

@@ -44,7 +44,9 @@ void submit(const cuda::Stream& stream, Operation op) {
     s.queue.push_back(std::move(op));
 }
 
-bool can_run(const StreamState& s) { return !s.queue.empty() && (!s.queue.front().ready || s.queue.front().ready()); }
+bool can_run(const StreamState& s) {
+  return !s.queue.empty() && (!s.queue.front().ready || s.queue.front().ready());
+}
 
 // Runs queued work of all streams until `wanted` has none left.
 void drain(StreamState& wanted) {

@@ -147,7 +147,8 @@ uint32_t element_address(const Descriptor& d, int row, int k) {
     return d.start + uint32_t(row / 8) * d.stride + uint32_t(k / 8) * d.leading + uint32_t(row % 8) * 16 +
            uint32_t(k % 8) * 2;
   const uint32_t width = d.swizzle == Swizzle::k128B ? 128 : d.swizzle == Swizzle::k64B ? 64 : 32;
-  return swizzled(d.start + uint32_t(row / 8) * d.stride + uint32_t(row % 8) * width + uint32_t(k) * 2, d.swizzle);
+  return swizzled(d.start + uint32_t(row / 8) * d.stride + uint32_t(row % 8) * width + uint32_t(k) * 2,
+                  d.swizzle);
 }
 
 float load_element(const Descriptor& d, int row, int k, Site site) {
@@ -201,7 +202,8 @@ void combine_wgmma(Lanes& lanes) {
   if (first.n % 8 != 0 || first.n < 8 || first.n > kMaxN)
     fail_at(lanes.site, error_text("wgmma with n = ", first.n));
   WarpGroupState& w = warps[lanes.warp];
-  if (w.fenced != kAllLanes) fail_at(lanes.site, "wgmma without a wgmma.fence since registers were last free");
+  if (w.fenced != kAllLanes)
+    fail_at(lanes.site, "wgmma without a wgmma.fence since registers were last free");
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Issue& l = lanes.at<Issue>(lane);
     if (l.a_descriptor != first.a_descriptor || l.b_descriptor != first.b_descriptor ||
@@ -253,8 +255,8 @@ void wgmma_fence() {
   warps[self().warp].fenced |= 1u << self().lane;
 }
 
-void wgmma_m64k16_bf16(float* d, int n, const uint32_t* a_registers, uint64_t a_descriptor, uint64_t b_descriptor,
-                       bool accumulate, Site site) {
+void wgmma_m64k16_bf16(float* d, int n, const uint32_t* a_registers, uint64_t a_descriptor,
+                       uint64_t b_descriptor, bool accumulate, Site site) {
   InRuntime guard;
   Issue issue{d, n, a_registers, a_descriptor, b_descriptor, accumulate};
   warp_collective("wgmma", kAllLanes, site, &issue, combine_wgmma);

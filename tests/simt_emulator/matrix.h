@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-
 #include <string>
 
 #include "simt_emulator/site.h"
@@ -18,8 +17,8 @@ void mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const flo
 
 // --- wgmma: d[64][n] (+)= a[64][16] * b[16][n], bf16 into fp32. Accumulators are NaN from issue to wait.
 void wgmma_fence();
-void wgmma_m64k16_bf16(float* d, int n, const uint32_t* a_registers, uint64_t a_descriptor, uint64_t b_descriptor,
-                       bool accumulate, Site site);
+void wgmma_m64k16_bf16(float* d, int n, const uint32_t* a_registers, uint64_t a_descriptor,
+                       uint64_t b_descriptor, bool accumulate, Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(int groups_left, Site site);
 

@@ -37,7 +37,8 @@ void* shared_object(const void* key, size_t bytes, size_t alignment, Site site) 
     if (o.key == key) return arena + o.offset;
   const size_t offset = round_up(used, alignment);
   if (offset + bytes > kSharedBytes)
-    fail_at(site, error_text("shared memory is full: ", offset + bytes, " bytes; a block has ", kSharedBytes));
+    fail_at(site,
+            error_text("shared memory is full: ", offset + bytes, " bytes; a block has ", kSharedBytes));
   objects.push_back({key, offset, bytes});
   used = offset + bytes + kGap;
   return arena + offset;

@@ -25,17 +25,20 @@ using Kind = llama4rt::simt::checker::Kind;
 #pragma GCC diagnostic ignored "-Wmissing-declarations"
 extern "C" {
 
-#define HOOKS(N)                                                                                          \
-  void __tsan_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }                  \
-  void __tsan_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }                \
-  void __tsan_unaligned_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }        \
-  void __tsan_unaligned_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }      \
-  void __tsan_volatile_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }         \
+#define HOOKS(N)                                                                                     \
+  void __tsan_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }             \
+  void __tsan_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }           \
+  void __tsan_unaligned_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }   \
+  void __tsan_unaligned_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); } \
+  void __tsan_volatile_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }    \
   void __tsan_volatile_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }
-HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
+HOOKS(1)
+HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
 #undef HOOKS
 
-void __tsan_init() { llama4rt::simt::checker::set_instrumented(); }
+    void __tsan_init() {
+  llama4rt::simt::checker::set_instrumented();
+}
 void __tsan_read_range(void* p, unsigned long n) { seen(p, n, Kind::kRead, __builtin_return_address(0)); }
 void __tsan_write_range(void* p, unsigned long n) { seen(p, n, Kind::kWrite, __builtin_return_address(0)); }
 void __tsan_vptr_update(void**, void*) {}
@@ -44,8 +47,12 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
 // Host code in instrumented files: guards of static variables and reference counts. Kernels use ptx/ atomics.
-unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int order) { return __atomic_load_n(p, order); }
-void __tsan_atomic8_store(volatile unsigned char* p, unsigned char v, int order) { __atomic_store_n(p, v, order); }
+unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int order) {
+  return __atomic_load_n(p, order);
+}
+void __tsan_atomic8_store(volatile unsigned char* p, unsigned char v, int order) {
+  __atomic_store_n(p, v, order);
+}
 int __tsan_atomic32_load(const volatile int* p, int order) { return __atomic_load_n(p, order); }
 void __tsan_atomic32_store(volatile int* p, int v, int order) { __atomic_store_n(p, v, order); }
 int __tsan_atomic32_fetch_add(volatile int* p, int v, int order) { return __atomic_fetch_add(p, v, order); }

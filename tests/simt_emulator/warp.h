@@ -34,12 +34,12 @@ void retest_warp(Block& b, int warp);
 
 // The collectives of CUDA that exchange registers. They order no memory; only syncwarp does.
 void sync_warp(uint32_t mask, Site site);
-uint32_t shuffle(uint32_t value, int source_lane, int width, Site site);         // __shfl_sync
-uint32_t shuffle_xor(uint32_t value, int lane_mask, int width, Site site);       // __shfl_xor_sync
-uint32_t shuffle_up(uint32_t value, int delta, int width, Site site);            // __shfl_up_sync
-uint32_t shuffle_down(uint32_t value, int delta, int width, Site site);          // __shfl_down_sync
-uint32_t ballot(uint32_t mask, bool predicate, Site site);                       // __ballot_sync
-uint32_t match_any(uint32_t mask, uint32_t value, Site site);                    // __match_any_sync
+uint32_t shuffle(uint32_t value, int source_lane, int width, Site site);    // __shfl_sync
+uint32_t shuffle_xor(uint32_t value, int lane_mask, int width, Site site);  // __shfl_xor_sync
+uint32_t shuffle_up(uint32_t value, int delta, int width, Site site);       // __shfl_up_sync
+uint32_t shuffle_down(uint32_t value, int delta, int width, Site site);     // __shfl_down_sync
+uint32_t ballot(uint32_t mask, bool predicate, Site site);                  // __ballot_sync
+uint32_t match_any(uint32_t mask, uint32_t value, Site site);               // __match_any_sync
 uint32_t active_lanes();  // lanes of this warp that have not exited
 
 // For the executor's parts: switches away in this state until somebody sets kReady.

@@ -1,7 +1,6 @@
-#include "cuda/kernels/linear_int4_decode.cuh"
-
 #include "base/checked_math.h"
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/linear_int4_decode.cuh"
 #include "cuda/launch.h"
 #include "format/layout.h"
 
@@ -75,25 +74,26 @@ size_t LinearInt4Decode::ticket_bytes(const Weight& w, int64_t tokens) {
   return size_t(token_blocks(tokens) * row_groups(w) * 4);
 }
 
-void LinearInt4Decode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* partials,
-                           void* tickets) {
-  Call call{
-      .stream = stream,
-      .args = {.out = out.ptr<float>(),
-               .x = x.ptr<const float>(),
-               .weights = static_cast<const unsigned char*>(w.data),
-               .scales = w.scales,
-               .zeros = w.zeros,
-               .partials = static_cast<float*>(partials),
-               .tickets = static_cast<uint32_t*>(tickets),
-               .out_stride = out.stride0,
-               .x_stride = x.stride0,
-               .tokens = int(x.size(0)),
-               .n = int(w.n),
-               .k = int(w.k),
-               .num_f = int(out.size(1))},
-      .shape = {.grid_x = int(row_groups(w)), .grid_y = int(num_splits(w)), .grid_z = int(token_blocks(x.size(0)))},
-      .finish = finish};
+void LinearInt4Decode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish,
+                           void* partials, void* tickets) {
+  Call call{.stream = stream,
+            .args = {.out = out.ptr<float>(),
+                     .x = x.ptr<const float>(),
+                     .weights = static_cast<const unsigned char*>(w.data),
+                     .scales = w.scales,
+                     .zeros = w.zeros,
+                     .partials = static_cast<float*>(partials),
+                     .tickets = static_cast<uint32_t*>(tickets),
+                     .out_stride = out.stride0,
+                     .x_stride = x.stride0,
+                     .tokens = int(x.size(0)),
+                     .n = int(w.n),
+                     .k = int(w.k),
+                     .num_f = int(out.size(1))},
+            .shape = {.grid_x = int(row_groups(w)),
+                      .grid_y = int(num_splits(w)),
+                      .grid_z = int(token_blocks(x.size(0)))},
+            .finish = finish};
   call.choose_group(w.group_size, w.scale_dtype);
 }
 

@@ -2,14 +2,16 @@
 //
 //   out[t, n] = sum_k bf16(x[t, k]) * (q[n, k] - z) * scale[n, k / group]
 //
-// A block takes 64 rows of w (4 warps, one row block of 16 each), 1024 columns (a *split*) and up to 16 tokens:
+// A block takes 64 rows of w (4 warps, one row block of 16 each), 1024 columns (a *split*) and up to 16
+// tokens:
 //
 //            k: one split                        Weights are the left operand: rows n are the 16 of m16n8k16,
 //          +---------------+                     tokens its 8 columns, so one token wastes 7/8 of tensor work
 //   warp 0 | tile tile ... |   x: tokens x split that nobody waits for, and no weight is ever read twice.
 //   warp 1 |               |   in shared memory,
 //   warp 2 |               |   as bf16           A warp streams 512-byte tiles (format/layout.h, kCudaTile)
-//   warp 3 |               |                     through kStages stages of cp.async; each lane copies and reads
+//   warp 3 |               |                     through kStages stages of cp.async; each lane copies and
+//   reads
 //          +---------------+                     only its own 16 bytes of a tile.
 //
 // Order of additions, which no batch size changes: the 16 products of one mma; mma after mma within a weight
@@ -46,8 +48,8 @@ struct LinearInt4Args {
 template <int kGroupSize, class ScaleType, bool kWithZeros, int kTokenTileCount>
 struct LinearInt4Config {
   using Scale = ScaleType;
-  static constexpr int kGroup = kGroupSize;       // columns that share a scale
-  static constexpr bool kZeros = kWithZeros;      // zero points, or 8
+  static constexpr int kGroup = kGroupSize;            // columns that share a scale
+  static constexpr bool kZeros = kWithZeros;           // zero points, or 8
   static constexpr int kTokenTiles = kTokenTileCount;  // of 8 tokens
   static constexpr int kTokens = 8 * kTokenTiles;
   static constexpr int kWarps = 4;
@@ -89,7 +91,7 @@ struct DecodeBlock {
   int tiles;         // of the split, for this K
   int groups;        // of the split, for this K
   int first_token;
-  int num_tokens;    // of the block's kTokens
+  int num_tokens;                // of the block's kTokens
   unsigned char* shared_x;       // [kTokens][kXStride] bf16
   unsigned char* shared_stages;  // this warp's [kStages][512]
   unsigned char* shared_scales;  // this warp's [kGroupsPerSplit][16]
@@ -121,9 +123,11 @@ struct DecodeBlock {
     const int64_t first = (row_block * groups_of_row + first_column / Config::kGroup) * 16;
     const auto copy = [&](unsigned char* dst, const unsigned char* src, int bytes) {
       const uint32_t to = ptx::shared_address(dst);
-      for (int i = lane_index() * 16; i < bytes; i += kWarpSize * 16) ptx::copy_async_16(to + uint32_t(i), src + i, 16);
+      for (int i = lane_index() * 16; i < bytes; i += kWarpSize * 16)
+        ptx::copy_async_16(to + uint32_t(i), src + i, 16);
     };
-    copy(shared_scales, static_cast<const unsigned char*>(a.scales) + first * int64_t(sizeof(typename Config::Scale)),
+    copy(shared_scales,
+         static_cast<const unsigned char*>(a.scales) + first * int64_t(sizeof(typename Config::Scale)),
          groups * 16 * int(sizeof(typename Config::Scale)));
     if constexpr (Config::kZeros) copy(shared_zeros, a.zeros + first, groups * 16);
   }
@@ -134,8 +138,9 @@ struct DecodeBlock {
       const int64_t tiles_per_row = (a.k + Config::kTileColumns - 1) / Config::kTileColumns;
       const int64_t index = row_block * tiles_per_row + first_column / Config::kTileColumns + tile;
       const int lane_offset = lane_index() * 16;
-      ptx::copy_async_16(ptx::shared_address(shared_stages + tile % Config::kStages * Config::kTileBytes + lane_offset),
-                         a.weights + index * Config::kTileBytes + lane_offset, 16);
+      ptx::copy_async_16(
+          ptx::shared_address(shared_stages + tile % Config::kStages * Config::kTileBytes + lane_offset),
+          a.weights + index * Config::kTileBytes + lane_offset, 16);
     }
     ptx::copy_commit();
   }
@@ -190,8 +195,9 @@ LLAMA4RT_DEVICE void multiply_tile(DecodeSums<Config>& sums, DecodeSums<Config>&
   const uint32_t word[4] = {words.x, words.y, words.z, words.w};
   const auto* scales = reinterpret_cast<const typename Config::Scale*>(b.shared_scales);
   // Row address of ldmatrix for this lane: token lane % 8, columns 8 * (lane / 8) of 32.
-  const uint32_t x_address = ptx::shared_address(b.shared_x) +
-                             uint32_t(((lane % 8) * Config::kXStride + tile * Config::kTileColumns + lane / 8 * 8) * 2);
+  const uint32_t x_address =
+      ptx::shared_address(b.shared_x) +
+      uint32_t(((lane % 8) * Config::kXStride + tile * Config::kTileColumns + lane / 8 * 8) * 2);
   for (int half = 0; half < 2; ++half) {  // 32 columns
     uint32_t x[Config::kTokenTiles][4];   // k16 steps 2 half and 2 half + 1, two registers each
     for (int i = 0; i < Config::kTokenTiles; ++i)
@@ -291,16 +297,16 @@ __global__ void __launch_bounds__(Config::kThreads) linear_int4_decode_kernel(Li
   for (int tile = 0; tile < b.tiles; ++tile) {
     ptx::copy_wait<Config::kStages - 2>();
     if (b.has_rows) multiply_tile(sums, group_sums, b, tile);
-    b.load_tile(tile + Config::kStages - 1);
+    b.load_tile(tile + Config::kStages - 1);  // groups still open at the end are empty
   }
-  ptx::copy_wait<0>();
 
   ptx::sync_threads();  // the sums take the place of x
   auto* shared = reinterpret_cast<float*>(b.shared_x);
   share_sums<Config>(shared, sums);
   ptx::sync_threads();
   if (grid_y() == 1)
-    return finish<Config, kFinish>(b, [&](int token, int row) { return shared[token * Config::kRows + row]; });
+    return finish<Config, kFinish>(b,
+                                   [&](int token, int row) { return shared[token * Config::kRows + row]; });
 
   constexpr int64_t kPartial = Config::kTokens * Config::kRows;
   float* splits = a.partials + (int64_t(block_z()) * grid_x() + block_x()) * grid_y() * kPartial;

@@ -1,6 +1,5 @@
-#include "cuda/kernels/rmsnorm.cuh"
-
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/rmsnorm.cuh"
 #include "cuda/launch.h"
 
 namespace llama4rt::cuda {

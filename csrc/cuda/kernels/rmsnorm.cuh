@@ -8,11 +8,11 @@
 namespace llama4rt::cuda {
 
 struct RmsNormArgs {
-  float* out;             // [T, dim], out_stride between rows; may be x
-  const float* x;         // [T, dim], x_stride
-  const float* weight;    // [dim]
-  float* residual;        // [T, dim], residual_stride, or null: residual += x, and the sum is normalised
-  int64_t out_stride;     // floats
+  float* out;           // [T, dim], out_stride between rows; may be x
+  const float* x;       // [T, dim], x_stride
+  const float* weight;  // [dim]
+  float* residual;      // [T, dim], residual_stride, or null: residual += x, and the sum is normalised
+  int64_t out_stride;   // floats
   int64_t x_stride;
   int64_t residual_stride;
   int dim;

@@ -10,8 +10,8 @@
 
 namespace llama4rt::cuda::ptx {
 
-// 16 bytes, both sides 16-byte aligned; only the first src_bytes are read, the rest becomes zero. Goes past the
-// first cache: for data used once.
+// 16 bytes, both sides 16-byte aligned; only the first src_bytes are read, the rest becomes zero. Goes past
+// the first cache: for data used once.
 LLAMA4RT_DEVICE void copy_async_16(uint32_t dst, const void* src, int src_bytes LLAMA4RT_AND_SITE) {
 #ifdef LLAMA4RT_SIMT_EMULATOR
   simt::copy_async(dst, src, 16, src_bytes, site);

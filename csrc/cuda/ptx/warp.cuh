@@ -62,10 +62,9 @@ LLAMA4RT_DEVICE uint32_t ballot(bool predicate LLAMA4RT_AND_SITE) {
   return simt::ballot(0xffffffffu, predicate, site);
 #else
   uint32_t out;
-  asm volatile(
-      "{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }"
-      : "=r"(out)
-      : "r"(uint32_t(predicate)));
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }"
+               : "=r"(out)
+               : "r"(uint32_t(predicate)));
   return out;
 #endif
 }

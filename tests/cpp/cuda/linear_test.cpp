@@ -109,7 +109,8 @@ TEST(every_shared_case_conforms) {
 TEST(every_kind_of_int4_conforms) {
   Rng rng(3);
   for (const cases::WeightSpec& spec : int4_specs())
-    for (const Op op : {Op::kLinear, Op::kLinearAdd, Op::kGateUp}) check(rng, op, {.tokens = 3, .n = 23, .k = 210}, spec);
+    for (const Op op : {Op::kLinear, Op::kLinearAdd, Op::kGateUp})
+      check(rng, op, {.tokens = 3, .n = 23, .k = 210}, spec);
 }
 
 TEST(splits_of_k_conform) {
@@ -154,7 +155,8 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
   CudaBackend backend(0);
   const RandomWeight weight(rng, cases::kInt4, 1, 48, 256);
   const DeviceWeight dw(stream, weight.view());
-  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float poison :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Matrix x = random_activations(rng, 7, 256), poisoned = x;
     poisoned.row(2)[100] = poison;
     const auto product = [&](Matrix& in) {
@@ -183,7 +185,8 @@ TEST(what_is_missing_says_so) {
   const RandomWeight weight(rng, cases::kBF16, 1, 16, 64);
   const DeviceWeight dw(stream, weight.view());
   CHECK_THROWS(kInternal, backend.linear(dout.view(), dx.view(), dw.view()));
-  CHECK_THROWS(kInternal, backend.gather_rows(dout.view(), dx.view(), Tensor(dx.view().data, DType::kI32, {2})));
+  CHECK_THROWS(kInternal,
+               backend.gather_rows(dout.view(), dx.view(), Tensor(dx.view().data, DType::kI32, {2})));
   // A weight packed for the CPU is refused by the contract, not read as if it were ours.
   const RandomWeight cpu_weight(rng, cases::kInt4, 1, 16, 64);
   CHECK_THROWS(kInternal, backend.linear(dout.view(), dx.view(), cpu_weight.view()));

@@ -33,7 +33,8 @@ TEST(conforms) {
         if (c.tokens * c.dim > 4000 && &o != &schedules().front()) continue;  // time
         SCOPE(describe(o), ", ", c.tokens, " tokens, dim ", c.dim, with_residual ? ", residual" : "");
         const WithOptions with(o);
-        Matrix x = random_activations(rng, c.tokens, c.dim), residual = random_activations(rng, c.tokens, c.dim);
+        Matrix x = random_activations(rng, c.tokens, c.dim),
+               residual = random_activations(rng, c.tokens, c.dim);
         std::vector<float> weight(size_t(c.dim));
         for (float& w : weight) w = rng.normal();
         Matrix out(c.tokens, c.dim);

@@ -55,7 +55,9 @@ inline std::string report_of(const std::function<void()>& f) {
 class DeviceMatrix {
  public:
   DeviceMatrix(cuda::Stream& stream, Matrix& host)
-      : host_(host), bytes_(size_t((host.rows() - 1) * host.view().stride0 + host.columns()) * 4), buffer_(bytes_) {
+      : host_(host),
+        bytes_(size_t((host.rows() - 1) * host.view().stride0 + host.columns()) * 4),
+        buffer_(bytes_) {
     stream.copy_to_device(buffer_.data(), host.row(0), bytes_);
     stream.synchronize();
   }
