@@ -26,6 +26,8 @@ add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${PROJECT_SOURCE_D
 target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_ops PRIVATE llama4rt_simt_flags)
 
 file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/kernels/*.cu)
+file(GLOB test_kernels CONFIGURE_DEPENDS cuda/*.cu)
+list(APPEND kernel_sources ${test_kernels})
 file(GLOB kernel_tests CONFIGURE_DEPENDS cuda/*_kernels_test.cpp)
 set_source_files_properties(${kernel_sources} PROPERTIES LANGUAGE CXX)
 add_library(llama4rt_simt_kernels OBJECT ${kernel_sources} ${kernel_tests})

@@ -33,7 +33,8 @@ extern "C" {
   void __tsan_volatile_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }    \
   void __tsan_volatile_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }
 HOOKS(1)
-HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
+HOOKS(2)
+HOOKS(4) HOOKS(8) HOOKS(16)
 #undef HOOKS
 
     void __tsan_init() {
