@@ -24,6 +24,7 @@ struct Record {
   uint8_t bytes = 0;  // of the cell, as a mask; 0: no record
   bool atomic = false;
   bool copied = false;  // by an asynchronous copy
+  bool bulk = false;    // by one that only an mbarrier tells of, also to its issuer
 };
 
 // Two bytes of memory, so that neighbours in bf16 do not meet in one cell; smaller neighbours are told apart
@@ -110,7 +111,7 @@ void merge(std::shared_ptr<const Clocks>& into, const std::shared_ptr<const Cloc
 // Whether t may rely on what `r` did.
 bool ordered(const Record& r, const Thread& t) {
   if (r.block < first_block_of_launch) return true;  // an earlier launch, or the host
-  if (r.block == block->number) return r.thread == t.id || knows(t, r.thread) >= r.clock;
+  if (r.block == block->number) return (r.thread == t.id && !r.bulk) || knows(t, r.thread) >= r.clock;
   const auto it = known.find(r.block);
   return it != known.end() && (*it->second)[r.thread] >= r.clock;
 }
@@ -281,7 +282,7 @@ void copy_lands(const void* dst, size_t bytes, const Thread& issuer, uint32_t cl
   for_cells(shared_shadow(), offset, bytes, block->number, [&](Cell& cell, uint8_t mask) {
     cell.pending &= uint8_t(~mask);
     cell.initialised |= mask;
-    cell.write = {block->number, at, uint16_t(issuer.id), mask, false, true};
+    cell.write = {block->number, at, uint16_t(issuer.id), mask, false, true, clock != 0};
   });
 }
 

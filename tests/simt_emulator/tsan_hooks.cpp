@@ -15,10 +15,19 @@ inline void seen(const void* p, size_t bytes, checker::Kind kind, const void* pc
   checker::access(p, bytes, kind, {pc, {}});
 }
 
+// Accesses that g++ takes for aligned, as nvcc does.
+inline void seen_aligned(const void* p, size_t bytes, checker::Kind kind, const void* pc) {
+  if (in_runtime) return;
+  InRuntime guard;
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) fail("misaligned access at " + Origin{pc, {}}.text());
+  checker::access(p, bytes, kind, {pc, {}});
+}
+
 }  // namespace
 }  // namespace llama4rt::simt
 
 using llama4rt::simt::seen;
+using llama4rt::simt::seen_aligned;
 using Kind = llama4rt::simt::checker::Kind;
 
 #pragma GCC diagnostic push
@@ -26,15 +35,16 @@ using Kind = llama4rt::simt::checker::Kind;
 extern "C" {
 
 #define HOOKS(N)                                                                                     \
-  void __tsan_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }             \
-  void __tsan_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }           \
+  void __tsan_read##N(void* p) { seen_aligned(p, N, Kind::kRead, __builtin_return_address(0)); }     \
+  void __tsan_write##N(void* p) { seen_aligned(p, N, Kind::kWrite, __builtin_return_address(0)); }   \
   void __tsan_unaligned_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }   \
   void __tsan_unaligned_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); } \
   void __tsan_volatile_read##N(void* p) { seen(p, N, Kind::kRead, __builtin_return_address(0)); }    \
   void __tsan_volatile_write##N(void* p) { seen(p, N, Kind::kWrite, __builtin_return_address(0)); }
 HOOKS(1)
 HOOKS(2)
-HOOKS(4) HOOKS(8) HOOKS(16)
+HOOKS(4)
+HOOKS(8) HOOKS(16)
 #undef HOOKS
 
     void __tsan_init() {

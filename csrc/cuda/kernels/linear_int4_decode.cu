@@ -21,25 +21,17 @@ struct Call {
   Stream& stream;
   LinearInt4Args args;
   LaunchShape shape;
-  Finish finish;
 
-  template <class Config, Finish kFinish>
+  template <class Config>
   void start() {
     shape.threads = Config::kThreads;
     shape.dynamic_shared = Config::kSharedBytes;
-    launch("linear_int4_decode", linear_int4_decode_kernel<Config, kFinish>, shape, stream, args);
-  }
-  template <int kGroup, class Scale, bool kZeros, int kTokenTiles>
-  void choose_finish() {
-    using Config = LinearInt4Config<kGroup, Scale, kZeros, kTokenTiles>;
-    if (finish == Finish::kStore) return start<Config, Finish::kStore>();
-    if (finish == Finish::kAdd) return start<Config, Finish::kAdd>();
-    start<Config, Finish::kSwiGlu>();
+    launch("linear_int4_decode", linear_int4_decode_kernel<Config>, shape, stream, args);
   }
   template <int kGroup, class Scale, bool kZeros>
   void choose_tokens() {
-    if (args.tokens <= 8) return choose_finish<kGroup, Scale, kZeros, 1>();
-    choose_finish<kGroup, Scale, kZeros, 2>();
+    if (args.tokens <= 8) return start<LinearInt4Config<kGroup, Scale, kZeros, 1>>();
+    start<LinearInt4Config<kGroup, Scale, kZeros, 2>>();
   }
   template <int kGroup, class Scale>
   void choose_zeros() {
@@ -89,11 +81,11 @@ void LinearInt4Decode::run(Stream& stream, Tensor out, Tensor x, const Weight& w
                      .tokens = int(x.size(0)),
                      .n = int(w.n),
                      .k = int(w.k),
-                     .num_f = int(out.size(1))},
+                     .num_f = int(out.size(1)),
+                     .finish = finish},
             .shape = {.grid_x = int(row_groups(w)),
                       .grid_y = int(num_splits(w)),
-                      .grid_z = int(token_blocks(x.size(0)))},
-            .finish = finish};
+                      .grid_z = int(token_blocks(x.size(0)))}};
   call.choose_group(w.group_size, w.scale_dtype);
 }
 

@@ -43,6 +43,7 @@ struct LinearInt4Args {
   int n;       // rows of w
   int k;
   int num_f;  // F with kSwiGlu
+  Finish finish;
 };
 
 template <int kGroupSize, class ScaleType, bool kWithZeros, int kTokenTileCount>
@@ -237,10 +238,10 @@ LLAMA4RT_DEVICE void share_sums(float* shared, const DecodeSums<Config>& sums) {
 }
 
 // Final sums (of all splits) to where they belong.  sum(token, row of the block) -> float.
-template <class Config, Finish kFinish, class Sum>
+template <class Config, class Sum>
 LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Sum& sum) {
   const LinearInt4Args& a = b.a;
-  if constexpr (kFinish == Finish::kSwiGlu) {
+  if (a.finish == Finish::kSwiGlu) {
     // Of every 32 rows the first 16 are gates, the others the same outputs' ups.
     for (int i = thread_x(); i < b.num_tokens * (Config::kRows / 2); i += Config::kThreads) {
       const int token = i / (Config::kRows / 2), j = i % (Config::kRows / 2);
@@ -258,7 +259,7 @@ LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Sum& sum) {
       if (n >= a.n) continue;
       float* out = a.out + (b.first_token + token) * a.out_stride + n;
       const float value = sum(token, row);
-      *out = kFinish == Finish::kAdd ? *out + value : value;
+      *out = a.finish == Finish::kAdd ? *out + value : value;
     }
   }
 }
@@ -281,7 +282,7 @@ LLAMA4RT_DEVICE bool publish_split(const DecodeBlock<Config>& b, const float* sh
   return is_last[0] != 0;
 }
 
-template <class Config, Finish kFinish>
+template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) linear_int4_decode_kernel(LinearInt4Args a) {
   const DecodeBlock<Config> b(a);
 
@@ -305,13 +306,12 @@ __global__ void __launch_bounds__(Config::kThreads) linear_int4_decode_kernel(Li
   share_sums<Config>(shared, sums);
   ptx::sync_threads();
   if (grid_y() == 1)
-    return finish<Config, kFinish>(b,
-                                   [&](int token, int row) { return shared[token * Config::kRows + row]; });
+    return finish<Config>(b, [&](int token, int row) { return shared[token * Config::kRows + row]; });
 
   constexpr int64_t kPartial = Config::kTokens * Config::kRows;
   float* splits = a.partials + (int64_t(block_z()) * grid_x() + block_x()) * grid_y() * kPartial;
   if (!publish_split<Config>(b, shared, splits + block_y() * kPartial)) return;
-  finish<Config, kFinish>(b, [&](int token, int row) {
+  finish<Config>(b, [&](int token, int row) {
     float total = 0.0f;
     for (int s = 0; s < grid_y(); ++s) total += splits[s * kPartial + token * Config::kRows + row];
     return total;

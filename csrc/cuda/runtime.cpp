@@ -1,0 +1,135 @@
+// csrc/cuda/runtime.h over cudart. The only file of the project, with tensor_map.cpp, that includes CUDA's
+// headers.
+#include "cuda/runtime.h"
+
+#include <cuda_runtime.h>
+
+#include "base/error.h"
+
+namespace llama4rt::cuda {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  LLAMA4RT_CHECK(kInternal, status == cudaSuccess, "cuda: ", what, ": ", cudaGetErrorString(status));
+}
+
+cudaStream_t raw(const Stream& s) { return static_cast<cudaStream_t>(s.handle()); }
+
+// Shared memory a block gets without asking for more.
+constexpr size_t kDefaultSharedBytes = 48 << 10;
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  // No driver, or an old one, is no error here: there is just nothing to run on.
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+DeviceInfo device_info(int device) {
+  cudaDeviceProp p{};
+  check(cudaGetDeviceProperties(&p, device), "device properties");
+  return {.name = p.name,
+          .major = p.major,
+          .minor = p.minor,
+          .multiprocessors = p.multiProcessorCount,
+          .memory = p.totalGlobalMem,
+          .shared_per_block = p.sharedMemPerBlockOptin};
+}
+
+void set_device(int device) {
+  LLAMA4RT_CHECK(kConfig, device >= 0 && device < device_count(), "cuda:", device,
+                 " does not exist; this machine has ", device_count(), " CUDA devices");
+  check(cudaSetDevice(device), "set device");
+}
+
+Stream::Stream() {
+  cudaStream_t s = nullptr;
+  check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "create stream");
+  handle_ = s;
+}
+Stream::~Stream() { (void)cudaStreamDestroy(raw(*this)); }
+void Stream::synchronize() { check(cudaStreamSynchronize(raw(*this)), "a kernel or copy failed"); }
+void Stream::wait(const Event& event) {
+  check(cudaStreamWaitEvent(raw(*this), static_cast<cudaEvent_t>(event.handle())), "wait for event");
+}
+void Stream::copy_to_device(void* dst, const void* src, size_t bytes) {
+  check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, raw(*this)), "copy to the device");
+}
+void Stream::copy_to_host(void* dst, const void* src, size_t bytes) {
+  check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, raw(*this)), "copy to the host");
+}
+void Stream::copy_on_device(void* dst, const void* src, size_t bytes) {
+  check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, raw(*this)), "copy on the device");
+}
+void Stream::fill(void* dst, int byte, size_t bytes) {
+  check(cudaMemsetAsync(dst, byte, bytes, raw(*this)), "fill");
+}
+
+Event::Event() {
+  cudaEvent_t e = nullptr;
+  check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "create event");
+  handle_ = e;
+}
+Event::~Event() { (void)cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
+void Event::record(Stream& stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), raw(stream)), "record event");
+}
+
+Graph::Graph(Stream& stream, const std::function<void()>& submit) {
+  check(cudaStreamBeginCapture(raw(stream), cudaStreamCaptureModeThreadLocal), "begin capture");
+  cudaGraph_t graph = nullptr;
+  try {
+    submit();
+  } catch (...) {
+    (void)cudaStreamEndCapture(raw(stream), &graph);
+    if (graph) (void)cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(raw(stream), &graph), "end capture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  check(status, "instantiate graph");
+  handle_ = executable;
+}
+Graph::~Graph() { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_)); }
+void Graph::launch(Stream& stream) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), raw(stream)), "launch graph");
+}
+
+void* device_malloc(size_t bytes) {
+  void* p = nullptr;
+  const cudaError_t status = cudaMalloc(&p, bytes);
+  LLAMA4RT_CHECK(kInternal, status == cudaSuccess, "out of memory: the device refused ", bytes, " bytes (",
+                 cudaGetErrorString(status), ")");
+  return p;
+}
+void device_free(void* p) noexcept { (void)cudaFree(p); }
+void* pinned_malloc(size_t bytes) {
+  void* p = nullptr;
+  check(cudaMallocHost(&p, bytes), "pinned memory");
+  return p;
+}
+void pinned_free(void* p) noexcept { (void)cudaFreeHost(p); }
+
+void launch_raw(const char* name, const void* kernel, const LaunchShape& shape, Stream& stream,
+                void** arguments) {
+  if (shape.dynamic_shared > kDefaultSharedBytes)
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.dynamic_shared)),
+        name);
+  const dim3 grid(unsigned(shape.grid_x), unsigned(shape.grid_y), unsigned(shape.grid_z));
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(unsigned(shape.threads));
+  config.dynamicSmemBytes = shape.dynamic_shared;
+  config.stream = raw(stream);
+  check(cudaLaunchKernelExC(&config, kernel, arguments), name);
+}
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Compiles every CUDA file with nvcc and judges what ptxas says. Needs no GPU.
+
+For Hopper it makes machine code (sm_90a), for other GPUs the PTX that a driver would compile (sm_80, sm_89, sm_100).
+Warnings are errors. A kernel that spills registers, keeps arrays in local memory or has its wgmma serialised fails.
+Prints registers and shared memory of each kernel with --verbose.
+
+The compiler is $CUDA_HOME/bin/nvcc, nvcc on the PATH, or that of the PyPI packages (nvidia-cuda-nvcc, nvidia-nvvm,
+nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl, all of one minor version) in this environment. Without any
+it says so and exits with status 0, or 1 with --require.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ["csrc/cuda/kernels/*.cu", "tests/cpp/cuda/*.cu"]
+HOST = ["csrc/cuda/*.cpp"]
+PTX_FOR = ["80", "89", "100"]
+
+# Kernels that may use the stack, with the reason.
+STACK_ALLOWED: dict[str, str] = {}
+
+ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
+STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
+
+
+def find_nvcc() -> tuple[Path, list[str]] | None:
+    """The compiler, and where CUDA's headers are when it does not know by itself."""
+    if home := os.environ.get("CUDA_HOME"):
+        return Path(home) / "bin/nvcc", []
+    if found := shutil.which("nvcc"):
+        return Path(found), []
+    wheel = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
+    if (wheel / "bin/nvcc").exists():
+        return wheel / "bin/nvcc", [f"-I{wheel / 'include'}"]
+    return None
+
+
+def judge(log: str) -> tuple[list[str], list[str]]:
+    """Findings, and one line about each kernel."""
+    findings: list[str] = []
+    kernels: list[str] = []
+    name = ""
+    for line in log.splitlines():
+        if match := ENTRY.search(line):
+            name = match[1]
+        elif match := STACK.search(line):
+            stack, stores, loads = map(int, match.groups())
+            if stores or loads:
+                findings.append(f"{name}: spills {stores} + {loads} bytes of registers")
+            elif stack and name not in STACK_ALLOWED:
+                findings.append(f"{name}: keeps {stack} bytes in local memory")
+        elif match := USED.search(line):
+            kernels.append(f"{int(match[1]):4d} registers {int(match[2] or 0):6d} bytes shared  {name}")
+        elif "wgmma" in line and "serializ" in line.lower():
+            findings.append(line.strip())
+        elif re.search(r"\b(warning|error)\b", line):
+            findings.append(line.strip())
+    return findings, kernels
+
+
+def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[int, str]:
+    command = [str(nvcc), "-std=c++20", "-O3", "-c", "-o", str(out), "-Icsrc", "-Itests", "-Itests/cpp", *extra]
+    command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror", "-ftz=false", "-prec-div=true"]
+    if source.suffix == ".cu":
+        command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v,-warn-spills"]
+        for sm in PTX_FOR:
+            command += ["-gencode", f"arch=compute_{sm},code=compute_{sm}"]
+    command.append(str(source.relative_to(ROOT)))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def demangled(lines: list[str]) -> list[str]:
+    if not shutil.which("c++filt"):
+        return lines
+    done = subprocess.run(["c++filt"], input="\n".join(lines), capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
+    parser.add_argument("--verbose", action="store_true", help="one line per kernel")
+    parser.add_argument("files", nargs="*", help="only these")
+    options = parser.parse_args()
+
+    compiler = find_nvcc()
+    if compiler is None:
+        print("cuda-compile: no nvcc here (CUDA_HOME, PATH or the nvidia-cuda-nvcc package); nothing checked")
+        return 1 if options.require else 0
+    sources = [p for pattern in KERNELS + HOST for p in sorted(ROOT.glob(pattern))]
+    if options.files:
+        sources = [ROOT / f for f in options.files]
+
+    failed = 0
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        for source in sources:
+            status, log = compile_one(source, *compiler, Path(directory) / (source.name + ".o"))
+            findings, kernels = judge(log)
+            if status and not findings:
+                findings = log.splitlines()
+            failed += bool(status or findings)
+            print(f"{'FAIL' if status or findings else 'ok  '} {source.relative_to(ROOT)}, {len(kernels)} kernels")
+            for line in demangled(findings) + (demangled(kernels) if options.verbose else []):
+                print(f"  {line}")
+    print(f"cuda-compile: {len(sources)} files, {failed} failed, {time.monotonic() - start:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
