@@ -2,6 +2,7 @@
 #   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
 #   make check     formatting, linters, types, layers, size of the repository
+#   make cuda-compile  compiles the CUDA kernels with nvcc, where there is one, and judges what ptxas says; no GPU needed
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-python check bench sanitize soak wheel format clean
+.PHONY: help demo test test-cpp test-python check cuda-compile bench sanitize soak wheel format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +26,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -q
 EDITABLE := $(PIP_INSTALL) --no-build-isolation -e
 
 help:
-	@sed -n '2,9s/^# *//p' Makefile
+	@sed -n '2,10s/^# *//p' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -103,7 +104,12 @@ check: $(DONE)/dev
 	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	run scripts/check_layers.py
 	run scripts/check_size.py
+	run scripts/check_cuda.py
 	exit $$failed
+
+# CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
+cuda-compile: $(DONE)/venv
+	@$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja

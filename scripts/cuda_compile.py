@@ -64,16 +64,32 @@ def judge(log: str) -> tuple[list[str], list[str]]:
                 findings.append(f"{name}: keeps {stack} bytes in local memory")
         elif match := USED.search(line):
             kernels.append(f"{int(match[1]):4d} registers {int(match[2] or 0):6d} bytes shared  {name}")
-        elif "wgmma" in line and "serializ" in line.lower():
-            findings.append(line.strip())
-        elif re.search(r"\b(warning|error)\b", line):
+        elif re.search(r"\b(?:warning|error)\b|wgmma.*serializ", line, re.I):
             findings.append(line.strip())
     return findings, kernels
 
 
 def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[int, str]:
-    command = [str(nvcc), "-std=c++20", "-O3", "-c", "-o", str(out), "-Icsrc", "-Itests", "-Itests/cpp", *extra]
-    command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror", "-ftz=false", "-prec-div=true"]
+    command = [
+        str(nvcc),
+        "-std=c++20",
+        "-O3",
+        "-c",
+        "-o",
+        str(out),
+        "-Icsrc",
+        "-Itests",
+        "-Itests/cpp",
+        *extra,
+    ]
+    command += [
+        "-Werror",
+        "all-warnings",
+        "-Xcompiler",
+        "-Wall,-Wextra,-Werror",
+        "-ftz=false",
+        "-prec-div=true",
+    ]
     if source.suffix == ".cu":
         command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v,-warn-spills"]
         for sm in PTX_FOR:
@@ -91,7 +107,9 @@ def demangled(lines: list[str]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
     parser.add_argument("--verbose", action="store_true", help="one line per kernel")
     parser.add_argument("files", nargs="*", help="only these")
@@ -114,7 +132,9 @@ def main() -> int:
             if status and not findings:
                 findings = log.splitlines()
             failed += bool(status or findings)
-            print(f"{'FAIL' if status or findings else 'ok  '} {source.relative_to(ROOT)}, {len(kernels)} kernels")
+            print(
+                f"{'FAIL' if status or findings else 'ok  '} {source.relative_to(ROOT)}, {len(kernels)} kernels"
+            )
             for line in demangled(findings) + (demangled(kernels) if options.verbose else []):
                 print(f"  {line}")
     print(f"cuda-compile: {len(sources)} files, {failed} failed, {time.monotonic() - start:.0f} s")

@@ -121,6 +121,7 @@ bool ordered(const Record& r, const Thread& t) {
 }
 
 std::string by_whom(const Record& r) {
+  if (r.copied) return error_text("an asynchronous copy of thread ", r.thread);
   return r.block == block->number ? error_text("thread ", r.thread)
                                   : error_text("thread ", r.thread, " of another block");
 }

@@ -44,7 +44,8 @@ extern "C" {
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)
-HOOKS(8) HOOKS(16)
+HOOKS(8)
+HOOKS(16)
 #undef HOOKS
 
     void __tsan_init() {

@@ -322,7 +322,7 @@ TEST(mbarrier_arrivals) {
 }
 TEST(bulk_copy_not_waited_for) {
   expect(
-      "in flight",
+      "asynchronous copy",
       +[](float* p, int) {
         LLAMA4RT_SHARED(uint64_t, b, 1);
         LLAMA4RT_SHARED(float, a, 32);
