@@ -68,6 +68,24 @@ void put_row(PackedBlock& block, int64_t lane, const auto* values, int64_t lines
   }
 }
 
+// The same for Layout::kCudaTile, value by value: there rows r and r + 8 share words.  values: [k].
+void put_row_in_tiles(PackedBlock& block, WeightKind kind, int64_t lane, const auto* values, int64_t k) {
+  const uint32_t mask = kind == WeightKind::kBF16 ? 0xffffu : kind == WeightKind::kInt8 ? 0xffu : 0xfu;
+  for (int64_t i = 0; i < k; ++i) {
+    const BitPlace place = bit_place(Layout::kCudaTile, kind, lane, i, k);
+    uint32_t word;
+    std::memcpy(&word, &block.data[size_t(place.word_offset)], 4);
+    word = (word & ~(mask << place.bit)) | uint32_t(values[i]) << place.bit;
+    std::memcpy(&block.data[size_t(place.word_offset)], &word, 4);
+  }
+}
+
+template <WeightKind kind>
+void put_row(PackedBlock& block, const PackSpec& spec, int64_t lane, const auto* values, int64_t lines) {
+  if (spec.layout == Layout::kCudaTile) return put_row_in_tiles(block, kind, lane, values, spec.k);
+  put_row<kind>(block, lane, values, lines);
+}
+
 void put_scale(PackedBlock& block, int64_t lane, int64_t group, float scale, DType dtype) {
   const int64_t index = group * cpu16::kRows + lane;
   if (dtype == DType::kF32) {
@@ -121,7 +139,7 @@ class RowPacker {
   PackError pack(const float* w, int64_t lane, PackedBlock& block) {
     if (spec_.kind == WeightKind::kBF16) {
       for (int64_t i = 0; i < spec_.k; ++i) halves_[size_t(i)] = to_bf16(w[i]).bits;
-      put_row<WeightKind::kBF16>(block, lane, halves_.data(), lines_);
+      put_row<WeightKind::kBF16>(block, spec_, lane, halves_.data(), lines_);
       return measure_bf16(w, halves_.data(), spec_.k);
     }
     GroupError group_error;
@@ -134,9 +152,9 @@ class RowPacker {
     }
     std::fill(codes_.begin() + spec_.k, codes_.end(), uint8_t(0));  // the layout pads K with q = 0
     if (spec_.kind == WeightKind::kInt4)
-      put_row<WeightKind::kInt4>(block, lane, codes_.data(), lines_);
+      put_row<WeightKind::kInt4>(block, spec_, lane, codes_.data(), lines_);
     else
-      put_row<WeightKind::kInt8>(block, lane, codes_.data(), lines_);
+      put_row<WeightKind::kInt8>(block, spec_, lane, codes_.data(), lines_);
     return {group_error.squared, sum_of_squares(w, spec_.k), double(group_error.max_abs)};
   }
 
@@ -196,7 +214,9 @@ PackError sum_in_order(const std::vector<PackError>& errors) {
 
 }  // namespace
 
-int64_t PackSpec::data_bytes_per_block() const { return cpu16::block_bytes(kind, k); }
+int64_t PackSpec::data_bytes_per_block() const {
+  return layout == Layout::kCudaTile ? cuda_tile::block_bytes(kind, k) : cpu16::block_bytes(kind, k);
+}
 int64_t PackSpec::scale_bytes_per_block() const {
   return num_groups() * cpu16::kRows * int64_t(dtype_size(scale_dtype));
 }
@@ -273,7 +293,7 @@ void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<co
         std::copy_n(source.codes + row * spec.k, spec.k, codes.begin());
         LLAMA4RT_CHECK(kCheckpoint, *std::max_element(codes.begin(), codes.end()) <= 15, what, ": row ", row,
                        " has an int4 code above 15");
-        put_row<WeightKind::kInt4>(block, lane, codes.data(), lines);
+        put_row<WeightKind::kInt4>(block, spec, lane, codes.data(), lines);
         for (int64_t g = 0; g < groups; ++g) {
           const auto* scale =
               static_cast<const unsigned char*>(source.scales) + (row * groups + g) * scale_bytes;

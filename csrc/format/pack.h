@@ -1,6 +1,6 @@
-// Quantises or converts rows of a source matrix and packs them into the blocks of Layout::kCpu16, on all
-// threads of a pool. Used by EngineWriter; it neither knows files nor decides what to quantise. Results and
-// error sums do not depend on the number of threads.
+// Quantises or converts rows of a source matrix and packs them into blocks of 16 rows (Layout::kCpu16 or
+// kCudaTile), on all threads of a pool. Used by EngineWriter; it neither knows files nor decides what to
+// quantise. Results and error sums do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +41,7 @@ struct PackSpec {
   int group_size = 0;
   DType scale_dtype = DType::kBF16;
   bool zeros = false;
+  Layout layout = Layout::kCpu16;
 
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
   int64_t data_bytes_per_block() const;
@@ -50,7 +51,7 @@ struct PackSpec {
 
 // One block of 16 stored rows in memory.
 struct PackedBlock {
-  std::vector<unsigned char> data;    // [lines, 64]
+  std::vector<unsigned char> data;    // [lines, 64], or [tiles, 512]
   std::vector<unsigned char> scales;  // [groups, 16] of scale_dtype
   std::vector<unsigned char> zeros;   // [groups, 16]
 };

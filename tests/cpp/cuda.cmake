@@ -44,3 +44,8 @@ list(REMOVE_ITEM simt_tests ${kernel_tests})
 add_executable(llama4rt_simt_tests main.cpp ${simt_tests} $<TARGET_OBJECTS:llama4rt_simt_kernels>)
 target_link_libraries(llama4rt_simt_tests PRIVATE llama4rt_simt_emulator llama4rt_reference llama4rt_simt_flags)
 add_test(NAME llama4rt_simt_tests COMMAND llama4rt_simt_tests)
+
+# The results of every PTX function as JSON, to be compared with a GPU's (scripts/compare_conformance.py).
+add_executable(llama4rt_ptx_conformance_emulated cuda/ptx_conformance_main.cpp cuda/ptx_conformance.cu)
+target_compile_options(llama4rt_ptx_conformance_emulated PRIVATE -fno-strict-aliasing)
+target_link_libraries(llama4rt_ptx_conformance_emulated PRIVATE llama4rt_simt_emulator llama4rt_simt_flags)

@@ -115,7 +115,7 @@ TEST(every_kind_of_int4_conforms) {
 
 TEST(splits_of_k_conform) {
   Rng rng(4);
-  for (const simt::Options& o : schedules())
+  for (const auto& o : schedules())
     for (const int64_t k : {1024, 1025, 2400}) {
       SCOPE(describe(o));
       const WithOptions with(o);

@@ -157,7 +157,8 @@ TEST(linear_int4_decode) {
   LinearRun run;
   using RealConfig = cuda::LinearInt4Config<32, cuda::ScaleBF16, true, 1>;
   CHECK_EQ(caught([&] {
-             return run.is_right<RealConfig>(cuda::linear_int4_decode_kernel<RealConfig>, cuda::Finish::kStore);
+             return run.is_right<RealConfig>(cuda::linear_int4_decode_kernel<RealConfig>,
+                                             cuda::Finish::kStore);
            }),
            "");
 #define BUG(name)                                                                                     \

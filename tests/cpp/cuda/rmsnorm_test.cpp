@@ -27,7 +27,7 @@ double worst_error(const Matrix& out, const Matrix& x, const std::vector<float>&
 TEST(conforms) {
   Rng rng(1);
   cuda::Stream stream;
-  for (const simt::Options& o : schedules())
+  for (const auto& o : schedules())
     for (const bool with_residual : {false, true})
       for (const cases::RmsNormCase& c : cases::kRmsNormCases) {
         if (c.tokens * c.dim > 4000 && &o != &schedules().front()) continue;  // time

@@ -1,5 +1,5 @@
-// What the tests on the emulated GPU share: schedules to run under, reports to expect, and data in device
-// memory.
+// What the tests of kernels share, on the emulated GPU and on a real one: schedules to run under, reports to
+// expect, and data in device memory.
 #pragma once
 
 #include <functional>
@@ -9,10 +9,15 @@
 #include "cuda/runtime.h"
 #include "ops/cases.h"
 #include "ops/random_weights.h"
-#include "simt_emulator/executor.h"
 #include "test.h"
 
+#ifdef LLAMA4RT_SIMT_EMULATOR
+#include "simt_emulator/executor.h"
+#endif
+
 namespace llama4rt::test {
+
+#ifdef LLAMA4RT_SIMT_EMULATOR
 
 // Sets the emulator's options for as long as it lives.
 class WithOptions {
@@ -40,6 +45,21 @@ inline std::string describe(const simt::Options& o) {
   static constexpr const char* kAsyncs[] = {"lazy", "eager", "random"};
   return error_text(kOrders[int(o.order)], " order, ", kAsyncs[int(o.async)], " copies, seed ", o.seed);
 }
+
+#else
+
+// A GPU has its own schedule.
+struct Schedule {};
+struct WithOptions {
+  explicit WithOptions(const Schedule&) {}
+};
+inline const std::vector<Schedule>& schedules() {
+  static const std::vector<Schedule> all(3);
+  return all;
+}
+inline std::string describe(const Schedule&) { return "on the GPU"; }
+
+#endif
 
 // The report of a launch that must fail; empty (and a failed check) when it does not.
 inline std::string report_of(const std::function<void()>& f) {

@@ -42,6 +42,7 @@ class MemoryBlocks : public BlockStore {
       zeros_.insert(zeros_.end(), b.zeros.begin(), b.zeros.end());
     }
     Weight w = weight_shape(spec_.kind, 1, spec_.n, spec_.k, spec_.group_size, spec_.scale_dtype);
+    w.layout = spec_.layout;
     w.data = data_.data();
     w.scales = spec_.kind == WeightKind::kBF16 ? nullptr : scales_.data();
     w.zeros = spec_.zeros ? zeros_.data() : nullptr;
@@ -56,7 +57,11 @@ class MemoryBlocks : public BlockStore {
 };
 
 PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType scales = DType::kBF16) {
-  return {kind, n, k, kind == WeightKind::kBF16 ? 0 : group, scales, false};
+  return {.kind = kind,
+          .n = n,
+          .k = k,
+          .group_size = kind == WeightKind::kBF16 ? 0 : group,
+          .scale_dtype = scales};
 }
 
 // Bytes of the values in a dtype, row-major or transposed, with some padding between lines.
@@ -145,6 +150,68 @@ TEST(codes_come_back_through_the_layout) {
       }
     CHECK_EQ(wrong, 0);
   }
+}
+
+// Every element has its own bits in both layouts, inside the bytes of the matrix.
+TEST(layouts_give_each_element_its_own_bits) {
+  for (const Layout layout : {Layout::kCpu16, Layout::kCudaTile})
+    for (const WeightKind kind : {WeightKind::kBF16, WeightKind::kInt8, WeightKind::kInt4}) {
+      SCOPE(layout_name(layout), ", ", weight_kind_name(kind));
+      const int64_t n = 33, k = 130;
+      const int bits = kind == WeightKind::kBF16 ? 16 : kind == WeightKind::kInt8 ? 8 : 4;
+      std::vector<int> owners(size_t(matrix_bytes(layout, kind, n, k) * 8 / bits), 0);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < k; ++j) {
+          const BitPlace place = bit_place(layout, kind, i, j, k);
+          CHECK(place.word_offset % 4 == 0 && place.bit % bits == 0 && place.bit < 32);
+          const size_t at = size_t((place.word_offset * 8 + place.bit) / bits);
+          CHECK(at < owners.size() && ++owners.at(at) == 1);
+        }
+    }
+}
+
+// The same matrix packed for the CPU and for CUDA has the same values, also when rows arrive in two pieces.
+TEST(tiles_for_cuda_hold_the_same_values) {
+  std::mt19937 rng(8);
+  std::normal_distribution<float> normal;
+  ThreadPool pool(2);
+  for (const WeightKind kind : {WeightKind::kBF16, WeightKind::kInt8, WeightKind::kInt4})
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{16, 64}, {1, 1}, {37, 130}, {50, 321}}) {
+      SCOPE(weight_kind_name(kind), " ", n, " x ", k);
+      std::vector<float> values(size_t(n * k));
+      for (float& v : values) v = to_float(to_bf16(normal(rng)));
+      const EncodedSource source = encode(values, n, k, DType::kBF16, false);
+      PackSpec spec = spec_of(kind, n, k, 64);
+      MemoryBlocks for_cpu(spec);
+      pack_rows(spec, source.matrix, row_range(0, n), for_cpu, pool, "w");
+      spec.layout = Layout::kCudaTile;
+      MemoryBlocks for_cuda(spec);
+      const int64_t half = n / 2;
+      for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, half}, {half, n - half}}) {
+        SourceMatrix piece = source.matrix;
+        piece.data = static_cast<const char*>(piece.data) + first * piece.row_bytes;
+        piece.rows = count;
+        pack_rows(spec, piece, row_range(first, first + count), for_cuda, pool, "w");
+      }
+      const Weight a = for_cpu.weight(), b = for_cuda.weight();
+      CHECK_EQ(int64_t(for_cuda.data().size()), matrix_bytes(Layout::kCudaTile, kind, n, k));
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < k; ++j) CHECK_EQ(weight_value(a, i, j), weight_value(b, i, j));
+    }
+}
+
+// What a lane finds in its 16 bytes of an int4 tile: step s in word s, and in it, by four bits each, (row g,
+// column 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), then the same of the odd columns.
+TEST(int4_tile_golden_lane) {
+  const int64_t lane = 5 * 4 + 3;  // g = 5, t = 3
+  const int64_t rows[] = {5, 13, 5, 13}, columns[] = {6, 6, 14, 14};
+  for (int64_t step = 0; step < 4; ++step)
+    for (int i = 0; i < 8; ++i) {
+      const BitPlace place = bit_place(Layout::kCudaTile, WeightKind::kInt4, 16 + rows[i % 4],
+                                       64 + step * 16 + columns[i % 4] + i / 4, 128);
+      CHECK_EQ(place.word_offset, (2 + 1) * 512 + lane * 16 + step * 4);  // row block 1, tile 1 of 2
+      CHECK_EQ(place.bit, 4 * i);
+    }
 }
 
 TEST(rows_are_quantised_alike_from_every_source_and_thread_count) {
