@@ -28,15 +28,15 @@ step() {
 
 sanitizer() { # sanitizer TOOL: on tests that are small enough for it
   step "sanitizer-$1" 60 compute-sanitizer --tool "$1" --error-exitcode 1 \
-    "$build/tests/cpp/llama4rt_gpu_tests" every_kind_of_int4 stays_alone
+    "$build/tests/cpp/gpu/llama4rt_gpu_tests" every_kind_of_int4 stays_alone
 }
 
 if step build 300 bash -c "cmake -S . -B $build -G Ninja -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_TESTS=ON -DLLAMA4RT_CUDA=ON &&
     cmake --build $build -j $jobs --target llama4rt_gpu_tests llama4rt_ptx_conformance llama4rt_ptx_conformance_emulated"; then
   step emulated 30 bash -c "$build/tests/cpp/llama4rt_ptx_conformance_emulated >$out/ptx-emulated.json"
-  step device 30 bash -c "$build/tests/cpp/llama4rt_ptx_conformance >$out/ptx-device.json"
+  step device 30 bash -c "$build/tests/cpp/gpu/llama4rt_ptx_conformance >$out/ptx-device.json"
   step conformance 30 python3 scripts/compare_conformance.py "$out/ptx-emulated.json" "$out/ptx-device.json"
-  step gpu-tests 120 "$build/tests/cpp/llama4rt_gpu_tests"
+  step gpu-tests 120 "$build/tests/cpp/gpu/llama4rt_gpu_tests"
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do sanitizer "$tool"; done
   else

@@ -26,6 +26,8 @@ build() {  # build NAME SANITIZERS TARGET...
 echo "== address and undefined-behaviour sanitizers"
 build asan "address;undefined"
 build/asan/tests/cpp/llama4rt_tests
+# The threads of an emulated kernel that failed never end, and keep what they had.
+ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 build/asan/tests/cpp/llama4rt_simt_tests
 for driver in build/asan/tests/cpp/llama4rt_*_fuzz; do
   echo "== $(basename "$driver"), $runs inputs"
   "$driver" --runs "$runs"

@@ -33,13 +33,7 @@ void run(Kernel kernel, int threads = 64, int blocks = 1) {
   stream.synchronize();
 }
 
-// A mistake that only the checker can see; builds without it have nothing to say.
-#ifdef LLAMA4RT_SIMT_CHECKED
-constexpr bool kChecked = true;
-#else
-constexpr bool kChecked = false;
-#endif
-
+// needs_checker: a mistake that only the checker can see.
 void expect(const char* what, Kernel kernel, int threads = 64, int blocks = 1, bool needs_checker = true) {
   if (needs_checker && !kChecked) return;
   for (const simt::Options& o : schedules()) {

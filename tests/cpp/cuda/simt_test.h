@@ -61,6 +61,14 @@ inline std::string describe(const Schedule&) { return "on the GPU"; }
 
 #endif
 
+// Whether loads and stores are seen (simt_emulator/checker.h). Without that many broken kernels are right by
+// luck.
+#ifdef LLAMA4RT_SIMT_CHECKED
+inline constexpr bool kChecked = true;
+#else
+inline constexpr bool kChecked = false;
+#endif
+
 // The report of a launch that must fail; empty (and a failed check) when it does not.
 inline std::string report_of(const std::function<void()>& f) {
   try {
