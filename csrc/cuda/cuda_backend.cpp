@@ -70,6 +70,13 @@ void CudaBackend::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
 void CudaBackend::do_embed(Tensor, const Weight&, Tensor) { not_there("embed"); }
 void CudaBackend::do_scatter_rows(Tensor, Tensor, Tensor) { not_there("scatter_rows"); }
 void CudaBackend::do_gather_rows(Tensor, Tensor, Tensor) { not_there("gather_rows"); }
+void CudaBackend::do_layernorm(Tensor, Tensor, Tensor, Tensor, float) { not_there("layernorm"); }
+void CudaBackend::do_add_bias(Tensor, Tensor) { not_there("add_bias"); }
+void CudaBackend::do_gelu(Tensor, Tensor) { not_there("gelu"); }
+void CudaBackend::do_rotate_heads(Tensor, Tensor) { not_there("rotate_heads"); }
+void CudaBackend::do_tile_attention(Tensor, Tensor, Tensor, Tensor, int64_t, int, float) {
+  not_there("tile_attention");
+}
 void CudaBackend::do_prepare_qkv(Tensor, Tensor, Tensor, const QkvTransform&, const KvLayer&, Tensor) {
   not_there("prepare_qkv");
 }

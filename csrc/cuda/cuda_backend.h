@@ -32,6 +32,9 @@ class CudaBackend final : public Backend {
   void do_scatter_rows(Tensor x, Tensor rows, Tensor src) override;
   void do_gather_rows(Tensor out, Tensor x, Tensor rows) override;
   void do_rmsnorm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void do_layernorm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) override;
+  void do_add_bias(Tensor x, Tensor bias) override;
+  void do_gelu(Tensor x, Tensor bias) override;
   void do_linear(Tensor out, Tensor x, const Weight& w) override;
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
   void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
@@ -39,6 +42,9 @@ class CudaBackend final : public Backend {
                       Tensor slot_mapping) override;
   void do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
                           float scale) override;
+  void do_rotate_heads(Tensor x, Tensor rope) override;
+  void do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                         float scale) override;
   void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
   void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;

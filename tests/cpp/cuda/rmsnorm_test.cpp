@@ -29,7 +29,7 @@ TEST(conforms) {
   cuda::Stream stream;
   for (const auto& o : schedules())
     for (const bool with_residual : {false, true})
-      for (const cases::RmsNormCase& c : cases::kRmsNormCases) {
+      for (const cases::RowsCase& c : cases::kRowsCases) {
         if (c.tokens * c.dim > 4000 && &o != &schedules().front()) continue;  // time
         SCOPE(describe(o), ", ", c.tokens, " tokens, dim ", c.dim, with_residual ? ", residual" : "");
         const WithOptions with(o);
