@@ -48,9 +48,7 @@ HOOKS(8)
 HOOKS(16)
 #undef HOOKS
 
-    void __tsan_init() {
-  llama4rt::simt::checker::set_instrumented();
-}
+void __tsan_init() { llama4rt::simt::checker::set_instrumented(); }
 void __tsan_read_range(void* p, unsigned long n) { seen(p, n, Kind::kRead, __builtin_return_address(0)); }
 void __tsan_write_range(void* p, unsigned long n) { seen(p, n, Kind::kWrite, __builtin_return_address(0)); }
 void __tsan_vptr_update(void**, void*) {}
