@@ -178,13 +178,13 @@ def test_two_engines_and_many_openings(text_engine_file: Path) -> None:
     def cycle():
         with open_engine() as engine:
             engine.generate([[256, 72]], short)
-    for _ in range(10):
+    for _ in range(40):  # the allocator settles in steps of megabytes
         cycle()
     before = process.memory_info().rss, threads_and_files(process)
     for _ in range(40):
         cycle()
     after = process.memory_info().rss, threads_and_files(process)
-    assert after[0] < before[0] * 1.05 + (4 << 20), (before, after)
+    assert after[0] < before[0] + (8 << 20), (before, after)  # 200 KB a cycle
     assert after[1] == before[1], (before, after)
     """
     run(code, text_engine_file, seconds=120)
