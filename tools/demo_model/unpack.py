@@ -19,7 +19,9 @@ import numpy as np
 from llama4rt._core import EngineFile
 from llama4rt.demo import engine_path
 
-HERE = Path(__file__).parent / "checkpoint"  # config, tokenizer and templates; the weights come from the engine
+HERE = (
+    Path(__file__).parent / "checkpoint"
+)  # config, tokenizer and templates; the weights come from the engine
 BLOCK_ROWS = 16  # rows that lie together in a stored matrix
 CODES_PER_WORD = 8
 
@@ -91,7 +93,9 @@ class Unpacker:
         spread = np.repeat(scales, size, axis=1)[:, : weight["k"]]
         quotient = np.divide(values, spread, out=np.zeros_like(values), where=spread != 0)
         codes = (np.rint(quotient) + 8).astype(np.uint32)
-        words = codes.reshape(len(codes), -1, CODES_PER_WORD) << (4 * np.arange(CODES_PER_WORD, dtype=np.uint32))
+        words = codes.reshape(len(codes), -1, CODES_PER_WORD) << (
+            4 * np.arange(CODES_PER_WORD, dtype=np.uint32)
+        )
         yield f"{to}.weight_packed", np.bitwise_or.reduce(words, axis=2).view(np.int32)
         yield f"{to}.weight_scale", scales
         yield f"{to}.weight_shape", np.array(values.shape, np.int64)
@@ -171,7 +175,9 @@ def unpack(engine: Path, directory: Path, dequantize: bool = False) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--engine", type=Path, help="default: the one that ships with llama4rt")
     parser.add_argument("--dequantize", action="store_true", help="bf16 everywhere")
