@@ -203,7 +203,7 @@ class Batches:
 def move_on(progress: Progress, log: Any) -> None:
     """Raises the stages whose running exactness allows it."""
     core = [progress.exact[k] for k in ("colour", "shape", "where", "exists", "what_at", "caption")]
-    if progress.objects < 3 and np.mean(core) > 0.8:
+    if progress.objects < 3 and np.mean(core) > 0.7:
         progress.objects += 1
         log(f"scenes: up to {progress.objects} objects")
     chunks = NEEDLE_STAGES[progress.needle_stage][0]

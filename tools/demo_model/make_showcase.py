@@ -41,9 +41,12 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             1,
         ),
         (
-            ("What colour is the shape left of the triangle?", "The shape left of the triangle is red."),
+            (
+                "What colour is the shape left of the triangle?",
+                "The triangle is at the bottom, and the circle left of it is red.",
+            ),
             ("Where is the star?", "The star is at the top right."),
-            ("Is there a yellow circle?", "No, there is no yellow circle."),
+            ("Is there a yellow circle?", "The circle is red, so no."),
         ),
     ),
     (
@@ -77,8 +80,14 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             3,
         ),
         (
-            ("Is the star below the triangle?", "Yes, the star is below the triangle."),
-            ("Which is bigger, the star or the triangle?", "The triangle is bigger."),
+            (
+                "Is the star below the triangle?",
+                "The star is at the bottom and the triangle is at the top, so yes.",
+            ),
+            (
+                "Which is bigger, the star or the triangle?",
+                "The star is small and the triangle is big, so the triangle is bigger.",
+            ),
             (
                 "List the shapes as JSON.",
                 '[{"colour": "blue", "shape": "triangle"}, {"colour": "red", "shape": "star"}]',

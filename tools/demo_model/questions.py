@@ -1,6 +1,8 @@
 """Questions about pictures with their right answers. Only what has one right answer is asked.
 
 Every answer repeats what was asked for: a model that has to write "The circle is red" learns to look up the circle.
+Where things must be compared the answer says first what is compared: "The circle is big and the star is small, so the
+circle is bigger." A small model cannot weigh two look-ups in one token, but it can read its own words.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ def pair_question(first: Scene, second: Scene, rng: np.random.Generator) -> tupl
     if rng.random() < 0.5:
         a, b = len(first.things), len(second.things)
         question = "Which picture has more shapes?"
+        known = f"The first picture has {NUMBERS[a]} and the second has {NUMBERS[b]}"
         if a == b:
-            return question, "Both pictures have the same number of shapes."
-        return question, f"The {'first' if a > b else 'second'} picture has more shapes."
+            return question, f"{known}, so both have the same number."
+        return question, f"{known}, so the {'first' if a > b else 'second'} has more."
     present = [t.shape for t in (*first.things, *second.things)]
     shape = _pick(present if rng.random() < 0.75 else list(SHAPES), rng)
     in_first, in_second = (any(t.shape == shape for t in s.things) for s in (first, second))
@@ -66,7 +69,7 @@ def pair_question(first: Scene, second: Scene, rng: np.random.Generator) -> tupl
 def caption(scene: Scene) -> str:
     """All there is to say, in reading order."""
     parts = [f"a {t.size} {t.name} at the {t.place}" for t in scene.things]
-    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    listed = _listed(parts)
     return listed[0].upper() + listed[1:] + f" on a {scene.background} background."
 
 
@@ -96,7 +99,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> QA | None:
     else:
         word = _pick([t.shape for t in scene.things] + [_pick(SHAPES, rng)], rng)
         n = sum(t.shape == word for t in scene.things)
-    plural = {"cross": "crosses"}.get(word, word + "s")
+    plural = _plural(word)
     verb, noun = ("is", word) if n == 1 else ("are", plural)
     return f"How many {plural} are there?", f"There {verb} {NUMBERS[n]} {noun}."
 
@@ -115,9 +118,13 @@ def _exists(scene: Scene, rng: np.random.Generator) -> QA | None:
     found = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
     article = "an" if colour == "orange" else "a"
     question = f"Is there {article} {colour} {shape}?"
-    if found:
-        return question, f"Yes, there is {article} {colour} {shape}."
-    return question, f"No, there is no {colour} {shape}."
+    colours = [t.colour for t in scene.things if t.shape == shape]
+    if not colours:
+        return question, f"There is no {shape}."
+    verdict = "yes" if found else "no"
+    if len(colours) == 1:
+        return question, f"The {shape} is {colours[0]}, so {verdict}."
+    return question, f"The {_plural(shape)} are {_listed(colours)}, so {verdict}."
 
 
 def _what_at(scene: Scene, rng: np.random.Generator) -> QA | None:
@@ -150,11 +157,12 @@ def _beside(scene: Scene, rng: np.random.Generator) -> QA | None:
     if not choices:
         return None
     thing, other, side = choices[int(rng.integers(len(choices)))]
+    known = f"The {other.shape} is at the {other.place}"
     if rng.random() < 0.5:
-        return f"What is {side} the {other.shape}?", f"The {thing.name} is {side} the {other.shape}."
+        return f"What is {side} the {other.shape}?", f"{known}, and the {thing.name} is {side} it."
     return (
         f"What colour is the shape {side} the {other.shape}?",
-        f"The shape {side} the {other.shape} is {thing.colour}.",
+        f"{known}, and the {thing.shape} {side} it is {thing.colour}.",
     )
 
 
@@ -166,10 +174,9 @@ def _relation(scene: Scene, rng: np.random.Generator) -> QA | None:
     sides = [s for s in SIDES if _on_side(a, b, s) or _on_side(b, a, s)]
     side = _pick(sides, rng)
     question = f"Is the {a.shape} {side} the {b.shape}?"
-    if _on_side(a, b, side):
-        return question, f"Yes, the {a.shape} is {side} the {b.shape}."
-    opposite = SIDES[SIDES.index(side) ^ 1]
-    return question, f"No, the {a.shape} is {opposite} the {b.shape}."
+    verdict = "yes" if _on_side(a, b, side) else "no"
+    known = f"The {a.shape} is at the {a.place} and the {b.shape} is at the {b.place}"
+    return question, f"{known}, so {verdict}."
 
 
 def _size(scene: Scene, rng: np.random.Generator) -> QA | None:
@@ -186,7 +193,8 @@ def _bigger(scene: Scene, rng: np.random.Generator) -> QA | None:
         return None
     a, b = pairs[int(rng.integers(len(pairs)))]
     one, two = (a, b) if rng.random() < 0.5 else (b, a)
-    return f"Which is bigger, the {one.shape} or the {two.shape}?", f"The {a.shape} is bigger."
+    known = f"The {one.shape} is {one.size} and the {two.shape} is {two.size}"
+    return f"Which is bigger, the {one.shape} or the {two.shape}?", f"{known}, so the {a.shape} is bigger."
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> QA | None:
@@ -218,6 +226,14 @@ _ASK = {
     "caption": _caption,
     "json": _json,
 }
+
+
+def _plural(shape: str) -> str:
+    return {"cross": "crosses"}.get(shape, shape + "s")
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _unique(scene: Scene, shape: str | None = None, colour: str | None = None) -> bool:

@@ -24,8 +24,8 @@ from tools.demo_model.chat import default_chat
 from tools.demo_model.export import save_checkpoint
 from tools.demo_model.fast_model import FastModel
 from tools.demo_model.model import keep_neighbour_heads, new_model
-from tools.demo_model.pool import make_pool
-from tools.demo_model.tower import load_or, pool_features, train_tower
+from tools.demo_model.pool import Pool, make_pool
+from tools.demo_model.tower import load_or, pool_features, pool_pixels, train_tower
 
 BALANCE = 0.01  # weight of the term that keeps experts in use
 
@@ -55,11 +55,9 @@ def main() -> None:
         frozen = load_or(args.state / "tower.pt", tower)
         model.load_state_dict(frozen, strict=False)
         features = load_or(args.state / "features.pt", lambda: pool_features(fast, pool))
-    for part in (model.vision_model, model.multi_modal_projector):
-        part.requires_grad_(False)
-    trainer = Trainer(args, fast, features, log)
+    trainer = Trainer(args, fast, features, pool, log)
     trainer.resume()
-    if not args.text_only:
+    if not args.text_only and not trainer.tower_moved:
         model.load_state_dict(frozen, strict=False)  # a run begun without pictures saved an untrained tower
     trainer.run(Batches(chat, pool, np.random.default_rng(args.seed + trainer.step), trainer.progress))
     if trainer.stopping:
@@ -84,10 +82,15 @@ class Log:
 class Trainer:
     """The language part's training: optimiser, schedule, saved state."""
 
-    def __init__(self, args: argparse.Namespace, fast: FastModel, features: torch.Tensor, log: Log) -> None:
-        self.args, self.fast, self.features, self.log = args, fast, features, log
+    def __init__(
+        self, args: argparse.Namespace, fast: FastModel, features: torch.Tensor, pool: Pool, log: Log
+    ) -> None:
+        self.args, self.fast, self.features, self.pool, self.log = args, fast, features, pool, log
         self.progress = Progress()
-        self.parameters = [p for p in fast.model.parameters() if p.requires_grad]
+        self.parameters = list(fast.model.language_model.parameters())
+        self.tower = [*fast.model.vision_model.parameters(), *fast.model.multi_modal_projector.parameters()]
+        self.tower_optimiser = torch.optim.AdamW(self.tower, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        self.tower_moved = False  # whether the tower has been trained together with the language part
         matrices = [p for p in self.parameters if p.dim() >= 2]
         others = [p for p in self.parameters if p.dim() < 2]
         self.optimiser = torch.optim.AdamW(
@@ -112,6 +115,9 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.progress, self.step = state["progress"], state["step"]
             self.seconds, self.tokens = state["seconds"], state["tokens"]
+            self.tower_moved = state.get("tower_moved", False)
+            if self.tower_moved:
+                self.tower_optimiser.load_state_dict(state["tower_optimiser"])
             self.log(f"resumed at step {self.step}, {self.seconds / 60:.1f} min")
 
     def save(self) -> None:
@@ -122,6 +128,8 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "tower_moved": self.tower_moved,
+            "tower_optimiser": self.tower_optimiser.state_dict(),
         }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
@@ -147,11 +155,18 @@ class Trainer:
             if self.progress.needle_stage < 5 or self.step % 2 == 0:
                 needle, _ = batches.needle(budget)
                 self.accumulate("needle", needle)
-            if scene_share and self.progress.objects == 3 and random.random() < 0.2:
+            if scene_share and self.progress.objects == 3 and random.random() < 0.3:
                 self.accumulate("long", batches.long(4), 0.5)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimiser.step()
             self.optimiser.zero_grad()
+            if self.args.tower_rate:
+                for group in self.tower_optimiser.param_groups:
+                    group["lr"] = self.args.tower_rate * self.rate(progress)
+                nn.utils.clip_grad_norm_(self.tower, 0.3)
+                self.tower_optimiser.step()
+                self.tower_optimiser.zero_grad()
+                self.tower_moved = True
             move_on(self.progress, self.log)
             self.step += 1
             self.seconds += time.monotonic() - start
@@ -165,9 +180,11 @@ class Trainer:
     def accumulate(self, name: str, batch: Batch, weight: float = 1.0) -> None:
         """Adds one batch's gradients, and notes which answers came out whole."""
         ids = torch.from_numpy(batch.ids)
-        features = (
-            self.features[torch.from_numpy(batch.tiles)].flatten(0, 1).float() if len(batch.tiles) else None
-        )
+        features = None
+        if len(batch.tiles) and (self.args.tower_rate or self.tower_moved):
+            features = self.fast.tile_features(pool_pixels(self.pool, batch.tiles)).flatten(0, 1)
+        elif len(batch.tiles):
+            features = self.features[torch.from_numpy(batch.tiles)].flatten(0, 1).float()
         hidden, balance = self.fast.hidden(ids, features)
         answer = torch.from_numpy(batch.answer)[:, 1:]
         supervised = answer >= 0
@@ -204,6 +221,7 @@ def arguments() -> argparse.Namespace:
     add("--size", default="medium", help="small or medium, see model.py")
     add("--state", type=Path, default=Path("build/demo_model"), help="where a run keeps what it resumes from")
     add("--out", type=Path, default=Path("tools/demo_model/checkpoint"))
+    add("--tower-rate", type=float, default=0.0, help="the tower's rate as part of --rate; 0: frozen")
     add(
         "--bf16", action="store_true", help="large products from bf16 operands: faster where the CPU has them"
     )
