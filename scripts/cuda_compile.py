@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compiles every CUDA file with nvcc and judges what ptxas says. Needs no GPU.
 
-For Hopper it makes machine code (sm_90a), for other GPUs the PTX that a driver would compile (sm_80, sm_89, sm_100).
+For Hopper it makes machine code (sm_90a), for other GPUs PTX (sm_80, sm_89, sm_100), and compiles that too, as a driver
+would.
 Warnings are errors. A kernel that spills registers, keeps arrays in local memory or has its wgmma serialised fails.
 Prints registers and shared memory of each kernel with --verbose.
 
@@ -52,18 +53,20 @@ def judge(log: str) -> tuple[list[str], list[str]]:
     """Findings, and one line about each kernel."""
     findings: list[str] = []
     kernels: list[str] = []
-    name = ""
+    name = arch = ""
     for line in log.splitlines():
         if match := ENTRY.search(line):
-            name = match[1]
+            name, arch = match.groups()
         elif match := STACK.search(line):
             stack, stores, loads = map(int, match.groups())
             if stores or loads:
-                findings.append(f"{name}: spills {stores} + {loads} bytes of registers")
+                findings.append(f"{name} for {arch}: spills {stores} + {loads} bytes of registers")
             elif stack and name not in STACK_ALLOWED:
-                findings.append(f"{name}: keeps {stack} bytes in local memory")
+                findings.append(f"{name} for {arch}: keeps {stack} bytes in local memory")
         elif match := USED.search(line):
-            kernels.append(f"{int(match[1]):4d} registers {int(match[2] or 0):6d} bytes shared  {name}")
+            kernels.append(
+                f"{int(match[1]):4d} registers {int(match[2] or 0):6d} bytes shared  {arch} {name}"
+            )
         elif re.search(r"\b(?:warning|error)\b|wgmma.*serializ", line, re.I):
             findings.append(line.strip())
     return findings, kernels
@@ -93,7 +96,8 @@ def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[
     if source.suffix == ".cu":
         command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v,-warn-spills"]
         for sm in PTX_FOR:
-            command += ["-gencode", f"arch=compute_{sm},code=compute_{sm}"]
+            # ptxas reads that PTX too: nvcc alone would let wrong inline assembly through.
+            command += ["-gencode", f"arch=compute_{sm},code=[compute_{sm},sm_{sm}]"]
     command.append(str(source.relative_to(ROOT)))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
