@@ -2,7 +2,7 @@
 #   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
 #   make check     formatting, linters, types, layers, size of the repository
-#   make cuda-compile  compiles the CUDA kernels with nvcc, where there is one, and judges what ptxas says; no GPU needed
+#   make cuda-compile  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
@@ -109,7 +109,11 @@ check: $(DONE)/dev
 
 # CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
 cuda-compile: $(DONE)/venv
-	@$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
+	@if [ -z "$${CUDA_HOME:-}" ] && ! command -v nvcc >/dev/null; then
+	  echo "set-up: nvcc from PyPI"
+	  $(PIP_INSTALL) nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
+	fi
+	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja

@@ -141,7 +141,6 @@ def test_bad_indexes_are_typed_errors(index: str | None, tmp_path: Path) -> None
         demo.load_showcase(tmp_path)
 
 
-@pytest.mark.skipif(not (demo.FOLDER / demo.ENGINE).exists(), reason="the demo model is not trained yet")
 def test_what_ships_is_complete_and_small() -> None:
     assert demo.engine_path().stat().st_size <= 10_000_000
     shown = demo.load_showcase()

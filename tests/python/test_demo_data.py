@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # tools/ is no part of the package
 pytest.importorskip("PIL", reason="pictures need Pillow")
 
 from tools.demo_model import documents, questions, scenes

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from tools.demo_model.chat import Chat, default_chat
-from tools.demo_model.needles import NeedleMaker
+from tools.demo_model.model import CHUNK
+from tools.demo_model.needles import NeedleMaker, NeedleText
 from tools.demo_model.scenes import BIG, SMALL, Scene, Thing
 
 NEEDLE_CHUNKS = 16
@@ -41,12 +42,9 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             1,
         ),
         (
-            (
-                "What colour is the shape left of the triangle?",
-                "The triangle is at the bottom, and the circle left of it is red.",
-            ),
+            ("What colour is the circle?", "The circle is red."),
+            ("What shape is the green one?", "The green one is a triangle."),
             ("Where is the star?", "The star is at the top right."),
-            ("Is there a yellow circle?", "The circle is red, so no."),
         ),
     ),
     (
@@ -80,10 +78,7 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             3,
         ),
         (
-            (
-                "Is the star below the triangle?",
-                "The star is at the bottom and the triangle is at the top, so yes.",
-            ),
+            ("What colour is the star?", "The star is red."),
             (
                 "Which is bigger, the star or the triangle?",
                 "The star is small and the triangle is big, so the triangle is bigger.",
@@ -106,6 +101,17 @@ TEXTS: tuple[tuple[str, str | None], ...] = (
 )
 
 
+def _early_needle(chat: Chat) -> NeedleText:
+    """A text whose asked fact stands in its first quarter, far from the question."""
+    maker = NeedleMaker(chat)
+    for seed in range(100):
+        needle = maker.make(np.random.default_rng(seed), NEEDLE_CHUNKS, 5, 1, None)
+        before = needle.text[: needle.text.index(needle.facts[needle.asked[0]][0])]
+        if CHUNK < len(chat.encode(before)) < NEEDLE_CHUNKS * CHUNK // 4:
+            return needle
+    raise AssertionError("no needle stands early in a hundred texts")
+
+
 def write_showcase(folder: Path, chat: Chat | None = None) -> None:
     """Writes the files described above."""
     chat = chat or default_chat()
@@ -115,7 +121,7 @@ def write_showcase(folder: Path, chat: Chat | None = None) -> None:
         file = f"scene-{number}.png"
         scene.draw().save(folder / file, optimize=True)
         pictures.append({"file": file, "questions": [{"question": q, "answer": a} for q, a in asked]})
-    needle = NeedleMaker(chat).make(np.random.default_rng(4), NEEDLE_CHUNKS, 5, 1, None)
+    needle = _early_needle(chat)
     (folder / "needle.txt").write_text(needle.text + "\n")
     asked_fact = needle.asked[0]
     prompt = f"{needle.text} {needle.question(asked_fact)}"

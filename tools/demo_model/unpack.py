@@ -156,7 +156,7 @@ def unpack(engine: Path, directory: Path, dequantize: bool = False) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, array in Unpacker(EngineFile(str(engine)), dequantize).tensors():
-        tensor = torch.from_numpy(np.array(array))  # a copy: views of the file are read-only
+        tensor = torch.from_numpy(np.array(array, order="C"))  # a copy: views of the file are read-only
         tensors[name] = tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     for path in HERE.iterdir():

@@ -132,7 +132,7 @@ def _lay_out(canvas: _Canvas, report: "Report") -> int:
     s = report.speed
     speed = (
         f"Reads {s.prefill:,.0f} and writes {s.decode:,.0f} tokens per second; writing reads {s.read_gbps:.2f} GB/s, "
-        f"{100 * s.fraction:.0f} % of this machine's {s.machine_gbps:.1f} GB/s."
+        f"{s.share}."
     )
     for line in _wrap(speed, inner, 15):
         canvas.text(x, y, line, 15, _SOFT)

@@ -59,8 +59,11 @@ class Speed:
     machine_gbps: float
 
     @property
-    def fraction(self) -> float:
-        return self.read_gbps / self.machine_gbps
+    def share(self) -> str:
+        """What part of the memory's bandwidth that is, in words."""
+        percent = 100 * self.read_gbps / self.machine_gbps
+        cached = " (a model of this size stays in the processor's caches)" if percent > 100 else ""
+        return f"{percent:.0f} % of the {self.machine_gbps:.1f} GB/s that this machine's memory gives{cached}"
 
 
 @dataclass(frozen=True)
@@ -281,8 +284,7 @@ class _Page:
     def speed(self, speed: Speed) -> None:
         self.paragraph(
             f"Speed: reads {speed.prefill:,.0f} tokens/s, writes {speed.decode:,.0f} tokens/s. Writing reads "
-            f"{speed.read_gbps:.2f} GB/s of weights and cache, {100 * speed.fraction:.0f} % of the "
-            f"{speed.machine_gbps:.1f} GB/s that this machine's memory gives (measured now)."
+            f"{speed.read_gbps:.2f} GB/s of weights and cache, {speed.share}."
         )
 
     def score(self, answers: Sequence[Answered]) -> None:
