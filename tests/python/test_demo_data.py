@@ -9,12 +9,14 @@ import pytest
 
 pytest.importorskip("PIL", reason="pictures need Pillow")
 
+from llama4rt.images.processing import normalisation_table
+
 from tools.demo_model import documents, questions, scenes
 from tools.demo_model.chat import default_chat, prompt
 from tools.demo_model.held_out import KINDS, held_out
 from tools.demo_model.model import CHUNK
 from tools.demo_model.needles import NeedleMaker
-from tools.demo_model.pixels import normalisation, picture_tiles, plan
+from tools.demo_model.pixels import picture_tiles, plan
 
 
 def test_training_layout_is_the_chat_templates() -> None:
@@ -85,9 +87,11 @@ def test_stories_and_calls_have_their_form() -> None:
 
 
 def test_pixels() -> None:
-    table = normalisation()
+    table = np.array(normalisation_table(), np.float32)
     assert table[[0, 127, 128, 255]].tolist() == [-1, -0.00390625, 0.0078125, 1]
     rng = np.random.default_rng(0)
     for _ in range(20):
         picture = scenes.random_scene(rng).draw()
-        assert picture_tiles(picture).shape == (plan(picture).num_tiles, 3, 48, 48)
+        tiles = picture_tiles(picture)
+        assert tiles.shape == (plan(picture).num_tiles, 3, 48, 48)
+        assert np.isin(tiles, table).all()

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
-from tools.demo_model.batches import Batch, Batches, Progress, move_on
+from tools.demo_model.batches import NEEDLE_STAGES, Batch, Batches, Progress, move_on
 from tools.demo_model.chat import default_chat
 from tools.demo_model.export import save_checkpoint
 from tools.demo_model.fast_model import FastModel
@@ -49,15 +50,18 @@ def main() -> None:
             if name.startswith(("vision_model", "multi_modal"))
         }
 
-    if args.text_only:
-        features = torch.empty(0)
-    else:
+    features, frozen = torch.empty(0), {}
+    if args.init:
+        model.load_state_dict(load_file(args.init / "model.safetensors"))
+    elif not args.text_only:
         frozen = load_or(args.state / "tower.pt", tower)
         model.load_state_dict(frozen, strict=False)
         features = load_or(args.state / "features.pt", lambda: pool_features(fast, pool))
     trainer = Trainer(args, fast, features, pool, log)
+    if args.init:
+        trainer.go_on()
     trainer.resume()
-    if not args.text_only and not trainer.tower_moved:
+    if frozen and not trainer.tower_moved:
         model.load_state_dict(frozen, strict=False)  # a run begun without pictures saved an untrained tower
     trainer.run(Batches(chat, pool, np.random.default_rng(args.seed + trainer.step), trainer.progress))
     if trainer.stopping:
@@ -107,6 +111,11 @@ class Trainer:
     @property
     def path(self) -> Path:
         return Path(self.args.state) / "state.pt"
+
+    def go_on(self) -> None:
+        """Starts with a trained model: its own tower, and the last stage of each curriculum."""
+        self.tower_moved = True
+        self.progress.objects, self.progress.needle_stage = 3, len(NEEDLE_STAGES) - 1
 
     def resume(self) -> None:
         if self.path.exists():
@@ -218,6 +227,7 @@ def arguments() -> argparse.Namespace:
     add("--minutes", type=float, default=80, help="length of the whole run, pauses not counted")
     add("--flat", type=float, default=0.55, help="part of the run before the learning rate falls")
     add("--threads", type=int, default=1)
+    add("--init", type=Path, help="a trained checkpoint to go on from, such as unpack.py --dequantize writes")
     add("--size", default="medium", help="small or medium, see model.py")
     add("--state", type=Path, default=Path("build/demo_model"), help="where a run keeps what it resumes from")
     add("--out", type=Path, default=Path("tools/demo_model/checkpoint"))
