@@ -47,7 +47,8 @@ class Engine:
     path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len:
     prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as
     "4GiB" or "512MB"; None lets the engine choose. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
-    processors this process may use. allow_image_urls: whether pictures may be fetched by http(s).
+    processors this process may use. image_cache_memory: for pictures that are encoded, in use or kept
+    for the next time; as kv_cache_memory. allow_image_urls: whether pictures may be fetched by http(s).
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Engine:
         max_batched_tokens: int | None = None,
         kv_cache_dtype: str = "auto",
         prefix_cache: bool = True,
+        image_cache_memory: int | str | None = None,
         allow_image_urls: bool = False,
         image_limits: ImageLimits | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class Engine:
             max_batched_tokens=count("max_batched_tokens", max_batched_tokens),
             kv_cache_dtype=kv_cache_dtype,
             prefix_cache=prefix_cache,
+            image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
         )
         self._thread = EngineThread(self._core)
         self._finalizer = weakref.finalize(self, self._thread.close)  # also at exit

@@ -95,3 +95,28 @@ def test_pixels() -> None:
         tiles = picture_tiles(picture)
         assert tiles.shape == (plan(picture).num_tiles, 3, 48, 48)
         assert np.isin(tiles, table).all()
+
+
+def test_the_fast_training_forward_is_the_stock_one() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tools.demo_model.fast_model import FastModel
+    from tools.demo_model.model import new_model
+
+    chat = default_chat()
+    model = new_model("small", chat.tokenizer.vocab_size, chat.special, seed=3).eval()
+    rng = np.random.default_rng(3)
+    picture = scenes.random_scene(rng).draw()
+    text = NeedleMaker(chat).make(rng, 3, 3, 1)
+    turns = [(text.text, "Yes."), ("What is it?", "A star.")]
+    ids = chat.conversation(turns, None, [plan(picture)]).ids[: 4 * CHUNK]
+    ids += [chat.special["<|finetune_right_pad|>"]] * (-len(ids) % CHUNK)
+    assert len(ids) >= 3 * CHUNK  # several chunks
+    pixels = torch.from_numpy(picture_tiles(picture))
+    with torch.no_grad():
+        stock = model(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits
+        fast = FastModel(model)
+        features = fast.tile_features(pixels).flatten(0, 1)
+        hidden, _ = fast.hidden(torch.tensor([ids]), features)
+        ours = fast.logits(hidden)
+    assert float((ours - stock).abs().max()) < 1e-4 * max(1.0, float(stock.abs().max()))

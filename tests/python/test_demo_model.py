@@ -51,7 +51,7 @@ def percent_right(engine: Engine, kind: str, count: int) -> tuple[float, str]:
     questions = held_out(kind, count)
     replies = ask(engine, questions)
     wrong = [(q.answer, r) for q, r in zip(questions, replies, strict=True) if not q.is_right(r)]
-    return 100 * (1 - len(wrong) / count), f"{len(wrong)} of {count} wrong: {wrong[:5]}"
+    return 100 * (count - len(wrong)) / count, f"{len(wrong)} of {count} wrong: {wrong[:5]}"
 
 
 @pytest.mark.parametrize("kind", [*ASKED, "story"])

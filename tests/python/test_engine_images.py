@@ -414,3 +414,18 @@ def test_chat_takes_pictures(
     image = special(engine, "image")
     assert [ids.count(image) for ids in prompts] == [1, 2, 0]
     assert prompts[1][: len(prompts[0])] == prompts[0]
+
+
+def test_image_cache_memory_bounds_what_is_kept(vision_engine_file: Files) -> None:
+    path = vision_engine_file(KIND)
+    with Engine(path, image_cache_memory=1, **OPTIONS) as engine:
+        first = engine.generate("<|image|>a", GREEDY, images=[ONE])[0].outputs
+        stats = engine.stats()
+        assert stats["images"]["cached"] == 0 and stats["bytes"]["images"] == 0
+        assert engine.generate("<|image|>a", GREEDY, images=[ONE])[0].outputs == first
+        assert engine.stats()["images"]["reused"] == 0
+    with Engine(path, **OPTIONS) as engine:
+        assert engine.generate("<|image|>a", GREEDY, images=[ONE])[0].outputs == first
+        assert engine.stats()["images"]["cached"] == 1 and engine.stats()["bytes"]["images"] > 0
+    with pytest.raises(ValueError, match="image_cache_memory"):
+        Engine(path, image_cache_memory=-1, **OPTIONS)
