@@ -13,6 +13,11 @@
 
 namespace llama4rt {
 
+// Throws for an op without a kernel, naming it.
+[[noreturn]] void no_cuda_kernel(const char* op);
+
+// Members are defined by topic: cuda_backend.cpp (memory), cuda_rows.cpp, cuda_products.cpp,
+// cuda_experts.cpp, cuda_attention.cpp, cuda_tiles.cpp.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device);

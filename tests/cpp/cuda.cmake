@@ -22,7 +22,8 @@ if(instrumented)
 endif()
 
 file(GLOB emulator_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/simt_emulator/*.cpp)
-add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_backend.cpp)
+file(GLOB backend_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_*.cpp)
+add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${backend_sources})
 target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_ops PRIVATE llama4rt_simt_flags)
 
 include(cuda/planted_bugs.cmake)
@@ -30,7 +31,7 @@ file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/kerne
 file(GLOB test_kernels CONFIGURE_DEPENDS cuda/*.cu)
 list(APPEND kernel_sources ${test_kernels})
 file(GLOB kernel_tests CONFIGURE_DEPENDS cuda/*_kernels_test.cpp)
-file(GLOB planted_tests cuda/planted_bugs_kernels_test.cpp)
+file(GLOB planted_tests CONFIGURE_DEPENDS cuda/*_bugs_kernels_test.cpp)
 if(NOT instrumented) # most planted bugs pass unseen without the checker
   list(REMOVE_ITEM kernel_tests ${planted_tests})
 endif()

@@ -1,5 +1,5 @@
 #include "base/checked_math.h"
-#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/linear.h"
 #include "cuda/kernels/linear_int4_decode.cuh"
 #include "cuda/launch.h"
 #include "format/layout.h"

@@ -19,7 +19,7 @@
 // block to arrive adds them.
 #pragma once
 
-#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/linear.h"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/matrix.cuh"

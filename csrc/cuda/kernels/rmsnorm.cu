@@ -1,5 +1,5 @@
-#include "cuda/kernels/kernels.h"
 #include "cuda/kernels/rmsnorm.cuh"
+#include "cuda/kernels/rows.h"
 #include "cuda/launch.h"
 
 namespace llama4rt::cuda {

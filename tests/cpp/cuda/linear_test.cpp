@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cuda/cuda_backend.h"
-#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/rows.h"
 #include "cuda/simt_test.h"
 #include "reference/reference_backend.h"
 

@@ -1,5 +1,5 @@
 // rmsnorm on the emulated GPU.
-#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/rows.h"
 #include "cuda/simt_test.h"
 
 namespace llama4rt::test {

@@ -1,5 +1,4 @@
-// Launchers of all kernels, for the backend: plain functions over views of device memory. A launcher chooses
-// tile and grid; it checks what its kernel relies on and nothing else, because Backend has checked shapes.
+// Launchers of the matmuls with one matrix.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +9,6 @@
 #include "format/quant.h"
 
 namespace llama4rt::cuda {
-
-// out[t] = x[t] / rms(x[t]) * weight; with a residual [T, dim]: residual += x first, and that is normalised.
-void run_rmsnorm(Stream& stream, Tensor out, Tensor x, Tensor weight, float eps, Tensor residual = {});
 
 // What a matmul does with its sums.
 enum class Finish {

@@ -1,0 +1,25 @@
+// CudaBackend: products with one matrix.
+#include "cuda/cuda_backend.h"
+#include "cuda/kernels/linear.h"
+
+namespace llama4rt {
+
+void CudaBackend::multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish) {
+  LLAMA4RT_CHECK(kInternal, cuda::LinearInt4Decode::supports(w), "cuda: ", op, " of a ",
+                 weight_kind_name(w.kind), " weight has no kernel yet; only int4 has");
+  const size_t tickets = cuda::LinearInt4Decode::ticket_bytes(w, x.size(0));
+  reserve_scratch(cuda::LinearInt4Decode::partial_bytes(w, x.size(0)), tickets);
+  cuda::LinearInt4Decode::run(stream_, out, x, w, cuda::Finish(finish), partials_.data(), tickets_.data());
+}
+
+void CudaBackend::do_linear(Tensor out, Tensor x, const Weight& w) {
+  multiply("linear", out, x, w, int(cuda::Finish::kStore));
+}
+void CudaBackend::do_linear_add(Tensor x, Tensor a, const Weight& w) {
+  multiply("linear_add", x, a, w, int(cuda::Finish::kAdd));
+}
+void CudaBackend::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
+  multiply("gate_up", a, h, gate_up, int(cuda::Finish::kSwiGlu));
+}
+
+}  // namespace llama4rt

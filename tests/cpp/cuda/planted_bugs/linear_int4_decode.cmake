@@ -1,0 +1,18 @@
+llama4rt_plant(linear_int4_decode reads_past_k "column + 1 < a.k" "column < a.k")
+llama4rt_plant(linear_int4_decode reads_past_the_tokens "token < num_tokens" "token <= num_tokens")
+llama4rt_plant(linear_int4_decode writes_past_the_rows "if (n >= a.n) continue" "if (n > a.n) continue")
+llama4rt_plant(linear_int4_decode scales_of_the_other_rows "r < 2 ? scale0 : scale1" "r < 2 ? scale1 : scale0")
+llama4rt_plant(linear_int4_decode zero_of_the_other_rows "minus_bias[r % 2]" "minus_bias[0]")
+llama4rt_plant(linear_int4_decode columns_of_the_wrong_lane "lane / 8 * 8" "lane % 4 * 8")
+llama4rt_plant(linear_int4_decode one_stage_too_few "ptx::shared_address(shared_stages + tile % Config::kStages"
+               "ptx::shared_address(shared_stages + tile % (Config::kStages - 1)")
+llama4rt_plant(linear_int4_decode waits_for_one_group_less "    ptx::copy_wait<Config::kStages - 2>();\n"
+               "    ptx::copy_wait<Config::kStages - 1>();\n")
+llama4rt_plant(linear_int4_decode forgets_the_ticket "if (last) *ticket = 0" "if (false) *ticket = 0")
+llama4rt_plant(linear_int4_decode adds_one_split_less "s < grid_y()" "s + 1 < grid_y()")
+llama4rt_plant(linear_int4_decode ticket_too_early "== uint32_t(grid_y() - 1)" "== uint32_t(grid_y() - 2)")
+llama4rt_plant(linear_int4_decode keeps_group_sums "      group_sums.clear();\n    }" "    }")
+llama4rt_plant(linear_int4_decode nibbles_in_another_order "word >> (4 * r)" "word >> (4 * (r ^ 1))")
+llama4rt_plant(linear_int4_decode scales_of_another_split "first_column / Config::kGroup" "0 / Config::kGroup")
+llama4rt_plant(linear_int4_decode missing_rows_are_loaded "if (tile < tiles && has_rows)" "if (tile < tiles)")
+llama4rt_write_planted(linear_int4_decode)

@@ -1,0 +1,6 @@
+llama4rt_plant(rmsnorm writes_past_the_row "i < a.dim; i += kThreads) out[i]" "i <= a.dim; i += kThreads) out[i]")
+llama4rt_plant(rmsnorm reads_past_the_row "i < a.dim; i += kThreads) sum" "i <= a.dim; i += kThreads) sum")
+llama4rt_plant(rmsnorm one_weight_for_all "a.weight[i]" "a.weight[0]")
+llama4rt_plant(rmsnorm wrong_token "a.x + token * a.x_stride" "a.x + (token + 1) / 2 * a.x_stride")
+llama4rt_plant(rmsnorm eps_outside "/ float(a.dim) + a.eps)" "/ float(a.dim))")
+llama4rt_write_planted(rmsnorm)
