@@ -30,14 +30,25 @@ void CudaBackend::copy_to_host(void* dst, const void* src, size_t bytes) {
   stream_.synchronize();
 }
 
-void CudaBackend::reserve_scratch(size_t partial_bytes, size_t ticket_bytes) {
-  if (partials_.size() >= partial_bytes && tickets_.size() >= ticket_bytes) return;
-  stream_.synchronize();  // kernels may still use the old buffers
-  if (partials_.size() < partial_bytes) partials_ = cuda::DeviceBuffer(partial_bytes);
-  if (tickets_.size() < ticket_bytes) {
-    tickets_ = cuda::DeviceBuffer(ticket_bytes);
-    stream_.fill(tickets_.data(), 0, ticket_bytes);
+void CudaBackend::grow(cuda::DeviceBuffer& buffer, size_t bytes, const char* what) {
+  LLAMA4RT_CHECK(kInternal, !capturing_, "cuda: ", bytes, " bytes of ", what,
+                 " are asked for while a graph is captured; ", buffer.size(), " are reserved");
+  stream_.synchronize();          // kernels may still use the old buffer
+  buffer = cuda::DeviceBuffer();  // first, so that both are never in memory together
+  buffer = cuda::DeviceBuffer(bytes);
+}
+
+void* CudaBackend::scratch(size_t bytes) {
+  if (scratch_.size() < bytes) grow(scratch_, bytes, "scratch");
+  return scratch_.data();
+}
+
+uint32_t* CudaBackend::tickets(size_t bytes) {
+  if (tickets_.size() < bytes) {
+    grow(tickets_, bytes, "tickets");
+    stream_.fill(tickets_.data(), 0, bytes);
   }
+  return tickets_.as<uint32_t>();
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int device) { return std::make_unique<CudaBackend>(device); }

@@ -55,13 +55,20 @@ class CudaBackend final : public Backend {
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
 
   void multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish);
-  // Scratch of split sums, kept from call to call; grows when a larger matrix comes.
-  void reserve_scratch(size_t partial_bytes, size_t ticket_bytes);
+  // Memory of one op call, 256-byte aligned and not initialised. Every op gets the same bytes: ops run in
+  // order, so the next may overwrite what one leaves. Grows when more is asked for than ever before, after
+  // waiting for the stream; not while a graph is captured, because its kernels keep the pointer.
+  void* scratch(size_t bytes);
+  // Counters for blocks that meet: zero when a kernel starts, and every kernel leaves them zero. Grows
+  // likewise.
+  uint32_t* tickets(size_t bytes);
+  void grow(cuda::DeviceBuffer& buffer, size_t bytes, const char* what);
 
   int device_;
   cuda::DeviceInfo info_;
   cuda::Stream stream_;
-  cuda::DeviceBuffer partials_, tickets_;
+  bool capturing_ = false;
+  cuda::DeviceBuffer scratch_, tickets_;
 };
 
 std::unique_ptr<Backend> make_cuda_backend(int device);

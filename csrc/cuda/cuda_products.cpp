@@ -7,9 +7,9 @@ namespace llama4rt {
 void CudaBackend::multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish) {
   LLAMA4RT_CHECK(kInternal, cuda::LinearInt4Decode::supports(w), "cuda: ", op, " of a ",
                  weight_kind_name(w.kind), " weight has no kernel yet; only int4 has");
-  const size_t tickets = cuda::LinearInt4Decode::ticket_bytes(w, x.size(0));
-  reserve_scratch(cuda::LinearInt4Decode::partial_bytes(w, x.size(0)), tickets);
-  cuda::LinearInt4Decode::run(stream_, out, x, w, cuda::Finish(finish), partials_.data(), tickets_.data());
+  void* const partials = scratch(cuda::LinearInt4Decode::partial_bytes(w, x.size(0)));
+  uint32_t* const counters = tickets(cuda::LinearInt4Decode::ticket_bytes(w, x.size(0)));
+  cuda::LinearInt4Decode::run(stream_, out, x, w, cuda::Finish(finish), partials, counters);
 }
 
 void CudaBackend::do_linear(Tensor out, Tensor x, const Weight& w) {
