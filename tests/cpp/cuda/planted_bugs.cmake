@@ -2,15 +2,29 @@
 # demands that every bug is caught. The plants of each kernel are in planted_bugs/KERNEL.cmake. (Removed barriers,
 # waits and fences need no copy: see teeth.h.)
 #
-# llama4rt_plant(KERNEL NAME FROM TO): FROM must stand exactly once in csrc/cuda/kernels/KERNEL.cuh, so a plant
-# cannot go stale unseen. All copies of a kernel go to ${dir}/KERNEL_bugs.h, each in namespace
-# llama4rt::bugs::NAME, with a macro LLAMA4RT_BUGS_OF_KERNEL(X) that lists them.
+# llama4rt_plant(KERNEL NAME FROM TO): FROM must stand exactly once in csrc/cuda/kernels/KERNEL.cuh or in the headers of
+# csrc/cuda/device/ that it includes itself, so a plant cannot go stale unseen. All copies of a kernel go to
+# ${dir}/KERNEL_bugs.h, each in namespace llama4rt::bugs::NAME, with a macro LLAMA4RT_BUGS_OF_KERNEL(X) that lists them.
 set(planted_dir ${CMAKE_CURRENT_BINARY_DIR}/planted_bugs)
 
-function(llama4rt_plant kernel name from to)
+# The text of a kernel, with the text of each device header in place of its #include.
+function(llama4rt_kernel_text kernel result)
   set(source ${PROJECT_SOURCE_DIR}/csrc/cuda/kernels/${kernel}.cuh)
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
   file(READ ${source} text)
+  set(sources ${source})
+  string(REGEX MATCHALL "#include \"cuda/device/[a-z0-9_]+\\.cuh\"" includes "${text}")
+  foreach(include IN LISTS includes)
+    string(REGEX REPLACE "#include \"(.*)\"" "\\1" header "${include}")
+    file(READ ${PROJECT_SOURCE_DIR}/csrc/${header} body)
+    string(REPLACE "${include}" "${body}" text "${text}")
+    list(APPEND sources ${PROJECT_SOURCE_DIR}/csrc/${header})
+  endforeach()
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${sources})
+  set(${result} "${text}" PARENT_SCOPE)
+endfunction()
+
+function(llama4rt_plant kernel name from to)
+  llama4rt_kernel_text(${kernel} text)
   string(REPLACE "${from}" "" without "${text}")
   string(LENGTH "${text}" before)
   string(LENGTH "${without}" after)

@@ -1,0 +1,34 @@
+// How matmuls end, shared by all of them.
+#pragma once
+
+#include "cuda/ptx/math.cuh"
+#include "cuda/ptx/memory.cuh"
+#include "cuda/ptx/sync.cuh"
+#include "cuda/simt.h"
+
+namespace llama4rt::cuda {
+
+// silu(c * gate) * (c * up); c is the router's score, 1 outside of experts.
+LLAMA4RT_DEVICE float swiglu(float gate, float up, float c) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  const float g = c * gate;
+  return g / (1.0f + ptx::exp2(-g * kLog2E)) * (c * up);
+}
+
+// Blocks that share a ticket (zero before and after) have each stored their part of a result: true in all
+// threads of the block that came last, which then sees every part.
+LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks) {
+  LLAMA4RT_SHARED(int, is_last, 1);
+  ptx::sync_threads();
+  if (thread_x() == 0) {
+    ptx::fence_device();
+    const bool last = ptx::atomic_add(ticket, 1) == uint32_t(blocks - 1);
+    if (last) *ticket = 0;  // for the next run
+    ptx::fence_device();
+    is_last[0] = last;
+  }
+  ptx::sync_threads();
+  return is_last[0] != 0;
+}
+
+}  // namespace llama4rt::cuda
