@@ -73,6 +73,22 @@ py::array_t<float> encode_image(Engine& engine, const py::array_t<uint8_t, py::a
   return out;
 }
 
+// Python writes through the address: grammar libraries fill masks by pointer, without the GIL.
+void bind_token_mask(py::module_& m) {
+  py::class_<TokenMask, std::shared_ptr<TokenMask>>(m, "TokenMask")
+      .def(py::init([](int64_t vocab_size) {
+             LLAMA4RT_CHECK(kRequest, vocab_size > 0 && vocab_size <= INT32_MAX, "vocab_size is ", vocab_size,
+                            "; it must be in 1..", INT32_MAX);
+             return std::make_shared<TokenMask>(vocab_size);
+           }),
+           py::arg("vocab_size"))
+      .def_property_readonly("address",
+                             [](TokenMask& mask) { return reinterpret_cast<uintptr_t>(mask.bits().data()); })
+      .def_property_readonly("num_bytes", [](TokenMask& mask) { return mask.bits().size_bytes(); })
+      .def("publish", &TokenMask::publish)
+      .def("fail", &TokenMask::fail, py::arg("error"));
+}
+
 void bind_request(py::module_& m) {
   py::class_<Request> c(m, "Request");
   c.def(py::init<>());
@@ -107,6 +123,9 @@ void bind_request(py::module_& m) {
   integer("prompt_logprobs", [](Request& r) -> auto& { return r.prompt_logprobs; });
   flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
   flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
+  flag("report_progress", [](Request& r) -> auto& { return r.report_progress; });
+  bind_field<std::vector<std::shared_ptr<TokenMask>>>(c, "masks", "a list of TokenMask",
+                                                      [](Request& r) -> auto& { return r.masks; });
   c.def_property(
       "images",
       [](const Request& r) {
@@ -165,6 +184,7 @@ void bind_event(py::module_& m) {
       .def_property_readonly("prompt_logprobs", [](const PyEvent& e) { return prompt_logprobs(e.event); })
       .def_property_readonly("logits", [](const PyEvent& e) { return e.logits; })
       .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
+      .def_property_readonly("prompt_computed", [](const PyEvent& e) { return e.event.prompt_computed; })
       .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
       .def_property_readonly("stop_token_id", [](const PyEvent& e) { return e.event.stop_token_id; })
       .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; });
@@ -263,6 +283,7 @@ EngineHolder open_engine(const std::string& path, const std::string& device, int
 }  // namespace
 
 void bind_engine(py::module_& m) {
+  bind_token_mask(m);
   bind_request(m);
   bind_event(m);
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
@@ -285,6 +306,7 @@ void bind_engine(py::module_& m) {
                                return py::module_::import("json").attr("loads")(engine.config().to_json());
                              })
       .def_property_readonly("max_model_len", &Engine::max_model_len)
+      .def_property_readonly("max_num_seqs", &Engine::max_num_seqs)
       .def_property_readonly("backend", &Engine::backend_name)
       .def("file_bytes", &file_bytes, py::arg("name"))
       .def("file_names", [](const Engine& engine) { return engine.file().file_names(); })

@@ -43,6 +43,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options, std::uniqu
   const int64_t seqs = option("max_num_seqs", options.max_num_seqs, 4096,
                               tokens == 0 ? kDefaultMaxNumSeqs : std::min(kDefaultMaxNumSeqs, tokens));
   generator.max_num_seqs = int(seqs);
+  max_num_seqs_ = seqs;
   generator.max_batched_tokens = int(tokens == 0 ? std::max(kDefaultMaxBatchedTokens, seqs) : tokens);
   generator.prefix_cache = options.prefix_cache;
   max_waiting_ = option("max_waiting", options.max_waiting, int64_t(1) << 30, kDefaultMaxWaiting);

@@ -62,6 +62,7 @@ class Engine {
 
   const ModelConfig& config() const { return file_->config(); }
   int64_t max_model_len() const { return limits_.max_model_len; }
+  int64_t max_num_seqs() const { return max_num_seqs_; }
   const std::string& backend_name() const { return backend_name_; }
   const EngineFile& file() const { return *file_; }
 
@@ -85,6 +86,7 @@ class Engine {
   std::string backend_name_;
   RequestLimits limits_;
   int64_t max_waiting_ = 0;
+  int64_t max_num_seqs_ = 0;
 
   std::mutex step_mutex_;  // guards what follows
   std::unique_ptr<Backend> backend_;

@@ -10,6 +10,8 @@ namespace {
 constexpr int64_t kLogitTileBytes = int64_t(64) << 20;
 // Below so many logits, waking threads costs more than it saves.
 constexpr int64_t kParallelLogits = int64_t(1) << 17;
+// A mask takes milliseconds at worst: this is for a thread that died.
+constexpr std::chrono::milliseconds kMaskPatience{30'000};
 
 StepLimits step_limits(const ModelConfig& config, const GeneratorOptions& options) {
   StepLimits limits;
@@ -188,7 +190,10 @@ std::vector<TokenEvent> Generator::step() {
 void Generator::run(std::span<const Slice> slices) {
   choose_outputs(slices);
   model_.forward(builder_.build(slices, outputs_), kv_.layers());
-  for (const Slice& slice : slices) scheduler_.commit(slice);
+  for (const Slice& slice : slices) {
+    scheduler_.commit(slice);
+    report_progress(slice);
+  }
   const auto rows = int64_t(outputs_.size());
   for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
     read_rows(slices, begin, model_.logits(begin, std::min(limits_.logit_rows, rows - begin)));
@@ -259,14 +264,24 @@ Generator::RowResult Generator::read_row(Sampler& sampler, std::span<float> row,
   sample.end_tokens = state.end_tokens;
   sample.seed = state.seed;
   sample.index = uint32_t(g.index);
+  TokenMask* const mask = state.request.masks.empty() ? nullptr : state.request.masks[size_t(g.index)].get();
+  if (mask) {
+    if (auto error = mask->wait(kMaskPatience)) {
+      result.error = std::move(*error);
+      return result;
+    }
+    sample.allowed = mask->bits();
+  }
   result.sampled = sampler.sample(row, sample);
   result.finite = result.sampled.token >= 0;
+  if (mask) mask->expire();
   return result;
 }
 
 void Generator::use_row(const Slice& slice, int64_t position, std::span<const float> row, RowResult& result) {
   Generation& g = generation(slice);
   if (g.status == SequenceStatus::kFinished) return;  // an earlier row of the same slice was not finite
+  if (!result.error.empty()) return finish(g, "error", result.error);
   if (!result.finite)
     return finish(g, "error", error_text("the logits of position ", position, " hold NaN or infinity"));
   if (g.request->request.return_logits) {
@@ -292,6 +307,16 @@ void Generator::accept(Generation& g, SampledToken& sampled) {
   event.logprobs = std::move(sampled.logprobs);
   if (g.num_output() == g.request->request.max_tokens || g.length() == plan_.max_model_len)
     conclude(g, event, "length");
+}
+
+// Pieces of a prompt before its last: that one is followed by a token.
+void Generator::report_progress(const Slice& slice) {
+  const Generation& g = generation(slice);
+  if (!g.request->request.report_progress || g.index != 0 || slice.end() >= g.num_prompt) return;
+  TokenEvent& event = events_.emplace_back();
+  event.request_id = g.request->id;
+  event.prompt_computed = slice.end();
+  event.cached_tokens = std::max<int64_t>(g.cached_tokens, 0);
 }
 
 // The logits of one slice at a time: those of a long prompt are never in memory together here.

@@ -92,6 +92,7 @@ class Generator {
   };
   struct RowResult {
     bool finite = true;
+    std::string error;            // why there is no token, beside logits that are not finite
     SampledToken sampled;         // of a row that decides a token
     TokenLogprobs of_next_token;  // of a prompt row
   };
@@ -112,6 +113,7 @@ class Generator {
   void use_row(const Slice& slice, int64_t position, std::span<const float> row, RowResult& result);
   void accept(Generation& g, SampledToken& sampled);
   void report_logits(Generation& g);
+  void report_progress(const Slice& slice);
   TokenEvent& report(Generation& g);
   void finish(Generation& g, const std::string& reason, const std::string& error = "");
   void conclude(Generation& g, TokenEvent& event, const std::string& reason);

@@ -104,6 +104,11 @@ void check_request(const Request& request, const RequestLimits& limits) {
   check_images(request, limits.vision);
 
   check(kN, request.n);
+  LLAMA4RT_CHECK(kRequest, request.masks.empty() || int64_t(request.masks.size()) == request.n, "there are ",
+                 request.masks.size(), " masks and n is ", request.n, "; each output needs its own");
+  for (const auto& mask : request.masks)
+    LLAMA4RT_CHECK(kRequest, mask && mask->vocab_size() == limits.vocab_size, "a mask is for ",
+                   mask ? mask->vocab_size() : 0, " tokens; this model has ", limits.vocab_size);
   check(kMaxTokens, request.max_tokens);
   check(kMinTokens, s.min_tokens);
   LLAMA4RT_CHECK(kRequest, s.min_tokens <= request.max_tokens, "min_tokens is ", s.min_tokens,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "format/model_config.h"
+#include "runtime/token_mask.h"
 
 namespace llama4rt {
 
@@ -38,6 +39,9 @@ struct Request {
   // Their tiles, in order, take the places of the prompt's patch tokens.
   std::vector<std::shared_ptr<const ImageInput>> images;
   SamplingParams sampling;
+  // One for each of the n sequences, or none: what may be sampled. The caller fills a mask anew after each
+  // token.
+  std::vector<std::shared_ptr<TokenMask>> masks;
   int64_t n = 1;
   int64_t max_tokens = 16;
   std::optional<int64_t> seed;          // empty: a random one
@@ -46,6 +50,7 @@ struct Request {
   int64_t prompt_logprobs = -1;         // -1: none
   bool return_logits = false;           // logits of every prompt token, no generation
   bool use_prefix_cache = true;
+  bool report_progress = false;  // an event for each piece of the prompt, of index 0
 };
 
 struct TokenLogprobs {
@@ -69,9 +74,11 @@ struct TokenEvent {
   // With the first event of index 0, when asked for: entry i is for prompt token i + 1.
   std::optional<std::vector<TokenLogprobs>> prompt_logprobs;
   std::optional<LogitRows> logits;
-  int64_t cached_tokens = 0;   // prompt tokens found in the prefix cache; with the sequence's first event
-  std::string finish_reason;   // "", "stop", "length", "abort" or "error"
-  int32_t stop_token_id = -1;  // the end token that stopped it; it is not part of the output
+  int64_t prompt_computed = -1;  // prompt tokens done so far, in an event that says only this
+  int64_t cached_tokens = 0;     // prompt tokens found in the prefix cache; with the sequence's first event,
+                                 // and with every one of progress
+  std::string finish_reason;     // "", "stop", "length", "abort" or "error"
+  int32_t stop_token_id = -1;    // the end token that stopped it; it is not part of the output
   std::string error;
 };
 

@@ -60,7 +60,19 @@ bool Sampler::edit(std::span<float> row, const SampleRequest& request) {
   if (int64_t(request.tokens.size()) - request.num_prompt < params.min_tokens)
     for (int32_t id : request.end_tokens) set(row, id, -kInfinity);
   penalise(row, request);
-  return !edits_.empty();
+  if (!request.allowed.empty()) forbid(row, request.allowed);
+  return !edits_.empty() || !request.allowed.empty();
+}
+
+// Not remembered as edits: what is forbidden is never chosen, so nobody asks for its logit.
+void Sampler::forbid(std::span<float> row, std::span<const uint32_t> allowed) {
+  for (size_t begin = 0, word = 0; begin < row.size(); begin += 32, ++word) {
+    const uint32_t bits = allowed[word];
+    if (bits == 0xFFFFFFFFu) continue;
+    const size_t count = std::min<size_t>(32, row.size() - begin);
+    for (size_t i = 0; i < count; ++i)
+      if (!(bits >> i & 1u)) row[begin + i] = -kInfinity;
+  }
 }
 
 void Sampler::penalise(std::span<float> row, const SampleRequest& request) {

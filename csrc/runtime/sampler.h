@@ -1,5 +1,5 @@
 // Sampler: one row of logits and one request's parameters -> one token, with log probabilities when asked.
-// The order is vLLM's: bias and forbidden end tokens, penalties, temperature, min-p, top-k, top-p. Log
+// The order is vLLM's: bias and forbidden end tokens, penalties, mask, temperature, min-p, top-k, top-p. Log
 // probabilities are those of the model, before any of it. The random number depends on (seed, sequence index,
 // position) only, so a result depends on nothing else in the batch. Stopping is the engine's business.
 #pragma once
@@ -17,6 +17,7 @@ struct SampleRequest {
   const SamplingParams* params = nullptr;
   std::span<const int32_t> tokens;  // prompt and output so far; its size is the position being sampled
   int64_t num_prompt = 0;
+  std::span<const uint32_t> allowed;    // bit i % 32 of word i / 32: token i may come; empty: all may
   std::span<const int32_t> end_tokens;  // forbidden while the output is shorter than min_tokens
   uint64_t seed = 0;
   uint32_t index = 0;  // which of the n
@@ -39,6 +40,7 @@ class Sampler {
 
  private:
   bool edit(std::span<float> row, const SampleRequest& request);
+  static void forbid(std::span<float> row, std::span<const uint32_t> allowed);
   void penalise(std::span<float> row, const SampleRequest& request);
   void set(std::span<float> row, int32_t id, float value);
   float raw_logit(std::span<const float> row, int32_t id) const;

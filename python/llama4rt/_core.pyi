@@ -124,6 +124,21 @@ class EngineWriter:
 
 # --- runtime ----------------------------------------------------------------------------------------------------------
 
+class TokenMask:
+    """Which tokens may come next in one sequence: bit i % 32 of the i // 32-th uint32 stands for token i.
+
+    The engine samples the sequence's next token only once the mask was published, after the previous token's event.
+    fail() ends the sequence with an error instead.
+    """
+
+    def __init__(self, vocab_size: int) -> None: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def publish(self) -> None: ...
+    def fail(self, error: str) -> None: ...
+
 class Request:
     """What one caller asked, in token ids. All numbers are checked again in Engine.submit (RequestError)."""
 
@@ -149,6 +164,8 @@ class Request:
     prompt_logprobs: int  # -1: none
     return_logits: bool  # score(): float32 [tokens, vocab], no generation
     use_prefix_cache: bool
+    report_progress: bool  # events with prompt_computed, of index 0
+    masks: list[TokenMask]  # none, or one for each of the n outputs
     def __init__(self) -> None: ...
 
 class Event:
@@ -163,6 +180,7 @@ class Event:
         list[tuple[float, list[tuple[int, float]]]] | None
     )  # entry 0 is for token 1; first event of index 0
     logits: NDArray[np.float32] | None
+    prompt_computed: int  # -1, or prompt tokens done so far: the event then says only this, and cached_tokens
     cached_tokens: int  # prompt tokens found in the prefix cache (first event)
     finish_reason: str  # "", "stop", "length", "abort" or "error"
     stop_token_id: int  # the end token that stopped it, or -1; that token is not part of the output
@@ -206,6 +224,8 @@ class Engine:
     def config(self) -> dict[str, Any]: ...
     @property
     def max_model_len(self) -> int: ...
+    @property
+    def max_num_seqs(self) -> int: ...
     @property
     def backend(self) -> str: ...
     def file_bytes(self, name: str) -> bytes | None:

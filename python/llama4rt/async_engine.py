@@ -8,8 +8,9 @@ ends the request.
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -17,12 +18,23 @@ from typing import Any
 from llama4rt.chat_template import Message
 from llama4rt.engine import Engine, Images
 from llama4rt.errors import RequestError
-from llama4rt.outputs import Delta, OutputBuilder, RequestOutput
+from llama4rt.inbox import Inbox
+from llama4rt.outputs import Delta, OutputBuilder, Progress, RequestOutput
 from llama4rt.prompt_builder import PreparedPrompt, Prompt
+from llama4rt.request_tracker import Deliver
 from llama4rt.sampling_params import SamplingParams
 from llama4rt.work import Work
 
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A request that AsyncEngine.start has submitted."""
+
+    work: Work
+    name: str
+    close: Callable[[], None]  # frees what it holds, ended or not; more than once is harmless
 
 
 class AsyncEngine:
@@ -94,53 +106,76 @@ class AsyncEngine:
     ) -> None:
         await asyncio.to_thread(self.close)
 
+    async def start(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        deliver: Deliver,
+        images: Images | None = None,
+        request_id: str | None = None,
+    ) -> "Running":
+        """Submits a request for a caller with an inbox of its own. Whatever is wrong with it is raised here.
+
+        deliver(item) is called in the engine thread, with each Delta (and Progress, when params ask for it), then
+        with None, or with the error that ended the request. The caller must close() what this returns.
+        """
+        name = f"request-{next(self._numbers)}" if request_id is None else request_id
+        if name in self._active:
+            raise RequestError(f"a request with the id {name!r:.80} is running")
+        self._active[name] = None
+        try:
+            work = await self._prepared(prompt, params or SamplingParams(), images)
+            native_id = self.engine._start(work, deliver, name)
+        except BaseException:
+            self._forget(name)
+            raise
+        self._active[name] = native_id
+        if name in self._aborted_early:
+            self.engine._thread.abort(native_id)
+        return Running(work, name, partial(self._end, name, native_id))
+
+    def _end(self, name: str, native_id: int) -> None:
+        self._forget(name)
+        self.engine._thread.abandon(native_id)  # of no effect when it has ended
+
+    def _forget(self, name: str) -> None:
+        self._active.pop(name, None)
+        self._aborted_early.discard(name)
+
     async def _batches(
         self, prompt: Prompt, params: SamplingParams | None, images: Images | None, request_id: str | None
     ) -> AsyncGenerator[tuple[Work, str, list[Delta]], None]:
         """Runs one request; yields all Deltas that have come since the last time, until it ends."""
-        name = f"request-{next(self._numbers)}" if request_id is None else request_id
-        if name in self._active:
-            raise RequestError(f"a request with the id {name!r:.80} is running")
-        deliver = (
-            asyncio.get_running_loop().call_soon_threadsafe
-        )  # raises once the loop is closed, which ends the request
-        inbox: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
-        self._active[name] = None
+        inbox: Inbox[Delta | Progress | BaseException | None] = Inbox()
+        running = await self.start(prompt, params, deliver=inbox.put, images=images, request_id=request_id)
         try:
-            work = await self._prepared(prompt, params or SamplingParams(), images)
-            native_id = self.engine._start(work, lambda item: deliver(inbox.put_nowait, item), name)
-            self._active[name] = native_id
-            if name in self._aborted_early:
-                self.engine._thread.abort(native_id)
             ended = False
             while not ended:
-                items = [await inbox.get()]
-                while not inbox.empty():
-                    items.append(inbox.get_nowait())
+                items = await inbox.wait()
                 deltas = [item for item in items if isinstance(item, Delta)]
                 if deltas:
-                    yield work, name, deltas
+                    yield running.work, running.name, deltas
                 for item in items:
                     if isinstance(item, BaseException):
                         raise item
                     ended = ended or item is None
         finally:
-            running = self._active.pop(name, None)
-            self._aborted_early.discard(name)
-            if running is not None:
-                self.engine._thread.abandon(running)  # of no effect when it has ended
+            running.close()
 
     async def _prepared(self, prompt: Prompt, params: SamplingParams, images: Images | None) -> Work:
-        engine, prompts = self.engine, self.engine._prompts
-        engine._thread.check_usable()
+        return self.engine._work(await self.prepare(prompt, images=images), params)
+
+    async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
+        """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""
+        prompts = self.engine._prompts
+        self.engine.check_usable()
         if images:  # their own threads, few of them: decoded pictures are large
             prepare = partial(prompts.prepare, prompt, images, parallel=False)
-            prepared = await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
-        elif isinstance(prompt, str) and not (prompts.tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS):
-            prepared = await asyncio.to_thread(prompts.prepare, prompt)
-        else:
-            prepared = prompts.prepare(prompt)
-        return engine._work(prepared, params)
+            return await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
+        if isinstance(prompt, str) and not (prompts.tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS):
+            return await asyncio.to_thread(prompts.prepare, prompt)
+        return prompts.prepare(prompt)
 
     async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
         """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""

@@ -109,12 +109,7 @@ class ChatTemplate:
         guard = next((g for g in _GUARDS if g not in everything), None)
         if guard is None:
             raise RequestError("the messages contain all of the noncharacters U+FDD0 to U+FDEF; remove them")
-        beginnings = {
-            re.escape(name[0]) + "(?=" + re.escape(name[1:2]) + "|$)" for name in tokenizer.special_tokens
-        }
-        beginning = (
-            re.compile("(" + "|".join(sorted(beginnings)) + ")") if beginnings else re.compile("((?!))")
-        )
+        beginning = tokenizer.special_beginning
         messages, tools = _map_text(data, lambda text: beginning.sub(rf"\1{guard}", text))
         text = self._render(messages, tools, add_generation_prompt, options)
         ids: list[int] = []

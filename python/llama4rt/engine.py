@@ -232,7 +232,17 @@ class Engine:
 
     @property
     def max_model_len(self) -> int:
+        """Prompt and output of a request together, in tokens."""
         return self._core.max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Outputs that can be in the running batch at once."""
+        return self._core.max_num_seqs
+
+    def check_usable(self) -> None:
+        """Raises Llama4RTError in a forked child, after close, and after the engine has failed for good."""
+        self._thread.check_usable()
 
     @property
     def device(self) -> str:

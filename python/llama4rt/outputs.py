@@ -32,6 +32,15 @@ class Delta:
     num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache; with the first Delta
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the prompt of a request is; comes before the first Delta, when SamplingParams.report_progress asks."""
+
+    total: int  # prompt tokens
+    cached: int  # found in the prefix cache
+    processed: int  # done, cached ones included
+
+
 @dataclass(slots=True)
 class CompletionOutput:
     """One of a request's n outputs."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from llama4rt._core import Event
 from llama4rt.detokenizer import Detokenizer
 from llama4rt.errors import Llama4RTError
-from llama4rt.outputs import Delta, TokenLogprobs
+from llama4rt.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.sampling_params import SamplingParams
 from llama4rt.tokenizer import Tokenizer
 
-# A Delta, the error that ended the request, or None after the last Delta.
-Deliver = Callable[[Delta | BaseException | None], object]
+# A Delta, Progress before the first one, the error that ended the request, or None after the last Delta.
+Deliver = Callable[[Delta | Progress | BaseException | None], object]
 
 
 class RequestTracker:
@@ -44,6 +44,10 @@ class RequestTracker:
         index = event.index
         if index not in self._open:
             return  # it ended at a stop string, and this is what was computed meanwhile
+        if event.prompt_computed >= 0:
+            total = len(self._prompt_token_ids)
+            self.deliver(Progress(total, event.cached_tokens, event.prompt_computed))
+            return
         if event.finish_reason == "error":
             self._open.clear()
             self.deliver(Llama4RTError(event.error or "the request failed"))

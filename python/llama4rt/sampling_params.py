@@ -47,6 +47,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    report_progress: bool = False  # AsyncEngine.start then delivers Progress for each piece of a long prompt
 
     def __post_init__(self) -> None:
         self._check_float("temperature", 0.0, 100.0, optional=True)
@@ -62,7 +63,7 @@ class SamplingParams:
         self._check_int("n", 1, MAX_N)
         self._check_int("logprobs", 0, MAX_LOGPROBS, optional=True)
         self._check_int("prompt_logprobs", 0, MAX_LOGPROBS, optional=True)
-        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "report_progress"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} is {_show(getattr(self, name))}; it must be True or False")
         self._set("stop", self._checked_stop())

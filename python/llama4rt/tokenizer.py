@@ -122,6 +122,14 @@ class Tokenizer(ABC):
         names = sorted(self.special_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
+    @cached_property
+    def special_beginning(self) -> re.Pattern[str]:
+        """Matches, as group 1, a character with which a special token could begin where it stands."""
+        beginnings = {
+            re.escape(name[0]) + "(?=" + re.escape(name[1:2]) + "|$)" for name in self.special_tokens if name
+        }
+        return re.compile("(" + "|".join(sorted(beginnings)) + ")" if beginnings else "((?!))")
+
     def _guarded(self, text: str) -> list[int]:
         """Native panics are BaseExceptions that would kill the calling thread; here they are typed errors."""
         if not text:

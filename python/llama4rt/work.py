@@ -38,5 +38,6 @@ def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Requ
     request.stop_token_ids = list(params.stop_token_ids)
     request.ignore_eos = params.ignore_eos
     request.logprobs = -1 if params.logprobs is None else params.logprobs
+    request.report_progress = params.report_progress
     request.prompt_logprobs = -1 if params.prompt_logprobs is None else params.prompt_logprobs
     return request

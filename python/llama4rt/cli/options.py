@@ -89,7 +89,8 @@ def engine_file(args: argparse.Namespace) -> str:
         )
 
 
-def open_engine(args: argparse.Namespace, **options: Any) -> "Engine":
+def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":
+    """allow_image_urls: whoever types the command chooses the URL; over a network others do."""
     from llama4rt.engine import Engine
 
     return Engine(
@@ -98,7 +99,7 @@ def open_engine(args: argparse.Namespace, **options: Any) -> "Engine":
         num_threads=args.threads,
         max_model_len=args.max_model_len,
         kv_cache_memory=args.kv_cache_memory,
-        allow_image_urls=True,  # whoever types the command chooses the URL
+        allow_image_urls=allow_image_urls,
         **options,
     )
 

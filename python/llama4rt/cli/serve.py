@@ -1,0 +1,135 @@
+"""`llama4rt serve`: OpenAI's API and a chat page over one engine."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from llama4rt.cli.options import add_engine_options, note, open_engine
+
+if TYPE_CHECKING:
+    from llama4rt.engine import Engine
+    from llama4rt.server.options import ServerOptions
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve OpenAI's API over HTTP, and a chat page",
+        description="Serve OpenAI's API over HTTP, and a chat page at /. Needs pip install 'llama4rt[serve]'.",
+        epilog="SIGTERM lets running requests end; a second one does not. docs/serving.md has everything else.",
+    )
+    add_engine_options(parser, or_demo=True)
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="0: any free one (default: 8000)")
+    group.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="clients must send it; may be repeated; LLAMA4RT_API_KEY and --api-key-file do not show it to `ps`",
+    )
+    group.add_argument("--api-key-file", metavar="FILE", help="a file with one key a line")
+    group.add_argument(
+        "--served-model-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="may be repeated (default: FILE's name)",
+    )
+    group.add_argument(
+        "--max-num-seqs", type=int, metavar="N", help="outputs generated at once (default: 16)"
+    )
+    group.add_argument(
+        "--max-batched-tokens", type=int, metavar="N", help="tokens of one step (default: 512)"
+    )
+    group.add_argument(
+        "--max-waiting", type=int, default=256, metavar="N", help="outputs that may wait; then 429"
+    )
+    group.add_argument(
+        "--limit-images", type=int, default=10, metavar="N", help="pictures of one request (default: 10)"
+    )
+    group.add_argument("--max-body", default="32MiB", metavar="SIZE", help="of one request (default: 32MiB)")
+    group.add_argument(
+        "--allow-image-urls",
+        action="store_true",
+        help="fetch pictures by http(s); else only data: URLs are taken",
+    )
+    group.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="for running requests after SIGTERM (default: 30)",
+    )
+    group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+
+
+def run(args: argparse.Namespace) -> int:
+    from llama4rt.errors import ConfigError
+
+    try:
+        import prometheus_client  # noqa: F401
+        import pydantic  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"serving needs the package {error.name}: pip install 'llama4rt[serve]'") from None
+    from llama4rt.async_engine import AsyncEngine
+    from llama4rt.server import build_app
+    from llama4rt.server.logs import configure
+    from llama4rt.server.run import Server
+
+    options = _options(args)
+    configure(args.log_level)
+    with open_engine(
+        args,
+        allow_image_urls=args.allow_image_urls,
+        max_num_seqs=args.max_num_seqs,
+        max_batched_tokens=args.max_batched_tokens,
+    ) as engine:
+        if args.host not in _LOOPBACK and not options.api_keys:
+            note(f"warning: whoever reaches {args.host} can use this server: there is no --api-key")
+        _warm(engine)
+        app_engine = AsyncEngine(engine)
+        server = Server(
+            lambda: build_app(app_engine, options),
+            options,
+            host=args.host,
+            port=args.port,
+            ready=lambda port: note(f"ready: http://{_shown(args.host)}:{port}"),
+        )
+        server.run()
+    return 0 if server.started else 1
+
+
+def _options(args: argparse.Namespace) -> "ServerOptions":
+    from llama4rt.engine_options import parse_bytes
+    from llama4rt.server.options import ServerOptions
+
+    keys = list(args.api_key)
+    if os.environ.get("LLAMA4RT_API_KEY"):
+        keys.append(os.environ["LLAMA4RT_API_KEY"])
+    if args.api_key_file:
+        with open(args.api_key_file, encoding="utf-8") as file:
+            keys += [line.strip() for line in file if line.strip()]
+    return ServerOptions(
+        served_model_names=tuple(args.served_model_name),
+        api_keys=tuple(keys),
+        max_waiting=args.max_waiting,
+        max_images=args.limit_images,
+        max_body_bytes=parse_bytes("max_body", args.max_body),
+        drain_seconds=args.drain_seconds,
+    )
+
+
+def _warm(engine: "Engine") -> None:
+    """What loads on first use, before the first client has to wait for it."""
+    if engine.tokenizer is not None:
+        engine.apply_chat_template([{"role": "user", "content": "Hello"}])
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,66 @@
+"""build_app: the routes of one server, and the guard around them."""
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llama4rt.async_engine import AsyncEngine
+from llama4rt.server.chat import ChatEndpoint
+from llama4rt.server.completions import CompletionEndpoint
+from llama4rt.server.errors import ApiError
+from llama4rt.server.guard import Guard
+from llama4rt.server.options import ServerOptions
+from llama4rt.server.service import Service
+from llama4rt.server.small import SmallEndpoints
+
+Endpoint = Callable[[Request], Awaitable["Response | ASGIApp"]]
+
+_MODEL = "/v1/models/"  # followed by a name, which may hold slashes
+
+
+def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guard:
+    """An ASGI application that serves `engine`, which the caller opens and closes. Call it on the running loop."""
+    service = Service(engine, options or ServerOptions())
+    small = SmallEndpoints(service)
+    get: dict[str, Endpoint] = {
+        "/": small.page,
+        "/health": small.health,
+        "/ready": small.ready,
+        "/metrics": small.metrics,
+        "/version": small.version,
+        "/v1/models": small.models,
+        _MODEL: small.model,
+    }
+    post: dict[str, Endpoint] = {
+        "/v1/chat/completions": ChatEndpoint(service),
+        "/v1/completions": CompletionEndpoint(service),
+        "/tokenize": small.tokenize,
+        "/detokenize": small.detokenize,
+    }
+    return Guard(Routes({"GET": get, "HEAD": get, "POST": post}), service)
+
+
+class Routes:
+    """Method and path to an endpoint; 404 and 405 in OpenAI's form."""
+
+    def __init__(self, table: dict[str, dict[str, Endpoint]]) -> None:
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path.startswith(_MODEL) and len(path) > len(_MODEL):
+            scope["path_params"] = {"model": unquote(path[len(_MODEL) :])}
+            path = _MODEL
+        endpoint = self._table.get(method, {}).get(path)
+        if endpoint is None:
+            allowed = [name for name, endpoints in self._table.items() if path in endpoints]
+            if not allowed:
+                raise ApiError(404, "there is nothing at this path")
+            raise ApiError(
+                405, f"this path takes {' and '.join(allowed)}", headers={"Allow": ", ".join(allowed)}
+            )
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)

@@ -1,0 +1,282 @@
+"""POST /v1/chat/completions"""
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from llama4rt.errors import RequestError
+from llama4rt.outputs import Delta, Progress
+from llama4rt.prompt_builder import PreparedPrompt
+from llama4rt.sampling_params import SamplingParams
+from llama4rt.server.errors import ApiError
+from llama4rt.server.http import dumps, json_reply, parsed
+from llama4rt.server.job import Job
+from llama4rt.server.logprobs import LogprobsWriter
+from llama4rt.server.messages import plain_messages, text_size
+from llama4rt.server.protocol import ChatRequest
+from llama4rt.server.sampling import from_request_error, sampling_params
+from llama4rt.server.service import Service, new_id
+from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
+from llama4rt.server.sse import DONE, EventStream, unless_disconnected
+from llama4rt.tokenizer import require_tokenizer
+
+_REFUSED = {  # known to OpenAI's API, without meaning here
+    "functions": "use tools", "function_call": "use tool_choice", "audio": "there is no audio output",
+    "prediction": "there are no predicted outputs", "web_search_options": "there is no web search",
+    "chat_template": "the template belongs to the model", "chat_template_kwargs": "the template belongs to the model",
+}  # fmt: skip
+
+
+class ChatEndpoint:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, request: Request) -> "Response | ASGIApp":
+        self._service.check_open()
+        body = await parsed(request, ChatRequest)
+        chat = Chat(self._service, body)
+        if not body.stream:
+            reply = await unless_disconnected(self._service, request.receive, chat.run())
+            request.state.details.update(chat.details())
+            return json_reply(reply)
+        await unless_disconnected(self._service, request.receive, chat.start())
+        request.state.details.update(chat.details())
+        return EventStream(self._service, chat.lines(), chat.close, lambda error: _line(error.body()))
+
+
+class Chat:
+    """One conversation being answered."""
+
+    def __init__(self, service: Service, body: ChatRequest) -> None:
+        self._service = service
+        self._body = body
+        self._model = service.check_model(body.model)
+        self._id = new_id("chatcmpl")
+        self._created = int(time.time())
+        self._job: Job | None = None
+        self._shapers: list[Shaper] = []
+        self._logprobs: LogprobsWriter | None = None
+
+    async def start(self) -> None:
+        """ApiError for anything wrong with the request; afterwards its tokens are on their way."""
+        body, service = self._body, self._service
+        _refuse(body)
+        prompt = await self._prepared()
+        tokenizer = require_tokenizer(service.engine.engine.tokenizer, "chat")
+        self._logprobs = LogprobsWriter(tokenizer) if body.logprobs else None
+        job = Job(service, [prompt], self._params())
+        self._job = job
+        self._shapers = [self._shaper() for _ in range(job.params.n)]
+        try:
+            await job.start()
+        except RequestError as error:
+            raise from_request_error(error) from None
+
+    async def run(self) -> dict[str, Any]:
+        """The whole answer."""
+        await self.start()
+        try:
+            return await self._collected()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._job is not None:
+            self._job.close()
+
+    def details(self) -> dict[str, Any]:
+        job = self._job
+        return {} if job is None else {"prompt_tokens": job.prompt_tokens, "output_tokens": job.output_tokens}
+
+    # --- before ---------------------------------------------------------------------------------------------
+
+    async def _prepared(self) -> PreparedPrompt:
+        body, options = self._body, self._service.options
+        messages = plain_messages(
+            body.messages, max_messages=options.max_messages, max_images=options.max_images
+        )
+        engine = self._service.engine.engine
+        tokenizer = require_tokenizer(engine.tokenizer, "chat")
+        check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
+        tools = None
+        if body.tools and body.tool_choice != "none":
+            tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
+        try:
+            return await self._service.engine.prepare_chat(
+                messages, tools=tools, add_generation_prompt=body.add_generation_prompt is not False
+            )
+        except RequestError as error:
+            raise from_request_error(error) from None
+
+    def _params(self) -> SamplingParams:
+        body = self._body
+        max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+        return sampling_params(
+            body, max_tokens=max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None
+        )
+
+    def _shaper(self) -> Shaper:
+        return PlainShaper()
+
+    # --- the answer -----------------------------------------------------------------------------------------
+
+    async def _collected(self) -> dict[str, Any]:
+        job = self._job
+        assert job is not None
+        deltas: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
+        logprobs: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
+        reasons: list[str | None] = [None] * len(self._shapers)
+        prompt_logprobs: Any = None
+        async for events in job.events():
+            for index, event in events:
+                if not isinstance(event, Delta):
+                    continue
+                shaped, reason = self._shaped(index, event)
+                deltas[index] += shaped
+                reasons[index] = reason or reasons[index]
+                if self._logprobs is not None and event.logprobs:
+                    logprobs[index] += self._logprobs.chat(event.logprobs)
+                if event.prompt_logprobs is not None:
+                    prompt_logprobs = plain_prompt_logprobs(event)
+        reply: dict[str, Any] = {
+            **self._head("chat.completion"),
+            "choices": [
+                {
+                    "index": i,
+                    "message": joined_message(deltas[i]),
+                    "logprobs": {"content": logprobs[i], "refusal": None}
+                    if self._logprobs is not None
+                    else None,
+                    "finish_reason": reasons[i],
+                }
+                for i in range(len(deltas))
+            ],
+            "usage": job.usage(),
+        }
+        if prompt_logprobs is not None:
+            reply["prompt_logprobs"] = prompt_logprobs
+        return reply
+
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """The answer as server-sent events."""
+        job, body = self._job, self._body
+        assert job is not None
+        options = body.stream_options
+        with_usage = options is not None and bool(options.include_usage)
+        always_usage = options is not None and bool(options.continuous_usage_stats)
+        head = self._head("chat.completion.chunk")
+        usage: dict[str, Any] = {"usage": None} if with_usage else {}
+        begun: set[int] = set()
+        started = time.perf_counter()
+        async for events in job.events():
+            out = []
+            for index, event in events:
+                if always_usage:
+                    usage = {"usage": job.usage()}
+                if isinstance(event, Progress):
+                    out.append(_line({**head, "choices": [], **usage, **progress(event, started)}))
+                    continue
+                if index not in begun:
+                    begun.add(index)
+                    out.append(
+                        _line(
+                            {
+                                **head,
+                                "choices": [_choice(index, {"role": "assistant", "content": ""})],
+                                **usage,
+                            }
+                        )
+                    )
+                deltas, reason = self._shaped(index, event)
+                logprobs = None
+                if self._logprobs is not None and event.logprobs:
+                    logprobs = {"content": self._logprobs.chat(event.logprobs), "refusal": None}
+                    deltas = deltas or [{"content": ""}]
+                for delta in deltas:
+                    out.append(_line({**head, "choices": [_choice(index, delta, None, logprobs)], **usage}))
+                    logprobs = None
+                if reason is not None:
+                    out.append(_line({**head, "choices": [_choice(index, {}, reason)], **usage}))
+            if out:
+                yield b"".join(out)
+        if with_usage:
+            yield _line({**head, "choices": [], "usage": job.usage()})
+        yield DONE
+
+    def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:
+        shaper = self._shapers[index]
+        deltas = shaper.push(event.text)
+        if event.finish_reason is None:
+            return deltas, None
+        rest, reason = shaper.finish(event.finish_reason)
+        return deltas + rest, reason
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": self._service.fingerprint,
+        }
+
+
+def check_text_size(characters: int, max_token_bytes: int, max_model_len: int) -> None:
+    """No token is longer than max_token_bytes: what cannot fit is refused before it costs anything."""
+    at_least = characters // max_token_bytes
+    if at_least > max_model_len:
+        raise ApiError(
+            400,
+            f"the messages have {characters} characters, at least {at_least} tokens; max_model_len is {max_model_len}",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+def progress(event: Progress, started: float) -> dict[str, Any]:
+    """llama.cpp's field of that name."""
+    return {
+        "prompt_progress": {
+            "total": event.total,
+            "cache": event.cached,
+            "processed": event.processed,
+            "time_ms": round((time.perf_counter() - started) * 1000),
+        }
+    }
+
+
+def plain_prompt_logprobs(event: Delta) -> list[Any]:
+    """vLLM's form: for each prompt token {token id: {"logprob"}}, null for the first."""
+    return [
+        None if entry is None else {
+            str(token_id): {"logprob": max(logprob, -9999.0)}
+            for token_id, logprob in [*entry.top, (entry.token_id, entry.logprob)]
+        }
+        for entry in event.prompt_logprobs or ()
+    ]  # fmt: skip
+
+
+def _refuse(body: ChatRequest) -> None:
+    for name, why in _REFUSED.items():
+        if getattr(body, name) is not None:
+            raise ApiError(400, f"{name} is not supported: {why}", param=name)
+    if body.modalities is not None and body.modalities != ["text"]:
+        raise ApiError(400, "modalities can only be ['text']", param="modalities")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
+
+
+def _choice(
+    index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _line(value: Any) -> bytes:
+    return b"data: " + dumps(value) + b"\n\n"

@@ -1,0 +1,178 @@
+"""Guard: the outermost layer. Names requests, asks for the key, bounds bodies, turns exceptions into answers, logs.
+
+Pure ASGI: what lies inside hears of a client that leaves from the server itself.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llama4rt.errors import Llama4RTError
+from llama4rt.server.errors import ApiError
+from llama4rt.server.http import error_reply
+from llama4rt.server.service import Service
+from llama4rt.server.sse import ClientGone
+
+log = logging.getLogger("llama4rt.server")
+access = logging.getLogger("llama4rt.access")
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+# All other paths ask for the key, also those that do not exist.
+_OPEN = frozenset({"/", "/health", "/ready", "/version"})
+_MAX_RETRY = {"Retry-After": "1"}
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.service = self._service = service
+        self._app = app
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in service.options.api_keys]
+        self._body_bytes = 0  # held by all requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self._guarded(scope, receive, exchange)
+        except ClientGone:
+            exchange.status = exchange.status or 499
+        except ApiError as error:
+            await self._answer(error, scope, receive, exchange)
+        except (OSError, asyncio.CancelledError):
+            exchange.status = exchange.status or 499
+            raise
+        except Exception as error:
+            # Llama4RTError: the engine is closed or has failed. The client learns no more than that.
+            log.error("request %s failed", exchange.request_id, exc_info=error)
+            code = "engine_error" if isinstance(error, Llama4RTError) else "internal_error"
+            message = f"something went wrong here; the request's id is {exchange.request_id}"
+            await self._answer(ApiError(500, message, code=code), scope, receive, exchange)
+        finally:
+            exchange.log()
+
+    async def _guarded(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        exchange.take_id(headers.get("x-request-id"))
+        scope.setdefault("state", {})["details"] = exchange.details
+        self._check_key(scope["path"], headers)
+        limit = self._service.options.max_body_bytes
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise _too_large(int(length), limit)
+        taken = 0
+        try:
+            body = bytearray()
+            deadline = time.monotonic() + self._service.options.receive_seconds
+            more = scope["method"] not in ("GET", "HEAD")
+            while more:
+                try:
+                    message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+                except (asyncio.TimeoutError, TimeoutError):
+                    raise ApiError(
+                        408,
+                        f"the body did not arrive within {self._service.options.receive_seconds:g} s",
+                        headers={"Connection": "close"},
+                    ) from None
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
+                    raise _too_large(len(body), limit)
+                self._body_bytes += len(body) - taken
+                taken = len(body)
+                if self._body_bytes > self._service.options.max_bodies_bytes:
+                    raise ApiError(
+                        503, "too many large requests at once", code="overloaded", headers=_MAX_RETRY
+                    )
+            await self._app(scope, _replay(bytes(body), receive), exchange.send)
+        finally:
+            self._body_bytes -= taken
+
+    def _check_key(self, path: str, headers: dict[str, str]) -> None:
+        if not self._keys or path in _OPEN:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
+        # All keys are compared, so that the time says nothing about them.
+        right = [hmac.compare_digest(digest, key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(right):
+            raise ApiError(
+                401,
+                "a valid API key is needed: Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    async def _answer(self, error: ApiError, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
+        self._service.metrics.refused.labels(str(error.status)).inc()
+        exchange.details["error"] = error.code or error.message[:80] if error.status >= 500 else error.code
+        if exchange.status is None:
+            await error_reply(error)(scope, receive, exchange.send)
+
+
+def _too_large(size: int, limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body has at least {size} bytes; the limit is {limit}",
+        code="request_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hands out the body that was read, then whatever the server says."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return first.pop() if first else await receive()
+
+    return again
+
+
+class _Exchange:
+    """One request and its answer, for the log."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.request_id = uuid.uuid4().hex
+        self.status: int | None = None
+        self.details: dict[str, Any] = {}
+        self._scope = scope
+        self._send = send
+        self._started = time.perf_counter()
+
+    def take_id(self, given: str | None) -> None:
+        if given is not None and _ID.fullmatch(given):
+            self.request_id = given
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message.setdefault("headers", []).append((b"x-request-id", self.request_id.encode()))
+        await self._send(message)
+
+    def log(self) -> None:
+        """One line of JSON: numbers and names, never what was said."""
+        if not access.isEnabledFor(logging.INFO):
+            return
+        entry = {
+            "request_id": self.request_id,
+            "method": self._scope["method"],
+            "path": self._scope["path"][:200],
+            "status": self.status,
+            "seconds": round(time.perf_counter() - self._started, 4),
+            **{key: value for key, value in self.details.items() if value is not None},
+        }
+        access.info(json.dumps(entry))  # escapes control characters

@@ -1,0 +1,120 @@
+"""Job: the generations behind one HTTP request, as one stream of (output index, Delta)."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from llama4rt.async_engine import Running
+from llama4rt.errors import Llama4RTError
+from llama4rt.inbox import Inbox
+from llama4rt.outputs import Delta, Progress
+from llama4rt.prompt_builder import PreparedPrompt
+from llama4rt.sampling_params import SamplingParams
+from llama4rt.server.errors import ApiError
+from llama4rt.server.service import Service
+
+Event = tuple[int, "Delta | Progress"]
+
+
+class Job:
+    """Outputs are numbered prompt by prompt: the j-th of prompt i is i * n + j.
+
+    start() raises whatever is wrong with the request, before a byte of the answer has been sent. close() frees all of
+    it; whoever starts a job closes it.
+    """
+
+    def __init__(self, service: Service, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
+        self.prompts = prompts
+        self.params = params
+        self.prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self._service = service
+        self._inbox: Inbox[tuple[int, Any]] = Inbox()
+        self._running: list[Running] = []
+        self._started = time.perf_counter()
+        self._last: dict[int, float] = {}  # when an output had its latest token
+        self._admission = service.admit(len(prompts) * params.n)
+        self._closed = False
+
+    async def start(self) -> "Job":
+        try:
+            for i, prompt in enumerate(self.prompts):
+                running = await self._service.engine.start(
+                    prompt,
+                    self.params,
+                    deliver=lambda item, i=i: self._inbox.put((i, item)),  # type: ignore[misc]
+                )
+                self._running.append(running)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """All that has come since the last time, until every output has ended.
+
+        Raises ApiError when the engine failed.
+        """
+        open_prompts = len(self.prompts)
+        while open_prompts:
+            events: list[Event] = []
+            failure: BaseException | None = None
+            for i, item in await self._inbox.wait():
+                if item is None:
+                    open_prompts -= 1
+                elif isinstance(item, BaseException):
+                    failure = item
+                elif isinstance(item, Delta):
+                    index = i * self.params.n + item.index
+                    self._count(index, item)
+                    events.append((index, item))
+                else:
+                    events.append((i * self.params.n, item))
+            if events:
+                yield events
+            if failure is not None:
+                raise self._as_api_error(failure)
+        now = time.perf_counter()
+        self._service.metrics.e2e_latency.observe(now - self._started)
+        self._service.metrics.prompt_length.observe(self.prompt_tokens)
+        self._service.metrics.output_length.observe(self.output_tokens)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for running in self._running:
+                running.close()
+            self._admission.release()
+
+    def _count(self, index: int, delta: Delta) -> None:
+        metrics = self._service.metrics
+        if delta.num_cached_tokens and delta.index == 0:
+            self.cached_tokens += delta.num_cached_tokens
+        if delta.token_ids:
+            now = time.perf_counter()
+            self.output_tokens += len(delta.token_ids)
+            before = self._last.get(index)
+            if before is None:
+                metrics.time_to_first_token.observe(now - self._started)
+            else:
+                metrics.inter_token_latency.observe(now - before)
+            self._last[index] = now
+        if delta.finish_reason is not None:
+            metrics.finished.labels(delta.finish_reason).inc()
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.prompt_tokens + self.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+    @staticmethod
+    def _as_api_error(failure: BaseException) -> ApiError:
+        if isinstance(failure, Llama4RTError) and "NaN or infinity" in str(failure):
+            return ApiError(
+                500, "the model's output is not a number; the request was ended", code="numeric_error"
+            )
+        return ApiError(500, "the engine failed while the request was running", code="engine_error")

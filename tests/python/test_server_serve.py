@@ -1,0 +1,154 @@
+"""`llama4rt serve` as a process of its own: starts, answers, drains, dies and starts again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+httpx2 = pytest.importorskip("httpx2")
+pytest.importorskip("uvicorn")
+
+
+class Process:
+    """A running `llama4rt serve`; its log is read all the time, so that it never waits for us."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "llama4rt",
+                "serve",
+                "--port",
+                "0",
+                "--kv-cache-memory",
+                "64MiB",
+                "-t",
+                "1",
+                *args,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LLAMA4RT_API_KEY": ""},
+        )
+        self.log: list[str] = []
+        self._ready = threading.Event()
+        self.url = ""
+        threading.Thread(target=self._read, daemon=True).start()
+        assert self._ready.wait(60), self.log
+        assert self.url, self.log
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if match := re.match(r"ready: (http://\S+)", line):
+                self.url = match[1]
+                self._ready.set()
+        self._ready.set()
+
+    def get(self, path: str, **more: Any) -> Any:
+        return httpx2.get(self.url + path, timeout=30, **more)
+
+    def chat(self, text: str = "Hello", **fields: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8} | fields
+        return httpx2.post(self.url + "/v1/chat/completions", json=body, timeout=60)
+
+
+@contextlib.contextmanager
+def serve(*args: str) -> Iterator[Process]:
+    process = Process(*args)
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
+
+
+def test_the_demo_model_is_served_without_a_file() -> None:
+    with serve() as server:
+        assert server.get("/health").status_code == server.get("/ready").status_code == 200
+        assert server.get("/v1/models").json()["data"][0]["id"] == "demo"
+        assert server.chat("a secret word").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        log = "".join(server.log)
+    assert '"path": "/v1/chat/completions", "status": 200' in log and '"prompt_tokens"' in log
+    assert "secret" not in log
+
+
+def long_stream(server: Process, seen: threading.Event, out: list[str]) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "ignore_eos": True,
+        "temperature": 0,
+    }
+    with (
+        contextlib.suppress(httpx2.HTTPError),
+        httpx2.stream("POST", server.url + "/v1/chat/completions", json=body, timeout=60) as reply,
+    ):
+        for line in reply.iter_lines():
+            out.append(line)
+            seen.set()
+
+
+def test_sigterm_drains_and_a_second_one_ends() -> None:
+    with serve("--drain-seconds", "60") as server:
+        seen, out = threading.Event(), []
+        reader = threading.Thread(target=long_stream, args=(server, seen, out))
+        reader.start()
+        assert seen.wait(60)
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while server.get("/ready").status_code != 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert server.get("/health").status_code == 200
+        refused = server.chat()
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert server.process.poll() is None, "it waits for the stream"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        reader.join(20)
+    assert '"code":"shutting_down"' in out[-1] or '"code":"shutting_down"' in out[-2]
+
+
+def test_what_does_not_end_while_draining_is_told_so() -> None:
+    with serve("--drain-seconds", "0.3") as server:
+        seen, out = threading.Event(), []
+        reader = threading.Thread(target=long_stream, args=(server, seen, out))
+        reader.start()
+        assert seen.wait(60)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        reader.join(20)
+    assert any('"code":"shutting_down"' in line for line in out)
+
+
+def test_it_starts_again_after_kill_9() -> None:
+    with serve() as server:
+        first = server.chat().json()["choices"]
+        port = server.url.rpartition(":")[2]
+        server.process.kill()
+        server.process.wait()
+        with serve("--port", port) as again:
+            assert again.url == server.url
+            assert again.chat().json()["choices"] == first
+
+
+def test_wrong_options_are_named() -> None:
+    for args, says in ((["--max-waiting", "0"], "max_waiting"), (["--max-body", "many"], "max_body")):
+        command = [sys.executable, "-m", "llama4rt", "serve", *args]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
