@@ -1,6 +1,7 @@
 #include "cuda/kernels/rmsnorm.cuh"
 #include "cuda/kernels/rows.h"
 #include "cuda/launch.h"
+#include "cuda/launch_rows.h"
 
 namespace llama4rt::cuda {
 
@@ -16,7 +17,10 @@ void run_rmsnorm(Stream& stream, Tensor out, Tensor x, Tensor weight, float eps,
                          .eps = eps};
   // 256 threads keep a row of 5120 in flight; 1024 would wait longer at the barrier than they save.
   constexpr int kThreads = 256;
-  launch("rmsnorm", rmsnorm_kernel<kThreads>, {.grid_x = int(x.size(0)), .threads = kThreads}, stream, args);
+  const bool aligned =
+      rows_aligned(out) && rows_aligned(x) && rows_aligned(weight) && (!residual || rows_aligned(residual));
+  launch("rmsnorm", aligned ? rmsnorm_kernel<kThreads, true> : rmsnorm_kernel<kThreads, false>,
+         {.grid_x = int(x.size(0)), .threads = kThreads}, stream, args);
 }
 
 }  // namespace llama4rt::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/reduce.cuh"
+#include "cuda/device/vec.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
 
@@ -20,25 +21,30 @@ struct RmsNormArgs {
 };
 
 // One block normalises one token. The row is read twice; the second time it comes from the first cache.
-template <int kThreads>
+template <int kThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(RmsNormArgs a) {
   const int64_t token = block_x();
   const float* row = a.x + token * a.x_stride;
+  float* residual = a.residual ? a.residual + token * a.residual_stride : nullptr;
   float sum = 0.0f;
-  if (a.residual) {
-    float* residual = a.residual + token * a.residual_stride;
-    for (int i = thread_x(); i < a.dim; i += kThreads) {
-      const float value = residual[i] + row[i];
-      residual[i] = value;  // each thread reads back only what it wrote
-      sum = ptx::fma(value, value, sum);
+  for (int i = 4 * thread_x(); i < a.dim; i += 4 * kThreads) {
+    F32x4 x = load4<kAligned>(row, i, a.dim);
+    if (residual) {
+      const F32x4 before = load4<kAligned>(residual, i, a.dim);
+      for (int j = 0; j < 4; ++j) x.v[j] += before.v[j];
+      store4<kAligned>(residual, i, a.dim, x);  // each thread reads back only what it wrote
     }
-    row = residual;
-  } else {
-    for (int i = thread_x(); i < a.dim; i += kThreads) sum = ptx::fma(row[i], row[i], sum);
+    for (int j = 0; j < 4; ++j) sum = ptx::fma(x.v[j], x.v[j], sum);
   }
+  if (residual) row = residual;
   const float scale = ptx::rsqrt(block_sum<kThreads>(sum) / float(a.dim) + a.eps);
   float* out = a.out + token * a.out_stride;
-  for (int i = thread_x(); i < a.dim; i += kThreads) out[i] = row[i] * scale * a.weight[i];
+  for (int i = 4 * thread_x(); i < a.dim; i += 4 * kThreads) {
+    F32x4 x = load4<kAligned>(row, i, a.dim);
+    const F32x4 weight = load4<kAligned>(a.weight, i, a.dim);
+    for (int j = 0; j < 4; ++j) x.v[j] = x.v[j] * scale * weight.v[j];
+    store4<kAligned>(out, i, a.dim, x);
+  }
 }
 
 }  // namespace llama4rt::cuda

@@ -185,8 +185,6 @@ TEST(what_is_missing_says_so) {
   const RandomWeight weight(rng, cases::kBF16, 1, 16, 64);
   const DeviceWeight dw(stream, weight.view());
   CHECK_THROWS(kInternal, backend.linear(dout.view(), dx.view(), dw.view()));
-  CHECK_THROWS(kInternal,
-               backend.gather_rows(dout.view(), dx.view(), Tensor(dx.view().data, DType::kI32, {2})));
   // A weight packed for the CPU is refused by the contract, not read as if it were ours.
   const RandomWeight cpu_weight(rng, cases::kInt4, 1, 16, 64);
   CHECK_THROWS(kInternal, backend.linear(dout.view(), dx.view(), cpu_weight.view()));

@@ -4,6 +4,7 @@
 #include "cuda/ptx/matrix.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
+#include "cuda/ptx/rounded.cuh"
 #include "cuda/ptx/sync.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/warp.cuh"
@@ -141,6 +142,13 @@ struct Fma {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     const float x = small_float(in[thread_x()]) + 1e-5f, y = small_float(in[thread_x()] >> 16) + 1e-6f;
     out[thread_x()] = bits(ptx::fma(x, y, -x));
+  }
+};
+// Not an fma: both roundings show.
+struct MulAdd {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    const float x = 1.0f + small_float(in[thread_x()]) * 0x1p-14f, y = small_float(in[thread_x() + 128]);
+    out[thread_x()] = ptx::bits_from_float(ptx::add(ptx::mul(x, x), y));
   }
 };
 struct PackBf16 {
@@ -437,6 +445,7 @@ std::vector<PtxCase> ptx_cases() {
           plain<Rsqrt>("rsqrt", 128, kApproximate),
           plain<Exp2>("exp2", 128, kApproximate),
           plain<Fma>("fma"),
+          plain<MulAdd>("mul, add, bits_from_float"),
           plain<PackBf16>("pack_bf16"),
           plain<FmaBf16x2>("fma_bf16x2"),
           plain<AndOr>("and_or"),

@@ -1,6 +1,6 @@
 // rmsnorm on the emulated GPU.
+#include "cuda/device_rows.h"
 #include "cuda/kernels/rows.h"
-#include "cuda/simt_test.h"
 
 namespace llama4rt::test {
 namespace {
@@ -27,32 +27,38 @@ double worst_error(const Matrix& out, const Matrix& x, const std::vector<float>&
 TEST(conforms) {
   Rng rng(1);
   cuda::Stream stream;
-  for (const auto& o : schedules())
-    for (const bool with_residual : {false, true})
-      for (const cases::RowsCase& c : cases::kRowsCases) {
-        if (c.tokens * c.dim > 4000 && &o != &schedules().front()) continue;  // time
-        SCOPE(describe(o), ", ", c.tokens, " tokens, dim ", c.dim, with_residual ? ", residual" : "");
-        const WithOptions with(o);
-        Matrix x = random_activations(rng, c.tokens, c.dim),
-               residual = random_activations(rng, c.tokens, c.dim);
-        std::vector<float> weight(size_t(c.dim));
-        for (float& w : weight) w = rng.normal();
-        Matrix out(c.tokens, c.dim);
-        DeviceMatrix dx(stream, x), dr(stream, residual), dout(stream, out);
-        cuda::DeviceBuffer dw(weight.size() * 4);
-        stream.copy_to_device(dw.data(), weight.data(), weight.size() * 4);
-        cuda::run_rmsnorm(stream, dout.view(), dx.view(), Tensor(dw.data(), DType::kF32, {c.dim}), 1e-5f,
-                          with_residual ? dr.view() : Tensor());
-        dout.fetch(stream);
-        CHECK(out.intact());
-        if (with_residual) {
-          for (int64_t t = 0; t < c.tokens; ++t)
-            for (int64_t i = 0; i < c.dim; ++i) x.row(t)[i] += residual.row(t)[i];
-          dr.fetch(stream);
-          CHECK(residual == x || c.dim == 0);
+  for (const cases::RowsCase& c : cases::kRowsCases) {
+    const Matrix x = random_activations(rng, c.tokens, c.dim),
+                 residual = random_activations(rng, c.tokens, c.dim);
+    Matrix sum = x, weight = random_activations(rng, 1, c.dim);
+    for (int64_t t = 0; t < c.tokens; ++t)
+      for (int64_t i = 0; i < c.dim; ++i) sum.row(t)[i] += residual.row(t)[i];
+    const std::vector<float> w(weight.row(0), weight.row(0) + c.dim);
+    const DeviceVector<float> dw(stream, w);
+    for (const bool with_residual : {false, true}) {
+      Matrix first(0, 0);
+      for (const auto& o : schedules())
+        for (const bool aligned : {true, false}) {
+          if (c.tokens * c.dim > 4000 && &o != &schedules().front()) continue;  // time
+          SCOPE(describe(o), ", ", c.tokens, " tokens, dim ", c.dim, with_residual ? ", residual" : "",
+                aligned ? ", aligned" : "");
+          const WithOptions with(o);
+          DeviceRows dx(stream, x, aligned), dr(stream, residual, aligned),
+              out(stream, Matrix(c.tokens, c.dim), aligned);
+          cuda::run_rmsnorm(stream, out.view(), dx.view(), dw.view(DType::kF32), 1e-5f,
+                            with_residual ? dr.view() : Tensor());
+          const Matrix found = out.fetch(stream);
+          if (with_residual) CHECK(dr.fetch(stream) == sum);
+          CHECK_CLOSE(worst_error(found, with_residual ? sum : x, w, 1e-5f), 0.0, 16.0);
+          if (first.rows() == 0) first = found;
+          CHECK(found == first);
         }
-        CHECK_CLOSE(worst_error(out, x, weight, 1e-5f), 0.0, 16.0);
-      }
+      // A row alone, in place, has the bits it has among others.
+      DeviceRows alone(stream, (with_residual ? sum : x).part(c.tokens - 1, 1), true);
+      cuda::run_rmsnorm(stream, alone.view(), alone.view(), dw.view(DType::kF32), 1e-5f);
+      CHECK(alone.fetch(stream) == first.part(c.tokens - 1, 1));
+    }
+  }
 }
 
 }  // namespace llama4rt::test

@@ -1,0 +1,7 @@
+llama4rt_plant(copy_rows scatters_where_it_gathers "a.x + (kScatter ? i : row)" "a.x + (kScatter ? row : i)")
+llama4rt_plant(copy_rows writes_to_the_wrong_row "a.out + (kScatter ? row : i)" "a.out + (kScatter ? i : row)")
+llama4rt_plant(copy_rows strides_swapped "(kScatter ? i : row) * a.x_stride" "(kScatter ? i : row) * a.out_stride")
+llama4rt_plant(copy_rows writes_past_the_row "store4<kAligned>(to, column, a.dim" "store4<kAligned>(to, column, a.dim + 1")
+llama4rt_plant(copy_rows pieces_overlap "(block_y() * kThreads + thread_x())" "(block_y() + thread_x())")
+llama4rt_plant(copy_rows last_columns_left "if (column >= a.dim) return" "if (column + 4 > a.dim) return")
+llama4rt_write_planted(copy_rows)

@@ -1,0 +1,8 @@
+llama4rt_plant(embed index_in_32_bits "const int64_t id = " "const int id = ")
+llama4rt_plant(embed one_row_too_many "id >= a.vocabulary" "id > a.vocabulary")
+llama4rt_plant(embed negative_ids "id < 0 || " "")
+llama4rt_plant(embed writes_past_the_row "out[i] = ptx::float_from_bits(uint32_t" "out[i + 1] = ptx::float_from_bits(uint32_t")
+llama4rt_plant(embed halves_swapped "return ptx::float_from_bits(pair << 16)" "return ptx::float_from_bits(pair & 0xffff0000u)")
+llama4rt_plant(embed second_word_twice "low(words.w), high(words.w)" "low(words.z), high(words.z)")
+llama4rt_plant(embed pieces_overlap "(block_y() * kThreads + thread_x())" "(block_y() + thread_x())")
+llama4rt_write_planted(embed)
