@@ -1,9 +1,8 @@
-// CudaBackend: routing, and the products of routed experts.
+// CudaBackend: the products of routed experts.
 #include "cuda/cuda_backend.h"
 
 namespace llama4rt {
 
-void CudaBackend::do_route(const Routing&, Tensor, Tensor, const Weight&) { no_cuda_kernel("route"); }
 void CudaBackend::do_experts_gate_up(Tensor, Tensor, const Weight&, const Routing&) {
   no_cuda_kernel("experts_gate_up");
 }

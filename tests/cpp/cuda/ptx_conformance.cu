@@ -1,4 +1,5 @@
 #include "cuda/launch.h"
+#include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/matrix.cuh"
@@ -149,6 +150,11 @@ struct MulAdd {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     const float x = 1.0f + small_float(in[thread_x()]) * 0x1p-14f, y = small_float(in[thread_x() + 128]);
     out[thread_x()] = ptx::bits_from_float(ptx::add(ptx::mul(x, x), y));
+  }
+};
+struct Popcount {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    out[thread_x()] = uint32_t(ptx::popcount(in[thread_x()]));
   }
 };
 struct PackBf16 {
@@ -446,6 +452,7 @@ std::vector<PtxCase> ptx_cases() {
           plain<Exp2>("exp2", 128, kApproximate),
           plain<Fma>("fma"),
           plain<MulAdd>("mul, add, bits_from_float"),
+          plain<Popcount>("popcount"),
           plain<PackBf16>("pack_bf16"),
           plain<FmaBf16x2>("fma_bf16x2"),
           plain<AndOr>("and_or"),

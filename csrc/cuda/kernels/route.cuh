@@ -1,0 +1,272 @@
+// The router: logits = h . router, the best K experts of each token, sigmoid, and a stable counting sort of
+// slots (token * K + i) by expert.
+//
+// Logits. Weights are read as the tensor cores want them (format/layout.h, kCudaTile: 16 experts x 16 columns
+// in 512 bytes), but multiplied in fp32, because activations may not be rounded where a choice hangs on
+// them. A lane holds two experts and four columns of each tile; a warp takes a *split* of 320 columns (a
+// sixteenth of 5120), so one token occupies all 16 warps of a block.
+// Order of additions, which no batch changes: a lane's columns ascending within a split; the four lanes of an
+// expert as a butterfly; splits ascending.
+//
+// Choice. A warp per token, each round the best expert behind the last one chosen: larger logits first, ties
+// to the lowest expert, NaN last.
+//
+// Sort. Blocks count their slots by expert (match_any: no atomics, slots stay in order); the block that
+// comes last turns counts into places; then blocks place their slots. Few slots stay within one block, the
+// last of the logits kernel, and nothing else is launched.
+#pragma once
+
+#include "cuda/device/exp.cuh"
+#include "cuda/device/finish.cuh"
+#include "cuda/device/order.cuh"
+#include "cuda/ptx/bits.cuh"
+#include "cuda/ptx/math.cuh"
+#include "cuda/ptx/sync.cuh"
+#include "cuda/ptx/warp.cuh"
+#include "cuda/simt.h"
+
+namespace llama4rt::cuda {
+
+struct RouteArgs {
+  const float* h;               // [T, H], h_stride between rows
+  const unsigned char* router;  // [ceil(E/16)][ceil(H/16)][512] bytes
+  float* logits;                // [T, E]
+  int32_t* expert_ids;          // [T, K]
+  float* scores;                // [T, K]
+  int32_t* sorted_slots;        // [T * K]
+  int32_t* offsets;             // [E + 1]
+  int32_t* counts;              // [blocks of the sort][E]; unused when fused
+  uint32_t* ticket;             // zero between kernels
+  int64_t h_stride;
+  int tokens;   // T
+  int hidden;   // H
+  int experts;  // E
+  int top_k;    // K
+  bool fused;   // the logits kernel does it all
+};
+
+inline constexpr int kRouteSplitColumns = 320;
+inline constexpr int kRouteTileColumns = 16;
+
+LLAMA4RT_DEVICE float low_bf16(uint32_t pair) { return ptx::float_from_bits(pair << 16); }
+LLAMA4RT_DEVICE float high_bf16(uint32_t pair) { return ptx::float_from_bits(pair & 0xffff0000u); }
+
+// Two neighbouring columns of a row, zeros past the end.  kAligned: both are there and lie on 8 bytes.
+struct alignas(8) F32x2 {
+  float low, high;
+};
+template <bool kAligned>
+LLAMA4RT_DEVICE F32x2 load2(const float* row, int column, int columns) {
+  if constexpr (kAligned) return *reinterpret_cast<const F32x2*>(row + column);
+  return {column < columns ? row[column] : 0.0f, column + 1 < columns ? row[column + 1] : 0.0f};
+}
+
+// Sums of one split: sums[i][0] is expert lane / 4 of the block's 16 and token i, sums[i][1] expert lane / 4
+// +
+// 8. Of each tile this lane takes columns c, c + 1, c + 8, c + 9 with c = lane % 4 * 2.
+template <int kTokens, int kTilesAtOnce, bool kAligned>
+LLAMA4RT_DEVICE void multiply_split(float (&sums)[kTokens][2], const RouteArgs& a, int first_token,
+                                    int split) {
+  const int tiles = (a.hidden + kRouteTileColumns - 1) / kRouteTileColumns;
+  const int begin = split * (kRouteSplitColumns / kRouteTileColumns);
+  const int end = begin + kRouteSplitColumns / kRouteTileColumns;
+  const auto* words = reinterpret_cast<const U32x4*>(a.router) + int64_t(block_x()) * tiles * kWarpSize;
+  for (int i = 0; i < kTokens; ++i) sums[i][0] = sums[i][1] = 0.0f;
+  for (int tile = begin; tile < end; tile += kTilesAtOnce) {
+    U32x4 w[kTilesAtOnce];  // all on their way before the first is used
+    for (int j = 0; j < kTilesAtOnce; ++j)
+      w[j] = tile + j < tiles ? words[(tile + j) * kWarpSize + lane_index()] : U32x4{0, 0, 0, 0};
+    for (int j = 0; j < kTilesAtOnce; ++j) {
+      if (tile + j >= tiles) continue;
+      const int column = (tile + j) * kRouteTileColumns + lane_index() % 4 * 2;
+      for (int i = 0; i < kTokens; ++i) {
+        const int token = first_token + i < a.tokens ? first_token + i : a.tokens - 1;
+        const float* row = a.h + token * a.h_stride;
+        const F32x2 x = load2<kAligned>(row, column, a.hidden),
+                    y = load2<kAligned>(row, column + 8, a.hidden);
+        sums[i][0] = ptx::fma(x.low, low_bf16(w[j].x), sums[i][0]);
+        sums[i][0] = ptx::fma(x.high, high_bf16(w[j].x), sums[i][0]);
+        sums[i][0] = ptx::fma(y.low, low_bf16(w[j].z), sums[i][0]);
+        sums[i][0] = ptx::fma(y.high, high_bf16(w[j].z), sums[i][0]);
+        sums[i][1] = ptx::fma(x.low, low_bf16(w[j].y), sums[i][1]);
+        sums[i][1] = ptx::fma(x.high, high_bf16(w[j].y), sums[i][1]);
+        sums[i][1] = ptx::fma(y.low, low_bf16(w[j].w), sums[i][1]);
+        sums[i][1] = ptx::fma(y.high, high_bf16(w[j].w), sums[i][1]);
+      }
+    }
+  }
+}
+
+// Logits of 16 experts and kTokens tokens.
+template <int kThreads, int kTokens, int kTilesAtOnce, bool kAligned>
+LLAMA4RT_DEVICE void write_logits(const RouteArgs& a) {
+  const int splits = (a.hidden + kRouteSplitColumns - 1) / kRouteSplitColumns;
+  const int first_token = block_y() * kTokens;
+  auto* parts = reinterpret_cast<float*>(dynamic_shared());  // [splits][kTokens][16]
+  for (int split = warp_index(); split < splits; split += kThreads / kWarpSize) {
+    float sums[kTokens][2];
+    multiply_split<kTokens, kTilesAtOnce, kAligned>(sums, a, first_token, split);
+    for (int i = 0; i < kTokens; ++i)
+      for (int half = 0; half < 2; ++half) {
+        float sum = sums[i][half];
+        sum += ptx::shuffle_xor(sum, 1);
+        sum += ptx::shuffle_xor(sum, 2);
+        if (lane_index() % 4 == 0) parts[(split * kTokens + i) * 16 + half * 8 + lane_index() / 4] = sum;
+      }
+  }
+  ptx::sync_threads();
+  if (thread_x() < kTokens * 16) {
+    const int token = first_token + thread_x() / 16, expert = block_x() * 16 + thread_x() % 16;
+    float sum = 0.0f;
+    for (int split = 0; split < splits; ++split) sum += parts[split * kTokens * 16 + thread_x()];
+    if (token < a.tokens && expert < a.experts) a.logits[int64_t(token) * a.experts + expert] = sum;
+  }
+}
+
+// The best of all lanes, in all lanes.
+LLAMA4RT_DEVICE Ranked warp_first(Ranked best) {
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    const Ranked other{ptx::shuffle(best.key, lane_index() ^ step),
+                       int(ptx::shuffle(uint32_t(best.index), lane_index() ^ step))};
+    if (other.before(best)) best = other;
+  }
+  return best;
+}
+
+// The experts of one token, by a warp.
+LLAMA4RT_DEVICE void choose_experts(const RouteArgs& a, int token) {
+  const float* logits = a.logits + int64_t(token) * a.experts;
+  Ranked last{0xffffffffu, -1};  // nothing comes before it
+  for (int i = 0; i < a.top_k; ++i) {
+    Ranked best;
+    for (int e = lane_index(); e < a.experts; e += kWarpSize) {
+      const Ranked here{order_key(logits[e]), e};
+      if (last.before(here) && here.before(best)) best = here;
+    }
+    last = warp_first(best);
+    if (lane_index() == 0) {
+      a.expert_ids[int64_t(token) * a.top_k + i] = last.index;
+      a.scores[int64_t(token) * a.top_k + i] = sigmoid(logits[last.index]);
+    }
+  }
+}
+
+// Where a slot of this block stands among those of its expert.
+struct SlotPlace {
+  int slot;
+  int expert;  // -1: this thread has no slot
+  int before;  // slots of the same expert and warp that come before it
+};
+
+// The block's slots [first, first + count), one for each thread. The experts were written by this block,
+// whose threads need not have met since. Leaves, for the time after the next barrier, in before[warp][expert]
+// (shared) how many slots of the expert lower warps have. counts(expert, n) is called once for each expert,
+// by some thread, with the number of its slots here.
+template <int kThreads, class Counts>
+LLAMA4RT_DEVICE SlotPlace count_slots(const RouteArgs& a, int first, int count, int* before,
+                                      const Counts& counts) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  for (int i = thread_x(); i < kWarps * a.experts; i += kThreads) before[i] = 0;
+  ptx::sync_threads();
+  SlotPlace place{first + thread_x(), -1, 0};
+  if (thread_x() < count) place.expert = a.expert_ids[place.slot];
+  const uint32_t same = ptx::match_any(uint32_t(place.expert));
+  place.before = ptx::popcount(same & ((1u << lane_index()) - 1u));
+  int* of_warp = before + warp_index() * a.experts;
+  if (place.expert >= 0 && place.before == 0) of_warp[place.expert] = ptx::popcount(same);
+  ptx::sync_threads();
+  for (int e = thread_x(); e < a.experts; e += kThreads) {
+    int sum = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      const int here = before[w * a.experts + e];
+      before[w * a.experts + e] = sum;
+      sum += here;
+    }
+    counts(e, sum);
+  }
+  return place;
+}
+
+// Sums of what comes before: offsets[e] = totals[0] + ... + totals[e - 1], by one warp. totals: shared [E].
+LLAMA4RT_DEVICE void write_offsets(const RouteArgs& a, int* totals) {
+  const int per_lane = (a.experts + kWarpSize - 1) / kWarpSize;
+  const int begin = lane_index() * per_lane;
+  const int end = begin + per_lane < a.experts ? begin + per_lane : a.experts;
+  int sum = 0;
+  for (int e = begin; e < end; ++e) sum += totals[e];
+  int through = sum;  // of this lane and those below
+  for (int step = 1; step < kWarpSize; step *= 2) {
+    const int below = int(ptx::shuffle(uint32_t(through), (lane_index() - step) & (kWarpSize - 1)));
+    if (lane_index() >= step) through += below;
+  }
+  int offset = through - sum;
+  for (int e = begin; e < end; ++e) {
+    a.offsets[e] = offset;
+    offset += totals[e];
+    totals[e] = offset - totals[e];
+  }
+  if (lane_index() == kWarpSize - 1) a.offsets[a.experts] = through;
+}
+
+// grid: (blocks of 16 experts, groups of kTokens tokens).
+template <int kThreads, int kTokens, int kTilesAtOnce, bool kAligned>
+__global__ void __launch_bounds__(kThreads) route_logits_kernel(RouteArgs a) {
+  write_logits<kThreads, kTokens, kTilesAtOnce, kAligned>(a);
+  if (!a.fused || !last_to_arrive(a.ticket, grid_x() * grid_y())) return;
+  for (int token = warp_index(); token < a.tokens; token += kThreads / kWarpSize) choose_experts(a, token);
+  auto* before = reinterpret_cast<int*>(dynamic_shared());  // [warps][E]
+  int* totals = before + kThreads / kWarpSize * a.experts;  // [E], then offsets
+  const SlotPlace place = count_slots<kThreads>(a, 0, a.tokens * a.top_k, before,
+                                                [&](int expert, int count) { totals[expert] = count; });
+  ptx::sync_threads();
+  if (warp_index() == 0) write_offsets(a, totals);
+  ptx::sync_threads();
+  if (place.expert < 0) return;
+  const int of_lower_warps = before[warp_index() * a.experts + place.expert];
+  a.sorted_slots[totals[place.expert] + of_lower_warps + place.before] = place.slot;
+}
+
+// Block b chooses and counts for tokens [b, b + 1) * (kThreads / K). The last one turns the counts of each
+// expert into sums over the blocks before, and writes the offsets.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) route_choose_kernel(RouteArgs a) {
+  const int tokens_per_block = kThreads / a.top_k;
+  const int first = block_x() * tokens_per_block;
+  const int count = first + tokens_per_block < a.tokens ? tokens_per_block : a.tokens - first;
+  for (int i = warp_index(); i < count; i += kThreads / kWarpSize) choose_experts(a, first + i);
+  auto* before = reinterpret_cast<int*>(dynamic_shared());
+  int* totals = before + kThreads / kWarpSize * a.experts;
+  count_slots<kThreads>(a, first * a.top_k, count * a.top_k, before, [&](int expert, int slots) {
+    a.counts[int64_t(block_x()) * a.experts + expert] = slots;
+  });
+  if (!last_to_arrive(a.ticket, grid_x())) return;
+  for (int e = thread_x(); e < a.experts; e += kThreads) {
+    int sum = 0;
+    for (int b = 0; b < grid_x(); ++b) {
+      int32_t* here = a.counts + int64_t(b) * a.experts + e;
+      const int slots = *here;
+      *here = sum;
+      sum += slots;
+    }
+    totals[e] = sum;
+  }
+  ptx::sync_threads();
+  if (warp_index() == 0) write_offsets(a, totals);
+}
+
+// The same blocks put their slots in place.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) route_place_kernel(RouteArgs a) {
+  const int tokens_per_block = kThreads / a.top_k;
+  const int first = block_x() * tokens_per_block;
+  const int count = first + tokens_per_block < a.tokens ? tokens_per_block : a.tokens - first;
+  auto* before = reinterpret_cast<int*>(dynamic_shared());
+  const SlotPlace place = count_slots<kThreads>(a, first * a.top_k, count * a.top_k, before, [](int, int) {});
+  ptx::sync_threads();
+  if (place.expert < 0) return;
+  const int of_lower_warps = before[warp_index() * a.experts + place.expert];
+  const int base = a.offsets[place.expert] + a.counts[int64_t(block_x()) * a.experts + place.expert];
+  a.sorted_slots[base + of_lower_warps + place.before] = place.slot;
+}
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,27 @@
+// Launcher of the router: logits, top-k, sigmoid and counting sort, all on the device.
+#pragma once
+
+#include <cstddef>
+
+#include "base/tensor.h"
+#include "cuda/runtime.h"
+#include "format/quant.h"
+#include "ops/op_types.h"
+
+namespace llama4rt::cuda {
+
+// Up to kFusedSlots slots (tokens times top_k) take one kernel, more take three. Every number is the same
+// either way.
+struct Route {
+  static constexpr int kFusedSlots = 512;
+  static constexpr int kMaxTopK = 256;
+  // Empty when the kernels can do it, else why not.
+  static const char* refusal(const Weight& router, int64_t top_k);
+  static size_t scratch_bytes(int64_t tokens, int64_t experts, int64_t top_k);
+  static size_t ticket_bytes() { return 4; }
+  // h: [T, H]; router: bf16 kCudaTile [E, H]; logits: [T, E], written; the parts of `routing` are contiguous.
+  static void run(Stream& stream, const Routing& routing, Tensor logits, Tensor h, const Weight& router,
+                  void* scratch, uint32_t* tickets);
+};
+
+}  // namespace llama4rt::cuda
