@@ -1,13 +1,26 @@
 // CudaBackend: attention over the paged cache.
 #include "cuda/cuda_backend.h"
+#include "cuda/kernels/attention.h"
 
 namespace llama4rt {
 
-void CudaBackend::do_prepare_qkv(Tensor, Tensor, Tensor, const QkvTransform&, const KvLayer&, Tensor) {
-  no_cuda_kernel("prepare_qkv");
+void CudaBackend::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform,
+                                 const KvLayer& kv, Tensor slot_mapping) {
+  LLAMA4RT_CHECK(kInternal, cuda::PrepareQkv::supports(kv),
+                 "cuda: prepare_qkv has no kernel for a head dim of ", kv.head_dim, "; at most 256");
+  cuda::PrepareQkv::run(stream_, q, k, v, transform, kv, slot_mapping);
 }
-void CudaBackend::do_paged_attention(Tensor, Tensor, const KvLayer&, const AttentionBatch&, float) {
-  no_cuda_kernel("paged_attention");
+
+void CudaBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                                     float scale) {
+  const cuda::AttentionCall call{out, q, kv, batch, scale};
+  if (cuda::AttentionDecode::supports(call))
+    return cuda::AttentionDecode::run(stream_, call, scratch(cuda::AttentionDecode::scratch_bytes(call)),
+                                      tickets(cuda::AttentionDecode::ticket_bytes(call)));
+  if (cuda::AttentionPrefill::supports(call)) return cuda::AttentionPrefill::run(stream_, call);
+  LLAMA4RT_CHECK(kInternal, cuda::AttentionPlain::supports(call),
+                 "cuda: paged_attention has no kernel for a head dim of ", kv.head_dim, "; at most 256");
+  cuda::AttentionPlain::run(stream_, call);
 }
 
 }  // namespace llama4rt

@@ -1,11 +1,18 @@
 // CudaBackend: attention over pictures.
 #include "cuda/cuda_backend.h"
+#include "cuda/kernels/tiles.h"
 
 namespace llama4rt {
 
-void CudaBackend::do_rotate_heads(Tensor, Tensor) { no_cuda_kernel("rotate_heads"); }
-void CudaBackend::do_tile_attention(Tensor, Tensor, Tensor, Tensor, int64_t, int, float) {
-  no_cuda_kernel("tile_attention");
+void CudaBackend::do_rotate_heads(Tensor x, Tensor rope) { cuda::run_rotate_heads(stream_, x, rope); }
+
+void CudaBackend::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile,
+                                    int num_heads, float scale) {
+  const cuda::TilesCall call{out, q, k, v, rows_per_tile, num_heads, scale};
+  LLAMA4RT_CHECK(kInternal, cuda::TileAttention::supports(call), "cuda: tile_attention has no kernel for ",
+                 call.num_tiles(), " tiles of ", rows_per_tile, " rows with heads of ", call.head_dim(),
+                 "; heads may have at most 128 dims");
+  cuda::TileAttention::run(stream_, call, scratch(cuda::TileAttention::scratch_bytes(call)));
 }
 
 }  // namespace llama4rt

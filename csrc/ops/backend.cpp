@@ -76,8 +76,8 @@ void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weig
 
 void check_kv(const char* op, const KvLayer& kv) {
   LLAMA4RT_CHECK(kInternal, kv.k && kv.v, op, ": the KV cache has no memory");
-  LLAMA4RT_CHECK(kInternal, kv.dtype == DType::kF32 || kv.dtype == DType::kBF16, op, ": KV cache dtype is ",
-                 dtype_name(kv.dtype), "; expected F32 or BF16");
+  LLAMA4RT_CHECK(kInternal, kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kF8E4M3,
+                 op, ": KV cache dtype is ", dtype_name(kv.dtype), "; expected F32, BF16 or F8_E4M3");
   LLAMA4RT_CHECK(kInternal, kv.block_size > 0 && kv.block_size % 16 == 0, op, ": KV block size is ",
                  kv.block_size, "; expected a multiple of 16");
   LLAMA4RT_CHECK(kInternal, kv.num_blocks > 0 && kv.num_kv_heads > 0, op, ": KV cache of ", kv.num_blocks,

@@ -11,12 +11,12 @@
 namespace llama4rt {
 
 // The paged cache of one layer. Inside a block each backend chooses its own order of elements: only its
-// write_kv and paged_attention look. A block holds P tokens; k and v are each num_blocks * Hkv * P * D
+// prepare_qkv and paged_attention look. A block holds P tokens; k and v are each num_blocks * Hkv * P * D
 // elements of `dtype`.
 struct KvLayer {
   void* k = nullptr;
   void* v = nullptr;
-  DType dtype = DType::kBF16;  // kF32 or kBF16
+  DType dtype = DType::kBF16;  // kF32, kBF16 or kF8E4M3 (plain e4m3, no scale, saturating at 448)
   int32_t num_blocks = 0;
   int block_size = 0;  // P, a multiple of 16
   int num_kv_heads = 0;

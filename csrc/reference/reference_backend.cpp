@@ -112,6 +112,8 @@ void store_kv(void* cache, DType dtype, int64_t index, const float* head, int64_
   for (int64_t i = 0; i < head_dim; ++i) {
     if (dtype == DType::kF32)
       static_cast<float*>(cache)[index + i] = head[i];
+    else if (dtype == DType::kF8E4M3)
+      static_cast<f8e4m3*>(cache)[index + i] = to_f8e4m3(head[i]);
     else
       static_cast<bf16*>(cache)[index + i] = to_bf16(head[i]);
   }
@@ -119,8 +121,9 @@ void store_kv(void* cache, DType dtype, int64_t index, const float* head, int64_
 
 void load_kv(float* head, const void* cache, DType dtype, int64_t index, int64_t head_dim) {
   for (int64_t i = 0; i < head_dim; ++i)
-    head[i] = dtype == DType::kF32 ? static_cast<const float*>(cache)[index + i]
-                                   : to_float(static_cast<const bf16*>(cache)[index + i]);
+    head[i] = dtype == DType::kF32      ? static_cast<const float*>(cache)[index + i]
+              : dtype == DType::kF8E4M3 ? to_float(static_cast<const f8e4m3*>(cache)[index + i])
+                                        : to_float(static_cast<const bf16*>(cache)[index + i]);
 }
 
 // out = sum_j softmax_j(scale * q . key(j)) value(j) over num_keys keys.   out, q, key(j), value(j): [D]

@@ -1,4 +1,4 @@
-// bf16 and fp16 conversions, for every bit pattern.
+// bf16, fp16 and fp8 conversions, for every bit pattern.
 #include "base/dtype.h"
 
 #include <cstring>
@@ -70,15 +70,46 @@ TEST(bf16_keeps_nan_and_infinity) {
   CHECK_EQ(to_bf16(std::numeric_limits<float>::max()).bits, 0x7f80);  // rounds up, as torch does
 }
 
+TEST(every_e4m3_pattern_means_what_the_format_says) {
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const uint32_t exponent = (bits >> 3) & 15, mantissa = bits & 7;
+    const double sign = bits >= 128 ? -1 : 1;
+    const double magnitude = exponent == 0 ? std::ldexp(double(mantissa), -9)
+                                           : std::ldexp(1.0 + double(mantissa) / 8, int(exponent) - 7);
+    const double want = exponent == 15 && mantissa == 7 ? std::nan("") : sign * magnitude;
+    CHECK(same_value(to_float(f8e4m3{uint8_t(bits)}), want));
+    CHECK(same_value(to_float(to_f8e4m3(to_float(f8e4m3{uint8_t(bits)}))), want));
+  }
+}
+
+TEST(e4m3_rounds_to_nearest_even_and_saturates) {
+  const auto rounded = [](float x) { return uint32_t(to_f8e4m3(x).bits); };
+  for (uint32_t bits = 0; bits < 0x7e; ++bits) {  // between each pair of neighbours
+    const float low = to_float(f8e4m3{uint8_t(bits)}), high = to_float(f8e4m3{uint8_t(bits + 1)});
+    const float middle = (low + high) / 2;
+    CHECK_EQ(rounded(std::nextafter(middle, 0.0f)), bits);
+    CHECK_EQ(rounded(middle), bits + (bits & 1));
+    CHECK_EQ(rounded(std::nextafter(middle, 1e9f)), bits + 1);
+    CHECK_EQ(rounded(-middle), (bits + (bits & 1)) | 0x80u);
+  }
+  for (const float large : {448.0f, 449.0f, 464.0f, 465.0f, 1e30f, std::numeric_limits<float>::infinity()}) {
+    CHECK_EQ(rounded(large), 0x7eu);
+    CHECK_EQ(rounded(-large), 0xfeu);
+  }
+  CHECK(std::isnan(to_float(to_f8e4m3(std::nanf("")))));
+}
+
 TEST(sizes_and_names) {
   CHECK_EQ(dtype_size(DType::kF32), 4u);
   CHECK_EQ(dtype_size(DType::kBF16), 2u);
   CHECK_EQ(dtype_size(DType::kF16), 2u);
+  CHECK_EQ(dtype_size(DType::kF8E4M3), 1u);
   CHECK_EQ(dtype_size(DType::kI64), 8u);
   CHECK_EQ(dtype_size(DType::kI32), 4u);
   CHECK_EQ(dtype_size(DType::kU8), 1u);
   CHECK_EQ(dtype_size(DType::kI8), 1u);
   CHECK_EQ(dtype_name(DType::kBF16), "BF16");
+  CHECK_EQ(dtype_name(DType::kF8E4M3), "F8_E4M3");
   CHECK_EQ(dtype_name(DType::kU8), "U8");
 }
 

@@ -1,0 +1,58 @@
+// From an AttentionCall to the arguments of the kernels with mma, and the choice of their head type.
+#pragma once
+
+#include "cuda/device/attention_tile.cuh"
+#include "cuda/kernels/attention.h"
+
+namespace llama4rt::cuda {
+
+inline AttentionArgs attention_args(const AttentionCall& call) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  const KvLayer& kv = call.kv;
+  return {.out = call.out.ptr<float>(),
+          .q = call.q.ptr<const float>(),
+          .kv = {.k = kv.k,
+                 .v = kv.v,
+                 .num_heads = kv.num_kv_heads,
+                 .block_size = kv.block_size,
+                 .head_dim = kv.head_dim,
+                 .cores = true},
+          .query_start = call.batch.query_start,
+          .first_position = call.batch.first_position,
+          .kv_begin = call.batch.kv_begin,
+          .block_table = call.batch.block_table,
+          .states = nullptr,
+          .tickets = nullptr,
+          .out_stride = call.out.stride0,
+          .q_stride = call.q.stride0,
+          .q_dim = kv.head_dim,
+          .group = call.group(),
+          .max_blocks = call.batch.max_blocks,
+          .max_spans = 0,
+          .state_rows = 0,
+          .rows_per_tile = 0,
+          .scale = call.scale * kLog2E};
+}
+
+// Calls start(HeadConfig) with the type for this cache: heads of 128 dims, the released models', know their
+// size when they are compiled.
+template <class Element, class Start>
+void with_head(int head_dim, const Start& start) {
+  if (head_dim == 128) return start(HeadConfig<Element, 128, true>{});
+  if (head_dim <= 64) return start(HeadConfig<Element, 64, false>{});
+  start(HeadConfig<Element, 128, false>{});
+}
+template <class Start>
+void with_head(const KvLayer& kv, const Start& start) {
+  if (kv.dtype == DType::kF8E4M3) return with_head<KvF8>(kv.head_dim, start);
+  with_head<KvBF16>(kv.head_dim, start);
+}
+
+// What both kernels rely on: sequences fit a grid's y and z, and keys are counted in int by granules and
+// rows.
+inline bool mma_can_take(const AttentionCall& call) {
+  return kv_in_cores(call.kv) && call.scale > 0 && call.batch.num_seqs <= 65535 &&
+         call.kv.num_kv_heads <= 65535 && call.max_rows() < int64_t(1) << 30;
+}
+
+}  // namespace llama4rt::cuda

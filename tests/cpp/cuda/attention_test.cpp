@@ -1,0 +1,161 @@
+// prepare_qkv and paged_attention on the emulated GPU, through the CUDA backend, against the reference.
+#include "cuda/attention_harness.h"
+
+namespace llama4rt::test {
+namespace {
+
+std::string describe(const cases::AttentionCase& c) {
+  return error_text(c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim, ", blocks of ", c.block_size,
+                    ", ", dtype_name(c.kv_dtype), ", ", c.sequences.size(), " sequences, first at ",
+                    c.sequences[0].first_position);
+}
+
+// What a kernel with mma rounds: queries to bf16 (the reference gets them rounded) and probabilities to bf16,
+// 2^-9 of each; their sum is made of the rounded ones. Plain attention rounds nothing.
+double tolerance(const cases::AttentionCase& c) { return c.kv_dtype == DType::kF32 ? 1e-5 : 0x1p-8; }
+
+void check(Rng& rng, const cases::AttentionCase& c) {
+  SCOPE(describe(c));
+  AttentionWorld world(rng, c);
+  const Matrix out = world.attend(0, c.num_tokens());
+  CHECK(out.intact());
+  CHECK_CLOSE(worst_error(out, world.expected(c.kv_dtype != DType::kF32)), 0.0, tolerance(c));
+}
+
+}  // namespace
+
+// The order of additions follows absolute positions: a token gives the same bits as decode, in slices of a
+// prompt, and whatever else is in the batch.
+TEST(neither_slices_nor_kernels_change_a_bit) {
+  Rng rng(32);
+  for (const DType dtype : {DType::kBF16, DType::kF8E4M3}) {
+    SCOPE(dtype_name(dtype));
+    AttentionWorld world(rng, {.num_kv_heads = 1,
+                               .group = 5,
+                               .head_dim = 32,
+                               .block_size = 32,
+                               .kv_dtype = dtype,
+                               .sequences = {{.first_position = 500, .length = 40}}});
+    const Matrix whole = world.attend(0, 40);
+    CHECK_CLOSE(worst_error(whole, world.expected(true)), 0.0, 0x1p-8);
+    for (const auto& [first, count] :
+         {std::pair<int64_t, int64_t>{0, 7}, {7, 7}, {3, 30}, {11, 1}, {12, 1}, {39, 1}, {10, 6}}) {
+      SCOPE("rows ", first, " to ", first + count);
+      CHECK(world.attend(first, count) == whole.part(first, count));
+    }
+  }
+}
+
+TEST(every_shared_case_conforms) {
+  Rng rng(31);
+  size_t turn = 0;
+  for (cases::AttentionCase c : cases::attention_cases()) {
+    const WithOptions with(schedules()[turn % 3]);
+    ++turn;
+    if (c.kv_dtype == DType::kF32 && (c.head_dim != 80 || c.group > 3)) continue;  // time
+    check(rng, c);
+    c.kv_dtype = DType::kF8E4M3;
+    if (turn % 3 == 0) check(rng, c);
+  }
+}
+
+// q, k and v as prepare_qkv leaves them, and what it put into the cache, seen through attention: both against
+// the reference, from one fused product.
+TEST(prepare_qkv_conforms) {
+  Rng rng(33);
+  cuda::Stream stream;
+  CudaBackend backend(0);
+  ReferenceBackend reference;
+  size_t turn = 0;
+  for (const cases::QkvCase& c : cases::qkv_cases()) {
+    const WithOptions with(schedules()[turn % 3]);
+    const DType dtype = ++turn % 3 == 0 ? DType::kF8E4M3 : c.kv_dtype;
+    SCOPE("T ", c.tokens, ", ", c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim,
+          c.rope ? ", rope" : "", c.qk_norm ? ", norm" : "", c.q_scale ? ", scale" : "", ", ",
+          dtype_name(dtype));
+    const int64_t dim = c.head_dim, q_width = c.num_kv_heads * c.group * dim, kv_width = c.num_kv_heads * dim;
+    Matrix x = random_activations(rng, c.tokens, q_width + 2 * kv_width), expected = x;
+    std::vector<float> angles, temperature;
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      temperature.push_back(rng.uniform(1.0f, 2.0f));
+      for (int64_t i = 0; i < dim / 2; ++i) {
+        const double angle = rng.uniform(-4.0f, 4.0f);
+        angles.insert(angles.end(), {float(std::cos(angle)), float(std::sin(angle))});
+      }
+    }
+    // Slots from two blocks, backwards.
+    std::vector<int64_t> slots;
+    for (int64_t t = 0; t < c.tokens; ++t) slots.push_back(31 - t);
+    const DeviceArray<float> dangles(stream, angles), dtemperature(stream, temperature);
+    const DeviceArray<int64_t> dslots(stream, slots);
+    KvPair kv(stream, 2,
+              {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_dtype = dtype});
+    const auto prepare = [&](Backend& on, Tensor qkv, const KvLayer& layer, void* rope, void* q_scale,
+                             void* at) {
+      QkvTransform transform;
+      transform.qk_norm = c.qk_norm;
+      transform.qk_norm_eps = 1e-5f;
+      if (c.rope) transform.rope = Tensor(rope, DType::kF32, {c.tokens, dim / 2, 2});
+      if (c.q_scale) transform.q_scale = Tensor(q_scale, DType::kF32, {c.tokens});
+      on.prepare_qkv(qkv.columns(0, q_width), qkv.columns(q_width, kv_width),
+                     qkv.columns(q_width + kv_width, kv_width), transform, layer,
+                     Tensor(at, DType::kI64, {c.tokens}));
+    };
+    prepare(reference, expected.view(), kv.host(), angles.data(), temperature.data(), slots.data());
+    DeviceMatrix dx(stream, x);
+    prepare(backend, dx.view(), kv.device(), dangles.get(), dtemperature.get(), dslots.get());
+    backend.copy_to_host(nullptr, nullptr, 0);
+    dx.fetch(stream);
+    CHECK(x.intact());
+    for (int64_t t = 0; t < c.tokens; ++t)
+      for (int64_t head = 0; head < x.columns(); head += dim) {
+        double size = 0;
+        for (int64_t i = 0; i < dim; ++i) size = std::max(size, std::abs(double(expected.row(t)[head + i])));
+        for (int64_t i = 0; i < dim; ++i)
+          CHECK_CLOSE(x.row(t)[head + i], expected.row(t)[head + i], 0x1p-21 * size + 1e-37);
+      }
+
+    // One key per token: attention gives back its value, from the reference's cache and from ours.
+    const std::vector<int32_t> starts = {0, 1}, table = {1};
+    const std::vector<int64_t> zeros = {0};
+    const DeviceArray<int32_t> dstarts(stream, starts), dtable(stream, table);
+    const DeviceArray<int64_t> dzeros(stream, zeros);
+    Matrix q(1, q_width), out(1, q_width), want(1, q_width);
+    std::fill_n(q.row(0), q_width, 0.5f);
+    AttentionBatch batch{.num_seqs = 1,
+                         .query_start = starts.data(),
+                         .first_position = zeros.data(),
+                         .kv_begin = zeros.data(),
+                         .block_table = table.data(),
+                         .max_blocks = 1,
+                         .max_query_len = 1};
+    // Token 15 went to the first slot of block 1; with fewer tokens nothing did.
+    if (c.tokens < 16) continue;
+    reference.paged_attention(want.view(), q.view(), kv.host(), batch, 1.0f);
+    batch.query_start = dstarts.data();
+    batch.block_table = dtable.data();
+    batch.first_position = batch.kv_begin = dzeros.data();
+    DeviceMatrix dq(stream, q), dout(stream, out);
+    backend.paged_attention(dout.view(), dq.view(), kv.device(), batch, 1.0f);
+    backend.copy_to_host(nullptr, nullptr, 0);
+    dout.fetch(stream);
+    CHECK(out == want);
+  }
+}
+
+TEST(huge_scores_do_not_overflow) {
+  Rng rng(34);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    AttentionWorld world(rng, {.num_kv_heads = 1,
+                               .group = 2,
+                               .head_dim = 64,
+                               .kv_dtype = dtype,
+                               .sequences = {{.first_position = 300, .length = 3}}});
+    world.set_scale(1e4f);
+    const Matrix out = world.attend(0, 3);
+    for (int64_t t = 0; t < 3; ++t)
+      for (int64_t i = 0; i < out.columns(); ++i) CHECK(std::isfinite(out.row(t)[i]));
+  }
+}
+
+}  // namespace llama4rt::test
