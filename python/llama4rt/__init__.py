@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama4rt.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
     from llama4rt.prompt_builder import PreparedPrompt
     from llama4rt.sampling_params import SamplingParams
+    from llama4rt.structured import StructuredOutput
     from llama4rt.tokenizer import Tokenizer
 
     __version__: str
@@ -42,6 +43,7 @@ _HOME = {
     "RequestError": "llama4rt.errors",
     "RequestOutput": "llama4rt.outputs",
     "SamplingParams": "llama4rt.sampling_params",
+    "StructuredOutput": "llama4rt.structured",
     "TokenLogprobs": "llama4rt.outputs",
     "Tokenizer": "llama4rt.tokenizer",
     "build": "llama4rt.convert.build",
@@ -63,6 +65,7 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutput",
     "TokenLogprobs",
     "Tokenizer",
     "__version__",

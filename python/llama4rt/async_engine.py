@@ -164,7 +164,12 @@ class AsyncEngine:
             running.close()
 
     async def _prepared(self, prompt: Prompt, params: SamplingParams, images: Images | None) -> Work:
-        return self.engine._work(await self.prepare(prompt, images=images), params)
+        prepared = await self.prepare(prompt, images=images)
+        if (
+            isinstance(params, SamplingParams) and params.structured is not None
+        ):  # a grammar may have to be compiled
+            return await asyncio.to_thread(self.engine._work, prepared, params)
+        return self.engine._work(prepared, params)
 
     async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
         """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""

@@ -7,6 +7,7 @@ behind engine_thread.py. One Engine serves any number of threads at once; their 
 import json
 import os
 import queue
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from llama4rt.structured.compiler import Compiler
 
 # The pictures of one prompt (anything load_image takes), or for a list of prompts a list of those.
 Images = Sequence[Any]
@@ -88,6 +91,8 @@ class Engine:
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
         )
         self._thread = EngineThread(self._core)
+        self._lock = threading.Lock()  # guards the compiler's making
+        self._compiler: Compiler | None = None
         self._finalizer = weakref.finalize(self, self._thread.close)  # also at exit
         self._prompts = PromptBuilder(
             self._core.file_bytes,
@@ -260,6 +265,9 @@ class Engine:
         """Ends running requests and frees the engine. Safe to call more than once and from any thread."""
         self._finalizer()
         self._prompts.close()
+        with self._lock:
+            if self._compiler is not None:
+                self._compiler.close()
 
     def __enter__(self) -> "Engine":
         return self
@@ -286,7 +294,22 @@ class Engine:
         params = self._with_defaults(params)
         if params.stop_strings:
             require_tokenizer(self.tokenizer, "stop")
-        return Work(prompt, params)
+        if params.structured is None:
+            return Work(prompt, params)
+        room = self.max_model_len - len(prompt.token_ids)
+        if room < 1:
+            return Work(prompt, params)  # submit says what is wrong
+        budget = room if params.max_tokens is None else min(params.max_tokens, room)
+        return Work(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+
+    def _grammars(self) -> "Compiler":
+        with self._lock:
+            if self._compiler is None:
+                from llama4rt.structured.compiler import Compiler
+
+                tokenizer = require_tokenizer(self.tokenizer, "structured output")
+                self._compiler = Compiler(tokenizer, self.config["vocab_size"], self.config["eos_token_ids"])
+            return self._compiler
 
     def _with_defaults(self, params: SamplingParams) -> SamplingParams:
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -297,7 +320,9 @@ class Engine:
 
     def _start(self, work: Work, deliver: Deliver, name: str | None = None) -> int:
         """Submits; from now on `deliver` is called in the engine thread."""
-        tracker = RequestTracker(work.params, self.tokenizer, work.prompt_token_ids, deliver, name)
+        tracker = RequestTracker(
+            work.params, self.tokenizer, work.prompt_token_ids, deliver, name, work.guides
+        )
         return self._thread.submit(work.request, tracker)
 
     def _run_all(self, works: list[Work]) -> list[RequestOutput]:

@@ -10,6 +10,7 @@ from llama4rt.detokenizer import Detokenizer
 from llama4rt.errors import Llama4RTError
 from llama4rt.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.sampling_params import SamplingParams
+from llama4rt.structured.guide import Guide
 from llama4rt.tokenizer import Tokenizer
 
 # A Delta, Progress before the first one, the error that ended the request, or None after the last Delta.
@@ -26,9 +27,11 @@ class RequestTracker:
         prompt_token_ids: Sequence[int],
         deliver: Deliver,
         name: str | None = None,
+        guides: Sequence[Guide] = (),
     ) -> None:
         self.deliver = deliver
         self._name = name
+        self._guides = guides
         self._params = params
         self._prompt_token_ids = prompt_token_ids
         self._text = [self._detokenizer(tokenizer) for _ in range(params.n)]
@@ -52,6 +55,8 @@ class RequestTracker:
             self._open.clear()
             self.deliver(Llama4RTError(event.error or "the request failed"))
             return
+        if self._guides and event.token_id >= 0 and not event.finish_reason:
+            self._guides[index].advance(event.token_id)  # first: its mask is wanted in the next step
         text_of = self._text[index]
         token_ids = [event.token_id] if event.token_id >= 0 else []
         text = "".join(text_of.push(i) for i in token_ids) if text_of else ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llama4rt.errors import RequestError
+from llama4rt.structured.output import StructuredOutput
 
 MAX_TOKENS_DEFAULT = 256
 MAX_STOP_STRINGS = 64
@@ -47,6 +48,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured: StructuredOutput | None = None  # what the output must follow; see llama4rt.structured
     report_progress: bool = False  # AsyncEngine.start then delivers Progress for each piece of a long prompt
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class SamplingParams:
         self._set("stop", self._checked_stop())
         self._set("stop_token_ids", self._checked_stop_ids())
         self._set("logit_bias", self._checked_logit_bias())
+        self._check_structured()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}; it must not exceed max_tokens, {self.max_tokens}"
@@ -78,6 +81,15 @@ class SamplingParams:
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple, whichever way it was given."""
         return self.stop  # type: ignore[return-value]  # __post_init__ made it a tuple
+
+    def _check_structured(self) -> None:
+        if self.structured is None:
+            return
+        if not isinstance(self.structured, StructuredOutput):
+            raise RequestError(f"structured is {_show(self.structured)}; it must be a StructuredOutput")
+        for name in ("ignore_eos", "min_tokens"):  # the grammar says where the output ends
+            if getattr(self, name):
+                raise RequestError(f"{name} is {getattr(self, name)}; it cannot go with structured output")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -1,8 +1,11 @@
 """Work: a checked request that waits to be submitted, and its native form."""
 
+from collections.abc import Sequence
+
 from llama4rt import _core
 from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.sampling_params import SamplingParams
+from llama4rt.structured.guide import Guide
 
 _NO_LIMIT = 2**31 - 1
 
@@ -10,11 +13,14 @@ _NO_LIMIT = 2**31 - 1
 class Work:
     """params: with the engine's defaults filled in."""
 
-    def __init__(self, prompt: PreparedPrompt, params: SamplingParams) -> None:
+    def __init__(self, prompt: PreparedPrompt, params: SamplingParams, guides: Sequence[Guide] = ()) -> None:
         self.prompt = prompt.text
         self.prompt_token_ids = prompt.token_ids
         self.params = params
+        self.guides = guides  # one for each output, or none
         self.request = native_request(prompt, params)
+        if guides:
+            self.request.masks = [guide.mask for guide in guides]
 
 
 def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Request:

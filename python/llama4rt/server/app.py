@@ -19,6 +19,7 @@ from llama4rt.server.small import SmallEndpoints
 Endpoint = Callable[[Request], Awaitable["Response | ASGIApp"]]
 
 _MODEL = "/v1/models/"  # followed by a name, which may hold slashes
+_ONE_MODEL = "one model"  # how the table calls that: no path begins so
 
 
 def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guard:
@@ -32,7 +33,7 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
         "/metrics": small.metrics,
         "/version": small.version,
         "/v1/models": small.models,
-        _MODEL: small.model,
+        _ONE_MODEL: small.model,
     }
     post: dict[str, Endpoint] = {
         "/v1/chat/completions": ChatEndpoint(service),
@@ -53,7 +54,7 @@ class Routes:
         path, method = scope["path"], scope["method"]
         if path.startswith(_MODEL) and len(path) > len(_MODEL):
             scope["path_params"] = {"model": unquote(path[len(_MODEL) :])}
-            path = _MODEL
+            path = _ONE_MODEL
         endpoint = self._table.get(method, {}).get(path)
         if endpoint is None:
             allowed = [name for name, endpoints in self._table.items() if path in endpoints]

@@ -12,6 +12,7 @@ from llama4rt.errors import RequestError
 from llama4rt.outputs import Delta, Progress
 from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.sampling_params import SamplingParams
+from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.errors import ApiError
 from llama4rt.server.http import dumps, json_reply, parsed
 from llama4rt.server.job import Job
@@ -22,6 +23,7 @@ from llama4rt.server.sampling import from_request_error, sampling_params
 from llama4rt.server.service import Service, new_id
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
 from llama4rt.server.sse import DONE, EventStream, unless_disconnected
+from llama4rt.server.tool_calls import ToolShaper
 from llama4rt.tokenizer import require_tokenizer
 
 _REFUSED = {  # known to OpenAI's API, without meaning here
@@ -115,12 +117,38 @@ class Chat:
     def _params(self) -> SamplingParams:
         body = self._body
         max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+        more: dict[str, Any] = {}
+        structured = structured_output(body, body.response_format)
+        forced = forced_call(body)
+        if forced is not None:
+            if structured is not None:
+                raise ApiError(
+                    400, "tool_choice forces a call; the reply can have no other form", param="tool_choice"
+                )
+            # A forced call always parses: nothing but its grammar ends it.
+            more |= {"stop": (), "stop_token_ids": ()}
+            structured = forced
+        elif self._reads_calls():
+            more["skip_special_tokens"] = (
+                False  # <|python_start|> says something; the shaper drops the others
+            )
         return sampling_params(
-            body, max_tokens=max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None
+            body,
+            max_tokens=max_tokens,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            structured=structured,
+            **more,
         )
 
+    def _reads_calls(self) -> bool:
+        return bool(self._body.tools) and self._body.tool_choice != "none"
+
     def _shaper(self) -> Shaper:
-        return PlainShaper()
+        if not self._reads_calls():
+            return PlainShaper()
+        names = [tool.function.name for tool in self._body.tools or ()]
+        tokenizer = require_tokenizer(self._service.engine.engine.tokenizer, "chat")
+        return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
 
     # --- the answer -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from llama4rt.errors import RequestError
 from llama4rt.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.server.chat import plain_prompt_logprobs, progress
+from llama4rt.server.constraints import structured_output
 from llama4rt.server.errors import ApiError
 from llama4rt.server.http import dumps, json_reply, parsed
 from llama4rt.server.job import Job
@@ -65,6 +66,7 @@ class Completion:
         more: dict[str, Any] = {}
         if body.echo and body.logprobs is not None:
             more["prompt_logprobs"] = body.logprobs
+        more["structured"] = structured_output(body, body.response_format)
         params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, **more)
         self._job = Job(self._service, prompts, params)
         try:

@@ -1,0 +1,132 @@
+"""What a request demands of its output's form: response_format, vLLM's guided_* fields, tools that must be called."""
+
+from typing import Any
+
+from llama4rt.errors import RequestError
+from llama4rt.server.errors import ApiError
+from llama4rt.server.protocol import ChatRequest, NamedTool, ResponseFormat, Sampling, Tool
+from llama4rt.structured import StructuredOutput
+
+_GUIDED = {
+    "json": "guided_json",
+    "regex": "guided_regex",
+    "choice": "guided_choice",
+    "grammar": "guided_grammar",
+}
+
+
+def structured_output(body: Sampling, response_format: ResponseFormat | None) -> StructuredOutput | None:
+    """What the text must follow, from whichever field says so. ApiError 400 when two do, or when it is refused."""
+    asked: dict[str, tuple[str, Any]] = {}  # field -> (kind, value)
+    for kind, name in _GUIDED.items():
+        if getattr(body, name) is not None:
+            asked[name] = (kind, getattr(body, name))
+    for kind, value in (body.structured_outputs or {}).items():
+        if value is None or value is False:
+            continue
+        if kind not in (*_GUIDED, "json_object"):
+            raise ApiError(400, f"structured_outputs: {kind!r:.40} is not known", param="structured_outputs")
+        asked[f"structured_outputs.{kind}"] = (kind, value)
+    if response_format is not None and response_format.type != "text":
+        asked["response_format"] = _of_format(response_format)
+    if not asked:
+        return None
+    if len(asked) > 1:
+        raise ApiError(
+            400, f"{' and '.join(asked)} are given; only one of them can be", param=next(iter(asked))
+        )
+    (name, (kind, value)), *_ = asked.items()
+    try:
+        return _made(kind, value)
+    except RequestError as error:
+        raise ApiError(400, str(error), param=name) from None
+
+
+def forced_call(body: ChatRequest) -> StructuredOutput | None:
+    """For tool_choice "required" or one tool's name: exactly one call, complete within max_tokens."""
+    if body.tool_choice in (None, "none", "auto"):
+        return None
+    tools = body.tools or []
+    if not tools:
+        raise ApiError(400, "tool_choice asks for a call, and there are no tools", param="tool_choice")
+    if isinstance(body.tool_choice, NamedTool):
+        name = body.tool_choice.function.name
+        tools = [tool for tool in tools if tool.function.name == name]
+        if not tools:
+            raise ApiError(
+                400, f"tool_choice names {name!r:.80}, which is not among the tools", param="tool_choice"
+            )
+    parameters = {f"tool_{i}": _parameters(tool, i) for i, tool in enumerate(tools)}
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool.function.name},
+                "parameters": {"$ref": f"#/$defs/tool_{i}"},
+            },
+            "required": ["name", "parameters"],
+            "additionalProperties": False,
+        }
+        for i, tool in enumerate(tools)
+    ]
+    schema = {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": parameters}
+    try:
+        return StructuredOutput.json_schema(schema, complete=True)
+    except RequestError as error:
+        raise ApiError(400, str(error), param="tools") from None
+
+
+def _parameters(tool: Tool, i: int) -> dict[str, Any]:
+    schema = dict(tool.function.parameters or {"properties": {}})
+    for name in ("$schema", "$id"):
+        schema.pop(name, None)
+    if schema.setdefault("type", "object") != "object":
+        raise ApiError(
+            400,
+            f"tools[{i}]: parameters have type {schema['type']!r:.40}; it must be 'object'",
+            param="tools",
+        )
+    if "properties" in schema:  # the function takes no others
+        schema.setdefault("additionalProperties", False)
+    moved = _moved(schema, f"#/$defs/tool_{i}")
+    assert isinstance(moved, dict)
+    return moved
+
+
+def _moved(value: Any, base: str, depth: int = 0) -> Any:
+    """A schema whose references into itself hold under `base`."""
+    if depth > 64:
+        raise ApiError(400, "the parameters are nested deeper than 64", param="tools")
+    if isinstance(value, dict):
+        return {
+            key: base + item[1:] if key == "$ref" and isinstance(item, str) and item.startswith("#")
+            else _moved(item, base, depth + 1)
+            for key, item in value.items()
+        }  # fmt: skip
+    if isinstance(value, list):
+        return [_moved(item, base, depth + 1) for item in value]
+    return value
+
+
+def _of_format(response_format: ResponseFormat) -> tuple[str, Any]:
+    kind = response_format.type
+    if kind == "json_object":
+        return "json_object", True
+    value: Any = getattr(response_format, kind)
+    if kind == "json_schema" and response_format.json_schema is not None:
+        value = response_format.json_schema.schema_
+    if value is None:
+        raise ApiError(400, f"response_format of type {kind!r} has no {kind}", param="response_format")
+    return {"json_schema": "json"}.get(kind, kind), value
+
+
+def _made(kind: str, value: Any) -> StructuredOutput:
+    if kind == "json_object":
+        return StructuredOutput.json_object()
+    if kind == "json":
+        return StructuredOutput.json_schema(value)
+    if kind == "regex":
+        return StructuredOutput.regex(value)
+    if kind == "choice":
+        return StructuredOutput.choice(value)
+    return StructuredOutput.grammar(value)

@@ -1,0 +1,106 @@
+"""StructuredOutput: what a text must follow. Checked when it is made, as far as that goes without a tokenizer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama4rt.errors import RequestError
+from llama4rt.structured.schema import check_schema, minimal_size
+
+MAX_SCHEMA_BYTES = 64 << 10
+MAX_TEXT_BYTES = 64 << 10  # of a regular expression or grammar
+MAX_CHOICES = 2000
+
+# How Python, and so most of what models have read, writes JSON. Free white space would let a model write nothing else.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True)
+class StructuredOutput:
+    """Made by its class methods; equal ones share one compiled grammar.
+
+    complete: an output that nears its limit of tokens is led to its end in time, so that what comes out is always
+    whole. Otherwise it is cut off there, like any text, with finish_reason "length".
+    """
+
+    kind: str  # "json_schema", "regex", "choice" or "grammar"
+    source: str  # the schema or choices as JSON text, the expression, the grammar
+    complete: bool = False
+    reserve: int = 64  # characters that a started optional part of the output may still need at least
+
+    @staticmethod
+    def json_schema(
+        schema: "Mapping[str, Any] | bool | str", *, complete: bool = False
+    ) -> "StructuredOutput":
+        """JSON of a schema (draft 2020-12). Every keyword is enforced, or refused here or at submit by its name."""
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except (ValueError, RecursionError) as error:
+                raise RequestError(f"the JSON schema is not JSON: {error}") from None
+        if not isinstance(schema, (Mapping, bool)):
+            raise RequestError(f"the JSON schema is a {type(schema).__name__}; it must be an object")
+        if schema is False:
+            raise RequestError("the JSON schema is false: nothing follows it")
+        plain = {} if schema is True else schema
+        try:
+            source = json.dumps(plain, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"the JSON schema is not JSON: {error}") from None
+        if len(source) > MAX_SCHEMA_BYTES:
+            raise RequestError(
+                f"the JSON schema has {len(source)} bytes; at most {MAX_SCHEMA_BYTES} are allowed"
+            )
+        check_schema(plain)
+        return StructuredOutput("json_schema", source, complete, minimal_size(plain) + 32)
+
+    @staticmethod
+    def json_object() -> "StructuredOutput":
+        """Any JSON object."""
+        return StructuredOutput("json_schema", '{"type": "object"}')
+
+    @staticmethod
+    def regex(pattern: str) -> "StructuredOutput":
+        """Text that a regular expression matches from its first to its last character (Rust's syntax)."""
+        return StructuredOutput("regex", _text(pattern, "the regular expression"))
+
+    @staticmethod
+    def choice(choices: Sequence[str]) -> "StructuredOutput":
+        """One of these texts."""
+        if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
+            raise RequestError("choice must be a list of texts, with at least one")
+        if len(choices) > MAX_CHOICES:
+            raise RequestError(f"choice has {len(choices)} texts; at most {MAX_CHOICES} are allowed")
+        if not all(isinstance(text, str) and text for text in choices):
+            raise RequestError("choice must be a list of texts, none of them empty")
+        return StructuredOutput("choice", _text(json.dumps(list(choices)), "choice"))
+
+    @staticmethod
+    def grammar(text: str) -> "StructuredOutput":
+        """A context-free grammar in Lark's syntax, as llguidance reads it, or in llama.cpp's GBNF."""
+        return StructuredOutput("grammar", _text(text, "the grammar"))
+
+    def compiled_form(self) -> str:
+        """What llguidance takes."""
+        import llguidance
+
+        matcher = llguidance.LLMatcher
+        if self.kind == "json_schema":
+            return matcher.grammar_from_json_schema(self.source, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+        if self.kind == "regex":
+            return matcher.grammar_from_regex(self.source)
+        if self.kind == "choice":
+            return matcher.grammar_from_lark(
+                "start: "
+                + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(self.source))
+            )
+        return llguidance.grammar_from("grammar", self.source)
+
+
+def _text(text: Any, what: str) -> str:
+    if not isinstance(text, str) or not text:
+        raise RequestError(f"{what} is {text!r:.80}; it must be a text that is not empty")
+    if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
+        raise RequestError(f"{what} has {len(text)} characters; at most {MAX_TEXT_BYTES} bytes are allowed")
+    return text

@@ -1,0 +1,484 @@
+"""Limits and faults: every refusal has OpenAI's form and names both numbers; nobody's trouble becomes another's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+httpx2 = pytest.importorskip("httpx2")
+pytest.importorskip("uvicorn")
+
+from llama4rt import Engine, SamplingParams  # noqa: E402
+from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt.server import ServerOptions  # noqa: E402
+from serving import RunningServer, post, running_server  # noqa: E402
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
+ENDLESS = HELLO | {"ignore_eos": True, "max_tokens": None, "stream": True}
+KEY = "a-key-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=4) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine) -> Iterator[RunningServer]:
+    options = {
+        "max_waiting": 4,
+        "max_body_bytes": 200_000,
+        "max_images": 2,
+        "max_messages": 50,
+        "max_prompts": 4,
+    }
+    with running_server(engine, **options, receive_seconds=1.5, slow_reader_seconds=1.0) as server:
+        yield server
+
+
+def error_of(reply: Any) -> Any:
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    for leak in ("Traceback", "0x", ".py", "site-packages"):
+        assert leak not in error["message"]
+    assert reply.headers["x-request-id"]
+    return error
+
+
+# --- bodies -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"", 400, "empty"),
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, ""),
+        (b"5", 400, ""),
+        (b'"x"', 400, ""),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, ""),
+        (b'{"messages": NaN}', 400, ""),
+        (b'{"temperature": NaN, "messages": [{"role": "user", "content": "a"}]}', 400, "temperature"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", 400, ""),
+        (b"[" * 100_000, 400, "deeper than 64"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, 400, "deeper than 64"),
+        (b" " * 200_001, 413, "200001 bytes; the limit is 200000"),
+    ],
+)
+def test_bodies_that_are_refused(server: RunningServer, body: bytes, status: int, says: str) -> None:
+    reply = post(server, CHAT, body)
+    assert reply.status_code == status
+    assert says in error_of(reply)["message"]
+
+
+def test_a_chunked_body_is_counted_while_it_comes(server: RunningServer) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(10_000):
+            sent += 10_000
+            yield b" " * 10_000
+
+    try:
+        reply = httpx2.post(server.url + CHAT, content=chunks(), timeout=60)
+        assert reply.status_code == 413
+    except httpx2.TransportError:
+        pass  # it was refused while we still sent
+    assert sent < 100_000_000
+
+
+def test_other_content_types(server: RunningServer) -> None:
+    reply = post(server, CHAT, b"a=b", headers={"content-type": "application/x-www-form-urlencoded"})
+    assert reply.status_code == 415 and "application/json" in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}] * 51}, ("51", "50")),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,"}] * 3}]}, ("3", "2")),
+    ],
+)  # fmt: skip
+def test_counts_name_both_numbers(
+    server: RunningServer, fields: dict[str, Any], numbers: tuple[str, str]
+) -> None:
+    reply = post(server, CHAT, HELLO | fields)
+    assert reply.status_code == 400 and all(number in error_of(reply)["message"] for number in numbers)
+
+
+def test_too_many_prompts(server: RunningServer) -> None:
+    reply = post(server, "/v1/completions", {"prompt": ["a"] * 5})
+    assert reply.status_code == 400 and "5 prompts; at most 4" in error_of(reply)["message"]
+
+
+def test_unknown_paths_and_methods(server: RunningServer) -> None:
+    assert error_of(httpx2.get(server.url + "/nothing"))["type"] == "not_found_error"
+    for path in (
+        "//v1/models",
+        "/V1/models",
+        "/v1/models/",
+        "/v1/../etc/passwd",
+        "/%2e%2e/x",
+        "/v1/chat/completions/",
+    ):
+        assert httpx2.get(server.url + path).status_code in (404, 405)
+    reply = httpx2.get(server.url + CHAT)
+    assert reply.status_code == 405 and reply.headers["allow"] == "POST"
+    assert httpx2.delete(server.url + "/v1/models").status_code == 405
+    assert httpx2.head(server.url + "/health").status_code == 200
+
+
+# --- the head of a request ----------------------------------------------------------------------------------------
+
+
+def raw(server: RunningServer, data: bytes, seconds: float = 20) -> bytes:
+    """What comes back on a connection of our own until it is closed."""
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), seconds) as connection:
+        connection.sendall(data)
+        out = b""
+        try:
+            while piece := connection.recv(1 << 16):
+                out += piece
+        except ConnectionResetError:
+            pass
+        return out
+
+
+def test_large_heads_are_refused(server: RunningServer) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"".join(
+        b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(100)
+    )
+    assert raw(server, head + b"connection: close\r\n\r\n").startswith(b"HTTP/1.1 431")
+    small = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: " + b"y" * 10_000 + b"\r\n\r\n"
+    assert raw(server, small).startswith(b"HTTP/1.1 200")
+
+
+def test_slow_requests_are_closed(server: RunningServer) -> None:
+    """Neither half a head nor half a body holds a connection, and others do not notice."""
+    start = time.monotonic()
+    waiting = [
+        b"GET /hea",
+        b"",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+    ] * 8
+    threads = [threading.Thread(target=raw, args=(server, data)) for data in waiting]
+    for thread in threads:
+        thread.start()
+    assert post(server, CHAT, HELLO).status_code == 200
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - start < 19  # otherwise the sockets' own limit of 20 s ended them
+
+
+def test_garbage_on_the_socket(server: RunningServer) -> None:
+    rng = random.Random(7)
+    good = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    body = json.dumps(HELLO).encode()
+    for _ in range(60):
+        data = bytearray(good + b"content-length: %d\r\n\r\n" % len(body) + body)
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        cut = bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data)
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 20) as connection:
+            connection.sendall(cut)
+            if rng.random() < 0.5:
+                connection.settimeout(5)
+                try:
+                    first = connection.recv(64)
+                except OSError:
+                    first = b""
+                assert not first.startswith(b"HTTP/1.1 5") or b"501" in first
+    assert httpx2.get(server.url + "/health").status_code == 200
+    server.wait_idle()
+
+
+# --- who is let in ------------------------------------------------------------------------------------------------
+
+
+def test_the_key(engine: Engine) -> None:
+    with running_server(engine, api_keys=(KEY, "second")) as server:
+        wrong = [
+            {}, {"authorization": ""}, {"authorization": "Bearer"}, {"authorization": f"Basic {KEY}"},
+            {"authorization": f"Bearer {KEY}x"}, {"authorization": f"Bearer {KEY[:-1]}"}, {"x-api-key": KEY},
+        ]  # fmt: skip
+        for headers in wrong:
+            for path in (
+                "/v1/models",
+                "/metrics",
+                "/nothing",
+                "//v1/models",
+                "/v1%2fmodels",
+                "/V1/models",
+                "/health/",
+            ):
+                reply = httpx2.get(server.url + path, headers=headers)
+                assert reply.status_code == 401, path
+                assert error_of(reply)["code"] == "invalid_api_key" and KEY not in reply.text
+            assert post(server, CHAT, HELLO, headers=headers).status_code == 401
+            assert post(server, "/tokenize", {"prompt": "a"}, headers=headers).status_code == 401
+        for key in (KEY, "second"):
+            assert (
+                httpx2.get(server.url + "/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+                == 200
+            )
+        for path in ("/", "/health", "/ready", "/version"):
+            assert httpx2.get(server.url + path).status_code == 200
+
+
+def test_a_full_house_answers_at_once(server: RunningServer) -> None:
+    """4 run and 4 wait: the ninth hears 429 and when to come again; those that are in get their answers."""
+    streams = [httpx2.Client(timeout=60) for _ in range(8)]
+    replies = [
+        client.send(client.build_request("POST", server.url + CHAT, json=ENDLESS), stream=True)
+        for client in streams[:4]
+    ]
+    late: list[Any] = []
+    threads = [threading.Thread(target=lambda: late.append(post(server, CHAT, HELLO))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while server.service._admitted < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    reply = post(server, CHAT, HELLO)
+    assert reply.status_code == 429 and int(reply.headers["retry-after"]) >= 1
+    error = error_of(reply)
+    assert (
+        error["code"] == "rate_limit_exceeded"
+        and "8 outputs" in error["message"]
+        and "limit is 8" in error["message"]
+    )
+    assert post(server, CHAT, HELLO | {"n": 9}).status_code == 429
+    for reply in replies:
+        reply.close()
+    for thread in threads:
+        thread.join(60)
+    assert [reply.status_code for reply in late] == [200] * 4
+    for client in streams:
+        client.close()
+    server.wait_idle()
+
+
+def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
+    """Before the first token, in the middle, while waiting, without ever reading."""
+    for at in (0, 1, 5):
+        with (
+            httpx2.Client(timeout=60) as client,
+            client.stream("POST", server.url + CHAT, json=ENDLESS) as reply,
+        ):
+            for i, _ in enumerate(reply.iter_raw()):
+                if i >= at:
+                    break
+        server.wait_idle()
+    body = json.dumps(ENDLESS | {"stream": False}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    for wait in (0.0, 0.05, 0.3):
+        connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        connection.sendall(head + body)
+        time.sleep(wait)
+        connection.close()
+        server.wait_idle()
+
+
+def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, engine: Engine) -> None:
+    body = json.dumps(ENDLESS | {"n": 4, "logprobs": True, "top_logprobs": 20}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    connection.sendall(head + body)
+    expected = engine.chat(HELLO["messages"], SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
+    for _ in range(3):
+        assert post(server, CHAT, HELLO).json()["choices"][0]["message"]["content"] == expected
+    server.wait_idle(60)
+    connection.close()
+
+
+# --- beside the answers -------------------------------------------------------------------------------------------
+
+
+def test_request_ids(server: RunningServer) -> None:
+    assert (
+        httpx2.get(server.url + "/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"]
+        == "mine-1"
+    )
+    for wrong in ("a b", "x" * 200, "a\tb", 'a"b'):
+        got = httpx2.get(server.url + "/health", headers={"x-request-id": wrong}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", got)
+
+
+def metric(text: str, name: str) -> float:
+    return sum(float(m) for m in re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+
+def test_metrics(server: RunningServer) -> None:
+    before = httpx2.get(server.url + "/metrics").text
+    reply = post(server, CHAT, HELLO).json()
+    post(server, CHAT, HELLO | {"temperature": 9})
+    after = httpx2.get(server.url + "/metrics").text
+    grown = {name: metric(after, name) - metric(before, name) for name in (
+        "generation_tokens_total", "prompt_tokens_total", "time_to_first_token_seconds_count",
+        "e2e_request_latency_seconds_count", "inter_token_latency_seconds_count", "requests_refused_total",
+        "request_success_total", "prefix_cache_queries_total",
+    )}  # fmt: skip
+    usage = reply["usage"]
+    assert grown["generation_tokens_total"] == usage["completion_tokens"]
+    assert grown["inter_token_latency_seconds_count"] == usage["completion_tokens"] - 1
+    assert grown["time_to_first_token_seconds_count"] == grown["e2e_request_latency_seconds_count"] == 1
+    assert grown["requests_refused_total"] == grown["request_success_total"] == 1
+    assert grown["prefix_cache_queries_total"] == usage["prompt_tokens"]
+    assert metric(after, "num_requests_running") == metric(after, "num_requests_waiting") == 0
+    for group in ("global", "local"):
+        assert f'llama4rt:kv_cache_usage_perc{{group="{group}"}} 0.0' in after
+
+
+def test_progress_of_a_long_prompt(server: RunningServer, engine: Engine) -> None:
+    """llama.cpp's events, when asked; nothing of them otherwise, and the same answer."""
+    text = " ".join(str(random.random()) for _ in range(200))
+    body = HELLO | {"messages": [{"role": "user", "content": text}], "stream": True}
+    plain = post(server, CHAT, body).text
+    assert "prompt_progress" not in plain
+    text2 = "again " + text
+    reply = post(
+        server, CHAT, body | {"messages": [{"role": "user", "content": text2}], "return_progress": True}
+    ).text
+    events = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith("data: {")]
+    progress = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    total = len(engine.apply_chat_template([{"role": "user", "content": text2}]))
+    assert len(progress) >= 2 and all(set(p) == {"total", "cache", "processed", "time_ms"} for p in progress)
+    done = [p["processed"] for p in progress]
+    assert done == sorted(set(done)) and done[-1] < total and {p["total"] for p in progress} == {total}
+    assert all(event["choices"] == [] for event in events if "prompt_progress" in event)
+
+
+def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
+    with running_server(engine, heartbeat_seconds=0.05) as server:
+        busy = [httpx2.Client(timeout=60) for _ in range(4)]
+        held = [c.send(c.build_request("POST", server.url + CHAT, json=ENDLESS), stream=True) for c in busy]
+        with (
+            httpx2.Client(timeout=60) as client,
+            client.stream("POST", server.url + CHAT, json=ENDLESS) as reply,
+        ):
+            lines = reply.iter_lines()
+            assert next(lines) == ": heartbeat"
+            for other in held:
+                other.close()
+            assert any(line.startswith("data: ") for line in lines)
+        for client in busy:
+            client.close()
+
+
+def test_tokens_there_and_back(server: RunningServer, engine: Engine) -> None:
+    for text in ("Hello, wörld! 你好 <|eot|>", "", " "):
+        reply = post(
+            server, "/tokenize", {"prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        ).json()
+        assert reply["tokens"] == engine.tokenizer.encode(text) and reply["count"] == len(reply["tokens"])
+        assert reply["max_model_len"] == engine.max_model_len and len(reply["token_strs"]) == reply["count"]
+        assert post(server, "/detokenize", {"tokens": reply["tokens"]}).json()["prompt"] == text
+    with_bos = post(server, "/tokenize", {"prompt": "Hello"}).json()["tokens"]
+    assert with_bos == engine.encode_prompt("Hello")
+    chat = post(server, "/tokenize", {"messages": HELLO["messages"]}).json()["tokens"]
+    assert chat == engine.apply_chat_template(HELLO["messages"])
+    assert post(server, "/tokenize", {}).status_code == 400
+    assert post(server, "/detokenize", {"tokens": [2**31 - 1]}).status_code == 400
+    assert post(server, "/detokenize", {"tokens": [-1]}).status_code == 400
+
+
+def test_an_engine_that_is_gone_is_said_so() -> None:
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="16MiB") as engine:
+        server = RunningServer(engine, ServerOptions()).start()
+        engine.close()
+        assert httpx2.get(server.url + "/health").status_code == 503
+        assert httpx2.get(server.url + "/ready").status_code == 503
+        reply = post(server, CHAT, HELLO)
+        assert reply.status_code == 500 and error_of(reply)["code"] == "engine_error"
+        assert httpx2.get(server.url + "/metrics").status_code == 500
+        server.stop()
+
+
+# --- many at once -------------------------------------------------------------------------------------------------
+
+
+async def visit(client: Any, url: str, i: int, rng: random.Random, expected: dict[str, str]) -> str:
+    """One client: leaves early in 3 of 10 cases, else must get what the engine says offline."""
+    text = rng.choice(list(expected))
+    body = {
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "stream": i % 2 == 0,
+    }
+    if rng.random() < 0.3:
+        try:
+            async with asyncio.timeout(rng.random() * 0.5), client.stream("POST", url, json=body) as reply:
+                async for _ in reply.aiter_raw():
+                    if rng.random() < 0.3:
+                        break
+        except (TimeoutError, httpx2.HTTPError):
+            pass
+        return "left"
+    for _ in range(1000):
+        reply = await client.post(url, json=body)
+        if reply.status_code != 429:
+            break
+        await asyncio.sleep(0.02 + rng.random() * 0.1)
+    assert reply.status_code == 200, reply.text
+    if body["stream"]:
+        events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+        got = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
+    else:
+        got = reply.json()["choices"][0]["message"]["content"]
+    assert got == expected[text]
+    return "answered"
+
+
+def test_clients_come_and_go(engine: Engine, soak: bool) -> None:
+    """No block leaks, no answer is wrong. Long form: 1000 clients at a time for ten minutes."""
+    import psutil
+
+    clients, seconds = (1000, 600.0) if soak else (60, 4.0)
+    texts = [f"number {i} please" for i in range(12)]
+    params = SamplingParams(temperature=0, max_tokens=24)
+    expected = {t: engine.chat([{"role": "user", "content": t}], params)[0].outputs[0].text for t in texts}
+    counts = {"left": 0, "answered": 0}
+    memory: list[int] = []
+
+    async def main(url: str) -> None:
+        end = time.monotonic() + seconds
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(timeout=120, limits=limits) as client:
+
+            async def one(i: int) -> None:
+                rng = random.Random(i * 7919)
+                while time.monotonic() < end:
+                    counts[await visit(client, url, i, rng, expected)] += 1
+
+            async def watch() -> None:
+                while time.monotonic() < end:
+                    memory.append(psutil.Process().memory_info().rss)
+                    await asyncio.sleep(seconds / 20)
+
+            await asyncio.gather(watch(), *(one(i) for i in range(clients)))
+
+    with running_server(engine, max_waiting=256) as server:
+        asyncio.run(main(server.url + CHAT))
+        server.wait_idle(60)
+        assert httpx2.get(server.url + "/health").status_code == 200
+    assert counts["left"] > 10 and counts["answered"] > 10, counts
+    if soak:
+        print(counts, [m >> 20 for m in memory])
+        assert memory[-1] < memory[len(memory) // 4] * 1.1 + (50 << 20)

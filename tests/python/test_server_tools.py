@@ -1,0 +1,286 @@
+"""Tool calls: the reader of what models write, whatever pieces it comes in, and calls that are forced."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+openai = pytest.importorskip("openai")
+pytest.importorskip("llguidance")
+
+from llama4rt import Engine, SamplingParams  # noqa: E402
+from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt.server.call_scanner import NotACall, parse_calls  # noqa: E402
+from llama4rt.server.shaping import joined_message  # noqa: E402
+from llama4rt.server.tool_calls import ToolShaper  # noqa: E402
+from serving import RunningServer, running_server  # noqa: E402
+
+NAMES = ["f", "get_weather", "a.b", "search-web"]
+
+# (what the model wrote, content, calls)
+WRITTEN: list[tuple[str, str, list[tuple[str, Any]]]] = [
+    ("Hello", "Hello", []),
+    ("", "", []),
+    ('{"name": "f", "parameters": {"a": 1}}', "", [("f", {"a": 1})]),
+    ('{"name": "f", "arguments": {}}', "", [("f", {})]),
+    ('{"type": "function", "name": "f", "parameters": {"a": "}]\\"{"}}', "", [("f", {"a": '}]"{'})]),
+    ('{ "name" : "f" ,\n "parameters" : { "a" : [1, {"b": null}] } }', "", [("f", {"a": [1, {"b": None}]})]),
+    ('{"name": "f", "parameters": {"a": 1}}{"name": "get_weather", "parameters": {"city": "Oslo"}}', "",
+     [("f", {"a": 1}), ("get_weather", {"city": "Oslo"})]),
+    ('{"name": "f", "parameters": {}}; {"name": "f", "parameters": {}}', "", [("f", {}), ("f", {})]),
+    ('[{"name": "f", "parameters": {"x": 1}}, {"name": "f", "parameters": {"x": 2}}]', "",
+     [("f", {"x": 1}), ("f", {"x": 2})]),
+    ('<|python_start|>{"name": "f", "parameters": {"a": 1}}<|python_end|>', "", [("f", {"a": 1})]),
+    ('<|python_start|>Let me see<|python_end|>{"name": "f", "parameters": {}}', "Let me see", [("f", {})]),
+    ("[f()]", "", [("f", {})]),
+    ("[f(a=1, b=-2.5e3, c='x', d=\"y\", e=True, g=None, h=false)]", "",
+     [("f", {"a": 1, "b": -2500.0, "c": "x", "d": "y", "e": True, "g": None, "h": False})]),
+    ("[get_weather(city='Oslo'), f(a=[1, [2, [3, {'b': (4, 5)}]]])]", "",
+     [("get_weather", {"city": "Oslo"}), ("f", {"a": [1, [2, [3, {"b": [4, 5]}]]]})]),
+    ("[ f ( a = 'it\\'s', b=\"[not] (this)\" ) ]", "[ f ( a = 'it\\'s', b=\"[not] (this)\" ) ]", []),
+    ("[f(a='it\\'s', b=\"[not] (this)\", c='\\u00e9\\n\\x41')]", "",
+     [("f", {"a": "it's", "b": "[not] (this)", "c": "é\nA"})]),
+    ("<|python_start|>[f(a=1)]<|python_end|>", "", [("f", {"a": 1})]),
+    ("<|python_start|>f(a=1)<|python_end|>", "", [("f", {"a": 1})]),
+    ("I will look.\n[f(a=1)]", "I will look.\n", [("f", {"a": 1})]),
+    ('Sure: {"name": "f", "parameters": {"a": 1}}', "Sure: ", [("f", {"a": 1})]),
+    ("[a.b(x=1), search-web(q='z')]", "", [("a.b", {"x": 1}), ("search-web", {"q": "z"})]),
+    ("[f(a=1),]", "", [("f", {"a": 1})]),
+    # not calls: they stay as they were
+    ("[unknown(a=1)]", "[unknown(a=1)]", []),
+    ('{"name": "unknown", "parameters": {}}', '{"name": "unknown", "parameters": {}}', []),
+    ('{"a": 1}', '{"a": 1}', []),
+    ("see [1] and {2} < 3", "see [1] and {2} < 3", []),
+    ("[f(a=__import__('os'))]", "[f(a=__import__('os'))]", []),
+    ("[f(a=1+1)]", "[f(a=1+1)]", []),
+    ("[f(a=1", "[f(a=1", []),
+    ("f(a=1)", "f(a=1)", []),
+    ("[f(1)]", "[f(1)]", []),
+    ("<|python_start|>print(1)", "print(1)", []),
+    ("[fx(a=1)]", "[fx(a=1)]", []),
+    ("{[<", "{[<", []),
+]  # fmt: skip
+
+
+def shaped(pieces: list[str], **options: Any) -> dict[str, Any]:
+    shaper = ToolShaper(NAMES, **options)
+    deltas = [delta for piece in pieces for delta in shaper.push(piece)]
+    rest, reason = shaper.finish("stop")
+    message = joined_message(deltas + rest)
+    assert reason == ("tool_calls" if message.get("tool_calls") else "stop")
+    return message
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), WRITTEN)
+def test_what_models_write(text: str, content: str, calls: list[tuple[str, Any]]) -> None:
+    """Whole, character by character, and cut at random places: always the same."""
+    cuts = [[text], list(text)]
+    for seed in range(20):
+        rng = random.Random(seed)
+        places = sorted(rng.sample(range(len(text) + 1), min(len(text), 4)))
+        cuts.append([text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)])
+    for pieces in cuts:
+        message = shaped(pieces)
+        assert (message["content"] or "") == content, pieces
+        got = [
+            (c["function"]["name"], json.loads(c["function"]["arguments"]))
+            for c in message.get("tool_calls", [])
+        ]
+        assert got == calls, pieces
+        ids = [c["id"] for c in message.get("tool_calls", [])]
+        assert len(set(ids)) == len(ids) and all(i.startswith("call_") for i in ids)
+
+
+def test_arguments_of_a_json_call_stream() -> None:
+    shaper = ToolShaper(NAMES)
+    deltas = [d for char in '{"name": "f", "parameters": {"text": "abcdef"}}' for d in shaper.push(char)]
+    assert sum("arguments" in d["tool_calls"][0]["function"] for d in deltas) > 10
+
+
+def test_one_call_only() -> None:
+    message = shaped(["[f(a=1), f(a=2)]"], single=True)
+    assert len(message["tool_calls"]) == 1
+    message = shaped(['{"name": "f", "parameters": {}} {"name": "f", "parameters": {}}'], single=True)
+    assert len(message["tool_calls"]) == 1
+
+
+@pytest.mark.parametrize(
+    "unit", ["[", "[f(a=[", "{", "[f(a='", '{"name": "f", ', "<", "<|python_start|>", "f(", "[f(a=1),"]
+)
+def test_hostile_texts_cost_little(unit: str) -> None:
+    """Linear: ten times the text does not take a hundred times as long. Nothing raises, nothing is lost."""
+    text = unit * (200_000 // len(unit))
+    pieces = [text[i : i + 64] for i in range(0, len(text), 64)]
+    start = time.process_time()
+    message = shaped(pieces)
+    assert time.process_time() - start < 20  # a quadratic reader takes minutes
+    if "python_start" not in unit:
+        assert message["content"] == text
+
+
+def test_deep_nesting_is_no_call() -> None:
+    with pytest.raises(NotACall):
+        parse_calls("[f(a=" + "[" * 70 + "]" * 70 + ")]")
+    for wrong in (
+        "",
+        "f",
+        "[f(a=)]",
+        "[f(a=1)] x",
+        "[f(a=1e999)]",
+        "[f(a='\\x4')]",
+        "[f(a=nan)]",
+        "[f(a={[1]: 2})]",
+    ):
+        with pytest.raises(NotACall):
+            parse_calls(wrong)
+
+
+# --- through the server -------------------------------------------------------------------------------------------
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer", "minimum": 1, "maximum": 14},
+                "unit": {"enum": ["celsius", "fahrenheit"]},
+                "places": {"type": "array", "items": {"$ref": "#/$defs/place"}},
+            },
+            "required": ["city", "days"],
+            "$defs": {
+                "place": {"type": "object", "properties": {"lat": {"type": "number"}}, "required": ["lat"]}
+            },
+        },
+    },
+}
+NOTHING = {"type": "function", "function": {"name": "now"}}
+ASK = [{"role": "user", "content": "What is the weather in Oslo?"}]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=16) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine) -> Iterator[RunningServer]:
+    with running_server(engine) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Any]:
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+        yield client
+    server.wait_idle()
+
+
+def ask(client: Any, **fields: Any) -> Any:
+    fields = {
+        "model": "demo",
+        "messages": ASK,
+        "tools": [WEATHER, NOTHING],
+        "max_completion_tokens": 200,
+    } | fields
+    return client.chat.completions.create(**fields)
+
+
+def check_call(call: Any) -> None:
+    import jsonschema
+
+    arguments = json.loads(call.function.arguments)
+    assert call.type == "function" and call.function.name in ("get_weather", "now")
+    if call.function.name == "get_weather":
+        jsonschema.validate(arguments, WEATHER["function"]["parameters"])  # type: ignore[index]
+    else:
+        assert arguments == {}
+
+
+def test_forced_calls_always_parse(client: Any, soak: bool) -> None:
+    """At temperature 2, from next to no room to a lot of it."""
+    rng = random.Random(time.time_ns())
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    done = 0
+    while done < (500 if soak else 96):
+        room = rng.choice([35, 40, 60, 120, 300])
+        choice = rng.choice(["required", named])
+        reply = ask(
+            client,
+            tool_choice=choice,
+            temperature=2,
+            n=16,
+            seed=rng.getrandbits(40),
+            max_completion_tokens=room,
+        )
+        for output in reply.choices:
+            assert output.message.content is None and len(output.message.tool_calls) == 1
+            check_call(output.message.tool_calls[0])
+            assert output.finish_reason in ("tool_calls", "length")
+        done += 16
+
+
+def test_a_forced_call_streams(client: Any) -> None:
+    chunks = list(ask(client, tool_choice="required", temperature=1, seed=4, stream=True))
+    deltas = [chunk.choices[0].delta.model_dump() for chunk in chunks if chunk.choices]
+    message = joined_message([{**d, "tool_calls": d.get("tool_calls") or []} for d in deltas])
+    whole = ask(client, tool_choice="required", temperature=1, seed=4).choices[0].message
+    assert [c["function"] for c in message["tool_calls"]] == [
+        c.function.model_dump() for c in whole.tool_calls
+    ]
+
+
+def test_the_sdk_s_tool_loop(client: Any) -> None:
+    first = ask(client, tool_choice="required", temperature=0).choices[0].message
+    answer = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "sunny"}
+    reply = ask(client, messages=[*ASK, first.model_dump(exclude_none=True), answer], tool_choice="none")
+    assert reply.choices[0].message.tool_calls is None and reply.choices[0].message.content is not None
+
+
+def test_no_room_for_a_call_is_refused_with_both_numbers(client: Any) -> None:
+    with pytest.raises(
+        openai.BadRequestError, match=r"leaves 4 tokens, and the shortest answer .* has [0-9]+"
+    ):
+        ask(client, tool_choice="required", max_completion_tokens=4)
+
+
+def test_auto_and_none(client: Any, engine: Engine) -> None:
+    plain = engine.chat(ASK, SamplingParams(temperature=0, max_tokens=20))[0].outputs[0].text
+    reply = ask(client, tool_choice="none", temperature=0, max_completion_tokens=20)
+    assert reply.choices[0].message.content == plain
+    own = (
+        engine.chat(ASK, SamplingParams(temperature=0, max_tokens=20), tools=[WEATHER, NOTHING])[0]
+        .outputs[0]
+        .text
+    )
+    reply = ask(client, temperature=0, max_completion_tokens=20).choices[0].message
+    assert reply.content == own or reply.tool_calls
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"tools": None, "tool_choice": "required"}, "tool_choice", "no tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice", "'other'"),
+        ({"tools": [{"type": "function", "function": {"name": "x y"}}]}, "tools.0.function.name", "pattern"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}],
+          "tool_choice": "required"}, "tools", "'object'"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}],
+          "tool_choice": "required"}, "tools", "'not'"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice", "other form"),
+        ({"tools": [5]}, "tools.0", ""),
+    ],
+)  # fmt: skip
+def test_tools_that_are_refused(client: Any, fields: dict[str, Any], param: str, says: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, **fields)
+    assert caught.value.param == param and says in caught.value.message
