@@ -13,6 +13,7 @@ from llama4rt.server.completions import CompletionEndpoint
 from llama4rt.server.errors import ApiError
 from llama4rt.server.guard import Guard
 from llama4rt.server.options import ServerOptions
+from llama4rt.server.responses import ResponsesEndpoint
 from llama4rt.server.service import Service
 from llama4rt.server.small import SmallEndpoints
 
@@ -38,6 +39,7 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     post: dict[str, Endpoint] = {
         "/v1/chat/completions": ChatEndpoint(service),
         "/v1/completions": CompletionEndpoint(service),
+        "/v1/responses": ResponsesEndpoint(service),
         "/tokenize": small.tokenize,
         "/detokenize": small.detokenize,
     }

@@ -235,6 +235,24 @@ class Chat:
             yield _line({**head, "choices": [], "usage": job.usage()})
         yield DONE
 
+    async def deltas(self) -> AsyncGenerator[list[tuple[dict[str, Any], str | None]], None]:
+        """(delta, finish reason) of a chat with one output, for other forms of it."""
+        job = self._job
+        assert job is not None
+        async for events in job.events():
+            out: list[tuple[dict[str, Any], str | None]] = []
+            for index, event in events:
+                if isinstance(event, Delta):
+                    deltas, reason = self._shaped(index, event)
+                    out += [(delta, None) for delta in deltas]
+                    if reason is not None:
+                        out.append(({}, reason))
+            yield out
+
+    def usage(self) -> dict[str, Any]:
+        assert self._job is not None
+        return self._job.usage()
+
     def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:
         shaper = self._shapers[index]
         deltas = shaper.push(event.text)

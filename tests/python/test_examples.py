@@ -1,0 +1,188 @@
+"""The programs in examples/, run as people run them, and what `llama4rt bench serve` says of a server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama4rt import Engine, SamplingParams
+from llama4rt.demo import engine_path
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+QUESTIONS = ["Hello", "What can you do?", "How are you?"]
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="64MiB") as engine:
+        conversations = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        results = engine.chat(conversations, SamplingParams(temperature=0, max_tokens=64))
+        return {q: r.outputs[0].text for q, r in zip(QUESTIONS, results, strict=True)}
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "ENGINE": str(engine_path()),
+        "KV_CACHE_MEMORY": "64MiB",
+        "LLAMA4RT_NUM_THREADS": "1",
+    }
+
+
+def test_batch(answers: dict[str, str]) -> None:
+    command = [sys.executable, str(EXAMPLES / "batch.py"), str(engine_path())]
+    done = subprocess.run(
+        command,
+        input="\n".join(QUESTIONS),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=True,
+    )
+    assert {line["prompt"]: line["answer"] for line in map(json.loads, done.stdout.splitlines())} == answers
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_fastapi_service(answers: dict[str, str]) -> None:
+    httpx2 = pytest.importorskip("httpx2")
+    pytest.importorskip("fastapi")
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        str(EXAMPLES),
+        "--port",
+        str(port),
+        "fastapi_service:app",
+    ]
+    process = subprocess.Popen(
+        command, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: httpx2.get(url + "/docs", timeout=5).status_code == 200, process)
+        for question, answer in answers.items():
+            assert httpx2.post(url + "/summary", json={"text": question}, timeout=60).json() == {
+                "answer": answer
+            }
+            assert httpx2.post(url + "/stream", json={"text": question}, timeout=60).text == answer
+        assert (
+            httpx2.post(url + "/summary", json={"text": "a", "max_tokens": 0}, timeout=60).status_code == 400
+        )
+        process.terminate()
+        assert process.wait(60) in (0, -15)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(ready: Any, process: subprocess.Popen[Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if ready():
+                return
+        except Exception:
+            pass
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_ray_serve_with_two_replicas(answers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both replicas answer, and answer the same; one that is killed is missed only for a moment."""
+    import httpx2
+    import ray
+    from ray import serve
+
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REPLICA_CPUS", "0.1")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"ENGINE": str(engine_path())}})
+    try:
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        import ray_serve
+
+        serve.run(ray_serve.app)
+        seen = set()
+        for i in range(60):
+            question = QUESTIONS[i % len(QUESTIONS)]
+            reply = httpx2.post(f"http://127.0.0.1:{port}/", json={"text": question}, timeout=120).json()
+            assert reply["answer"] == answers[question]
+            seen.add(reply["replica"])
+            if len(seen) == 2 and i > 10:
+                break
+        assert len(seen) == 2
+        os.kill(next(iter(seen)), 9)
+        for i in range(20):
+            reply = httpx2.post(f"http://127.0.0.1:{port}/", json={"text": QUESTIONS[i % 3]}, timeout=120)
+            assert reply.status_code == 200 and reply.json()["answer"] == answers[QUESTIONS[i % 3]]
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Any]:
+    pytest.importorskip("uvicorn")
+    from serving import running_server
+
+    with (
+        Engine(engine_path(), num_threads=1, kv_cache_memory="64MiB") as engine,
+        running_server(engine, api_keys=("k",)) as server,
+    ):
+        yield server
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llama4rt", "bench", "serve", "--num-prompts", "6", *args]
+    command += ["--random-input-len", "20", "--random-output-len", "9", "--max-concurrency", "3"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_bench_serve(served: Any) -> None:
+    done = bench("--base-url", served.url, "--api-key", "k", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["completed"] == 6 and report["failed_requests"] == 0
+    assert report["total_input_tokens"] == 120 and report["total_output_tokens"] == 54
+    assert report["output_throughput"] == pytest.approx(54 / report["duration"])
+    for name in ("ttft", "tpot", "itl", "e2el"):
+        assert 0 < report[f"median_{name}_ms"] <= report[f"p99_{name}_ms"]
+    assert report["mean_ttft_ms"] < report["mean_e2el_ms"]
+    done = bench("--base-url", served.url, "--api-key", "k", "--request-rate", "50")
+    for words in (
+        "Request throughput (req/s):",
+        "Mean TTFT (ms):",
+        "Median TPOT (ms):",
+        "P99 ITL (ms):",
+        "Mean E2EL",
+    ):
+        assert words in done.stdout
+    served.wait_idle()
+
+
+def test_bench_serve_says_what_failed(served: Any) -> None:
+    done = bench("--base-url", served.url, "--api-key", "wrong")
+    assert done.returncode == 1 and "6 requests failed" in done.stderr and "401" in done.stderr
+    done = bench("--base-url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 1 and "6 requests failed" in done.stderr
