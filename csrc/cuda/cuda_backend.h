@@ -53,8 +53,18 @@ class CudaBackend final : public Backend {
   void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
   void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+  void do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                      const Routing& routing) override;
+  void do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                       const Routing& routing) override;
 
   void multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish);
+  // Both products of routed experts, with the shared expert in the same launch where it is given.
+  void experts_gate_up_with(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing,
+                            Tensor shared_a, const Weight& shared);
+  void experts_down_add_with(Tensor x, Tensor a, const Weight& down, const Routing& routing, Tensor shared_a,
+                             const Weight& shared);
+  void check_experts_kernel(const char* op, const Weight& experts) const;
   // Memory of one op call, 256-byte aligned and not initialised. Every op gets the same bytes: ops run in
   // order, so the next may overwrite what one leaves. Grows when more is asked for than ever before, after
   // waiting for the stream; not while a graph is captured, because its kernels keep the pointer.

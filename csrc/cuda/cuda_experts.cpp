@@ -1,13 +1,56 @@
 // CudaBackend: the products of routed experts.
 #include "cuda/cuda_backend.h"
+#include "cuda/kernels/experts.h"
 
 namespace llama4rt {
 
-void CudaBackend::do_experts_gate_up(Tensor, Tensor, const Weight&, const Routing&) {
-  no_cuda_kernel("experts_gate_up");
+void CudaBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
+  experts_gate_up_with(a, h, gate_up, routing, {}, {});
 }
-void CudaBackend::do_experts_down_add(Tensor, Tensor, const Weight&, const Routing&) {
-  no_cuda_kernel("experts_down_add");
+void CudaBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
+  experts_down_add_with(x, a, down, routing, {}, {});
+}
+
+void CudaBackend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
+                                 const Weight& shared, const Routing& routing) {
+  if (!cuda::ExpertsDecode::same_kind(experts, shared)) {
+    do_gate_up(shared_a, h, shared);
+    return do_experts_gate_up(a, h, experts, routing);
+  }
+  experts_gate_up_with(a, h, experts, routing, shared_a, shared);
+}
+void CudaBackend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
+                                  const Weight& shared, const Routing& routing) {
+  if (!cuda::ExpertsDecode::same_kind(experts, shared)) {
+    do_linear_add(x, shared_a, shared);
+    return do_experts_down_add(x, a, experts, routing);
+  }
+  experts_down_add_with(x, a, experts, routing, shared_a, shared);
+}
+
+void CudaBackend::experts_gate_up_with(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing,
+                                       Tensor shared_a, const Weight& shared) {
+  check_experts_kernel("experts_gate_up", gate_up);
+  using Experts = cuda::ExpertsDecode;
+  void* const partials =
+      scratch(Experts::scratch_bytes(gate_up, h.size(0), routing.expert_ids.size(1), bool(shared)));
+  uint32_t* const counters = tickets(Experts::ticket_bytes(gate_up));
+  Experts::gate_up(stream_, a, h, gate_up, routing, {shared, shared_a}, partials, counters);
+}
+void CudaBackend::experts_down_add_with(Tensor x, Tensor a, const Weight& down, const Routing& routing,
+                                        Tensor shared_a, const Weight& shared) {
+  check_experts_kernel("experts_down_add", down);
+  using Experts = cuda::ExpertsDecode;
+  void* const partials =
+      scratch(Experts::scratch_bytes(down, x.size(0), routing.expert_ids.size(1), bool(shared)));
+  uint32_t* const counters = tickets(Experts::ticket_bytes(down));
+  Experts::down_add(stream_, x, a, down, routing, {shared, shared_a}, partials, counters);
+}
+
+void CudaBackend::check_experts_kernel(const char* op, const Weight& experts) const {
+  LLAMA4RT_CHECK(kInternal, cuda::ExpertsDecode::supports(experts), "cuda: ", op, " of ", experts.num_experts,
+                 " ", weight_kind_name(experts.kind),
+                 " experts with zero points, this many, or this large, has no kernel");
 }
 
 }  // namespace llama4rt

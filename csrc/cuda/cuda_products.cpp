@@ -5,11 +5,11 @@
 namespace llama4rt {
 
 void CudaBackend::multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish) {
-  LLAMA4RT_CHECK(kInternal, cuda::LinearInt4Decode::supports(w), "cuda: ", op, " of a ",
-                 weight_kind_name(w.kind), " weight has no kernel yet; only int4 has");
-  void* const partials = scratch(cuda::LinearInt4Decode::partial_bytes(w, x.size(0)));
-  uint32_t* const counters = tickets(cuda::LinearInt4Decode::ticket_bytes(w, x.size(0)));
-  cuda::LinearInt4Decode::run(stream_, out, x, w, cuda::Finish(finish), partials, counters);
+  LLAMA4RT_CHECK(kInternal, cuda::LinearDecode::supports(w), "cuda: ", op, " of a ", weight_kind_name(w.kind),
+                 " weight with zero points, or this large, has no kernel");
+  void* const partials = scratch(cuda::LinearDecode::scratch_bytes(w, x.size(0)));
+  uint32_t* const counters = tickets(cuda::LinearDecode::ticket_bytes(w));
+  cuda::LinearDecode::run(stream_, out, x, w, cuda::Finish(finish), partials, counters);
 }
 
 void CudaBackend::do_linear(Tensor out, Tensor x, const Weight& w) {

@@ -70,11 +70,14 @@ void Llama4::feed_forward(Tensor x, size_t l) {
   if (!layer.moe) return mlp(x, h, layer.mlp, cfg_.intermediate_size_mlp);
 
   const Llama4Weights::Moe& moe = *layer.moe;
-  mlp(x, h, moe.shared, cfg_.intermediate_size);  // every token, never scaled by the router
   const Routing routing = be_.route(h, moe.router, cfg_.num_experts_per_tok, ws_);
   const Tensor a = ws_.take(num_tokens * cfg_.num_experts_per_tok, cfg_.intermediate_size);
-  be_.experts_gate_up(a, h, moe.gate_up, routing);  // SwiGLU(score * h), by expert
-  be_.experts_down_add(x, a, moe.down, routing);    // x += sum of the routed experts
+  const Tensor shared_a = ws_.take(num_tokens, cfg_.intermediate_size);
+  // SwiGLU(score * h) by expert, and SwiGLU(h) of the shared expert: every token's, never scaled by the
+  // router.
+  be_.moe_gate_up(a, shared_a, h, moe.gate_up, moe.shared.gate_up, routing);
+  be_.moe_down_add(x, a, shared_a, moe.down, moe.shared.down,
+                   routing);  // x += shared, x += sum of the routed
 }
 
 void Llama4::mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t width) {
@@ -93,8 +96,8 @@ size_t Llama4::workspace_bytes(const ModelConfig& c, const StepLimits& limits) {
   size_t feed_forward = hidden + f32(T * c.intermediate_size_mlp);
   if (E > 0) {
     const size_t routing = 3 * f32(T * K) + f32(E + 1);  // ids, scores, sorted slots; offsets
-    const size_t routed = routing + std::max(f32(T * E), f32(T * K * c.intermediate_size));
-    feed_forward = std::max(feed_forward, hidden + std::max(routed, f32(T * c.intermediate_size)));
+    const size_t routed = f32(T * K * c.intermediate_size) + f32(T * c.intermediate_size);  // a, shared_a
+    feed_forward = std::max(feed_forward, hidden + routing + std::max(f32(T * E), routed));
   }
   return f32(limits.max_outputs * c.hidden_size) + f32(limits.logit_rows * c.vocab_size) + hidden +
          std::max(attention, feed_forward);

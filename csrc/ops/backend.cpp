@@ -131,6 +131,37 @@ int64_t check_routing(const char* op, const Routing& r, int64_t num_tokens, int6
   return top_k;
 }
 
+void check_gate_up(const char* op, const Tensor& a, const Tensor& h, const Weight& w, Layout layout) {
+  check_rank(op, "h", h, 2);
+  check_rank(op, "a", a, 2);
+  check_tensor(op, "h", h, DType::kF32, {h.size(0), h.size(1)});
+  check_tensor(op, "a", a, DType::kF32, {h.size(0), a.size(1)});
+  check_weight(op, "gate_up", w, layout, 1, cpu16::gate_up_rows(a.size(1)), h.size(1));
+  check_separate(op, a, h);
+}
+
+void check_experts_gate_up(const char* op, const Tensor& a, const Tensor& h, const Weight& w,
+                           const Routing& routing, Layout layout) {
+  check_rank(op, "h", h, 2);
+  check_rank(op, "a", a, 2);
+  const int64_t top_k = check_routing(op, routing, h.size(0), w.num_experts);
+  check_tensor(op, "h", h, DType::kF32, {h.size(0), h.size(1)});
+  check_tensor(op, "a", a, DType::kF32, {h.size(0) * top_k, a.size(1)});
+  check_weight(op, "gate_up", w, layout, w.num_experts, cpu16::gate_up_rows(a.size(1)), h.size(1));
+  check_separate(op, a, h);
+}
+
+void check_experts_down_add(const char* op, const Tensor& x, const Tensor& a, const Weight& w,
+                            const Routing& routing, Layout layout) {
+  check_rank(op, "x", x, 2);
+  check_rank(op, "a", a, 2);
+  const int64_t top_k = check_routing(op, routing, x.size(0), w.num_experts);
+  check_tensor(op, "x", x, DType::kF32, {x.size(0), x.size(1)});
+  check_tensor(op, "a", a, DType::kF32, {x.size(0) * top_k, a.size(1)});
+  check_weight(op, "down", w, layout, w.num_experts, x.size(1), a.size(1));
+  check_separate(op, x, a);
+}
+
 }  // namespace
 
 void Backend::embed(Tensor out, const Weight& table, Tensor ids) {
@@ -203,12 +234,7 @@ void Backend::linear_add(Tensor x, Tensor a, const Weight& w) {
 }
 
 void Backend::gate_up(Tensor a, Tensor h, const Weight& gate_up) {
-  check_rank("gate_up", "h", h, 2);
-  check_rank("gate_up", "a", a, 2);
-  check_tensor("gate_up", "h", h, DType::kF32, {h.size(0), h.size(1)});
-  check_tensor("gate_up", "a", a, DType::kF32, {h.size(0), a.size(1)});
-  check_weight("gate_up", "gate_up", gate_up, matrix_layout(), 1, cpu16::gate_up_rows(a.size(1)), h.size(1));
-  check_separate("gate_up", a, h);
+  check_gate_up("gate_up", a, h, gate_up, matrix_layout());
   if (h.size(0) > 0) do_gate_up(a, h, gate_up);
 }
 
@@ -305,28 +331,39 @@ Routing Backend::route(Tensor h, const Weight& router, int top_k, Workspace& ws)
 }
 
 void Backend::experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
-  const char* op = "experts_gate_up";
-  check_rank(op, "h", h, 2);
-  check_rank(op, "a", a, 2);
-  const int64_t top_k = check_routing(op, routing, h.size(0), gate_up.num_experts);
-  check_tensor(op, "h", h, DType::kF32, {h.size(0), h.size(1)});
-  check_tensor(op, "a", a, DType::kF32, {h.size(0) * top_k, a.size(1)});
-  check_weight(op, "gate_up", gate_up, matrix_layout(), gate_up.num_experts, cpu16::gate_up_rows(a.size(1)),
-               h.size(1));
-  check_separate(op, a, h);
+  check_experts_gate_up("experts_gate_up", a, h, gate_up, routing, matrix_layout());
   if (h.size(0) > 0) do_experts_gate_up(a, h, gate_up, routing);
 }
 
 void Backend::experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
-  const char* op = "experts_down_add";
-  check_rank(op, "x", x, 2);
-  check_rank(op, "a", a, 2);
-  const int64_t top_k = check_routing(op, routing, x.size(0), down.num_experts);
-  check_tensor(op, "x", x, DType::kF32, {x.size(0), x.size(1)});
-  check_tensor(op, "a", a, DType::kF32, {x.size(0) * top_k, a.size(1)});
-  check_weight(op, "down", down, matrix_layout(), down.num_experts, x.size(1), a.size(1));
-  check_separate(op, x, a);
+  check_experts_down_add("experts_down_add", x, a, down, routing, matrix_layout());
   if (x.size(0) > 0) do_experts_down_add(x, a, down, routing);
+}
+
+void Backend::moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                          const Routing& routing) {
+  const char* op = "moe_gate_up";
+  check_experts_gate_up(op, a, h, experts, routing, matrix_layout());
+  check_gate_up(op, shared_a, h, shared, matrix_layout());
+  if (h.size(0) > 0) do_moe_gate_up(a, shared_a, h, experts, shared, routing);
+}
+void Backend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                             const Routing& routing) {
+  do_gate_up(shared_a, h, shared);
+  do_experts_gate_up(a, h, experts, routing);
+}
+
+void Backend::moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                           const Routing& routing) {
+  const char* op = "moe_down_add";
+  check_experts_down_add(op, x, a, experts, routing, matrix_layout());
+  check_linear(op, x, shared_a, shared, matrix_layout());
+  if (x.size(0) > 0) do_moe_down_add(x, a, shared_a, experts, shared, routing);
+}
+void Backend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
+                              const Weight& shared, const Routing& routing) {
+  do_linear_add(x, shared_a, shared);
+  do_experts_down_add(x, a, experts, routing);
 }
 
 }  // namespace llama4rt

@@ -111,6 +111,14 @@ class Backend {
   // x[t, n] += sum over i (in order i = 0..K-1, summed first) of a[t * K + i] . down_e[n].
   // x: F32 [T, H]; a: F32 [T * K, F]; down: stack of E matrices [H, F].
   void experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing);
+  // The same with the shared expert beside the routed ones, as a layer needs them: a device may do both in
+  // one go.  gate_up of `shared` into shared_a, and experts_gate_up.   a: F32 [T * K, F]; shared_a: F32 [T,
+  // F']; h: F32 [T, H].
+  void moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                   const Routing& routing);
+  // linear_add of `shared`, then experts_down_add.   x: F32 [T, H]; a: F32 [T * K, F]; shared_a: F32 [T, F'].
+  void moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                    const Routing& routing);
 
  private:
   virtual void do_embed(Tensor out, const Weight& table, Tensor ids) = 0;
@@ -134,6 +142,10 @@ class Backend {
                         const Weight& router) = 0;  // logits: scratch [T, E]
   virtual void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) = 0;
   virtual void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) = 0;
+  virtual void do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
+                              const Weight& shared, const Routing& routing);
+  virtual void do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
+                               const Weight& shared, const Routing& routing);
 };
 
 // "reference", "cpu" or "auto"; num_threads 0 = all CPUs of this process. Throws kConfig for anything else,

@@ -16,19 +16,25 @@ LLAMA4RT_DEVICE float swiglu(float gate, float up, float c) {
 }
 
 // Blocks that share a ticket (zero before and after) have each stored their part of a result: true in all
-// threads of the block that came last, which then sees every part.
-LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks) {
-  LLAMA4RT_SHARED(int, is_last, 1);
+// threads of the block that came last, which then sees every part.   flag: shared memory for one int.
+LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks, int* flag) {
   ptx::sync_threads();
   if (thread_x() == 0) {
     ptx::fence_device();
     const bool last = ptx::atomic_add(ticket, 1) == uint32_t(blocks - 1);
     if (last) *ticket = 0;  // for the next run
     ptx::fence_device();
-    is_last[0] = last;
+    *flag = last;
   }
   ptx::sync_threads();
-  return is_last[0] != 0;
+  return *flag != 0;
+}
+
+// The same with a flag of its own. Beside dynamic shared memory, which is 1024-byte aligned, that costs 1024
+// bytes.
+LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks) {
+  LLAMA4RT_SHARED(int, flag, 1);
+  return last_to_arrive(ticket, blocks, &flag[0]);
 }
 
 }  // namespace llama4rt::cuda

@@ -33,6 +33,7 @@ struct Int4Weights {
     uint32_t minus[2];  // -(128 + z) in both halves, for rows g and g + 8; 128 + z is exact in bf16
   };
   static LLAMA4RT_DEVICE Bias bias(int zero0, int zero1) {
+    if constexpr (!kZeros) return {{0xc308c308, 0xc308c308}};  // -136
     const float b0 = -float(128 + zero0), b1 = -float(128 + zero1);
     return {{ptx::pack_bf16(b0, b0), ptx::pack_bf16(b1, b1)}};
   }

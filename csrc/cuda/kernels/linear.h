@@ -17,16 +17,16 @@ enum class Finish {
   kSwiGlu,  // out[t, f] = silu(gate) * up; rows of w are interleaved as format/layout.h says
 };
 
-// The int4 matmul that streams weights past 16 tokens at a time: made for decode, right for any T.
-struct LinearInt4Decode {
+// The matmul that streams weights past 8 or 16 tokens at a time: made for decode, right for any T.
+struct LinearDecode {
   static bool supports(const Weight& w);
-  // Bytes of scratch for T tokens: partial sums, then tickets. The tickets must be zero before the first run;
-  // each run leaves them zero.
-  static size_t partial_bytes(const Weight& w, int64_t tokens);
-  static size_t ticket_bytes(const Weight& w, int64_t tokens);
+  // Bytes of scratch and of tickets for T tokens. Tickets must be zero before the first run; each run leaves
+  // them zero.
+  static size_t scratch_bytes(const Weight& w, int64_t tokens);
+  static size_t ticket_bytes(const Weight& w);
   // out: [T, N] (kSwiGlu: [T, F]); x: [T, K].
-  static void run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* partials,
-                  void* tickets);
+  static void run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* scratch,
+                  uint32_t* tickets);
 };
 
 }  // namespace llama4rt::cuda

@@ -106,20 +106,13 @@ class DeviceMatrix {
   cuda::DeviceBuffer buffer_;
 };
 
-// The same weight, packed for CUDA, in device memory.
+// The same weight (or stack of experts), packed for CUDA, in device memory.
 class DeviceWeight {
  public:
   DeviceWeight(cuda::Stream& stream, const Weight& from) : host_(from), weight_(from) {
     const int64_t bytes = matrix_bytes(Layout::kCudaTile, from.kind, from.n, from.k);
-    host_data_.assign(size_t(bytes), 0);
-    for (int64_t n = 0; n < from.n; ++n)
-      for (int64_t k = 0; k < from.k; ++k) {
-        const BitPlace place = bit_place(Layout::kCudaTile, from.kind, n, k, from.k);
-        uint32_t word;
-        std::memcpy(&word, &host_data_[size_t(place.word_offset)], 4);
-        word |= stored_bits(from, from.data, n, k) << place.bit;
-        std::memcpy(&host_data_[size_t(place.word_offset)], &word, 4);
-      }
+    host_data_.assign(size_t(from.num_experts * bytes), 0);
+    for (int64_t e = 0; e < from.num_experts; ++e) pack(expert_view(from, e), &host_data_[size_t(e * bytes)]);
     host_.layout = weight_.layout = Layout::kCudaTile;
     host_.data = host_data_.data();
     const auto put = [&](cuda::DeviceBuffer& buffer, const void* data, size_t size) {
@@ -129,7 +122,8 @@ class DeviceWeight {
     };
     weight_.data = put(data_, host_data_.data(), host_data_.size());
     const size_t scales =
-        from.quantized() ? size_t(cpu16::matrix_scales(from.n, from.k, from.group_size)) : 0;
+        from.quantized() ? size_t(from.num_experts * cpu16::matrix_scales(from.n, from.k, from.group_size))
+                         : 0;
     if (from.scales) weight_.scales = put(scales_, from.scales, scales * dtype_size(from.scale_dtype));
     if (from.zeros) weight_.zeros = static_cast<const uint8_t*>(put(zeros_, from.zeros, scales));
     stream.synchronize();
@@ -138,6 +132,17 @@ class DeviceWeight {
   const Weight& view() const { return weight_; }  // the same in device memory
 
  private:
+  static void pack(const Weight& from, unsigned char* to) {
+    for (int64_t n = 0; n < from.n; ++n)
+      for (int64_t k = 0; k < from.k; ++k) {
+        const BitPlace place = bit_place(Layout::kCudaTile, from.kind, n, k, from.k);
+        uint32_t word;
+        std::memcpy(&word, to + place.word_offset, 4);
+        word |= stored_bits(from, from.data, n, k) << place.bit;
+        std::memcpy(to + place.word_offset, &word, 4);
+      }
+  }
+
   Weight host_, weight_;
   std::vector<unsigned char> host_data_;
   cuda::DeviceBuffer data_, scales_, zeros_;

@@ -1,68 +1,8 @@
 // route, experts_gate_up and experts_down_add.
 #include "ops/conformance.h"
+#include "ops/made_routing.h"
 
 namespace llama4rt::test {
-namespace {
-
-// A Routing with given choices; the sorted part follows by definition.
-class MadeRouting {
- public:
-  MadeRouting(std::vector<int32_t> ids, std::vector<float> scores, int64_t num_experts, int64_t top_k)
-      : ids_(std::move(ids)), scores_(std::move(scores)), top_k_(top_k) {
-    for (int64_t e = 0; e < num_experts; ++e) {
-      offsets_.push_back(int32_t(sorted_.size()));
-      for (size_t slot = 0; slot < ids_.size(); ++slot)
-        if (ids_[slot] == e) sorted_.push_back(int32_t(slot));
-    }
-    offsets_.push_back(int32_t(sorted_.size()));
-  }
-  Routing view() {
-    const int64_t tokens = int64_t(ids_.size()) / top_k_;
-    return {.expert_ids = Tensor(ids_.data(), DType::kI32, {tokens, top_k_}),
-            .scores = Tensor(scores_.data(), DType::kF32, {tokens, top_k_}),
-            .sorted_slots = Tensor(sorted_.data(), DType::kI32, {tokens * top_k_}),
-            .offsets = Tensor(offsets_.data(), DType::kI32, {int64_t(offsets_.size())})};
-  }
-  // The same decisions for tokens [first, first + count) only.
-  MadeRouting part(int64_t first, int64_t count) const {
-    const auto cut = [&](const auto& all) {
-      return std::vector(all.begin() + first * top_k_, all.begin() + (first + count) * top_k_);
-    };
-    return MadeRouting(cut(ids_), cut(scores_), int64_t(offsets_.size()) - 1, top_k_);
-  }
-  int32_t expert(int64_t slot) const { return ids_[size_t(slot)]; }
-  float score(int64_t slot) const { return scores_[size_t(slot)]; }
-
- private:
-  std::vector<int32_t> ids_;
-  std::vector<float> scores_;
-  int64_t top_k_;
-  std::vector<int32_t> sorted_, offsets_;
-};
-
-MadeRouting random_routing(Rng& rng, const cases::ExpertsCase& c) {
-  std::vector<int32_t> ids;
-  std::vector<float> scores;
-  const int64_t first = rng.below(c.experts);
-  const int64_t used = c.pattern == cases::RoutingPattern::kAllToOne     ? 1
-                       : c.pattern == cases::RoutingPattern::kFewExperts ? std::min<int64_t>(3, c.experts)
-                                                                         : c.experts;
-  for (int64_t t = 0; t < c.tokens; ++t) {
-    const int64_t start = rng.below(used);
-    for (int64_t i = 0; i < c.top_k; ++i) {  // distinct experts, as the router chooses them
-      ids.push_back(int32_t((first + (start + i) % std::max(used, c.top_k)) % c.experts));
-      scores.push_back(rng.uniform(0.02f, 1.0f));
-    }
-  }
-  return MadeRouting(std::move(ids), std::move(scores), c.experts, c.top_k);
-}
-
-std::string describe(const cases::ExpertsCase& c) {
-  return error_text("T ", c.tokens, ", H ", c.hidden, ", F ", c.width, ", E ", c.experts, ", K ", c.top_k);
-}
-
-}  // namespace
-
 TEST(experts_gate_up_conforms) {
   SEEDED(rng);
   for (const cases::WeightSpec& spec : cases::kWeightSpecs)
@@ -122,6 +62,40 @@ TEST(experts_down_add_conforms) {
         return x;
       });
     }
+}
+
+// moe_gate_up and moe_down_add are the separate ops, bit for bit.
+TEST(moe_ops_are_the_separate_ops) {
+  SEEDED(rng);
+  const cases::ExpertsCase c{.tokens = 5, .hidden = 96, .width = 33, .experts = 4, .top_k = 2};
+  const RandomGateUp gate_up(rng, cases::kInt4, c.experts, c.width, c.hidden);
+  const RandomGateUp shared_gate_up(rng, cases::kBF16, 1, c.width + 3, c.hidden);
+  const RandomWeight down(rng, cases::kInt4, c.experts, c.hidden, c.width);
+  const RandomWeight shared_down(rng, cases::kBF16, 1, c.hidden, c.width + 3);
+  Matrix h = random_activations(rng, c.tokens, c.hidden);
+  MadeRouting routing = random_routing(rng, c);
+  const auto check = [&](Backend& backend) {
+    SCOPE(backend.describe());
+    Matrix a(c.tokens * c.top_k, c.width), shared_a(c.tokens, c.width + 3), x = h;
+    Matrix a1 = a, shared_a1 = shared_a, x1 = h;
+    backend.moe_gate_up(a.view(), shared_a.view(), h.view(), gate_up.view(), shared_gate_up.view(),
+                        routing.view());
+    backend.gate_up(shared_a1.view(), h.view(), shared_gate_up.view());
+    backend.experts_gate_up(a1.view(), h.view(), gate_up.view(), routing.view());
+    CHECK(a == a1);
+    CHECK(shared_a == shared_a1);
+    backend.moe_down_add(x.view(), a.view(), shared_a.view(), down.view(), shared_down.view(),
+                         routing.view());
+    backend.linear_add(x1.view(), shared_a.view(), shared_down.view());
+    backend.experts_down_add(x1.view(), a.view(), down.view(), routing.view());
+    CHECK(x == x1);
+    CHECK_THROWS(kInternal, backend.moe_down_add(x.view(), a.view(), a.view(), down.view(),
+                                                 shared_down.view(), routing.view()));
+    CHECK_THROWS(kInternal, backend.moe_gate_up(shared_a.view(), a.view(), h.view(), gate_up.view(),
+                                                shared_gate_up.view(), routing.view()));
+  };
+  check(reference());
+  for (const Subject& s : subjects()) check(*s.backend);
 }
 
 TEST(route_conforms) {

@@ -1,0 +1,47 @@
+// The arguments of the matmul that streams weights past a few tokens (linear_decode.cuh), which serves single
+// matrices, stacks of experts, and both in one launch.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernels/linear.h"
+
+namespace llama4rt::cuda {
+
+// One matrix [N, K], or a stack of E of them, in kCudaTile.
+struct DecodeMatrices {
+  const unsigned char* tiles = nullptr;   // [E][ceil(N/16)][ceil(K/columns)][512] bytes
+  const unsigned char* scales = nullptr;  // [E][ceil(N/16)][groups][16] of bf16 or fp32, or null
+  const unsigned char* zeros = nullptr;   // the same of bytes, or null
+};
+
+struct DecodeArgs {
+  // What every token goes through: one matrix. No tokens: nothing.
+  DecodeMatrices dense = {};
+  const float* dense_x = nullptr;  // [T, K]
+  float* out = nullptr;            // [T, N], with kSwiGlu [T, F]; routed sums are added here too (kAdd)
+  int tokens = 0;                  // T of the dense part
+
+  // What slots go through: their experts. No slots: nothing.
+  DecodeMatrices routed = {};
+  const float* routed_x = nullptr;        // row s / slots_per_row for slot s
+  float* routed_out = nullptr;            // [S, F], with kSwiGlu
+  const float* scores = nullptr;          // [S], with kSwiGlu
+  const int32_t* sorted_slots = nullptr;  // [S] by expert
+  const int32_t* offsets = nullptr;       // [E + 1] into sorted_slots
+  int slots = 0;                          // S = T * top_k
+  int experts = 0;                        // E
+  int slots_per_row = 1;
+  int top_k = 1;
+
+  int64_t dense_x_stride = 0, routed_x_stride = 0, out_stride = 0, routed_out_stride = 0;
+  float* partials = nullptr;    // [row groups][grid y][tokens + slots][64]
+  uint32_t* tickets = nullptr;  // [row groups], zero between runs
+  int n = 0;                    // rows of one matrix
+  int k = 0;
+  int num_f = 0;  // F, with kSwiGlu
+  bool fp32_scales = false;
+  Finish finish = Finish::kStore;
+};
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,37 @@
+// Launchers of the matmuls with routed experts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/tensor.h"
+#include "cuda/runtime.h"
+#include "format/quant.h"
+#include "ops/op_types.h"
+
+namespace llama4rt::cuda {
+
+// Experts of a few tokens each, read once: made for decode, right for any T. A shared expert of the same kind
+// of weight rides in the same launch. Grids depend on T, not on the routing.
+struct ExpertsDecode {
+  static bool supports(const Weight& experts);
+  // Whether `shared` can ride with `experts`.
+  static bool same_kind(const Weight& experts, const Weight& shared);
+  // Bytes of scratch and of tickets for T tokens, with or without a shared expert.
+  static size_t scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared);
+  static size_t ticket_bytes(const Weight& experts);
+
+  // The shared expert's part; no weight: none.
+  struct Shared {
+    Weight weight;
+    Tensor a;  // [T, F]: gate_up's output, down's input
+  };
+  // a: [T * K, F]; h: [T, H].
+  static void gate_up(Stream& stream, Tensor a, Tensor h, const Weight& experts, const Routing& routing,
+                      const Shared& shared, void* scratch, uint32_t* tickets);
+  // x: [T, H] += shared, then += the sum of the routed; a: [T * K, F].
+  static void down_add(Stream& stream, Tensor x, Tensor a, const Weight& experts, const Routing& routing,
+                       const Shared& shared, void* scratch, uint32_t* tickets);
+};
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,73 @@
+#include "base/checked_math.h"
+#include "cuda/kernels/experts.h"
+#include "cuda/kernels/linear_decode.h"
+
+namespace llama4rt::cuda {
+namespace {
+
+// What both products of routed experts have in common.
+DecodeArgs routed_args(const Weight& experts, const Routing& routing, void* scratch, uint32_t* tickets) {
+  return {.routed = decode_matrices(experts),
+          .sorted_slots = routing.sorted_slots.ptr<const int32_t>(),
+          .offsets = routing.offsets.ptr<const int32_t>(),
+          .slots = int(routing.sorted_slots.size(0)),
+          .experts = int(experts.num_experts),
+          .top_k = int(routing.expert_ids.size(1)),
+          .partials = static_cast<float*>(scratch),
+          .tickets = tickets};
+}
+
+}  // namespace
+
+bool ExpertsDecode::supports(const Weight& experts) {
+  return decode_supports(experts) && experts.num_experts <= 4096;  // offsets are in shared memory
+}
+bool ExpertsDecode::same_kind(const Weight& e, const Weight& s) {
+  return s.kind == e.kind && s.layout == e.layout && s.group_size == e.group_size && s.n == e.n &&
+         s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype;
+}
+size_t ExpertsDecode::scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared) {
+  return decode_scratch_bytes(experts, tokens * top_k + (shared ? tokens : 0));
+}
+size_t ExpertsDecode::ticket_bytes(const Weight& experts) { return decode_ticket_bytes(experts); }
+
+void ExpertsDecode::gate_up(Stream& stream, Tensor a, Tensor h, const Weight& experts, const Routing& routing,
+                            const Shared& shared, void* scratch, uint32_t* tickets) {
+  DecodeArgs args = routed_args(experts, routing, scratch, tickets);
+  args.finish = Finish::kSwiGlu;
+  args.routed_x = h.ptr<const float>();
+  args.routed_x_stride = h.stride0;
+  args.slots_per_row = args.top_k;
+  args.routed_out = a.ptr<float>();
+  args.routed_out_stride = a.stride0;
+  args.scores = routing.scores.ptr<const float>();
+  args.num_f = int(a.size(1));
+  if (shared.weight) {
+    args.dense = decode_matrices(shared.weight);
+    args.dense_x = args.routed_x;
+    args.dense_x_stride = args.routed_x_stride;
+    args.out = shared.a.ptr<float>();
+    args.out_stride = shared.a.stride0;
+    args.tokens = int(h.size(0));
+  }
+  run_decode(stream, args, experts, h.size(0));
+}
+
+void ExpertsDecode::down_add(Stream& stream, Tensor x, Tensor a, const Weight& experts,
+                             const Routing& routing, const Shared& shared, void* scratch, uint32_t* tickets) {
+  DecodeArgs args = routed_args(experts, routing, scratch, tickets);
+  args.finish = Finish::kAdd;
+  args.routed_x = a.ptr<const float>();
+  args.routed_x_stride = a.stride0;
+  args.out = x.ptr<float>();
+  args.out_stride = x.stride0;
+  if (shared.weight) {
+    args.dense = decode_matrices(shared.weight);
+    args.dense_x = shared.a.ptr<const float>();
+    args.dense_x_stride = shared.a.stride0;
+    args.tokens = int(x.size(0));
+  }
+  run_decode(stream, args, experts, x.size(0));
+}
+
+}  // namespace llama4rt::cuda
