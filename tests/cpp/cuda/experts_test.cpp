@@ -1,5 +1,7 @@
 // Products of routed experts on the emulated GPU, with and without a shared expert beside them, against the
 // reference backend.
+#include "cuda/kernels/experts.h"
+
 #include <cmath>
 
 #include "cuda/cuda_backend.h"
@@ -190,6 +192,44 @@ TEST(batch_size_changes_no_bit) {
     CHECK(a == all.part(first, count));
     CHECK(shared == all_shared.part(first, count));
   }
+}
+
+// Launched with one routing, replayed with another: nothing on the host has looked at it.
+TEST(a_graph_follows_the_routing) {
+  Rng rng(6);
+  const cases::ExpertsCase c{.tokens = 6, .hidden = 100, .width = 20, .experts = 5};
+  const GateUp g(rng, c, cases::kInt4, cases::kInt4);
+  Matrix h = uneven_activations(rng, c.tokens, c.hidden);
+  MadeRouting all_to_one({3, 3, 3, 3, 3, 3}, std::vector<float>(6, 0.5f), c.experts, 1);
+  MadeRouting spread({4, 0, 1, 4, 2, 3}, {0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f}, c.experts, 1);
+  const auto [expected, expected_shared] = g.run(h, spread, true);
+
+  using Experts = cuda::ExpertsDecode;
+  cuda::Stream stream;
+  Matrix a(c.tokens, c.width), shared_a(c.tokens, c.width);
+  DeviceMatrix dh(stream, h), da(stream, a), ds(stream, shared_a);
+  const DeviceRouting routing(stream, all_to_one);
+  const Weight& w = g.device_experts.view();
+  const cuda::DeviceBuffer scratch(Experts::scratch_bytes(w, c.tokens, 1, true)),
+      tickets(Experts::ticket_bytes(w));
+  stream.fill(tickets.data(), 0, tickets.size());
+  cuda::Graph graph(stream, [&] {
+    Experts::gate_up(stream, da.view(), dh.view(), w, routing.view(), {g.device_shared.view(), ds.view()},
+                     scratch.data(), tickets.as<uint32_t>());
+  });
+  graph.launch(stream);
+  stream.synchronize();
+  const Routing from = spread.view(), to = routing.view();
+  for (const auto& [dst, src] : {std::pair{to.scores, from.scores},
+                                 {to.expert_ids, from.expert_ids},
+                                 {to.sorted_slots, from.sorted_slots},
+                                 {to.offsets, from.offsets}})
+    stream.copy_to_device(dst.data, src.data, size_t(src.numel()) * 4);
+  graph.launch(stream);
+  da.fetch(stream);
+  ds.fetch(stream);
+  CHECK(a == expected);
+  CHECK(shared_a == expected_shared);
 }
 
 }  // namespace llama4rt::test
