@@ -17,6 +17,7 @@ void CudaBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, co
   if (cuda::AttentionDecode::supports(call))
     return cuda::AttentionDecode::run(stream_, call, scratch(cuda::AttentionDecode::scratch_bytes(call)),
                                       tickets(cuda::AttentionDecode::ticket_bytes(call)));
+  if (cuda::AttentionHopper::supports(call, info_.major)) return cuda::AttentionHopper::run(stream_, call);
   if (cuda::AttentionPrefill::supports(call)) return cuda::AttentionPrefill::run(stream_, call);
   LLAMA4RT_CHECK(kInternal, cuda::AttentionPlain::supports(call),
                  "cuda: paged_attention has no kernel for a head dim of ", kv.head_dim, "; at most 256");

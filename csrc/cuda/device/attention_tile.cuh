@@ -102,16 +102,23 @@ struct RowsOfSequence {
 
 // --- registers of a warp
 
+// How many keys rows g and g + 8 see.
+struct RowKeys {
+  int64_t keys[2];
+  LLAMA4RT_DEVICE void set(const AttentionArgs& a, const RowsOfSequence& s, int first_row) {
+    for (int half = 0; half < 2; ++half) keys[half] = s.keys(a, first_row + lane_index() / 4 + 8 * half);
+  }
+};
+
 template <class Config>
-struct QueryRows {
+struct QueryRows : RowKeys {
   uint32_t value[Config::kSteps][4];  // left operands
-  int64_t keys[2];                    // that rows g and g + 8 see
 
   LLAMA4RT_DEVICE void load(const AttentionArgs& a, const RowsOfSequence& s, int first_row, int kv_head) {
     const int g = lane_index() / 4, t = lane_index() % 4;
+    set(a, s, first_row);
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + g + 8 * half;
-      keys[half] = s.keys(a, row);
       const bool exists = row < s.num_rows;
       const float* q = a.q + (s.first_row + row / a.group) * a.q_stride +
                        int64_t(kv_head * a.group + row % a.group) * a.q_dim;
@@ -259,12 +266,11 @@ LLAMA4RT_DEVICE float row_sum(float value) {
 // sum and out follow. Sums are of the rounded weights, so that weights add up to one whatever rounding did.
 template <class Config>
 LLAMA4RT_DEVICE void weigh(uint32_t (&weights)[kTileGranules][4], float (&scores)[2 * kTileGranules][4],
-                           RowState<Config>& state, const QueryRows<Config>& q, int64_t first_key,
-                           float scale) {
+                           RowState<Config>& state, const RowKeys& rows, int64_t first_key, float scale) {
   const int t = lane_index() % 4;
   float factor[2];
   for (int half = 0; half < 2; ++half) {
-    const int64_t left = q.keys[half] - first_key;
+    const int64_t left = rows.keys[half] - first_key;
     const int seen = left < kTileKeys ? int(left < 0 ? 0 : left) : kTileKeys;
     float top = state.maximum[half];
     for (int j = 0; j < 2 * kTileGranules; ++j)
@@ -317,6 +323,25 @@ LLAMA4RT_DEVICE void merge_span(RowState<Config>& total, const RowState<Config>&
     total.sum[half] = merge(total.sum[half], row_sum(span.sum[half]));
     for (int j = 0; j < Config::kOctets; ++j)
       for (int i = 2 * half; i < 2 * half + 2; ++i) total.out[j][i] = merge(total.out[j][i], span.out[j][i]);
+  }
+}
+
+// Averages of the values to where they belong.
+template <class Head>
+LLAMA4RT_DEVICE void store_rows(const AttentionArgs& a, const RowsOfSequence& s, const RowState<Head>& state,
+                                int first_row, int kv_head) {
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + g + 8 * half;
+    if (row >= s.num_rows) continue;
+    const float inverse = reciprocal(state.sum[half]);
+    float* const out = a.out + (s.first_row + row / a.group) * a.out_stride +
+                       int64_t(kv_head * a.group + row % a.group) * a.q_dim;
+    for (int j = 0; j < Head::kOctets; ++j)
+      for (int i = 0; i < 2; ++i) {
+        const int d = 8 * j + 2 * t + i;
+        if (d < a.q_dim) out[d] = state.out[j][2 * half + i] * inverse;
+      }
   }
 }
 

@@ -53,9 +53,9 @@ struct KvF8 {
   // e4m3, as base/dtype.h converts: nearest even, saturating at 448, NaN stays NaN.
   static LLAMA4RT_DEVICE float load(const Storage* p) {
     const uint32_t magnitude = *p & 0x7fu, sign = uint32_t(*p & 0x80u) << 24;
-    if (magnitude == 0x7f) return ptx::float_from_bits(0x7fc00000u | sign);
-    // Exponent and mantissa in their places for bf16 and fp32 alike; the exponent's bias is 120 too small.
-    return ptx::float_from_bits(magnitude << 20 | sign) * kBias;
+    // Exponent and mantissa in their places; the exponent's bias is 120 too small.
+    const float value = ptx::float_from_bits(magnitude << 20 | sign) * 0x1p120f;
+    return magnitude == 0x7f ? ptx::float_from_bits(0x7fc00000u | sign) : value;
   }
   static LLAMA4RT_DEVICE void store(Storage* p, float x) {
     const uint32_t bits = ptx::bits_from_float(x), sign = (bits >> 24) & 0x80u,
@@ -72,7 +72,6 @@ struct KvF8 {
     }
     *p = uint8_t(code | sign);
   }
-  static constexpr float kBias = 0x1p120f;
 };
 
 // Where element i of 16 stands in its row.

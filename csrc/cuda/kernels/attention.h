@@ -63,4 +63,10 @@ struct AttentionPrefill {
   static void run(Stream& stream, const AttentionCall& call);
 };
 
+// The same with wgmma and bulk copies: compute capability 9.x, bf16 caches, heads of 64 or 128 dims.
+struct AttentionHopper {
+  static bool supports(const AttentionCall& call, int compute_major);
+  static void run(Stream& stream, const AttentionCall& call);
+};
+
 }  // namespace llama4rt::cuda

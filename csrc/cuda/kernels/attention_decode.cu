@@ -42,7 +42,7 @@ void AttentionDecode::run(Stream& stream, const AttentionCall& call, void* scrat
   args.max_spans = Spans::count(call.max_keys());
   args.state_rows = state_rows(call);
   with_head(call.kv, [&](auto head) {
-    using Config = AttentionDecodeConfig<decltype(head)>;
+    using Config = AttentionDecodeConfig<decltype(head), 4>;
     launch("attention_decode", attention_decode_kernel<Config>,
            {.grid_x = int(row_tiles(call)) * call.kv.num_kv_heads,
             .grid_y = call.batch.num_seqs,

@@ -22,10 +22,10 @@
 
 namespace llama4rt::cuda {
 
-template <class HeadType>
+template <class HeadType, int kNumWarps>
 struct AttentionDecodeConfig {
   using Head = HeadType;
-  static constexpr int kWarps = 4;
+  static constexpr int kWarps = kNumWarps;  // of a block; no bit depends on it
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kStages = 8;  // granules of keys or of values
   static constexpr int kSharedBytes = kWarps * kStages * Head::kMaxGranuleBytes;
@@ -44,6 +44,9 @@ struct GranuleStream {
   int granules = 0;       // of the span
   uint32_t window = 0;    // lane i: the block of granule i of the 32 that are being loaded
 
+  // The last part of the span before was in the last stage, and this fills all others: no lane can still be
+  // reading there.
+  static_assert(2 * kTileGranules % Config::kStages == 0);
   LLAMA4RT_DEVICE void open(int64_t begin, int64_t end) {
     first_granule = int(begin / kGranuleKeys);
     granules = int((end - begin + kGranuleKeys - 1) / kGranuleKeys);
@@ -153,7 +156,6 @@ __global__ void __launch_bounds__(Config::kThreads) attention_decode_kernel(Atte
   for (int span = block_z() * Config::kWarps + warp_index(); span < spans;
        span += grid_z() * Config::kWarps) {
     const int64_t begin = Spans::begin(span), next = Spans::begin(span + 1), end = next < keys ? next : keys;
-    ptx::sync_warp(0xffffffffu);  // the stages of the span before have been read
     stream.open(begin, end);
     RowState<Head> state;
     attend_span<Config>(state, q, stream, begin, int(end - begin));

@@ -105,9 +105,7 @@ __global__ void __launch_bounds__(Config::kThreads) attention_plain_kernel(Atten
     if (lane < in_tile)
       for (int d = 0; d < dim; ++d) score = ptx::fma(q[d], cache.key(first + lane, d), score);
     score *= a.scale;
-    // Lanes without a key lend the first one's score to the maximum.
-    const float first_score = ptx::float_from_bits(ptx::shuffle(ptx::bits_from_float(score), 0));
-    const float top = warp_max(lane < in_tile ? score : first_score);
+    const float top = warp_max(lane < in_tile ? score : ptx::float_from_bits(0xff800000u));  // or -inf
     const float next = first == 0 || top > maximum ? top : maximum;
     const float factor = first == 0 ? 0.0f : ptx::exp2((maximum - next) * kLog2E);
     maximum = next;

@@ -64,25 +64,6 @@ LLAMA4RT_DEVICE void attend_tile(RowState<Head>& state, const QueryRows<Head>& q
   }
 }
 
-// Averages of the values to where they belong.
-template <class Head>
-LLAMA4RT_DEVICE void store_rows(const AttentionArgs& a, const RowsOfSequence& s, const RowState<Head>& state,
-                                int first_row, int kv_head) {
-  const int g = lane_index() / 4, t = lane_index() % 4;
-  for (int half = 0; half < 2; ++half) {
-    const int row = first_row + g + 8 * half;
-    if (row >= s.num_rows) continue;
-    const float inverse = reciprocal(state.sum[half]);
-    float* const out = a.out + (s.first_row + row / a.group) * a.out_stride +
-                       int64_t(kv_head * a.group + row % a.group) * a.q_dim;
-    for (int j = 0; j < Head::kOctets; ++j)
-      for (int i = 0; i < 2; ++i) {
-        const int d = 8 * j + 2 * t + i;
-        if (d < a.q_dim) out[d] = state.out[j][2 * half + i] * inverse;
-      }
-  }
-}
-
 // A block: 64 rows (x, the last first: they see the most keys) of one KV head (y) of one sequence (z).
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) attention_prefill_kernel(AttentionArgs a) {

@@ -59,6 +59,30 @@ TEST(every_shared_case_conforms) {
   }
 }
 
+// The kernel with wgmma: many rows, heads of 64 and 128 dims, a last tile of every size.
+TEST(hopper_gives_the_same_bits) {
+  Rng rng(37);
+  for (const int head_dim : {64, 128})
+    for (const int64_t first : {0, 239, 300}) {
+      AttentionWorld world(rng,
+                           {.num_kv_heads = 1,
+                            .group = 5,
+                            .head_dim = head_dim,
+                            .block_size = 48,
+                            .kv_dtype = DType::kBF16,
+                            .sequences = {{.first_position = first, .length = 33},
+                                          {.kv_begin = 96, .first_position = first + 100, .length = 3}}});
+      SCOPE("heads of ", head_dim, ", first at ", first);
+      const Matrix whole = world.attend(0, 36);
+      CHECK(whole.intact());
+      CHECK_CLOSE(worst_error(whole, world.expected(true)), 0.0, 0x1p-8);
+      for (const auto& [row, count] : {std::pair<int64_t, int64_t>{0, 13}, {5, 1}, {30, 6}, {3, 14}}) {
+        SCOPE("rows ", row, " to ", row + count);
+        CHECK(world.attend(row, count) == whole.part(row, count));
+      }
+    }
+}
+
 // q, k and v as prepare_qkv leaves them, and what it put into the cache, seen through attention: both against
 // the reference, from one fused product.
 TEST(prepare_qkv_conforms) {

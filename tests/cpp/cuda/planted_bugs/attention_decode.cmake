@@ -1,0 +1,32 @@
+llama4rt_plant(attention_decode next_page "blocks[(first_granule + mine) / per_block]"
+               "blocks[(first_granule + mine + 1) / per_block]")
+llama4rt_plant(attention_decode place_in_the_page "(first_granule + granule) % per_block" "granule % per_block")
+llama4rt_plant(attention_decode one_stage_too_few "n % Config::kStages *" "n % (Config::kStages - 1) *")
+llama4rt_plant(attention_decode waits_for_one_group_less "ptx::copy_wait<Config::kStages - 2>()"
+               "ptx::copy_wait<Config::kStages - 1>()")
+llama4rt_plant(attention_decode loads_before_it_waits
+               "    ptx::sync_warp(0xffffffffu);\n    load(n + Config::kStages - 1);"
+               "    load(n + Config::kStages - 1);\n    ptx::sync_warp(0xffffffffu);")
+llama4rt_plant(attention_decode skips_the_last_granule "return granule < granules;" "return granule + 1 < granules;")
+llama4rt_plant(attention_decode a_span_of_another_block "span += grid_z() * Config::kWarps" "span += Config::kWarps")
+llama4rt_plant(attention_decode forgets_the_first_span "for (int span = 0; span < spans; ++span)"
+               "for (int span = 1; span < spans; ++span)")
+llama4rt_plant(attention_decode sum_of_one_lane "const float sum = row_sum(state.sum[half]);"
+               "const float sum = state.sum[half];")
+llama4rt_plant(attention_decode merges_too_early "blocks < grid_z() ? blocks : grid_z()" "blocks < grid_z() ? blocks : 1")
+llama4rt_plant(attention_decode forgets_the_ticket "if (last) *ticket = 0" "if (false) *ticket = 0")
+llama4rt_plant(attention_decode sees_its_successor ">= seen" "> seen")
+llama4rt_plant(attention_decode another_head_of_the_group
+               "int64_t(kv_head * a.group + row % a.group) * a.q_dim;\n      const auto pair"
+               "int64_t(kv_head * a.group + (row + 1) % a.group) * a.q_dim;\n      const auto pair")
+llama4rt_plant(attention_decode keys_of_another_token "first_keys + row / a.group * keys_per_token"
+               "first_keys + (row + a.group) / a.group * keys_per_token")
+llama4rt_plant(attention_decode values_past_the_end "pair_mask(keys - 2 * t - 8)" "pair_mask(keys - 2 * t)")
+llama4rt_plant(attention_decode factor_of_the_other_row "state.out[j][i] *= factor[i / 2]" "state.out[j][i] *= factor[i % 2]")
+llama4rt_plant(attention_decode sums_keep_their_maximum "ptx::fma(state.sum[half], factor[half], sum)" "state.sum[half] + sum")
+llama4rt_plant(attention_decode dims_in_another_order "(2 * step + half) * 128" "(2 * step + 1 - half) * 128")
+llama4rt_plant(attention_decode keys_of_the_other_octet "weights[j / 2][j % 2 * 2 + half] = pair"
+               "weights[j / 2][(1 - j % 2) * 2 + half] = pair")
+llama4rt_plant(attention_decode maximum_of_two_lanes "for (int step = 1; step < 4; step *= 2) {\n    const float other"
+               "for (int step = 1; step < 2; step *= 2) {\n    const float other")
+llama4rt_write_planted(attention_decode)

@@ -1,0 +1,18 @@
+llama4rt_plant(attention_hopper next_page "block = blocks[granule(tile) /" "block = blocks[1 + granule(tile) /")
+llama4rt_plant(attention_hopper place_in_the_page "* kGranuleKeys * Head::kMaxDim;" "* 0 * Head::kMaxDim;")
+llama4rt_plant(attention_hopper does_not_wait_for_the_stage "if (tile >= Config::kStages) ptx::mbarrier_wait" "if (tile > Config::kStages) ptx::mbarrier_wait")
+llama4rt_plant(attention_hopper parity_of_another_phase "uint32_t(tile / Config::kStages % 2)" "uint32_t((tile + 1) / Config::kStages % 2)")
+llama4rt_plant(attention_hopper expects_too_few_bytes "2 * granules * Head::kMaxGranuleBytes" "granules * Head::kMaxGranuleBytes")
+llama4rt_plant(attention_hopper keys_for_values "is_value ? a.kv.v : a.kv.k" "is_value ? a.kv.k : a.kv.v")
+llama4rt_plant(attention_hopper looks_up_the_same_tile "look_up(tile + 1);" "look_up(tile);")
+llama4rt_plant(attention_hopper another_head_of_the_group "(kv_head * a.group + row % a.group) * a.q_dim + d" "(kv_head * a.group + 0 * row) * a.q_dim + d")
+llama4rt_plant(attention_hopper scores_are_not_cleared "step > 0);" "true);")
+llama4rt_plant(attention_hopper dims_in_another_order "ptx::wgmma_descriptor(queries + dims," "ptx::wgmma_descriptor(queries + (dims ^ 256u),")
+llama4rt_plant(attention_hopper last_tile_like_the_others "for (; int64_t(tile + 1) * kTileKeys <= keys; ++tile)" "for (; int64_t(tile) * kTileKeys < keys; ++tile)")
+llama4rt_plant(attention_hopper rows_of_the_first_warp "uint32_t(warp % 4 * kWarpRows * Head::kMaxDim * 2)" "0")
+llama4rt_plant(attention_hopper frees_the_stage_too_early "ptx::mbarrier_init(shared.empty(stage), Config::kThreads / kWarpSize)"
+               "ptx::mbarrier_init(shared.empty(stage), Config::kThreads / kWarpSize / 2)")
+llama4rt_plant(attention_hopper counts_spans_twice "      span.clear();\n      ++spans;" "      ++spans;")
+llama4rt_plant(attention_hopper queries_of_one_group "a.q + (s.first_row + row / a.group) * a.q_stride +\n                       int64_t(kv_head * a.group + row % a.group) * a.q_dim + d"
+               "a.q + (s.first_row + r / a.group) * a.q_stride +\n                       int64_t(kv_head * a.group + r % a.group) * a.q_dim + d")
+llama4rt_write_planted(attention_hopper)

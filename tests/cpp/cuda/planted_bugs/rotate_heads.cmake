@@ -1,0 +1,5 @@
+llama4rt_plant(rotate_heads turns_backwards "ptx::fma(re, angle[1], im * angle[0])" "ptx::fma(-re, angle[1], im * angle[0])")
+llama4rt_plant(rotate_heads angles_of_another_row "row % a.rows_per_tile" "(row + 1) % a.rows_per_tile")
+llama4rt_plant(rotate_heads angles_of_the_first_head "i % a.head_pairs * 2" "(i < a.head_pairs ? i : 0) * 2")
+llama4rt_plant(rotate_heads turns_past_the_row "i < a.pairs;" "i <= a.pairs;")
+llama4rt_write_planted(rotate_heads)

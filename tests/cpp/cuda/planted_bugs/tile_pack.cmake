@@ -1,0 +1,6 @@
+llama4rt_plant(tile_pack keys_for_values "a.v[row * a.v_stride + column]" "a.k[row * a.v_stride + column]")
+llama4rt_plant(tile_pack packs_past_the_tile "key < a.rows_per_tile && d < a.head_dim" "key <= a.rows_per_tile && d < a.head_dim")
+llama4rt_plant(tile_pack packs_past_the_head "key < a.rows_per_tile && d < a.head_dim" "key < a.rows_per_tile && d <= a.head_dim")
+llama4rt_plant(tile_pack one_granule_for_all "first = block_x() * 16" "first = 0")
+llama4rt_plant(tile_pack values_not_transposed "values + value_place<KvBF16>" "values + key_place<KvBF16>")
+llama4rt_write_planted(tile_pack)
