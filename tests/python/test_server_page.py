@@ -62,9 +62,9 @@ def page(browser: Any, server: RunningServer) -> Iterator[Any]:
     )
     page.goto(server.url)
     yield page
-    assert not problems and not outside
     context.close()
     server.wait_idle()
+    assert not problems and not outside
 
 
 def keep(page: Any, name: str) -> None:
@@ -145,7 +145,7 @@ def test_stop(page: Any, server: RunningServer) -> None:
     page.route("**/v1/chat/completions", lambda route: route.continue_(
         post_data=route.request.post_data.replace('"stream":true', '"stream":true,"ignore_eos":true')))  # fmt: skip
     say(page, "Count")
-    page.wait_for_function("document.querySelector('article.assistant .text')?.textContent.length > 5")
+    page.wait_for_function("() => document.querySelector('article.assistant .text')?.textContent.length > 5")
     assert page.inner_text("#send") == "Stop"
     page.click("#send")
     answered(page)
@@ -154,7 +154,6 @@ def test_stop(page: Any, server: RunningServer) -> None:
 
 
 def test_an_error_is_shown(page: Any, engine: Engine) -> None:
-    page.on("console", lambda _: None)
     say(page, "word " * (engine.max_model_len + 10))
     answered(page)
     assert str(engine.max_model_len) in page.inner_text("article.assistant .note.error")

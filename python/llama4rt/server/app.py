@@ -33,6 +33,7 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
         "/ready": small.ready,
         "/metrics": small.metrics,
         "/version": small.version,
+        "/openapi.json": small.openapi,
         "/v1/models": small.models,
         _ONE_MODEL: small.model,
     }

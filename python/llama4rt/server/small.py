@@ -13,6 +13,7 @@ from llama4rt.server.errors import ApiError
 from llama4rt.server.http import json_reply, parsed
 from llama4rt.server.messages import plain_messages, text_size
 from llama4rt.server.metrics import CONTENT_TYPE
+from llama4rt.server.openapi import document
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
 from llama4rt.server.sampling import from_request_error
 from llama4rt.server.service import Service
@@ -125,6 +126,9 @@ class SmallEndpoints:
 
     async def version(self, _: Request) -> Response:
         return json_reply({"version": _core.version()})
+
+    async def openapi(self, _: Request) -> Response:
+        return json_reply(document())
 
     async def page(self, _: Request) -> Response:
         return Response(_PAGE.read_bytes(), headers=_PAGE_HEADERS, media_type="text/html; charset=utf-8")

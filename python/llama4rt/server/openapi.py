@@ -1,0 +1,111 @@
+"""GET /openapi.json: the server's own OpenAPI document, made from the classes that check requests."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from llama4rt import _core
+from llama4rt.server import protocol, replies
+
+_REF = "#/components/schemas/{model}"
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "one of the server-sent events that come when `stream` is true",
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
+
+# path -> (method, summary, request, reply, statuses of refusals beside those that any path can answer with)
+_PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
+    "/v1/models": ("get", "Names of the model", None, replies.ModelList, ()),
+    "/v1/models/{model}": ("get", "One name", None, replies.ModelReply, (404,)),
+    "/v1/chat/completions": (
+        "post",
+        "Answers a conversation",
+        protocol.ChatRequest,
+        replies.ChatCompletion,
+        (404,),
+    ),
+    "/v1/completions": (
+        "post",
+        "Continues texts",
+        protocol.CompletionRequest,
+        replies.TextCompletion,
+        (404,),
+    ),
+    "/v1/responses": (
+        "post",
+        "Answers, statelessly",
+        protocol.ResponsesRequest,
+        replies.ResponseReply,
+        (404,),
+    ),
+    "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, replies.Tokens, (404,)),
+    "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, replies.Prompt, (404,)),
+    "/health": ("get", "Whether the engine works", None, replies.Status, ()),
+    "/ready": ("get", "Whether new requests are welcome", None, replies.Status, ()),
+    "/version": ("get", "The version", None, replies.Version, ()),
+}
+_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_POST_REFUSALS = (400, 408, 413, 415, 429)
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    schemas: dict[str, Any] = {}
+    _schema(replies.Error, schemas)
+    paths: dict[str, Any] = {}
+    for path, (method, summary, request, reply, refusals) in _PATHS.items():
+        own: dict[str, Any] = {}
+        content = {"application/json": {"schema": _schema(reply, own)}}
+        if path in _STREAMED:
+            content["text/event-stream"] = {"schema": _EVENT}
+        codes = {401, 431, 500, 503, *refusals, *(_POST_REFUSALS if method == "post" else ())}
+        operation: dict[str, Any] = {
+            "summary": summary,
+            "responses": {
+                "200": {"description": "OK", "content": content},
+                **{str(code): _refusal(path) for code in sorted(codes)},
+            },
+        }
+        if request is not None:
+            body = {"application/json": {"schema": _schema(request, own)}}
+            operation["requestBody"] = {"required": True, "content": body}
+        if "{model}" in path:
+            operation["parameters"] = [
+                {
+                    "name": "model",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                }
+            ]
+        schemas.update(own)
+        paths[path] = {method: operation}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "llama4rt", "version": _core.version()},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _refusal(path: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
+    if path in ("/health", "/ready"):
+        schema = {"anyOf": [schema, {"type": "object", "required": ["status"]}]}
+    return {"description": "refused, or failed", "content": {"application/json": {"schema": schema}}}
+
+
+def _schema(kind: Any, into: dict[str, Any]) -> dict[str, Any]:
+    """A reference to the schema of `kind`; it and all it uses are put into `into`."""
+    schema = TypeAdapter(kind).json_schema(ref_template=_REF)
+    into.update(schema.pop("$defs", {}))
+    name = kind.__name__
+    if schema.keys() == {"$ref"}:
+        return schema
+    into[name] = schema
+    return {"$ref": _REF.format(model=name)}
