@@ -73,6 +73,12 @@ $(DONE)/torchvision: pyproject.toml | $(DONE)/venv
 	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision 'torchvision==0.28.0'
 	@touch $@
 
+# Large, and only the long tests want it. Without it they say that they skipped.
+$(DONE)/soak: pyproject.toml | $(DONE)/package
+	@echo "set-up: Ray, for the long tests"
+	@$(EDITABLE) '.[soak]' || echo "no Ray here: its test will be skipped"
+	@touch $@
+
 build/%/build.ninja: $(DONE)/build-tools
 	@rm -rf build/$*
 	@cmake -S . -B build/$* $(CMAKE_OPTIONS) >/dev/null
@@ -125,7 +131,7 @@ bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 sanitize: $(DONE)/build-tools
 	@scripts/sanitize.sh $(SANITIZE_ARGS)
 
-soak: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
+soak: $(DONE)/package $(DONE)/test $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
 
 wheel: $(DONE)/build-tools

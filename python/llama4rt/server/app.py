@@ -34,6 +34,7 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
         "/metrics": small.metrics,
         "/version": small.version,
         "/openapi.json": small.openapi,
+        "/tokenizer_info": small.tokenizer_info,
         "/v1/models": small.models,
         _ONE_MODEL: small.model,
     }

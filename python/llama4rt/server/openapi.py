@@ -41,6 +41,7 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
     ),
     "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, replies.Tokens, (404,)),
     "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, replies.Prompt, (404,)),
+    "/tokenizer_info": ("get", "The tokenizer", None, replies.TokenizerInfo, (400,)),
     "/health": ("get", "Whether the engine works", None, replies.Status, ()),
     "/ready": ("get", "Whether new requests are welcome", None, replies.Status, ()),
     "/version": ("get", "The version", None, replies.Version, ()),

@@ -129,6 +129,15 @@ class Tokens(TypedDict):
     token_strs: list[str] | None
 
 
+class TokenizerInfo(TypedDict):
+    tokenizer_class: str
+    vocab_size: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
 class Prompt(TypedDict):
     prompt: str
 

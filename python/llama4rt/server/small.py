@@ -105,6 +105,29 @@ class SmallEndpoints:
             raise ApiError(400, f"token {wrong} is not in the vocabulary of {vocab}", param="tokens")
         return json_reply({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
+    async def tokenizer_info(self, _: Request) -> Response:
+        """vLLM's endpoint of that name, by which evaluation harnesses take the server's tokenizer for theirs."""
+        engine = self._service.engine.engine
+        try:
+            tokenizer = require_tokenizer(engine.tokenizer, "tokenizer_info")
+        except RequestError as error:
+            raise from_request_error(error) from None
+        config = engine.config
+        ends = config["eos_token_ids"]
+
+        def text(token_id: int) -> str | None:
+            return tokenizer.token_bytes(token_id).decode("utf-8", "replace") or None
+
+        info = {
+            "tokenizer_class": type(tokenizer).__name__,
+            "vocab_size": config["vocab_size"],
+            "bos_token": text(config["bos_token_id"]),
+            "eos_token": text(ends[0]) if ends else None,
+            "pad_token": None,
+            "chat_template": engine.chat_template.source,
+        }
+        return json_reply(info)
+
     async def health(self, _: Request) -> Response:
         """200 while the process can answer requests at all; stays so while it drains."""
         wrong = self._service.healthy()
