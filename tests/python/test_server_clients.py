@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, each in an environment of its own under build/clients: their needs contradict ours."""
+"""Clients that nobody here wrote, each in its own environment under build/clients: their needs contradict ours."""
 
 from __future__ import annotations
 

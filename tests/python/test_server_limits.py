@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -10,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ import pytest
 httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("uvicorn")
 
-from llama4rt import Engine, SamplingParams  # noqa: E402
+from llama4rt import AsyncEngine, Delta, Engine, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt.outputs import Progress  # noqa: E402
 from llama4rt.server import ServerOptions  # noqa: E402
 from serving import RunningServer, post, running_server  # noqa: E402
 
@@ -362,6 +365,41 @@ def test_progress_of_a_long_prompt(server: RunningServer, engine: Engine) -> Non
     done = [p["processed"] for p in progress]
     assert done == sorted(set(done)) and done[-1] < total and {p["total"] for p in progress} == {total}
     assert all(event["choices"] == [] for event in events if "prompt_progress" in event)
+
+
+def test_a_long_prompt_holds_others_for_one_piece_at_most(engine: Engine) -> None:
+    """Between two pieces of somebody's long prefill every running output gets its token."""
+    order: list[tuple[str, Any]] = []  # as the engine thread hands them out
+
+    async def main() -> None:
+        async_engine = AsyncEngine(engine)
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def deliver(name: str, item: Any) -> None:
+            order.append((name, item))
+            if name == "long" and isinstance(item, Delta):
+                loop.call_soon_threadsafe(ended.set)
+
+        endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+        short = [
+            await async_engine.start("Hi", endless, deliver=partial(deliver, f"short {i}")) for i in range(3)
+        ]
+        while len({name for name, _ in order}) < 3:
+            await asyncio.sleep(0.01)
+        ids = [random.randrange(3, 1000) for _ in range(12_000)]
+        asked = SamplingParams(temperature=0, max_tokens=1, report_progress=True)
+        long = await async_engine.start(ids, asked, deliver=partial(deliver, "long"))
+        await asyncio.wait_for(ended.wait(), 120)
+        for running in (long, *short):
+            running.close()
+
+    asyncio.run(main())
+    pieces = [i for i, (name, item) in enumerate(order) if name == "long" and isinstance(item, Progress)]
+    assert len(pieces) >= 20
+    for a, b in itertools.pairwise(pieces):
+        between = [name for name, item in order[a:b] if isinstance(item, Delta)]
+        assert sorted(between) == ["short 0", "short 1", "short 2"]
 
 
 def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
