@@ -2,7 +2,8 @@
 #   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
 #   make check     formatting, linters, types, layers, size of the repository
-#   make cuda-compile  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
+#   make test-simt  the CUDA kernels and backend on a CPU (part of make test)
+#   make nvcc-check  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-python check cuda-compile bench sanitize soak wheel format clean
+.PHONY: help demo test test-cpp test-simt test-python check nvcc-check cuda-compile bench sanitize soak wheel format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,12 +22,14 @@ DONE := $(VENV)/done
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_GENERATOR := Ninja
+# What is built here has no CUDA unless it is asked for: LLAMA4RT_CUDA=ON make wheel. (pip install . looks for nvcc.)
+export LLAMA4RT_CUDA ?= OFF
 export CMAKE_CXX_COMPILER_LAUNCHER := $(notdir $(shell command -v ccache 2>/dev/null))
 PIP_INSTALL := $(BIN)/python -m pip install -q
 EDITABLE := $(PIP_INSTALL) --no-build-isolation -e
 
 help:
-	@sed -n '2,10s/^# *//p' Makefile
+	@sed -n '2,11s/^# *//p' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -91,11 +94,14 @@ demo: $(DONE)/package
 	@mkdir -p build
 	@$(BIN)/llama4rt demo --sheet build/demo.png
 
-test: test-cpp test-python
+test: test-cpp test-simt test-python
 
 test-cpp: build/tests/build.ninja
-	@cmake --build build/tests --target llama4rt_tests llama4rt_simt_tests
+	@cmake --build build/tests --target llama4rt_tests
 	build/tests/tests/cpp/llama4rt_tests
+
+test-simt: build/tests/build.ninja
+	@cmake --build build/tests --target llama4rt_simt_tests
 	build/tests/tests/cpp/llama4rt_simt_tests
 
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
@@ -111,10 +117,12 @@ check: $(DONE)/dev
 	run scripts/check_layers.py
 	run scripts/check_size.py
 	run scripts/check_cuda.py
+	run $(MAKE) -s nvcc-check
 	exit $$failed
 
-# CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
-cuda-compile: $(DONE)/venv
+# Part of make check; quick while nothing changed. CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
+cuda-compile: nvcc-check
+nvcc-check: $(DONE)/venv
 	@if [ -z "$${CUDA_HOME:-}" ] && ! command -v nvcc >/dev/null; then
 	  echo "set-up: nvcc from PyPI"
 	  $(PIP_INSTALL) nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*

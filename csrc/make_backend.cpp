@@ -1,22 +1,49 @@
 // The one file that names every device.
+#include <charconv>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cpu/cpu_backend.h"
+#include "cuda/cuda_devices.h"
+#include "cuda/cuda_scratch.h"
 #include "ops/backend.h"
 #include "reference/reference_backend.h"
 
 namespace llama4rt {
+namespace {
+
+// "cuda" -> 0, "cuda:3" -> 3.
+std::optional<int> cuda_index(std::string_view device) {
+  if (device == "cuda") return 0;
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  device.remove_prefix(5);
+  int index = 0;
+  const auto [end, error] = std::from_chars(device.data(), device.data() + device.size(), index);
+  if (error != std::errc() || end != device.data() + device.size() || index < 0) return std::nullopt;
+  return index;
+}
+
+}  // namespace
+
+std::string choose_device(const std::string& device, Layout layout) {
+  if (device != "auto") return device;
+  return layout == Layout::kCudaTile ? "cuda:0" : "cpu";
+}
+
+DeviceTraits device_traits(const std::string& device) {
+  if (device.starts_with("cuda"))
+    return {.layout = Layout::kCudaTile, .host_memory = false, .scratch_bytes = cuda_scratch_bytes};
+  return {};
+}
 
 std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads) {
   if (device == "reference") return make_reference_backend();
   if (device == "cpu" || device == "auto") return make_cpu_backend(num_threads);
-  if (device.starts_with("cuda"))
-    throw Error(ErrorKind::kConfig,
-                error_text("device \"", device,
-                           "\": this build of llama4rt has no CUDA backend; use device=\"cpu\""));
-  throw Error(ErrorKind::kConfig,
-              error_text("device \"", device, "\" is unknown; use \"auto\", \"cpu\" or \"reference\""));
+  if (const std::optional<int> index = cuda_index(device)) return make_cuda_backend(*index);
+  throw Error(
+      ErrorKind::kConfig,
+      error_text("device \"", device, "\" is unknown; use \"auto\", \"cpu\", \"cuda:0\" or \"reference\""));
 }
 
 }  // namespace llama4rt

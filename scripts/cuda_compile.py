@@ -4,7 +4,8 @@
 For Hopper it makes machine code (sm_90a), for other GPUs PTX (sm_80, sm_89, sm_100), and compiles that too, as a driver
 would.
 Warnings are errors. A kernel that spills registers, keeps arrays in local memory or has its wgmma serialised fails.
-Prints registers and shared memory of each kernel with --verbose.
+Prints registers and shared memory of each kernel with --verbose. A file that passed is not compiled again until it, a
+header it includes or the compiler changes (build/cuda-compile keeps the reports).
 
 The compiler is $CUDA_HOME/bin/nvcc, nvcc on the PATH, or that of the PyPI packages (nvidia-cuda-nvcc, nvidia-nvvm,
 nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl, all of one minor version) in this environment. Without any
@@ -14,6 +15,7 @@ it says so and exits with status 0, or 1 with --require.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -22,18 +24,22 @@ import sys
 import sysconfig
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ["csrc/cuda/kernels/*.cu", "tests/cpp/cuda/*.cu"]
 HOST = ["csrc/cuda/*.cpp"]
 PTX_FOR = ["80", "89", "100"]
+INCLUDE_FROM = ["csrc", "tests", "tests/cpp"]
+REPORTS = ROOT / "build/cuda-compile"
 
 # Kernels that may use the stack, with the reason.
 STACK_ALLOWED: dict[str, str] = {}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 
 
@@ -72,6 +78,27 @@ def judge(log: str) -> tuple[list[str], list[str]]:
     return findings, kernels
 
 
+def with_headers(source: Path, found: set[Path] | None = None) -> set[Path]:
+    """A file and all of ours that it includes."""
+    found = set() if found is None else found
+    if source in found:
+        return found
+    found.add(source)
+    for name in INCLUDE.findall(source.read_text()):
+        header = next((path for root in INCLUDE_FROM if (path := ROOT / root / name).is_file()), None)
+        if header:
+            with_headers(header, found)
+    return found
+
+
+def report_path(source: Path, compiler: str) -> Path:
+    """Where the report of exactly this text, compiled by exactly this compiler and script, is kept."""
+    key = hashlib.sha256(compiler.encode() + Path(__file__).read_bytes())
+    for path in sorted(with_headers(source)):
+        key.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return REPORTS / f"{source.name}-{key.hexdigest()[:24]}.log"
+
+
 def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[int, str]:
     command = [
         str(nvcc),
@@ -80,9 +107,7 @@ def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[
         "-c",
         "-o",
         str(out),
-        "-Icsrc",
-        "-Itests",
-        "-Itests/cpp",
+        *(f"-I{root}" for root in INCLUDE_FROM),
         *extra,
     ]
     command += [
@@ -116,6 +141,7 @@ def main() -> int:
     )
     parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
     parser.add_argument("--verbose", action="store_true", help="one line per kernel")
+    parser.add_argument("-j", "--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="at a time")
     parser.add_argument("files", nargs="*", help="only these")
     options = parser.parse_args()
 
@@ -127,21 +153,37 @@ def main() -> int:
     if options.files:
         sources = [ROOT / f for f in options.files]
 
-    failed = 0
+    failed = reused = 0
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
-        for source in sources:
-            status, log = compile_one(source, *compiler, Path(directory) / (source.name + ".o"))
+    version = subprocess.run(
+        [str(compiler[0]), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    REPORTS.mkdir(parents=True, exist_ok=True)
+
+    def checked(source: Path) -> tuple[bool, int, str, Path]:
+        kept = report_path(source, version + str(compiler))
+        if kept.is_file():
+            return True, 0, kept.read_text(), kept
+        status, log = compile_one(source, *compiler, Path(directory) / (source.name + ".o"))
+        return False, status, log, kept
+
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(options.jobs) as pool:
+        for source, (known, status, log, kept) in zip(sources, pool.map(checked, sources), strict=True):
             findings, kernels = judge(log)
             if status and not findings:
                 findings = log.splitlines()
-            failed += bool(status or findings)
-            print(
-                f"{'FAIL' if status or findings else 'ok  '} {source.relative_to(ROOT)}, {len(kernels)} kernels"
-            )
+            bad = bool(status or findings)
+            failed += bad
+            reused += known
+            if not bad:
+                kept.write_text(log)
+            words = f"{'FAIL' if bad else 'ok  '} {source.relative_to(ROOT)}, {len(kernels)} kernels"
+            print(words + (" (unchanged)" if known else ""), flush=True)
             for line in demangled(findings) + (demangled(kernels) if options.verbose else []):
                 print(f"  {line}")
-    print(f"cuda-compile: {len(sources)} files, {failed} failed, {time.monotonic() - start:.0f} s")
+    print(
+        f"cuda-compile: {len(sources)} files, {failed} failed, {reused} unchanged, {time.monotonic() - start:.0f} s"
+    )
     return 1 if failed else 0
 
 

@@ -4,10 +4,17 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
+#include "format/quant.h"
+
 namespace llama4rt {
 
 void bind_format(pybind11::module_& m);  // files: SafetensorsFile, EngineFile, EngineWriter
 void bind_engine(pybind11::module_& m);  // Request, Event, Engine
 void bind_ops(pybind11::module_& m);     // single ops for tests, and the machine's limits
+
+// "int4", "int8" or "bf16"; throws kConfig for anything else.
+WeightKind weight_kind(const std::string& name);
 
 }  // namespace llama4rt

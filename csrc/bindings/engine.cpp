@@ -122,6 +122,7 @@ void bind_request(py::module_& m) {
   integer("logprobs", [](Request& r) -> auto& { return r.sampling.logprobs; });
   integer("prompt_logprobs", [](Request& r) -> auto& { return r.prompt_logprobs; });
   flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
+  integer("assume_computed", [](Request& r) -> auto& { return r.assume_computed; });
   flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
   flag("report_progress", [](Request& r) -> auto& { return r.report_progress; });
   bind_field<std::vector<std::shared_ptr<TokenMask>>>(c, "masks", "a list of TokenMask",
@@ -244,9 +245,10 @@ py::dict stats_dict(const Engine& engine) {
 }
 
 py::object file_bytes(const Engine& engine, const std::string& name) {
-  const auto& names = engine.file().file_names();
+  if (!engine.file()) return py::none();
+  const auto& names = engine.file()->file_names();
   if (std::find(names.begin(), names.end(), name) == names.end()) return py::none();
-  const std::span<const std::byte> data = engine.file().file(name);
+  const std::span<const std::byte> data = engine.file()->file(name);
   return py::bytes(reinterpret_cast<const char*>(data.data()), data.size());
 }
 
@@ -260,24 +262,115 @@ struct ReleaseGilDeleter {
 
 using EngineHolder = std::unique_ptr<Engine, ReleaseGilDeleter>;
 
-EngineHolder open_engine(const std::string& path, const std::string& device, int64_t num_threads,
-                         int64_t max_model_len, int64_t max_num_seqs, int64_t kv_cache_bytes,
-                         int64_t block_size, int64_t max_batched_tokens, const std::string& kv_cache_dtype,
-                         bool prefix_cache, int64_t max_waiting, int64_t image_cache_bytes) {
-  EngineOptions options;
-  options.device = device;
-  options.num_threads = num_threads;
-  options.max_model_len = max_model_len;
-  options.max_num_seqs = max_num_seqs;
-  options.kv_cache_bytes = kv_cache_bytes;
-  options.block_size = block_size;
-  options.max_batched_tokens = max_batched_tokens;
-  options.kv_cache_dtype = kv_cache_dtype;
-  options.prefix_cache = prefix_cache;
-  options.max_waiting = max_waiting;
-  options.image_cache_bytes = image_cache_bytes;
+template <class T>
+void take_option(const py::kwargs& given, const char* name, T& value, size_t& taken) {
+  if (!given.contains(name)) return;
+  try {
+    value = given[name].cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(error_text(name, " has the wrong type, or does not fit into 64 bits"));
+  }
+  ++taken;
+}
+
+// Keyword arguments of Engine(), Engine.dummy() and plan(); `model` takes those of WeightOptions too.
+EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nullptr) {
+  EngineOptions o;
+  size_t taken = 0;
+  take_option(given, "device", o.device, taken);
+  take_option(given, "num_threads", o.num_threads, taken);
+  take_option(given, "max_model_len", o.max_model_len, taken);
+  take_option(given, "max_num_seqs", o.max_num_seqs, taken);
+  take_option(given, "kv_cache_bytes", o.kv_cache_bytes, taken);
+  take_option(given, "block_size", o.block_size, taken);
+  take_option(given, "max_batched_tokens", o.max_batched_tokens, taken);
+  take_option(given, "kv_cache_dtype", o.kv_cache_dtype, taken);
+  take_option(given, "prefix_cache", o.prefix_cache, taken);
+  take_option(given, "max_waiting", o.max_waiting, taken);
+  take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);
+  take_option(given, "memory_bytes", o.memory_bytes, taken);
+  if (model) {
+    std::string kind = "int4", head = "bf16", vision = "bf16";
+    take_option(given, "weights", kind, taken);
+    take_option(given, "group_size", model->group_size, taken);
+    take_option(given, "experts_only", model->experts_only, taken);
+    take_option(given, "lm_head", head, taken);
+    take_option(given, "vision", vision, taken);
+    model->weights = weight_kind(kind);
+    model->lm_head = weight_kind(head);
+    model->vision = weight_kind(vision);
+    LLAMA4RT_CHECK(kConfig, valid_group_size(model->group_size), "group_size is ", model->group_size,
+                   "; it must be 32, 64 or 128");
+  }
+  if (taken != given.size()) throw py::type_error("unknown keyword argument; see _core.pyi");
+  return o;
+}
+
+EngineHolder open_engine(const std::string& path, const py::kwargs& given) {
+  const EngineOptions options = engine_options(given);
   const py::gil_scoped_release no_gil;
   return EngineHolder(new Engine(path, options));
+}
+
+DummyModel dummy_model(const std::string& config) { return {ModelConfig::from_json(config), {}}; }
+
+EngineHolder open_dummy(const std::string& config, const py::kwargs& given) {
+  DummyModel model = dummy_model(config);
+  const EngineOptions options = engine_options(given, &model.weights);
+  const py::gil_scoped_release no_gil;
+  return EngineHolder(new Engine(model, options));
+}
+
+py::dict plan_dict(const MemoryPlan& plan, int64_t longest) {
+  py::dict bytes, blocks, out;
+  bytes["weights"] = plan.weights;
+  bytes["kv_global"] = (plan.kv.num_global_blocks + plan.kv.spare_blocks) * plan.kv.global_block_bytes;
+  bytes["kv_local"] = (plan.kv.num_local_blocks + plan.kv.spare_blocks) * plan.kv.local_block_bytes;
+  bytes["workspace"] = plan.workspace;
+  bytes["logits"] = plan.logits;
+  bytes["vision"] = plan.vision;
+  bytes["images"] = plan.images;
+  bytes["batch"] = plan.batch;
+  bytes["scratch"] = plan.scratch.total();
+  bytes["driver"] = plan.driver;
+  bytes["total"] = plan.total();
+  blocks["size"] = plan.kv.block_size;
+  blocks["global"] = plan.kv.num_global_blocks;
+  blocks["local"] = plan.kv.num_local_blocks;
+  out["bytes"] = bytes;
+  out["blocks"] = blocks;
+  out["max_model_len"] = plan.kv.max_model_len;
+  out["max_num_seqs"] = plan.max_num_seqs;
+  out["max_batched_tokens"] = plan.max_batched_tokens;
+  out["full_sequences"] = plan.full_sequences();
+  out["longest_context"] = longest;
+  return out;
+}
+
+py::dict plan_file(const EngineFile& file, const py::kwargs& given) {
+  const EngineOptions options = engine_options(given);
+  return plan_dict(plan_engine(file, options), longest_context(file, options));
+}
+
+py::dict plan_dummy(const std::string& config, const py::kwargs& given) {
+  DummyModel model = dummy_model(config);
+  const EngineOptions options = engine_options(given, &model.weights);
+  return plan_dict(plan_engine(model, options), longest_context(model, options));
+}
+
+// (name, kind, [E, N, K], bytes with scales) of every weight.
+py::list weight_list(const std::string& config, const py::kwargs& given) {
+  DummyModel model = dummy_model(config);
+  engine_options(given, &model.weights);
+  py::list out;
+  for (const ListedTensor& tensor : list_weights(model.config, model.weights)) {
+    if (!tensor.shape.empty()) continue;
+    const Weight& w = tensor.weight;
+    out.append(py::make_tuple(tensor.name, std::string(weight_kind_name(w.kind)),
+                              std::vector<int64_t>{w.num_experts, w.n, w.k},
+                              tensor.data_bytes() + tensor.scale_bytes()));
+  }
+  return out;
 }
 
 }  // namespace
@@ -288,11 +381,10 @@ void bind_engine(py::module_& m) {
   bind_event(m);
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<Engine, EngineHolder>(m, "Engine")
-      .def(py::init(&open_engine), py::arg("path"), py::kw_only(), py::arg("device") = "auto",
-           py::arg("num_threads") = 0, py::arg("max_model_len") = 0, py::arg("max_num_seqs") = 0,
-           py::arg("kv_cache_bytes") = 0, py::arg("block_size") = 16, py::arg("max_batched_tokens") = 0,
-           py::arg("kv_cache_dtype") = "auto", py::arg("prefix_cache") = true, py::arg("max_waiting") = 0,
-           py::arg("image_cache_bytes") = 0)
+      .def(py::init(&open_engine), py::arg("path"))
+      .def_static("dummy", &open_dummy, py::arg("config"))
+      .def("plan",
+           [](const Engine& engine) { return plan_dict(engine.plan(), engine.plan().kv.max_model_len); })
       .def("submit", &Engine::submit, py::arg("request"), without_gil)
       .def("abort", &Engine::abort, py::arg("request_id"), without_gil)
       .def("abort_sequence", &Engine::abort_sequence, py::arg("request_id"), py::arg("index"),
@@ -309,8 +401,14 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("max_num_seqs", &Engine::max_num_seqs)
       .def_property_readonly("backend", &Engine::backend_name)
       .def("file_bytes", &file_bytes, py::arg("name"))
-      .def("file_names", [](const Engine& engine) { return engine.file().file_names(); })
+      .def("file_names",
+           [](const Engine& engine) {
+             return engine.file() ? engine.file()->file_names() : std::vector<std::string>();
+           })
       .def("close", &Engine::close, without_gil);
+  m.def("plan", &plan_file, py::arg("file"));
+  m.def("plan_config", &plan_dummy, py::arg("config"));
+  m.def("list_weights", &weight_list, py::arg("config"));
 }
 
 }  // namespace llama4rt

@@ -119,13 +119,7 @@ std::span<const int64_t> row_span(const Int64Array& rows) {
 void declare_weight(EngineWriter& writer, const std::string& name, const std::string& kind, int64_t experts,
                     int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros) {
   Weight shape;
-  if (kind == "int4")
-    shape.kind = WeightKind::kInt4;
-  else if (kind == "int8")
-    shape.kind = WeightKind::kInt8;
-  else
-    LLAMA4RT_CHECK(kInternal, kind == "bf16", name, ": unknown kind \"", json::printable(kind),
-                   "\"; int4, int8 and bf16 exist");
+  shape.kind = weight_kind(kind);
   shape.num_experts = experts;
   shape.n = n;
   shape.k = k;
@@ -225,9 +219,16 @@ void bind_engine_file(py::module_& m) {
            py::call_guard<py::gil_scoped_release>());
 }
 
+std::shared_ptr<EngineWriter> make_writer(const std::string& path, int num_threads,
+                                          const std::string& target) {
+  const std::optional<Layout> layout = engine_format::layout_of_target(target);
+  LLAMA4RT_CHECK(kConfig, layout, "target is \"", json::printable(target), "\"; cpu and cuda exist");
+  return std::make_shared<EngineWriter>(path, num_threads, *layout);
+}
+
 void bind_engine_writer(py::module_& m) {
   py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter")
-      .def(py::init<std::string, int>(), py::arg("path"), py::arg("num_threads") = 0)
+      .def(py::init(&make_writer), py::arg("path"), py::arg("num_threads") = 0, py::arg("target") = "cpu")
       .def("declare_tensor", &EngineWriter::declare_tensor, py::arg("name"), py::arg("dtype"),
            py::arg("shape"))
       .def("declare_weight", &declare_weight, py::arg("name"), py::arg("kind"), py::arg("experts"),
@@ -252,6 +253,13 @@ void bind_engine_writer(py::module_& m) {
 }
 
 }  // namespace
+
+WeightKind weight_kind(const std::string& name) {
+  for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kInt8, WeightKind::kBF16})
+    if (name == weight_kind_name(kind)) return kind;
+  throw Error(ErrorKind::kConfig,
+              error_text("weights are \"", json::printable(name), "\"; int4, int8 and bf16 exist"));
+}
 
 void bind_format(py::module_& m) {
   bind_safetensors(m);

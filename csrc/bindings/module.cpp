@@ -9,6 +9,8 @@
 #include "base/xxhash.h"
 #include "bindings/bindings.h"
 #include "cpu/dispatch.h"
+#include "cuda/cuda_devices.h"
+#include "runtime/memory_limit.h"
 
 namespace py = pybind11;
 
@@ -80,13 +82,41 @@ py::dict build_info() {
 #endif
   info["cpu_isas"] = cpu::supported_isas();
   info["selected_isa"] = cpu::select_kernels().isa;
-  info["cuda"] = false;
+  info["cuda"] = cuda_built();
 #ifdef LLAMA4RT_ASSERTS
   info["asserts"] = true;
 #else
   info["asserts"] = false;
 #endif
   return info;
+}
+
+// What `llama4rt doctor` says of GPUs.
+py::dict cuda_dict() {
+  CudaSystem system;
+  {
+    const py::gil_scoped_release no_gil;
+    system = find_cuda();
+  }
+  py::list devices;
+  for (const CudaDevice& d : system.devices) {
+    py::dict device;
+    device["name"] = d.name;
+    device["compute_capability"] = py::make_tuple(d.major, d.minor);
+    device["multiprocessors"] = d.multiprocessors;
+    device["memory"] = d.memory;
+    device["peak_gbps"] = d.peak_gbps;
+    device["peak_tflops"] = d.peak_tflops;
+    device["problem"] = d.problem;
+    devices.append(device);
+  }
+  py::dict out;
+  out["built"] = system.built;
+  out["driver"] = system.driver;
+  out["runtime"] = system.runtime;
+  out["problem"] = system.problem;
+  out["devices"] = devices;
+  return out;
 }
 
 uint64_t hash_buffer(const py::object& data, uint64_t seed) {
@@ -110,6 +140,8 @@ PYBIND11_MODULE(_core, m) {
   add_exceptions(m);
   m.def("version", [] { return LLAMA4RT_VERSION; });
   m.def("build_info", &build_info);
+  m.def("find_cuda", &cuda_dict);
+  m.def("available_memory", &available_memory);
   m.def("available_cpus", &available_cpus);
   m.def("xxh64", &hash_buffer, py::arg("data"), py::arg("seed") = 0);
   bind_format(m);

@@ -5,9 +5,13 @@
 // tests/simt_emulator, which replaces csrc/cuda/runtime.cpp.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 
+#include "cuda/cuda_upload.h"
 #include "cuda/runtime.h"
 #include "ops/backend.h"
 
@@ -26,11 +30,24 @@ class CudaBackend final : public Backend {
   std::string describe() const override;  // "cuda:0, NVIDIA H200, sm_90, 132 multiprocessors"
   Layout matrix_layout() const override { return Layout::kCudaTile; }
 
+  void enter_thread() override;
   void* allocate(size_t bytes) override;
   void deallocate(void* p, size_t bytes) override;
   void copy_to_device(void* dst, const void* src, size_t bytes) override;
   void copy_to_host(void* dst, const void* src, size_t bytes) override;
   bool host_memory() const override { return false; }
+  void upload(void* dst, const void* src, size_t bytes) override;
+  void finish_upload() override;
+  void zero(void* p, size_t bytes) override { stream_.fill(p, 0, bytes); }
+  void reserve_scratch(const ScratchBytes& bytes) override;
+  int64_t free_memory() const override { return int64_t(cuda::free_memory()); }
+
+  // The first run of a key is direct, so that scratch has grown and kernels are loaded; the second is
+  // recorded.
+  void run_captured(uint64_t key, const std::function<void()>& submit) override;
+  void forget_captured() override;
+  int num_graphs() const { return int(graphs_.size()); }
+  ScratchBytes scratch_bytes() const { return {int64_t(scratch_.size()), int64_t(tickets_.size())}; }
 
  private:
   void do_embed(Tensor out, const Weight& table, Tensor ids) override;
@@ -78,9 +95,9 @@ class CudaBackend final : public Backend {
   cuda::DeviceInfo info_;
   cuda::Stream stream_;
   bool capturing_ = false;
+  std::unique_ptr<Uploader> uploader_;  // while weights come in
   cuda::DeviceBuffer scratch_, tickets_;
+  std::unordered_map<uint64_t, std::unique_ptr<cuda::Graph>> graphs_;  // null: seen once
 };
-
-std::unique_ptr<Backend> make_cuda_backend(int device);
 
 }  // namespace llama4rt

@@ -15,37 +15,61 @@ void check(cudaError_t status, const char* what) {
 
 cudaStream_t raw(const Stream& s) { return static_cast<cudaStream_t>(s.handle()); }
 
+// 13000 -> "13.0"
+std::string version_text(int version) { return error_text(version / 1000, ".", version % 1000 / 10); }
+
 // Shared memory a block gets without asking for more.
 constexpr size_t kDefaultSharedBytes = 48 << 10;
 
 }  // namespace
 
-int device_count() {
-  int count = 0;
-  // No driver, or an old one, is no error here: there is just nothing to run on.
-  if (cudaGetDeviceCount(&count) != cudaSuccess) {
-    (void)cudaGetLastError();
-    return 0;
-  }
-  return count;
+SystemInfo system_info() {
+  SystemInfo info;
+  (void)cudaDriverGetVersion(&info.driver);
+  (void)cudaRuntimeGetVersion(&info.runtime);
+  const cudaError_t status = cudaGetDeviceCount(&info.devices);
+  if (status == cudaSuccess && info.devices > 0) return info;
+  (void)cudaGetLastError();
+  info.devices = 0;
+  if (info.driver == 0)
+    info.problem = "there is no NVIDIA driver on this machine (libcuda.so.1 was not found)";
+  else if (status == cudaErrorInsufficientDriver)
+    info.problem = error_text("the NVIDIA driver is too old: it supports CUDA ", version_text(info.driver),
+                              ", this build needs ", version_text(info.runtime), "; update the driver");
+  else if (status == cudaSuccess || status == cudaErrorNoDevice)
+    info.problem =
+        "there is an NVIDIA driver, but it shows no device; see nvidia-smi and CUDA_VISIBLE_DEVICES";
+  else
+    info.problem = error_text("the NVIDIA driver refuses to work: ", cudaGetErrorString(status));
+  return info;
+}
+
+size_t free_memory() {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "free memory");
+  return free;
 }
 
 DeviceInfo device_info(int device) {
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, device), "device properties");
+  const auto attribute = [device](cudaDeviceAttr name) {
+    int value = 0;
+    if (cudaDeviceGetAttribute(&value, name, device) != cudaSuccess) (void)cudaGetLastError();
+    return value;
+  };
   return {.name = p.name,
           .major = p.major,
           .minor = p.minor,
           .multiprocessors = p.multiProcessorCount,
           .memory = p.totalGlobalMem,
-          .shared_per_block = p.sharedMemPerBlockOptin};
+          .shared_per_block = p.sharedMemPerBlockOptin,
+          .clock_khz = attribute(cudaDevAttrClockRate),
+          .memory_clock_khz = attribute(cudaDevAttrMemoryClockRate),
+          .memory_bus_bits = attribute(cudaDevAttrGlobalMemoryBusWidth)};
 }
 
-void set_device(int device) {
-  LLAMA4RT_CHECK(kConfig, device >= 0 && device < device_count(), "cuda:", device,
-                 " does not exist; this machine has ", device_count(), " CUDA devices");
-  check(cudaSetDevice(device), "set device");
-}
+void set_device(int device) { check(cudaSetDevice(device), "set device"); }
 
 Stream::Stream() {
   cudaStream_t s = nullptr;
@@ -80,6 +104,10 @@ void Event::record(Stream& stream) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), raw(stream)), "record event");
 }
 
+void Event::synchronize() {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "a kernel or copy failed");
+}
+
 Graph::Graph(Stream& stream, const std::function<void()>& submit) {
   check(cudaStreamBeginCapture(raw(stream), cudaStreamCaptureModeThreadLocal), "begin capture");
   cudaGraph_t graph = nullptr;
@@ -105,8 +133,12 @@ void Graph::launch(Stream& stream) {
 void* device_malloc(size_t bytes) {
   void* p = nullptr;
   const cudaError_t status = cudaMalloc(&p, bytes);
-  LLAMA4RT_CHECK(kInternal, status == cudaSuccess, "out of memory: the device refused ", bytes, " bytes (",
-                 cudaGetErrorString(status), ")");
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();  // not sticky: the next call may succeed
+    throw Error(ErrorKind::kInternal,
+                error_text("out of memory: the device refused ", bytes, " bytes and has ", free_memory(),
+                           " free (", cudaGetErrorString(status), ")"));
+  }
   return p;
 }
 void device_free(void* p) noexcept { (void)cudaFree(p); }

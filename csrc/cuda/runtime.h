@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "cuda/launch_shape.h"
 
@@ -19,11 +20,22 @@ struct DeviceInfo {
   int multiprocessors = 0;
   size_t memory = 0;            // bytes
   size_t shared_per_block = 0;  // bytes, when asked for
+  int clock_khz = 0;            // of multiprocessors; these three are 0 when unknown
+  int memory_clock_khz = 0;
+  int memory_bus_bits = 0;
 };
-// 0 when there is no driver or no device.
-int device_count();
+// What the driver and this build say of each other; never throws.
+struct SystemInfo {
+  int driver = 0;       // CUDA version the driver supports, 13000 for 13.0; 0: no driver
+  int runtime = 0;      // CUDA version of this build
+  int devices = 0;      // 0 when there is no driver, one that is too old, or no device
+  std::string problem;  // why there is no device, in words; empty when there are some
+};
+SystemInfo system_info();
 DeviceInfo device_info(int device);
 void set_device(int device);
+// Bytes that device_malloc could still give, about.
+size_t free_memory();
 
 class Event;
 
@@ -58,6 +70,9 @@ class Event {
 
   // Marks the work submitted to `stream` so far.
   void record(Stream& stream);
+  // Waits until the marked work is done, and throws what went wrong before it. At once when nothing was
+  // marked.
+  void synchronize();
   void* handle() const { return handle_; }
 
  private:
@@ -107,6 +122,32 @@ class DeviceBuffer {
   T* as() const {
     return static_cast<T*>(data_);
   }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Host memory that copies go through at full speed, with an owner.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(size_t bytes) : data_(pinned_malloc(bytes)), size_(bytes) {}
+  ~PinnedBuffer() { pinned_free(data_); }
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+  PinnedBuffer(PinnedBuffer&& o) noexcept : data_(o.data_), size_(o.size_) {
+    o.data_ = nullptr;
+    o.size_ = 0;
+  }
+  PinnedBuffer& operator=(PinnedBuffer&& o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    return *this;
+  }
+
+  void* data() const { return data_; }
+  size_t size() const { return size_; }
 
  private:
   void* data_ = nullptr;

@@ -36,10 +36,23 @@ bool valid_file_name(std::string_view name) {
   });
 }
 
+std::optional<Layout> layout_of_target(std::string_view target) {
+  if (target == "cpu") return Layout::kCpu16;
+  if (target == "cuda") return Layout::kCudaTile;
+  return std::nullopt;
+}
+
+std::string_view target_of_layout(Layout layout) { return layout == Layout::kCudaTile ? "cuda" : "cpu"; }
+
 std::vector<int64_t> packed_shape(const Weight& w) {
   std::vector<int64_t> shape;
   if (w.num_experts > 1) shape.push_back(w.num_experts);
   shape.push_back(cpu16::num_blocks(w.n));
+  if (w.layout == Layout::kCudaTile) {
+    shape.push_back(cuda_tile::tiles_per_block(w.kind, w.k));
+    shape.push_back(w.kind == WeightKind::kBF16 ? cuda_tile::kTileBytes / 2 : cuda_tile::kTileBytes);
+    return shape;
+  }
   shape.push_back(cpu16::lines_per_block(w.kind, w.k));
   if (w.kind == WeightKind::kBF16) {
     shape.push_back(cpu16::kRows);
@@ -119,7 +132,7 @@ const std::string& EngineFile::required_metadata(std::string_view key) const {
   return *value;
 }
 
-void EngineFile::check_format() const {
+void EngineFile::check_format() {
   const std::string* format = find_metadata("format");
   if (!format || *format != engine_format::kName)
     fail(
@@ -132,11 +145,21 @@ void EngineFile::check_format() const {
                     "; build the file again with: llama4rt build SRC -o OUT.l4e"));
   const std::string& target = required_metadata("target");
   const std::string& layout = required_metadata("layout");
-  if (target != engine_format::kTarget || layout != layout_name(Layout::kCpu16))
+  const std::optional<Layout> known = engine_format::layout_of_target(target);
+  if (!known || layout != layout_name(*known))
     fail(error_text("built for target \"", json::printable(target), "\" (layout \"", json::printable(layout),
-                    "\"), but the CPU reads target \"", engine_format::kTarget, "\" (layout \"",
-                    layout_name(Layout::kCpu16), "\"); build one with: llama4rt build --target ",
-                    engine_format::kTarget, " SRC -o OUT.l4e"));
+                    "\"), which this llama4rt (", LLAMA4RT_VERSION,
+                    ") does not know; build one with: llama4rt build --target cpu SRC -o OUT.l4e (or cuda)"));
+  layout_ = *known;
+}
+
+void EngineFile::require_layout(Layout layout, const std::string& device) const {
+  if (layout == layout_) return;
+  const std::string_view target = engine_format::target_of_layout(layout);
+  fail(error_text("built for target \"", engine_format::target_of_layout(layout_), "\" (layout \"",
+                  layout_name(layout_), "\"), but device \"", device, "\" reads target \"", target,
+                  "\" (layout \"", layout_name(layout), "\"); build one with: llama4rt build --target ",
+                  target, " SRC -o OUT.l4e"));
 }
 
 void EngineFile::check_header_checksum() const {
@@ -240,9 +263,9 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
     w.kind = WeightKind::kInt8;
   else if (kind != "bf16")
     bad("unknown kind \"", json::printable(kind), "\"; int4, int8 and bf16 exist");
-  if (layout != layout_name(Layout::kCpu16))
-    bad("unknown layout \"", json::printable(layout), "\"; a packed weight is in ",
-        layout_name(Layout::kCpu16));
+  w.layout = layout_;
+  if (layout != layout_name(layout_))
+    bad("layout \"", json::printable(layout), "\"; the weights of this file are in ", layout_name(layout_));
   const json::Value* shape = descriptor.find("shape");
   if (!shape || !shape->array() || shape->array()->size() != 3) bad("shape must be a list [E, N, K]");
   w.num_experts = integer("shape[0] (experts)", &(*shape->array())[0], 1, kMaxExperts);

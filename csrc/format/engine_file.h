@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,13 +19,13 @@
 #include "format/model_config.h"
 #include "format/quant.h"
 #include "format/safetensors.h"
+#include "format/weight_source.h"
 
 namespace llama4rt {
 
 namespace engine_format {
 inline constexpr std::string_view kName = "llama4rt engine";
 inline constexpr int kVersion = 1;
-inline constexpr std::string_view kTarget = "cpu";
 inline constexpr uint64_t kDataAlignment = 4096;  // of the first payload byte
 inline constexpr uint64_t kTensorAlignment = 64;  // of every tensor whose size is a multiple of it
 inline constexpr uint64_t kMaxHeaderBytes = uint64_t(16) << 20;
@@ -37,6 +38,9 @@ uint64_t header_checksum(std::span<const std::byte> header, size_t digits);
 std::string hex16(uint64_t value);  // 16 lower-case digits
 // True for names that may follow "files/": one path component, printable, at most 200 bytes.
 bool valid_file_name(std::string_view name);
+// "cpu" -> kCpu16, "cuda" -> kCudaTile; one file serves one layout. Empty for a target that does not exist.
+std::optional<Layout> layout_of_target(std::string_view target);
+std::string_view target_of_layout(Layout layout);
 // Shapes under which the parts of a packed weight are stored; E is left out for a single matrix.
 std::vector<int64_t> packed_shape(const Weight& w);
 std::vector<int64_t> scales_shape(const Weight& w);
@@ -49,14 +53,18 @@ struct WeightInfo {
   double max_error = 0;
 };
 
-class EngineFile {
+class EngineFile final : public WeightSource {
  public:
   // Throws kEngineFile (kConfig for a config that is well-formed but impossible).
   explicit EngineFile(const std::string& path);
 
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const override { return file_.path(); }
   size_t size() const { return file_.size(); }
-  const ModelConfig& config() const { return config_; }
+  const ModelConfig& config() const override { return config_; }
+  Layout layout() const override { return layout_; }  // of every packed weight
+  // Throws kEngineFile, naming the command that builds the other file, unless the packed weights are in
+  // `layout`. device: who asks, for the message.
+  void require_layout(Layout layout, const std::string& device) const;
   const std::vector<std::pair<std::string, std::string>>& metadata() const { return header_.metadata(); }
   const std::string* find_metadata(std::string_view key) const { return header_.find_metadata(key); }
 
@@ -67,11 +75,11 @@ class EngineFile {
   }
 
   // All of these throw kEngineFile, naming the file and `name`, when there is no such thing in the file.
-  bool has(std::string_view name) const { return header_.find(name) != nullptr; }
+  bool has(std::string_view name) const override { return header_.find(name) != nullptr; }
   // A packed weight or expert stack; a plain BF16 [N, K] tensor (the embedding) is a row-major Weight.
-  Weight weight(std::string_view name) const;
+  Weight weight(std::string_view name) const override;
   // A plain tensor of at most four dimensions. The view is read-only, although Tensor's pointer is not.
-  Tensor tensor(std::string_view name) const;
+  Tensor tensor(std::string_view name) const override;
   const std::map<std::string, WeightInfo, std::less<>>& weights() const { return weights_; }
 
   const std::vector<std::string>& file_names() const { return file_names_; }
@@ -86,7 +94,7 @@ class EngineFile {
  private:
   [[noreturn]] void fail(const std::string& problem) const;
   const std::string& required_metadata(std::string_view key) const;
-  void check_format() const;
+  void check_format();
   void check_header_checksum() const;
   void check_alignment() const;
   void read_checksums();
@@ -99,6 +107,7 @@ class EngineFile {
   MappedFile file_;
   SafetensorsHeader header_;
   ModelConfig config_;
+  Layout layout_ = Layout::kCpu16;
   std::map<std::string, WeightInfo, std::less<>> weights_;
   std::unordered_map<std::string_view, uint64_t> checksums_;  // by stored tensor; keys point into header_
   std::vector<std::string> file_names_;

@@ -114,7 +114,8 @@ class EngineWriter::FileBlocks : public BlockStore {
 namespace {
 
 PackSpec pack_spec(const Weight& shape) {
-  return {shape.kind, shape.n, shape.k, shape.group_size, shape.scale_dtype, shape.zeros != nullptr};
+  return {shape.kind,  shape.n, shape.k, shape.group_size, shape.scale_dtype, shape.zeros != nullptr,
+          shape.layout};
 }
 
 // Stands for "has zero points" in a Weight that is only a shape.
@@ -122,7 +123,8 @@ constexpr uint8_t kHasZeros = 8;
 
 }  // namespace
 
-EngineWriter::EngineWriter(std::string path, int num_threads) : path_(std::move(path)), pool_(num_threads) {}
+EngineWriter::EngineWriter(std::string path, int num_threads, Layout layout)
+    : path_(std::move(path)), layout_(layout), pool_(num_threads) {}
 
 EngineWriter::~EngineWriter() { abort(); }
 
@@ -167,7 +169,7 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
   PlannedWeight weight;
   weight.shape = shape;
   Weight& w = weight.shape;
-  w.layout = Layout::kCpu16;
+  w.layout = layout_;
   w.data = w.scales = nullptr;
   w.zeros = zeros ? &kHasZeros : nullptr;
   if (w.num_experts < 1 || w.n < 1 || w.k < 1)

@@ -27,7 +27,8 @@ namespace llama4rt {
 
 class EngineWriter {
  public:
-  explicit EngineWriter(std::string path, int num_threads = 0);
+  // layout: of every packed weight.
+  explicit EngineWriter(std::string path, int num_threads = 0, Layout layout = Layout::kCpu16);
   ~EngineWriter();  // abort()
   EngineWriter(const EngineWriter&) = delete;
   EngineWriter& operator=(const EngineWriter&) = delete;
@@ -85,6 +86,7 @@ class EngineWriter {
   void move_payload(uint64_t new_data_offset);
 
   const std::string path_;
+  const Layout layout_;
   ThreadPool pool_;
   mutable std::mutex mutex_;  // one call at a time; Python threads may share a writer
   State state_ = State::kDeclaring;

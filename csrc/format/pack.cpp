@@ -68,21 +68,43 @@ void put_row(PackedBlock& block, int64_t lane, const auto* values, int64_t lines
   }
 }
 
-// The same for Layout::kCudaTile, value by value: there rows r and r + 8 share words.  values: [k].
-void put_row_in_tiles(PackedBlock& block, WeightKind kind, int64_t lane, const auto* values, int64_t k) {
-  const uint32_t mask = kind == WeightKind::kBF16 ? 0xffffu : kind == WeightKind::kInt8 ? 0xffu : 0xfu;
-  for (int64_t i = 0; i < k; ++i) {
-    const BitPlace place = bit_place(Layout::kCudaTile, kind, lane, i, k);
+// The same for Layout::kCudaTile, 16 columns at a time: columns 2p, 2p+1, 2p+8 and 2p+9 of a row are in the
+// words of one lane, which rows r and r + 8 share (not in bf16). pack_test.cpp compares with the layout's own
+// functions. values: [k], zeros up to a multiple of 16.
+template <WeightKind kind>
+void put_row_in_tiles(PackedBlock& block, int64_t row, const auto* values, int64_t k) {
+  const int shift = row / 8 == 0 ? 0 : kind == WeightKind::kInt8 ? 8 : 4;
+  const auto replace = [shift](unsigned char* at, uint32_t mask, uint32_t bits) {
     uint32_t word;
-    std::memcpy(&word, &block.data[size_t(place.word_offset)], 4);
-    word = (word & ~(mask << place.bit)) | uint32_t(values[i]) << place.bit;
-    std::memcpy(&block.data[size_t(place.word_offset)], &word, 4);
+    std::memcpy(&word, at, 4);
+    word = (word & ~(mask << shift)) | bits << shift;
+    std::memcpy(at, &word, 4);
+  };
+  constexpr int64_t kSteps = cuda_tile::tile_columns(kind) / 16;
+  for (int64_t step = 0; step * 16 < k; ++step) {
+    unsigned char* const lanes =
+        block.data.data() + step / kSteps * cuda_tile::kTileBytes + row % 8 * (4 * 16);
+    for (int64_t p = 0; p < 4; ++p) {
+      const auto* v = values + step * 16 + 2 * p;
+      unsigned char* const lane = lanes + p * 16;
+      const uint32_t low = uint32_t(v[0]) | uint32_t(v[1]) << 16;
+      const uint32_t high = uint32_t(v[8]) | uint32_t(v[9]) << 16;
+      if constexpr (kind == WeightKind::kInt4) {
+        replace(lane + step % kSteps * 4, 0x0f0f0f0f, low | high << 8);
+      } else if constexpr (kind == WeightKind::kInt8) {
+        replace(lane + step % kSteps * 8, 0x00ff00ff, low);
+        replace(lane + step % kSteps * 8 + 4, 0x00ff00ff, high);
+      } else {
+        std::memcpy(lane + row / 8 * 4, &low, 4);
+        std::memcpy(lane + row / 8 * 4 + 8, &high, 4);
+      }
+    }
   }
 }
 
 template <WeightKind kind>
 void put_row(PackedBlock& block, const PackSpec& spec, int64_t lane, const auto* values, int64_t lines) {
-  if (spec.layout == Layout::kCudaTile) return put_row_in_tiles(block, kind, lane, values, spec.k);
+  if (spec.layout == Layout::kCudaTile) return put_row_in_tiles<kind>(block, lane, values, spec.k);
   put_row<kind>(block, lane, values, lines);
 }
 
@@ -282,7 +304,7 @@ void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<co
   const int64_t scale_bytes = int64_t(dtype_size(spec.scale_dtype));
 
   pool.parallel_for(int64_t(blocks.size()), 1, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> codes(size_t(lines * cpu16::values_per_word(spec.kind)));
+    std::vector<uint8_t> codes(size_t(round_up(spec.k, int64_t(16))));  // whole words of either layout
     PackedBlock block;
     for (int64_t i = begin; i < end; ++i) {
       const BlockRows& b = blocks[size_t(i)];

@@ -93,7 +93,8 @@ size_t Llama4::workspace_bytes(const ModelConfig& c, const StepLimits& limits) {
   const auto f32 = [](int64_t elements) { return Workspace::bytes_for(DType::kF32, elements); };
   const size_t hidden = f32(T * c.hidden_size);
   const size_t attention = hidden + f32(T * (c.q_dim() + 2 * c.kv_dim())) + f32(T * c.q_dim());
-  size_t feed_forward = hidden + f32(T * c.intermediate_size_mlp);
+  const bool dense = std::count(c.moe_layers.begin(), c.moe_layers.end(), false) > 0;
+  size_t feed_forward = dense ? hidden + f32(T * c.intermediate_size_mlp) : 0;
   if (E > 0) {
     const size_t routing = 3 * f32(T * K) + f32(E + 1);  // ids, scores, sorted slots; offsets
     const size_t routed = f32(T * K * c.intermediate_size) + f32(T * c.intermediate_size);  // a, shared_a

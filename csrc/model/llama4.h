@@ -31,6 +31,8 @@ class Llama4 {
   // Logits of output rows [begin, begin + count) of the latest forward, count <= logit_rows: F32 [count, V],
   // valid until the next call. The caller may overwrite them.
   Tensor logits(int64_t begin, int64_t count);
+  // Where the latest logits() put its first `count` rows.
+  Tensor latest_logits(int64_t count) const { return logits_.rows(0, count); }
 
   static size_t workspace_bytes(const ModelConfig& config, const StepLimits& limits);
   const Workspace& workspace() const { return ws_; }

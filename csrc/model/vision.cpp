@@ -57,7 +57,15 @@ VisionTower::VisionTower(Backend& backend, const ModelConfig& config, const Visi
       w_(weights),
       max_tiles_(max_tiles),
       ws_(backend, workspace_bytes(config, max_tiles)) {
-  const int64_t pairs = cfg_.head_dim() / 2, grid = cfg_.grid();
+  const int64_t hidden = cfg_.hidden_size, pairs = cfg_.head_dim() / 2, grid = cfg_.grid();
+  positions_.resize(size_t(w_.positional_embedding.numel()));
+  class_row_.resize(size_t(hidden));
+  be_.copy_to_host(positions_.data(), w_.positional_embedding.data, positions_.size() * sizeof(float));
+  be_.copy_to_host(class_row_.data(), w_.class_embedding.data, class_row_.size() * sizeof(float));
+  const float* const class_position = positions_.data() + cfg_.num_patches() * hidden;
+  for (int64_t i = 0; i < hidden; ++i) class_row_[size_t(i)] += class_position[i];
+  positions_.resize(size_t(cfg_.num_patches() * hidden));
+
   rope_ = ws_.take(rows_per_tile(), 2 * pairs);
   std::vector<float> angles(size_t(rope_.numel()));
   rope_table(angles.data(), cfg_);
@@ -102,21 +110,19 @@ void VisionTower::encode(Tensor out, std::span<const uint8_t> tiles) {
 void VisionTower::embed(Tensor x, std::span<const uint8_t> tiles) {
   static const std::array<float, 256> values = colour_values();
   const auto scratch = ws_.frame();
-  const int64_t num_patches = cfg_.num_patches(), hidden = cfg_.hidden_size;
+  const int64_t num_patches = cfg_.num_patches();
   const size_t tile_bytes = size_t(3) * size_t(cfg_.image_size) * size_t(cfg_.image_size);
   const Tensor patches = ws_.take(num_patches, cfg_.patch_dim());
-  std::vector<float> pixels(size_t(patches.numel())), class_row(static_cast<size_t>(hidden));
-  for (int64_t i = 0; i < hidden; ++i)
-    class_row[size_t(i)] =
-        w_.class_embedding.ptr<const float>()[i] + w_.positional_embedding.row<const float>(num_patches)[i];
+  std::vector<float> pixels(size_t(patches.numel()));
   for (int64_t begin = 0; begin < x.size(0); begin += rows_per_tile()) {
     const Tensor tile = x.rows(begin, num_patches);
     cut_patches(pixels.data(), tiles.data(), cfg_, values);
     tiles = tiles.subspan(tile_bytes);
     be_.copy_to_device(patches.data, pixels.data(), pixels.size() * sizeof(float));
-    be_.copy_to_device(tile.data, w_.positional_embedding.data, size_t(num_patches * hidden) * sizeof(float));
+    be_.copy_to_device(tile.data, positions_.data(), positions_.size() * sizeof(float));
     be_.linear_add(tile, patches, w_.patch_embedding);
-    be_.copy_to_device(x.row<float>(begin + num_patches), class_row.data(), size_t(hidden) * sizeof(float));
+    be_.copy_to_device(x.row<float>(begin + num_patches), class_row_.data(),
+                       class_row_.size() * sizeof(float));
   }
 }
 

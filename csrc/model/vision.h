@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "format/model_config.h"
 #include "model/vision_weights.h"
@@ -43,7 +44,9 @@ class VisionTower {
   const VisionWeights& w_;
   int64_t max_tiles_;
   Workspace ws_;
-  Tensor rope_;     // F32 [rows_per_tile, D / 2, 2] cos and sin
+  std::vector<float> positions_;  // [num_patches, Hv] positional embedding of the patches, on the host
+  std::vector<float> class_row_;  // [Hv] the class token with its position
+  Tensor rope_;                   // F32 [rows_per_tile, D / 2, 2] cos and sin
   Tensor shuffle_;  // I32 [max_tiles * num_patches] rows of the patches, the four of an output token together
 };
 

@@ -7,10 +7,10 @@
 
 namespace llama4rt {
 
-VisionWeights VisionWeights::load(const EngineFile& file) {
-  LLAMA4RT_CHECK(kInternal, file.config().vision, file.path(), " has no vision tower");
-  const VisionConfig& c = *file.config().vision;
-  WeightCollector want(file);
+VisionWeights VisionWeights::load(const WeightSource& source) {
+  LLAMA4RT_CHECK(kInternal, source.config().vision, source.path(), " has no vision tower");
+  const VisionConfig& c = *source.config().vision;
+  WeightCollector want(source);
   const auto norm = [&](const std::string& name) {
     return Norm{want.vector(name + ".weight", c.hidden_size), want.vector(name + ".bias", c.hidden_size)};
   };
@@ -36,7 +36,7 @@ VisionWeights VisionWeights::load(const EngineFile& file) {
   w.post_norm = norm("vision.post_norm");
   w.adapter_fc1 = want.matrix("vision.adapter.fc1", c.adapter_hidden_size, c.intermediate_size);
   w.adapter_fc2 = want.matrix("vision.adapter.fc2", c.output_dim, c.adapter_hidden_size);
-  w.projector = want.matrix("vision.projector", file.config().hidden_size, c.output_dim);
+  w.projector = want.matrix("vision.projector", source.config().hidden_size, c.output_dim);
   want.finish();
   return w;
 }

@@ -1,12 +1,12 @@
-// VisionWeights: every tensor of the vision tower, its adapter and projector as a view into the engine file,
+// VisionWeights: every tensor of the vision tower, its adapter and projector as a view into a WeightSource,
 // like Llama4Weights. Letters as in format/model_config.h: Hv width of the tower, H of the decoder.
 #pragma once
 
 #include <vector>
 
 #include "base/tensor.h"
-#include "format/engine_file.h"
 #include "format/quant.h"
+#include "format/weight_source.h"
 
 namespace llama4rt {
 
@@ -36,9 +36,9 @@ struct VisionWeights {
   Weight adapter_fc2;  // [output_dim, adapter_hidden_size]
   Weight projector;    // [H, output_dim]
 
-  // The views live as long as `file`, whose config must have a vision part. Throws kEngineFile with one line
-  // for every tensor that is missing or has another shape than the config implies.
-  static VisionWeights load(const EngineFile& file);
+  // The views live as long as `source`, whose config must have a vision part. Throws kEngineFile with one
+  // line for every tensor that is missing or has another shape than the config implies.
+  static VisionWeights load(const WeightSource& source);
 };
 
 }  // namespace llama4rt

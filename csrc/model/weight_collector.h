@@ -1,4 +1,4 @@
-// WeightCollector: asks an engine file for tensors by name and collects what is wrong, so that one error
+// WeightCollector: asks a source for tensors by name and collects what is wrong, so that one error
 // tells the whole story. Used by the load() functions of weights.cpp and vision_weights.cpp.
 #pragma once
 
@@ -6,14 +6,14 @@
 
 #include "base/error.h"
 #include "base/tensor.h"
-#include "format/engine_file.h"
 #include "format/quant.h"
+#include "format/weight_source.h"
 
 namespace llama4rt {
 
 class WeightCollector {
  public:
-  explicit WeightCollector(const EngineFile& file) : file_(file) {}
+  explicit WeightCollector(const WeightSource& source) : file_(source) {}
 
   // F32 [size].
   Tensor vector(const std::string& name, int64_t size) {
@@ -33,12 +33,17 @@ class WeightCollector {
     return t;
   }
 
-  Weight matrix(const std::string& name, int64_t n, int64_t k, Layout layout = Layout::kCpu16) {
-    return stack(name, 1, n, k, layout);
+  Weight matrix(const std::string& name, int64_t n, int64_t k) { return stack(name, 1, n, k); }
+
+  Weight row_major(const std::string& name, int64_t n, int64_t k) {
+    return stack(name, 1, n, k, Layout::kRowMajor);
   }
 
-  Weight stack(const std::string& name, int64_t experts, int64_t n, int64_t k,
-               Layout layout = Layout::kCpu16) {
+  Weight stack(const std::string& name, int64_t experts, int64_t n, int64_t k) {
+    return stack(name, experts, n, k, file_.layout());
+  }
+
+  Weight stack(const std::string& name, int64_t experts, int64_t n, int64_t k, Layout layout) {
     if (!present(name)) return {};
     const Weight w = file_.weight(name);
     if (w.layout != layout || w.num_experts != experts || w.n != n || w.k != k)
@@ -71,7 +76,7 @@ class WeightCollector {
     problems_ += "\n  " + name + " " + text;
   }
 
-  const EngineFile& file_;
+  const WeightSource& file_;
   std::string problems_;
   int count_ = 0;
 };

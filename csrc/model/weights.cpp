@@ -7,15 +7,15 @@
 
 namespace llama4rt {
 
-Llama4Weights Llama4Weights::load(const EngineFile& file) {
-  const ModelConfig& c = file.config();
-  WeightCollector want(file);
+Llama4Weights Llama4Weights::load(const WeightSource& source) {
+  const ModelConfig& c = source.config();
+  WeightCollector want(source);
   const auto mlp = [&](const std::string& prefix, int64_t width) {
     return Mlp{want.matrix(prefix + ".gate_up", cpu16::gate_up_rows(width), c.hidden_size),
                want.matrix(prefix + ".down", c.hidden_size, width)};
   };
   Llama4Weights w;
-  w.embed = want.matrix("embed", c.vocab_size, c.hidden_size, Layout::kRowMajor);
+  w.embed = want.row_major("embed", c.vocab_size, c.hidden_size);
   w.norm = want.vector("norm", c.hidden_size);
   w.lm_head = want.matrix("lm_head", c.vocab_size, c.hidden_size);
   w.layers.resize(size_t(c.num_hidden_layers));

@@ -1,13 +1,13 @@
-// Llama4Weights: every matrix of the model as a view into the engine file, under the names of the
-// architecture. Nothing is copied or repacked.
+// Llama4Weights: every matrix of the model as a view into a WeightSource, such as an engine file, under the
+// names of the architecture. Nothing is copied or repacked.
 #pragma once
 
 #include <optional>
 #include <vector>
 
 #include "base/tensor.h"
-#include "format/engine_file.h"
 #include "format/quant.h"
+#include "format/weight_source.h"
 
 namespace llama4rt {
 
@@ -36,9 +36,9 @@ struct Llama4Weights {
   Weight lm_head;  // [V, H]
   std::vector<Layer> layers;
 
-  // The views live as long as `file`. Throws kEngineFile with one line for every tensor that is missing or
+  // The views live as long as `source`. Throws kEngineFile with one line for every tensor that is missing or
   // has another shape than the config implies.
-  static Llama4Weights load(const EngineFile& file);
+  static Llama4Weights load(const WeightSource& source);
 };
 
 }  // namespace llama4rt

@@ -11,10 +11,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "base/tensor.h"
+#include "format/model_config.h"
 #include "format/quant.h"
 #include "ops/op_types.h"
 #include "ops/workspace.h"
@@ -29,6 +33,31 @@ struct QkvTransform {
   Tensor q_scale;  // F32 [T] temperature of each token, or empty; q only
 };
 
+// The largest step a device must be ready for.
+struct StepShape {
+  int64_t max_tokens = 0;   // T
+  int64_t max_outputs = 0;  // rows of logits at once
+  int64_t max_seqs = 0;
+  int64_t max_context = 0;  // tokens of one sequence
+  int block_size = 0;       // tokens
+  int64_t vision_rows = 0;  // of the picture tiles encoded at once
+};
+
+// Memory a device needs beside what ops are given.
+struct ScratchBytes {
+  int64_t values = 0;
+  int64_t tickets = 0;
+  int64_t total() const { return values + tickets; }
+};
+
+// What a plan must know of a kind of device, without having one.
+struct DeviceTraits {
+  Layout layout = Layout::kCpu16;
+  bool host_memory = true;
+  // Null where there is none.
+  ScratchBytes (*scratch_bytes)(const ModelConfig& config, const StepShape& shape) = nullptr;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -39,14 +68,36 @@ class Backend {
   // How the matrices it multiplies with are stored; an engine file is built for one layout.
   virtual Layout matrix_layout() const { return Layout::kCpu16; }
 
+  // To be called by every thread that is about to call anything else here: what is current belongs to threads
+  // on some devices.
+  virtual void enter_thread() {}
+
   // --- memory: 64-byte aligned, not initialised (large CPU allocations read as zero and are backed on first
   // touch)
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* p, size_t bytes) = 0;
   virtual void copy_to_device(void* dst, const void* src, size_t bytes) = 0;
   virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  // Like copy_to_device, for large data such as weights out of a mapped file: as fast as they can be read.
+  // `src` is free when it returns.
+  virtual void upload(void* dst, const void* src, size_t bytes) { copy_to_device(dst, src, bytes); }
+  virtual void zero(void* p, size_t bytes) { std::memset(p, 0, bytes); }
+  // After the last upload: waits for it, and gives up what uploads needed.
+  virtual void finish_upload() {}
+  // Takes the memory that ops will need beside what they are given now rather than later.
+  virtual void reserve_scratch(const ScratchBytes& /*bytes*/) {}
+  // Bytes that allocate() could still give, about.
+  virtual int64_t free_memory() const { return INT64_MAX; }
   // True when ops read and write host memory, so that copies can be skipped.
   virtual bool host_memory() const { return true; }
+
+  // --- steps
+  // Runs `submit`, which calls ops. A device may record what it submits and replay the record when the same
+  // key comes again, so everything `submit` passes to ops must be determined by the key: addresses, shapes
+  // and counts, not contents of device memory.
+  virtual void run_captured(uint64_t /*key*/, const std::function<void()>& submit) { submit(); }
+  // Forgets all records: their addresses are no longer valid.
+  virtual void forget_captured() {}
 
   // --- element-wise and gathers
   // out[t, :] = table[ids[t], :].   out: F32 [T, H]; table: bf16 kRowMajor [V, H]; ids: I32 [T], each in
@@ -148,8 +199,13 @@ class Backend {
                                const Weight& shared, const Routing& routing);
 };
 
-// "reference", "cpu" or "auto"; num_threads 0 = all CPUs of this process. Throws kConfig for anything else,
-// naming what exists.
+// The device that "auto" means for an engine file of this layout: a file serves one kind of device. Other
+// names stay.
+std::string choose_device(const std::string& device, Layout layout);
+// For plans: of "cpu", "reference" and any "cuda", whether such a device is there or not.
+DeviceTraits device_traits(const std::string& device);
+// "reference", "cpu" (also "auto"), "cuda" or "cuda:N"; num_threads 0 = all CPUs of this process. Throws
+// kConfig for anything else, naming what exists, and for a device that cannot be used, saying why.
 std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads);
 
 }  // namespace llama4rt

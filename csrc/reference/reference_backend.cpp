@@ -30,6 +30,10 @@ void dequantise_words(float* row, const Weight& w, int64_t n) {
 }
 
 void dequantise_row(float* row, const Weight& w, int64_t n) {
+  if (w.layout != Layout::kCpu16) {  // a backend that derives from this one may have another
+    for (int64_t k = 0; k < w.k; ++k) row[k] = weight_value(w, n, k);
+    return;
+  }
   if (w.kind == WeightKind::kBF16) return dequantise_words<WeightKind::kBF16>(row, w, n);
   if (w.kind == WeightKind::kInt8) dequantise_words<WeightKind::kInt8>(row, w, n);
   if (w.kind == WeightKind::kInt4) dequantise_words<WeightKind::kInt4>(row, w, n);

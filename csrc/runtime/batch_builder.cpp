@@ -1,21 +1,69 @@
 #include "runtime/batch_builder.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "model/rope.h"
 
 namespace llama4rt {
+namespace {
 
-BatchBuilder::BatchBuilder(const ModelConfig& config, int block_size)
-    : config_(config),
-      block_size_(block_size),
+constexpr int64_t kArrayAlignment = 256;
+
+// Block tables of recorded steps are as wide as the next power of two, so that a sequence that grows changes
+// shape seldom.
+int64_t padded_blocks(int64_t blocks) {
+  return int64_t(std::bit_ceil(uint64_t(std::max<int64_t>(blocks, 16))));
+}
+
+template <class T>
+int64_t array_bytes(int64_t count) {
+  return round_up(count * int64_t(sizeof(T)), kArrayAlignment);
+}
+
+}  // namespace
+
+int64_t BatchBuilder::padded_sequences(int64_t sequences) {
+  if (sequences <= 2) return sequences;
+  if (sequences <= 4) return 4;
+  return sequences <= 64 ? round_up(sequences, int64_t(8)) : round_up(sequences, int64_t(16));
+}
+
+int64_t BatchBuilder::device_bytes(const ModelConfig& c, const BatchLimits& limits) {
+  const int64_t T = limits.max_tokens, S = padded_sequences(limits.max_num_seqs);
+  const auto table = [&](int64_t tokens) {
+    return array_bytes<int32_t>(S * padded_blocks(ceil_div(tokens, int64_t(limits.block_size))));
+  };
+  const int64_t chunk = std::min(c.attention_chunk_size, limits.max_model_len);
+  return 2 * array_bytes<int32_t>(T) + array_bytes<int32_t>(limits.max_outputs) +
+         array_bytes<float>(T * c.head_dim) + array_bytes<float>(T) + array_bytes<int32_t>(S + 1) +
+         3 * array_bytes<int64_t>(S) + 2 * array_bytes<int64_t>(T) + table(limits.max_model_len) +
+         table(chunk);
+}
+
+BatchBuilder::BatchBuilder(Backend& backend, const ModelConfig& config, const KvCachePlan& plan,
+                           const BatchLimits& limits)
+    : backend_(backend),
+      config_(config),
+      block_size_(plan.block_size),
       has_global_(std::count(config.chunked_layers.begin(), config.chunked_layers.end(), false) > 0),
       has_local_(std::count(config.chunked_layers.begin(), config.chunked_layers.end(), true) > 0),
-      frequencies_(rope_frequencies(config)) {}
+      frequencies_(rope_frequencies(config)),
+      device_bytes_(backend.host_memory() ? 0 : size_t(device_bytes(config, limits))) {
+  global_.spare = plan.num_global_blocks;
+  local_.spare = plan.num_local_blocks;
+  if (device_bytes_ > 0) device_ = static_cast<char*>(backend.allocate(device_bytes_));
+}
+
+BatchBuilder::~BatchBuilder() {
+  if (device_) backend_.deallocate(device_, device_bytes_);
+}
 
 const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const OutputRow> outputs) {
-  const size_t pairs = frequencies_.size();
   token_ids_.clear();
   temperature_.clear();
   rope_.clear();
@@ -26,28 +74,36 @@ const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const 
     token_ids_.insert(token_ids_.end(), tokens.begin() + slice.begin, tokens.begin() + slice.end());
     query_start_.push_back(int32_t(token_ids_.size()));
     first_position_.push_back(slice.begin);
-    for (int64_t p = slice.begin; p < slice.end(); ++p) {
-      rope_.resize(rope_.size() + 2 * pairs);
-      rope_angles(rope_.data() + rope_.size() - 2 * pairs, frequencies_, rope_position(config_, p));
-      if (config_.attn_temperature_tuning) temperature_.push_back(attention_temperature(config_, p));
-    }
+    for (int64_t p = slice.begin; p < slice.end(); ++p) add_position(p);
   }
   output_rows_.clear();
   for (const OutputRow& row : outputs)
     output_rows_.push_back(query_start_[row.slice] + int32_t(row.position - slices[row.slice].begin));
+  if (has_global_) fill_group(global_, slices, /*local=*/false);
+  if (has_local_) fill_group(local_, slices, /*local=*/true);
+  batch_ = {};
+  place_images(slices);
+  capture_key_.reset();
+  if (device_ && is_decode(slices, outputs)) pad(slices);
 
   const auto T = int64_t(token_ids_.size());
-  batch_ = {};
   batch_.num_tokens = T;
-  batch_.num_outputs = int64_t(outputs.size());
+  batch_.num_outputs = int64_t(output_rows_.size());
   batch_.token_ids = Tensor(token_ids_.data(), DType::kI32, {T});
   batch_.output_rows = Tensor(output_rows_.data(), DType::kI32, {batch_.num_outputs});
-  batch_.rope = Tensor(rope_.data(), DType::kF32, {T, int64_t(pairs), 2});
+  batch_.rope = Tensor(rope_.data(), DType::kF32, {T, int64_t(frequencies_.size()), 2});
   if (config_.attn_temperature_tuning) batch_.temperature = Tensor(temperature_.data(), DType::kF32, {T});
-  place_images(slices);
-  if (has_global_) build_group(global_, batch_.global, slices, /*local=*/false);
-  if (has_local_) build_group(local_, batch_.local, slices, /*local=*/true);
+  if (has_global_) view_group(global_, batch_.global);
+  if (has_local_) view_group(local_, batch_.local);
+  if (device_) move_to_device();
   return batch_;
+}
+
+void BatchBuilder::add_position(int64_t position) {
+  const size_t pairs = frequencies_.size();
+  rope_.resize(rope_.size() + 2 * pairs);
+  rope_angles(rope_.data() + rope_.size() - 2 * pairs, frequencies_, rope_position(config_, position));
+  if (config_.attn_temperature_tuning) temperature_.push_back(attention_temperature(config_, position));
 }
 
 void BatchBuilder::place_images(std::span<const Slice> slices) {
@@ -66,16 +122,13 @@ void BatchBuilder::place_images(std::span<const Slice> slices) {
   }
 }
 
-void BatchBuilder::build_group(Group& group, Batch::Group& out, std::span<const Slice> slices, bool local) {
+void BatchBuilder::fill_group(Group& group, std::span<const Slice> slices, bool local) {
   const auto blocks_of = [local](const Slice& slice) -> const std::vector<int32_t>& {
     return local ? slice.sequence->local_blocks : slice.sequence->global_blocks;
   };
   size_t max_blocks = 1;
-  int max_query_len = 0;
-  for (const Slice& slice : slices) {
-    max_blocks = std::max(max_blocks, blocks_of(slice).size());
-    max_query_len = std::max(max_query_len, slice.count);
-  }
+  for (const Slice& slice : slices) max_blocks = std::max(max_blocks, blocks_of(slice).size());
+  group.max_blocks = int64_t(max_blocks);
   group.slots.clear();
   group.kv_begin.clear();
   group.block_table.assign(slices.size() * max_blocks, 0);
@@ -90,14 +143,103 @@ void BatchBuilder::build_group(Group& group, Batch::Group& out, std::span<const 
     for (int64_t p = slice.begin - begin; p < slice.end() - begin; ++p)
       group.slots.push_back(blocks[size_t(p / block_size_)] * block_size_ + p % block_size_);
   }
-  out.slot_mapping = Tensor(group.slots.data(), DType::kI64, {int64_t(group.slots.size())});
-  out.attention.num_seqs = int(slices.size());
+}
+
+void BatchBuilder::view_group(const Group& group, Batch::Group& out) const {
+  // Tensor has no const form; ops only read these.
+  out.slot_mapping =
+      Tensor(const_cast<int64_t*>(group.slots.data()), DType::kI64, {int64_t(group.slots.size())});
+  out.attention.num_seqs = int(first_position_.size());
   out.attention.query_start = query_start_.data();
   out.attention.first_position = first_position_.data();
   out.attention.kv_begin = group.kv_begin.data();
   out.attention.block_table = group.block_table.data();
-  out.attention.max_blocks = int(max_blocks);
-  out.attention.max_query_len = max_query_len;
+  out.attention.max_blocks = int(group.max_blocks);
+  out.attention.max_query_len = 0;
+  for (size_t s = 0; s + 1 < query_start_.size(); ++s)
+    out.attention.max_query_len =
+        std::max(out.attention.max_query_len, query_start_[s + 1] - query_start_[s]);
+}
+
+// --- decode steps that come again
+
+// One new token of every sequence, which decides the next one, and no picture.
+bool BatchBuilder::is_decode(std::span<const Slice> slices, std::span<const OutputRow> outputs) const {
+  return batch_.images.empty() && outputs.size() == slices.size() &&
+         std::all_of(slices.begin(), slices.end(), [](const Slice& slice) { return slice.count == 1; });
+}
+
+// Row i of the padding is a sequence of its own in the spare block: its token at position i sees the rows of
+// padding before it.
+void BatchBuilder::pad(std::span<const Slice> slices) {
+  const auto real = int64_t(slices.size()), rows = padded_sequences(real);
+  LLAMA4RT_ASSERT(rows - real <= kSpareBlocks * block_size_);
+  for (int64_t i = 0; i < rows - real; ++i) {
+    token_ids_.push_back(0);
+    add_position(i);
+    output_rows_.push_back(int32_t(real + i));
+    query_start_.push_back(int32_t(real + i + 1));
+    first_position_.push_back(i);
+  }
+  if (has_global_) pad_group(global_, real);
+  if (has_local_) pad_group(local_, real);
+  const auto log2 = [](const Group& group) { return uint64_t(std::countr_zero(uint64_t(group.max_blocks))); };
+  capture_key_ =
+      uint64_t(rows) | (has_global_ ? log2(global_) : 0) << 32 | (has_local_ ? log2(local_) : 0) << 40;
+}
+
+void BatchBuilder::pad_group(Group& group, int64_t first) {
+  const auto rows = int64_t(first_position_.size());
+  const int64_t narrow = std::exchange(group.max_blocks, padded_blocks(group.max_blocks));
+  std::vector<int32_t> table(size_t(rows * group.max_blocks), 0);
+  for (int64_t s = 0; s < first; ++s)
+    std::copy_n(group.block_table.begin() + s * narrow, narrow, table.begin() + s * group.max_blocks);
+  for (int64_t s = first; s < rows; ++s) {
+    table[size_t(s * group.max_blocks)] = group.spare;
+    group.slots.push_back(int64_t(group.spare) * block_size_ + (s - first));
+    group.kv_begin.push_back(0);
+  }
+  group.block_table = std::move(table);
+}
+
+// --- device memory
+
+// Sends every array and makes the batch point at where they are then. Places depend on sizes alone.
+void BatchBuilder::move_to_device() {
+  staging_.clear();
+  const auto send = [this](const auto& array) {
+    using Element = std::remove_cvref_t<decltype(array[0])>;
+    const size_t at = staging_.size(), bytes = array.size() * sizeof(Element);
+    staging_.resize(at + round_up(bytes, size_t(kArrayAlignment)));
+    if (bytes > 0) std::memcpy(staging_.data() + at, array.data(), bytes);
+    return reinterpret_cast<Element*>(device_ + at);
+  };
+  const auto send_group = [&](const Group& group, Batch::Group& out) {
+    out.slot_mapping.data = send(group.slots);
+    out.attention.kv_begin = send(group.kv_begin);
+    out.attention.block_table = send(group.block_table);
+  };
+  batch_.token_ids.data = send(token_ids_);
+  batch_.output_rows.data = send(output_rows_);
+  batch_.rope.data = send(rope_);
+  if (config_.attn_temperature_tuning) batch_.temperature.data = send(temperature_);
+  const int32_t* const query_start = send(query_start_);
+  const int64_t* const first_position = send(first_position_);
+  if (has_global_) send_group(global_, batch_.global);
+  if (has_local_) send_group(local_, batch_.local);
+  for (Batch::Group* group : {&batch_.global, &batch_.local}) {
+    group->attention.query_start = query_start;
+    group->attention.first_position = first_position;
+  }
+  if (!batch_.images.empty()) {
+    const int32_t* const host_rows = rows_.data();
+    int32_t* const rows = send(std::span<const int32_t>(rows_).first(token_ids_.size()));
+    for (Batch::Image& image : batch_.images)
+      image.rows.data = rows + (image.rows.ptr<int32_t>() - host_rows);
+  }
+  LLAMA4RT_CHECK(kInternal, staging_.size() <= device_bytes_, "a step's arrays take ", staging_.size(),
+                 " bytes; ", device_bytes_, " are planned");
+  backend_.copy_to_device(device_, staging_.data(), staging_.size());
 }
 
 }  // namespace llama4rt

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/device_weights.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_limit.h"
 
@@ -15,6 +16,8 @@ constexpr int64_t kDefaultKvCacheBytes = int64_t(4) << 30;
 constexpr int64_t kDefaultImageCacheBytes = int64_t(512) << 20;
 constexpr int64_t kDefaultMaxNumSeqs = 16;
 constexpr int64_t kDefaultMaxBatchedTokens = 512;
+// A GPU multiplies thousands of tokens at once before it is busy.
+constexpr int64_t kDefaultMaxBatchedTokensOnDevice = 4096;
 // A backstop for programs that never wait; servers set their own, smaller limit.
 constexpr int64_t kDefaultMaxWaiting = 65'536;
 
@@ -24,54 +27,148 @@ int64_t option(const char* name, int64_t value, int64_t maximum, int64_t chosen)
   return value == 0 ? chosen : value;
 }
 
-DType kv_dtype(const std::string& name, const Backend& backend) {
-  if (name == "auto") return backend.name() == "reference" ? DType::kF32 : DType::kBF16;
+DType kv_dtype(const std::string& name, const std::string& device) {
+  if (name == "auto") return device == "reference" ? DType::kF32 : DType::kBF16;
   if (name == "bf16" || name == "bfloat16") return DType::kBF16;
   if (name == "f32" || name == "float32") return DType::kF32;
-  throw Error(ErrorKind::kConfig,
-              error_text("kv_cache_dtype is \"", name, "\"; it must be \"auto\", \"bf16\" or \"f32\""));
+  LLAMA4RT_CHECK(kConfig, name == "fp8" || name == "fp8_e4m3", "kv_cache_dtype is \"", name,
+                 "\"; it must be \"auto\", \"bf16\", \"f32\" or \"fp8\"");
+  LLAMA4RT_CHECK(kConfig, device != "cpu", "kv_cache_dtype is \"", name,
+                 "\", which the CPU does not have; use \"bf16\"");
+  return DType::kF8E4M3;
+}
+
+// Every choice that the caller left open, for this kind of device.
+PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options, const std::string& device) {
+  const DeviceTraits traits = device_traits(device);
+  const int64_t tokens = option("max_batched_tokens", options.max_batched_tokens, 65'536, 0);
+  PlanOptions plan;
+  // Every running sequence gets a token in each step, so there are never more of them than tokens.
+  plan.max_num_seqs = option("max_num_seqs", options.max_num_seqs, 4096,
+                             tokens == 0 ? kDefaultMaxNumSeqs : std::min(kDefaultMaxNumSeqs, tokens));
+  const int64_t default_tokens =
+      traits.host_memory ? kDefaultMaxBatchedTokens : kDefaultMaxBatchedTokensOnDevice;
+  plan.max_batched_tokens = tokens == 0 ? std::max(default_tokens, plan.max_num_seqs) : tokens;
+  plan.max_model_len = options.max_model_len;
+  plan.block_size = int(option("block_size", options.block_size, 1024, 16));
+  plan.kv_dtype = kv_dtype(options.kv_cache_dtype, device);
+  plan.memory = option("memory", options.memory_bytes, int64_t(1) << 50, 0);
+  // On a CPU, pages are backed when first written, but one day all of them may be: leave half to everything
+  // else.
+  plan.kv_cache_bytes = option(
+      "kv_cache_memory", options.kv_cache_bytes, int64_t(1) << 50,
+      traits.host_memory && plan.memory == 0 ? std::min(kDefaultKvCacheBytes, available_memory() / 2) : 0);
+  plan.image_bytes = option("image_cache_memory", options.image_cache_bytes, int64_t(1) << 50,
+                            traits.host_memory ? std::min(kDefaultImageCacheBytes, available_memory() / 8)
+                                               : kDefaultImageCacheBytes);
+  if (!config.vision) plan.image_bytes = 0;
+  return plan;
+}
+
+std::string device_of(const EngineFile& file, const EngineOptions& options) {
+  return choose_device(options.device, file.layout());
+}
+std::string device_of(const DummyModel&, const EngineOptions& options) {
+  return choose_device(options.device, Layout::kCpu16);
+}
+int64_t weight_bytes(const EngineFile& file, const std::string&) { return DeviceWeights::bytes(file); }
+int64_t weight_bytes(const DummyModel& model, const std::string& device) {
+  WeightOptions weights = model.weights;
+  weights.layout = device_traits(device).layout;
+  return DummyWeights::bytes(model.config, weights);
+}
+const ModelConfig& config_of(const EngineFile& file) { return file.config(); }
+const ModelConfig& config_of(const DummyModel& model) { return model.config; }
+
+template <class Model>
+MemoryPlan plan_of(const Model& model, const EngineOptions& options) {
+  const std::string device = device_of(model, options);
+  return plan_memory(config_of(model), weight_bytes(model, device), device_traits(device),
+                     plan_options(config_of(model), options, device));
+}
+template <class Model>
+int64_t longest_of(const Model& model, const EngineOptions& options) {
+  const std::string device = device_of(model, options);
+  return longest_context(config_of(model), weight_bytes(model, device), device_traits(device),
+                         plan_options(config_of(model), options, device));
+}
+
+// The options with what this very device has, where the caller set no limit.
+EngineOptions on_device(EngineOptions options, const Backend& backend) {
+  options.device = backend.name();
+  if (options.memory_bytes == 0 && !backend.host_memory()) options.memory_bytes = backend.free_memory();
+  return options;
 }
 
 }  // namespace
 
-Engine::Engine(const std::string& path, const EngineOptions& options, std::unique_ptr<Backend> backend)
-    : owner_(getpid()), file_(std::make_unique<EngineFile>(path)), backend_(std::move(backend)) {
-  const int64_t num_threads = option("num_threads", options.num_threads, 1024, 0);
-  GeneratorOptions generator;
-  const int64_t tokens = option("max_batched_tokens", options.max_batched_tokens, 65'536, 0);
-  // Every running sequence gets a token in each step, so there are never more of them than tokens.
-  const int64_t seqs = option("max_num_seqs", options.max_num_seqs, 4096,
-                              tokens == 0 ? kDefaultMaxNumSeqs : std::min(kDefaultMaxNumSeqs, tokens));
-  generator.max_num_seqs = int(seqs);
-  max_num_seqs_ = seqs;
-  generator.max_batched_tokens = int(tokens == 0 ? std::max(kDefaultMaxBatchedTokens, seqs) : tokens);
-  generator.prefix_cache = options.prefix_cache;
-  max_waiting_ = option("max_waiting", options.max_waiting, int64_t(1) << 30, kDefaultMaxWaiting);
-  if (!backend_) backend_ = make_backend(options.device, int(num_threads));
-  backend_name_ = backend_->name();
+MemoryPlan plan_engine(const EngineFile& file, const EngineOptions& options) {
+  return plan_of(file, options);
+}
+MemoryPlan plan_engine(const DummyModel& model, const EngineOptions& options) {
+  return plan_of(model, options);
+}
+int64_t longest_context(const EngineFile& file, const EngineOptions& options) {
+  return longest_of(file, options);
+}
+int64_t longest_context(const DummyModel& model, const EngineOptions& options) {
+  return longest_of(model, options);
+}
 
-  KvCacheOptions kv;
-  // Pages are backed when first written, but one day all of them may be: leave half to everything else.
-  kv.budget_bytes = option("kv_cache_memory", options.kv_cache_bytes, int64_t(1) << 50,
-                           std::min(kDefaultKvCacheBytes, available_memory() / 2));
-  kv.block_size = int(option("block_size", options.block_size, 1024, 16));
-  kv.dtype = kv_dtype(options.kv_cache_dtype, *backend_);
-  kv.max_model_len = options.max_model_len;
-  kv.max_num_seqs = generator.max_num_seqs;
-  const KvCachePlan plan = plan_kv_cache(file_->config(), kv);
-  generator.image_memory = option("image_cache_memory", options.image_cache_bytes, int64_t(1) << 50,
-                                  std::min(kDefaultImageCacheBytes, available_memory() / 8));
-  limits_ = {file_->config().vocab_size, plan.max_model_len, file_->config().vision};
-  generator_ = std::make_unique<Generator>(*file_, *backend_, plan, generator);
+Engine::Engine(const std::string& path, const EngineOptions& options, std::unique_ptr<Backend> backend)
+    : owner_(getpid()),
+      file_(std::make_unique<EngineFile>(path)),
+      config_(file_->config()),
+      backend_(std::move(backend)) {
+  if (!backend_)
+    backend_ =
+        make_backend(device_of(*file_, options), int(option("num_threads", options.num_threads, 1024, 0)));
+  backend_->enter_thread();
+  file_->require_layout(backend_->matrix_layout(), backend_->name());
+  Llama4Weights::load(*file_);  // what is missing is said before gigabytes are moved
+  if (config_.vision) VisionWeights::load(*file_);
+  plan_ = plan_engine(*file_, on_device(options, *backend_));
+  if (!backend_->host_memory()) weights_ = std::make_unique<DeviceWeights>(*file_, *backend_);
+  start(options, weights_ ? *weights_ : *file_);
+}
+
+Engine::Engine(const DummyModel& model, const EngineOptions& options, std::unique_ptr<Backend> backend)
+    : owner_(getpid()), config_(model.config), backend_(std::move(backend)) {
+  if (!backend_)
+    backend_ =
+        make_backend(device_of(model, options), int(option("num_threads", options.num_threads, 1024, 0)));
+  backend_->enter_thread();
+  plan_ = plan_engine(model, on_device(options, *backend_));
+  WeightOptions weights = model.weights;
+  weights.layout = backend_->matrix_layout();
+  weights_ = std::make_unique<DummyWeights>(config_, weights, *backend_);
+  start(options, *weights_);
+}
+
+// Everything but the weights, as planned.
+void Engine::start(const EngineOptions& options, const WeightSource& source) {
+  backend_name_ = backend_->name();
+  max_waiting_ = option("max_waiting", options.max_waiting, int64_t(1) << 30, kDefaultMaxWaiting);
+  limits_ = {config_.vocab_size, plan_.kv.max_model_len, config_.vision};
+  backend_->reserve_scratch(plan_.scratch);
+  GeneratorOptions generator;
+  generator.max_batched_tokens = int(plan_.max_batched_tokens);
+  generator.prefix_cache = options.prefix_cache;
+  generator.zero_cache = !file_;
+  generator_ = std::make_unique<Generator>(source, *backend_, plan_, generator);
   stats_ = generator_->stats();
   std::random_device entropy;
   seeds_.seed(uint64_t(entropy()) << 32 | entropy());
 }
 
 Engine::~Engine() {
-  if (getpid() == owner_) return;
+  if (getpid() == owner_) {
+    if (backend_) backend_->enter_thread();  // any thread may be the one that destroys
+    return;
+  }
   // In a forked child the pools' threads do not exist; joining them would wait for ever.
   static_cast<void>(generator_.release());
+  static_cast<void>(weights_.release());
   static_cast<void>(backend_.release());
 }
 
@@ -83,6 +180,14 @@ void Engine::check_usable() const {
 uint64_t Engine::submit(const Request& request) {
   check_usable();
   check_request(request, limits_);
+  LLAMA4RT_CHECK(kRequest,
+                 request.assume_computed == 0 ||
+                     (!file_ && request.assume_computed > 0 &&
+                      request.assume_computed < int64_t(request.prompt_token_ids.size()) &&
+                      request.images.empty() && request.prompt_logprobs < 0 && !request.return_logits),
+                 "assume_computed is ", request.assume_computed,
+                 "; it is for random weights, text without prompt logprobs, and less than the prompt's ",
+                 request.prompt_token_ids.size(), " tokens");
   const std::lock_guard lock(mutex_);
   LLAMA4RT_CHECK(kInternal, !closed_, "this engine is closed");
   const int64_t waiting = stats_.scheduler.waiting + submitted_sequences_;
@@ -143,6 +248,7 @@ std::vector<TokenEvent> Engine::step() {
       generator_->end(ending.id, ending.index, ending.reason);
     }
   }
+  backend_->enter_thread();
   std::vector<TokenEvent> events = generator_->step();
   const EngineStats stats = generator_->stats();
   const std::lock_guard lock(mutex_);
@@ -156,6 +262,7 @@ std::vector<float> Engine::encode_image(std::span<const uint8_t> tiles) {
   check_usable();
   const std::lock_guard turn(step_mutex_);
   LLAMA4RT_CHECK(kInternal, generator_ != nullptr, "this engine is closed");
+  backend_->enter_thread();
   return generator_->encode_image(tiles);
 }
 
@@ -167,7 +274,9 @@ void Engine::close() {
     closed_ = true;
     inbox_.clear();
   }
+  if (backend_) backend_->enter_thread();
   generator_.reset();
+  weights_.reset();
   backend_.reset();
 }
 

@@ -18,7 +18,9 @@
 
 #include "format/engine_file.h"
 #include "ops/backend.h"
+#include "runtime/dummy_weights.h"
 #include "runtime/generator.h"
+#include "runtime/memory_plan.h"
 #include "runtime/request.h"
 
 namespace llama4rt {
@@ -31,16 +33,32 @@ struct EngineOptions {  // 0: the engine chooses
   int64_t kv_cache_bytes = 0;
   int64_t block_size = 16;
   int64_t max_batched_tokens = 0;
-  std::string kv_cache_dtype = "auto";  // "auto", "bf16" or "f32"
+  std::string kv_cache_dtype = "auto";  // "auto", "bf16", "f32", or "fp8" on a GPU
   bool prefix_cache = true;
   int64_t max_waiting = 0;
   int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
+  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
 };
+
+// A model without a file: random weights of this shape (runtime/dummy_weights.h).
+struct DummyModel {
+  ModelConfig config;
+  WeightOptions weights;  // the layout is that of the device
+};
+
+// What an engine of these options would take of a device, whether there is one or not; device "auto" is the
+// one the file was built for. Throws as Engine's constructor does.
+MemoryPlan plan_engine(const EngineFile& file, const EngineOptions& options);
+MemoryPlan plan_engine(const DummyModel& model, const EngineOptions& options);
+// The longest max_model_len for max_num_seqs sequences at the same time within options.memory_bytes, or 0.
+int64_t longest_context(const EngineFile& file, const EngineOptions& options);
+int64_t longest_context(const DummyModel& model, const EngineOptions& options);
 
 class Engine {
  public:
   // Throws kEngineFile or kConfig. `backend` replaces options.device when given.
   Engine(const std::string& path, const EngineOptions& options, std::unique_ptr<Backend> backend = nullptr);
+  Engine(const DummyModel& model, const EngineOptions& options, std::unique_ptr<Backend> backend = nullptr);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -60,11 +78,12 @@ class Engine {
   // Frees blocks, workspace and threads; later calls that need them throw. Idempotent.
   void close();
 
-  const ModelConfig& config() const { return file_->config(); }
+  const ModelConfig& config() const { return config_; }
   int64_t max_model_len() const { return limits_.max_model_len; }
-  int64_t max_num_seqs() const { return max_num_seqs_; }
+  int64_t max_num_seqs() const { return plan_.max_num_seqs; }
   const std::string& backend_name() const { return backend_name_; }
-  const EngineFile& file() const { return *file_; }
+  const MemoryPlan& plan() const { return plan_; }
+  const EngineFile* file() const { return file_.get(); }  // null for random weights
 
  private:
   struct Submission {
@@ -78,18 +97,21 @@ class Engine {
     std::string reason;
   };
 
+  void start(const EngineOptions& options, const WeightSource& source);
   void check_usable() const;
   void post_ending(uint64_t id, int index, const std::string& reason);
 
   const pid_t owner_;  // threads do not survive a fork, so neither does an engine
-  std::unique_ptr<EngineFile> file_;
+  const std::unique_ptr<EngineFile> file_;
+  const ModelConfig config_;
+  MemoryPlan plan_;
   std::string backend_name_;
   RequestLimits limits_;
   int64_t max_waiting_ = 0;
-  int64_t max_num_seqs_ = 0;
 
   std::mutex step_mutex_;  // guards what follows
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<WeightSource> weights_;  // in the device's memory; null where the file's mapping serves
   std::unique_ptr<Generator> generator_;
 
   mutable std::mutex mutex_;  // guards what follows; never held during a step

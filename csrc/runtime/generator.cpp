@@ -7,28 +7,19 @@
 namespace llama4rt {
 namespace {
 
-constexpr int64_t kLogitTileBytes = int64_t(64) << 20;
 // Below so many logits, waking threads costs more than it saves.
 constexpr int64_t kParallelLogits = int64_t(1) << 17;
 // A mask takes milliseconds at worst: this is for a thread that died.
 constexpr std::chrono::milliseconds kMaskPatience{30'000};
 
-StepLimits step_limits(const ModelConfig& config, const GeneratorOptions& options) {
-  StepLimits limits;
-  limits.max_tokens = options.max_batched_tokens;
-  limits.max_outputs = options.max_batched_tokens;  // a caller may want the logits of every prompt token
-  const int64_t fitting = kLogitTileBytes / (config.vocab_size * int64_t(sizeof(float)));
-  limits.logit_rows = std::min<int64_t>(std::max<int64_t>(fitting, 16), limits.max_outputs);
-  return limits;
-}
-
-SchedulerOptions scheduler_options(const KvCachePlan& plan, const GeneratorOptions& options) {
+SchedulerOptions scheduler_options(const MemoryPlan& memory, const GeneratorOptions& options) {
+  const KvCachePlan& plan = memory.kv;
   SchedulerOptions out;
   out.block_size = plan.block_size;
   out.chunk_size = plan.chunk_size;
   out.num_global_blocks = plan.num_global_blocks;
   out.num_local_blocks = plan.num_local_blocks;
-  out.max_num_seqs = options.max_num_seqs;
+  out.max_num_seqs = int(memory.max_num_seqs);
   out.max_batched_tokens = options.max_batched_tokens;
   out.prefix_cache = options.prefix_cache;
   return out;
@@ -40,27 +31,31 @@ GroupStats group_stats(const BlockAllocator& blocks) {
 
 }  // namespace
 
-Generator::Generator(const EngineFile& file, Backend& backend, const KvCachePlan& plan,
+Generator::Generator(const WeightSource& source, Backend& backend, const MemoryPlan& plan,
                      const GeneratorOptions& options)
-    : config_(file.config()),
-      plan_(plan),
-      weights_(Llama4Weights::load(file)),
-      limits_(step_limits(config_, options)),
-      kv_(backend, config_, plan),
+    : config_(source.config()),
+      backend_(backend),
+      plan_(plan.kv),
+      weights_(Llama4Weights::load(source)),
+      limits_(plan.step),
+      kv_(backend, config_, plan.kv),
       model_(backend, config_, weights_, limits_),
       scheduler_(scheduler_options(plan, options)),
-      builder_(config_, plan.block_size),
+      builder_(backend, config_, plan.kv,
+               {plan.step.max_tokens, plan.step.max_outputs, plan.max_num_seqs, plan.kv.max_model_len,
+                plan.kv.block_size}),
       pool_(backend.num_threads()),
       samplers_(size_t(pool_.num_threads())) {
-  if (config_.vision) encoder_ = std::make_unique<ImageEncoder>(file, backend, options.image_memory);
-  for (const StoredTensor& tensor : file.tensors())
-    if (!tensor.name.starts_with(engine_format::kFilePrefix)) totals_.weight_bytes += int64_t(tensor.bytes);
-  totals_.kv_cache_bytes = plan.bytes();
+  if (config_.vision)
+    encoder_ = std::make_unique<ImageEncoder>(source, backend, plan.images, plan.vision_tiles);
+  if (options.zero_cache) kv_.zero();
+  totals_.weight_bytes = plan.weights;
+  totals_.kv_cache_bytes = plan.kv.bytes();
   totals_.workspace_bytes =
       int64_t(model_.workspace().capacity()) + (encoder_ ? encoder_->workspace_bytes() : 0);
-  totals_.block_size = plan.block_size;
-  totals_.global_block_bytes = plan.global_block_bytes;
-  totals_.local_block_bytes = plan.local_block_bytes;
+  totals_.block_size = plan.kv.block_size;
+  totals_.global_block_bytes = plan.kv.global_block_bytes;
+  totals_.local_block_bytes = plan.kv.local_block_bytes;
 }
 
 void Generator::add(uint64_t id, const Request& request, uint64_t seed) {
@@ -78,7 +73,8 @@ void Generator::add(uint64_t id, const Request& request, uint64_t seed) {
     g->arrival = next_arrival_++;
     g->tokens.assign(request.prompt_token_ids.begin(), request.prompt_token_ids.end());
     g->num_prompt = prompt;
-    g->use_prefix_cache = request.use_prefix_cache;
+    g->assume_computed = request.assume_computed;
+    g->use_prefix_cache = request.use_prefix_cache && request.assume_computed == 0;
     g->request = &state;
     g->index = i;
     if (request.return_logits) g->rows_wanted = prompt;
@@ -189,14 +185,21 @@ std::vector<TokenEvent> Generator::step() {
 
 void Generator::run(std::span<const Slice> slices) {
   choose_outputs(slices);
-  model_.forward(builder_.build(slices, outputs_), kv_.layers());
-  for (const Slice& slice : slices) {
-    scheduler_.commit(slice);
-    report_progress(slice);
-  }
+  const Batch& batch = builder_.build(slices, outputs_);
   const auto rows = int64_t(outputs_.size());
-  for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
-    read_rows(slices, begin, model_.logits(begin, std::min(limits_.logit_rows, rows - begin)));
+  if (const auto key = builder_.capture_key()) {
+    backend_.run_captured(*key, [&] {
+      model_.forward(batch, kv_.layers());
+      model_.logits(0, batch.num_outputs);
+    });
+    commit(slices);
+    read_rows(slices, 0, on_host(model_.latest_logits(rows)));
+  } else {
+    model_.forward(batch, kv_.layers());
+    commit(slices);
+    for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
+      read_rows(slices, begin, on_host(model_.logits(begin, std::min(limits_.logit_rows, rows - begin))));
+  }
   for (const Slice& slice : slices) {
     Generation& g = generation(slice);
     if (g.status == SequenceStatus::kFinished || g.rows_wanted == 0) continue;
@@ -204,6 +207,21 @@ void Generator::run(std::span<const Slice> slices) {
     g.max_cached_tokens = g.rows_done < g.rows_wanted ? g.rows_done : INT64_MAX;
     if (g.request->request.return_logits) report_logits(g);
   }
+}
+
+void Generator::commit(std::span<const Slice> slices) {
+  for (const Slice& slice : slices) {
+    scheduler_.commit(slice);
+    report_progress(slice);
+  }
+}
+
+// The rows where the host can read and change them.
+Tensor Generator::on_host(const Tensor& logits) {
+  if (backend_.host_memory()) return logits;
+  host_logits_.resize(size_t(logits.numel()));
+  backend_.copy_to_host(host_logits_.data(), logits.data, host_logits_.size() * sizeof(float));
+  return Tensor(host_logits_.data(), DType::kF32, {logits.size(0), logits.size(1)});
 }
 
 // Rows of prompt tokens that the caller wants to see, and the last row of every slice that decides a token.

@@ -13,13 +13,14 @@
 #include <vector>
 
 #include "base/thread_pool.h"
-#include "format/engine_file.h"
+#include "format/weight_source.h"
 #include "model/llama4.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 #include "runtime/batch_builder.h"
 #include "runtime/image_encoder.h"
 #include "runtime/kv_cache.h"
+#include "runtime/memory_plan.h"
 #include "runtime/request.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
@@ -27,10 +28,9 @@
 namespace llama4rt {
 
 struct GeneratorOptions {
-  int max_num_seqs = 16;
   int max_batched_tokens = 512;
   bool prefix_cache = true;
-  int64_t image_memory = int64_t(512) << 20;  // bytes of encoded pictures, in use or kept
+  bool zero_cache = false;  // for Request::assume_computed
 };
 
 struct GroupStats {
@@ -52,8 +52,8 @@ struct EngineStats {
 
 class Generator {
  public:
-  // `file` and `backend` outlive the generator.
-  Generator(const EngineFile& file, Backend& backend, const KvCachePlan& plan,
+  // `source` and `backend` outlive the generator.
+  Generator(const WeightSource& source, Backend& backend, const MemoryPlan& plan,
             const GeneratorOptions& options);
 
   // The request has been checked. Sequences of n > 1 share its seed.
@@ -107,6 +107,8 @@ class Generator {
   void enter_schedule(RequestState& state);
   void release_images(RequestState& state);
   void run(std::span<const Slice> slices);
+  void commit(std::span<const Slice> slices);
+  Tensor on_host(const Tensor& logits);
   void choose_outputs(std::span<const Slice> slices);
   void read_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
   RowResult read_row(Sampler& sampler, std::span<float> row, const Slice& slice, int64_t position) const;
@@ -122,6 +124,7 @@ class Generator {
   void count_step(std::span<const Slice> slices, double seconds, int64_t chosen_before);
 
   const ModelConfig& config_;
+  Backend& backend_;
   const KvCachePlan plan_;
   const Llama4Weights weights_;
   const StepLimits limits_;
@@ -138,6 +141,7 @@ class Generator {
   uint64_t next_arrival_ = 0;
   std::vector<OutputRow> outputs_;  // of the current step
   std::vector<RowResult> results_;
+  std::vector<float> host_logits_;  // rows of a device with memory of its own
   std::vector<TokenEvent> events_;
   bool requests_may_be_finished_ = false;
   EngineStats totals_;

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "runtime/weight_placement.h"
 
 namespace llama4rt {
 namespace {
@@ -14,28 +15,44 @@ namespace {
 constexpr int64_t kTowerMemory = int64_t(128) << 20;
 constexpr int64_t kMostTiles = 16;
 
-int64_t tiles_at_once(const ModelConfig& config) {
+}  // namespace
+
+int64_t ImageEncoder::tiles_at_once(const ModelConfig& config) {
   int64_t tiles = 1;
   while (tiles < kMostTiles && int64_t(VisionTower::workspace_bytes(config, tiles + 1)) <= kTowerMemory)
     ++tiles;
   return tiles;
 }
 
-}  // namespace
-
-ImageEncoder::ImageEncoder(const EngineFile& file, Backend& backend, int64_t memory)
+ImageEncoder::ImageEncoder(const WeightSource& source, Backend& backend, int64_t memory, int64_t tiles)
     : backend_(backend),
       memory_(memory),
-      tile_bytes_(int64_t(file.config().vision->image_size) * file.config().vision->image_size * 3),
-      tokens_per_tile_(file.config().vision->tokens_per_tile()),
-      hidden_size_(file.config().hidden_size),
-      max_tiles_(tiles_at_once(file.config())),
-      weights_(VisionWeights::load(file)),
-      tower_(backend, file.config(), weights_, max_tiles_) {}
+      tile_bytes_(int64_t(source.config().vision->image_size) * source.config().vision->image_size * 3),
+      tokens_per_tile_(source.config().vision->tokens_per_tile()),
+      hidden_size_(source.config().hidden_size),
+      max_tiles_(tiles),
+      ranges_(memory),
+      weights_(VisionWeights::load(source)),
+      tower_(backend, source.config(), weights_, max_tiles_) {
+  if (!backend.host_memory() && memory > 0) arena_ = static_cast<char*>(backend.allocate(size_t(memory)));
+}
 
 ImageEncoder::~ImageEncoder() {
-  for (const auto& [digest, entry] : entries_)
-    backend_.deallocate(entry->embeddings.data, size_t(bytes_of(*entry)));
+  for (const auto& [digest, entry] : entries_) free_rows(*entry);
+  if (arena_) backend_.deallocate(arena_, size_t(memory_));
+}
+
+// Rows of an entry: in the arena, where make_room() has found a place, else on their own.
+void* ImageEncoder::allocate(Entry& entry) {
+  if (arena_) entry.place = ranges_.take(bytes_of(entry));
+  return entry.place ? arena_ + *entry.place : backend_.allocate(size_t(bytes_of(entry)));
+}
+
+void ImageEncoder::free_rows(const Entry& entry) {
+  if (entry.place)
+    ranges_.give_back(*entry.place);
+  else
+    backend_.deallocate(entry.embeddings.data, size_t(bytes_of(entry)));
 }
 
 ImageEncoder::Entry* ImageEncoder::acquire(const std::shared_ptr<const ImageInput>& input, bool force) {
@@ -60,8 +77,7 @@ ImageEncoder::Entry* ImageEncoder::acquire(const std::shared_ptr<const ImageInpu
   Entry* const raw = entry.get();
   entries_.emplace(entry->digest, std::move(entry));
   try {
-    raw->embeddings =
-        Tensor(backend_.allocate(size_t(bytes)), DType::kF32, {num_tiles * tokens_per_tile_, hidden_size_});
+    raw->embeddings = Tensor(allocate(*raw), DType::kF32, {num_tiles * tokens_per_tile_, hidden_size_});
   } catch (...) {
     entries_.erase(input->digest);
     throw;
@@ -121,22 +137,28 @@ ImageStats ImageEncoder::stats() const {
 }
 
 int64_t ImageEncoder::bytes_of(const Entry& entry) const {
-  return entry.num_tiles * tokens_per_tile_ * hidden_size_ * int64_t(sizeof(float));
+  return placed_bytes(entry.num_tiles * tokens_per_tile_ * hidden_size_ * int64_t(sizeof(float)));
 }
 
 bool ImageEncoder::make_room(int64_t bytes) {
-  while (used_bytes_ + bytes > memory_ && !idle_.empty()) {
+  const auto fits = [&] {
+    if (used_bytes_ + bytes > memory_) return false;
+    if (!arena_) return true;
+    const std::optional<int64_t> place = ranges_.take(bytes);  // enough in all may still be in pieces
+    if (place) ranges_.give_back(*place);
+    return place.has_value();
+  };
+  while (!fits() && !idle_.empty()) {
     Entry* const oldest = idle_.front();
     idle_.pop_front();
     drop(oldest);
   }
-  return used_bytes_ + bytes <= memory_;
+  return fits();
 }
 
 void ImageEncoder::drop(Entry* entry) {
-  const int64_t bytes = bytes_of(*entry);
-  backend_.deallocate(entry->embeddings.data, size_t(bytes));
-  used_bytes_ -= bytes;
+  free_rows(*entry);
+  used_bytes_ -= bytes_of(*entry);
   entries_.erase(std::string(entry->digest));  // a copy: the entry's own string dies with it
 }
 

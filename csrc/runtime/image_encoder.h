@@ -7,14 +7,16 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
-#include "format/engine_file.h"
+#include "format/weight_source.h"
 #include "model/vision.h"
 #include "ops/backend.h"
+#include "runtime/range_allocator.h"
 #include "runtime/request.h"
 #include "runtime/sequence.h"
 
@@ -35,7 +37,8 @@ class ImageEncoder {
     int32_t cache_key = 0;  // negative, of this entry alone: an id is never used again
     int64_t num_tiles = 0;
     int64_t encoded_tiles = 0;
-    Tensor embeddings;  // F32 [num_tiles * tokens_per_tile, H] in the backend's memory
+    Tensor embeddings;             // F32 [num_tiles * tokens_per_tile, H] in the backend's memory
+    std::optional<int64_t> place;  // in the arena, in bytes
     int64_t holders = 0;
     std::list<Entry*>::iterator idle;  // among those nobody holds, when holders == 0
 
@@ -43,8 +46,9 @@ class ImageEncoder {
   };
 
   // config.vision is there. `memory` in bytes bounds the rows of all entries together; a single picture that
-  // needs more is let through when nobody holds any.
-  ImageEncoder(const EngineFile& file, Backend& backend, int64_t memory);
+  // needs more is let through when nobody holds any. On a device with memory of its own, all of it is taken
+  // now. tiles_at_once: the most that go through the tower together.
+  ImageEncoder(const WeightSource& source, Backend& backend, int64_t memory, int64_t tiles_at_once);
   ~ImageEncoder();
   ImageEncoder(const ImageEncoder&) = delete;
   ImageEncoder& operator=(const ImageEncoder&) = delete;
@@ -58,6 +62,8 @@ class ImageEncoder {
   // The tower alone: F32 [num_tiles * tokens_per_tile, H] of tiles uint8 [num_tiles, S, S, 3].
   std::vector<float> encode_tiles(std::span<const uint8_t> tiles);
 
+  // How many tiles a config's tower takes together in a reasonable amount of memory.
+  static int64_t tiles_at_once(const ModelConfig& config);
   int64_t max_tiles() const { return max_tiles_; }  // of one encode()
   int64_t workspace_bytes() const;
   ImageStats stats() const;
@@ -65,6 +71,8 @@ class ImageEncoder {
  private:
   int64_t bytes_of(const Entry& entry) const;
   bool make_room(int64_t bytes);
+  void* allocate(Entry& entry);
+  void free_rows(const Entry& entry);
   void drop(Entry* entry);
 
   Backend& backend_;
@@ -73,6 +81,8 @@ class ImageEncoder {
   const int64_t tokens_per_tile_;
   const int64_t hidden_size_;  // H of the text model
   const int64_t max_tiles_;
+  char* arena_ = nullptr;  // [memory_] on a device with memory of its own
+  RangeAllocator ranges_;
   const VisionWeights weights_;
   VisionTower tower_;
   std::unordered_map<std::string, std::unique_ptr<Entry>> entries_;

@@ -14,7 +14,7 @@ constexpr int64_t kMaxBlocks = int64_t(1) << 22;
 
 }  // namespace
 
-KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& options) {
+KvCachePlan kv_cache_shape(const ModelConfig& config, const KvCacheOptions& options) {
   const int64_t size = options.block_size;
   LLAMA4RT_CHECK(kConfig, size >= 16 && size <= 1024 && size % 16 == 0, "block_size is ", size,
                  "; it must be a multiple of 16 in 16..1024");
@@ -31,6 +31,17 @@ KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& optio
   const int64_t layer_bytes = 2 * config.kv_dim() * size * int64_t(dtype_size(options.dtype));
   plan.global_block_bytes = global_layers * layer_bytes;
   plan.local_block_bytes = local_layers * layer_bytes;
+  plan.spare_blocks = options.spare_blocks;
+  return plan;
+}
+
+KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& options) {
+  KvCachePlan plan = kv_cache_shape(config, options);
+  const int64_t size = plan.block_size, chunk = plan.chunk_size;
+  const int64_t local_layers = std::count(config.chunked_layers.begin(), config.chunked_layers.end(), true);
+  const int64_t global_layers = config.num_hidden_layers - local_layers;
+  const int64_t spare = plan.spare_blocks * (plan.global_block_bytes + plan.local_block_bytes);
+  const int64_t budget = options.budget_bytes - spare;
 
   LLAMA4RT_CHECK(kConfig, options.max_model_len >= 0, "max_model_len is ", options.max_model_len,
                  "; it must be positive, or 0 to choose it");
@@ -43,21 +54,20 @@ KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& optio
   const int64_t global_needed = global_layers > 0 ? ceil_div(needed, size) : 0;
   const int64_t local_needed = local_layers > 0 ? ceil_div(std::min(chunk, needed), size) : 0;
   const int64_t bytes_needed =
-      global_needed * plan.global_block_bytes + local_needed * plan.local_block_bytes;
+      global_needed * plan.global_block_bytes + local_needed * plan.local_block_bytes + spare;
   LLAMA4RT_CHECK(kConfig, bytes_needed <= options.budget_bytes, "kv_cache_memory is ", options.budget_bytes,
                  " bytes; one sequence of ", needed, " tokens",
                  options.max_model_len > 0 ? " (max_model_len)" : "", " needs ", bytes_needed, " bytes");
 
-  const int64_t even = options.budget_bytes / (plan.global_block_bytes + plan.local_block_bytes);
+  const int64_t even = budget / (plan.global_block_bytes + plan.local_block_bytes);
   if (local_layers > 0) {
     const int64_t useful = options.max_num_seqs * (ceil_div(std::min(chunk, wanted), size) + 1);
-    const int64_t beside_global =
-        (options.budget_bytes - global_needed * plan.global_block_bytes) / plan.local_block_bytes;
+    const int64_t beside_global = (budget - global_needed * plan.global_block_bytes) / plan.local_block_bytes;
     plan.num_local_blocks =
         int32_t(std::max(local_needed, std::min({even, useful, beside_global, kMaxBlocks})));
   }
   if (global_layers > 0) {
-    const int64_t rest = options.budget_bytes - plan.num_local_blocks * plan.local_block_bytes;
+    const int64_t rest = budget - plan.num_local_blocks * plan.local_block_bytes;
     plan.num_global_blocks = int32_t(std::min(rest / plan.global_block_bytes, kMaxBlocks));
   }
 
@@ -78,7 +88,8 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, const KvCachePlan&
     for (int l = 0; l < config.num_hidden_layers; ++l) {
       KvLayer& layer = layers_.emplace_back();
       layer.dtype = plan.dtype;
-      layer.num_blocks = config.chunked_layers[size_t(l)] ? plan.num_local_blocks : plan.num_global_blocks;
+      layer.num_blocks = plan.spare_blocks +
+                         (config.chunked_layers[size_t(l)] ? plan.num_local_blocks : plan.num_global_blocks);
       layer.block_size = plan.block_size;
       layer.num_kv_heads = config.num_key_value_heads;
       layer.head_dim = config.head_dim;
@@ -96,6 +107,13 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, const KvCachePlan&
 }
 
 KvCache::~KvCache() { free_layers(); }
+
+void KvCache::zero() {
+  for (const KvLayer& layer : layers_) {
+    backend_.zero(layer.k, side_bytes(layer));
+    backend_.zero(layer.v, side_bytes(layer));
+  }
+}
 
 void KvCache::free_layers() {
   for (const KvLayer& layer : layers_) {

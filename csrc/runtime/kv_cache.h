@@ -19,6 +19,8 @@ struct KvCacheOptions {
   DType dtype = DType::kBF16;
   int64_t max_model_len = 0;  // 0: as long as the model and the budget allow
   int64_t max_num_seqs = 1;
+  int32_t spare_blocks =
+      0;  // of each group, beside the ones to be handed out: rows that pad a step write there
 };
 
 struct KvCachePlan {
@@ -29,12 +31,18 @@ struct KvCachePlan {
   int32_t num_local_blocks = 0;
   int64_t global_block_bytes = 0;  // of all layers of the group
   int64_t local_block_bytes = 0;
+  int32_t spare_blocks = 0;   // of each group; their numbers follow the others'
   int64_t max_model_len = 0;  // tokens one sequence may have
 
   int64_t bytes() const {
-    return num_global_blocks * global_block_bytes + num_local_blocks * local_block_bytes;
+    return (num_global_blocks + spare_blocks) * global_block_bytes +
+           (num_local_blocks + spare_blocks) * local_block_bytes;
   }
 };
+
+// What follows from the config alone: everything of the plan but the numbers of blocks and max_model_len.
+// Throws kConfig for a block size that the model does not allow.
+KvCachePlan kv_cache_shape(const ModelConfig& config, const KvCacheOptions& options);
 
 // Both groups get the same number of blocks, but the local one no more than max_num_seqs chunks can use, and
 // no more than a global group for one sequence of max_model_len leaves it; the rest is global. Throws kConfig
@@ -50,6 +58,8 @@ class KvCache {
   KvCache& operator=(const KvCache&) = delete;
 
   std::span<const KvLayer> layers() const { return layers_; }  // [L]
+  // Keys and values that nobody computed become numbers.
+  void zero();
 
  private:
   void free_layers();

@@ -49,6 +49,9 @@ struct Request {
   bool ignore_eos = false;              // of the model's end tokens only
   int64_t prompt_logprobs = -1;         // -1: none
   bool return_logits = false;           // logits of every prompt token, no generation
+  // Benchmarks of random weights only: so many prompt tokens are taken as computed. Their place in the cache
+  // is taken and holds whatever it held.
+  int64_t assume_computed = 0;
   bool use_prefix_cache = true;
   bool report_progress = false;  // an event for each piece of the prompt, of index 0
 };

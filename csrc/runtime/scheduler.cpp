@@ -79,7 +79,7 @@ void Scheduler::admit_waiting(int& budget) {
 bool Scheduler::admit(Sequence& s) {
   PrefixCache::Match match;
   if (uses_cache(s)) match = cache_.acquire(s.keys(), std::min(s.length() - 1, s.max_cached_tokens));
-  s.num_computed = match.num_tokens;
+  s.num_computed = std::max(match.num_tokens, s.assume_computed);
   s.global_blocks = std::move(match.global);
   s.local_blocks = std::move(match.local);
   s.tail = match.tail;

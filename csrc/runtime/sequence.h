@@ -28,6 +28,7 @@ struct Sequence {
   // What the prefix cache compares where it is not the tokens: the patches of a picture are equal tokens, so
   // here a negative number that belongs to the picture stands for them. Empty, or as long as `tokens`.
   std::vector<int32_t> cache_keys;
+  int64_t assume_computed = 0;  // Request::assume_computed
   bool use_prefix_cache = true;
   // A prefix hit may skip at most this many tokens: whoever wants the logits of prompt rows must compute
   // them.

@@ -16,6 +16,16 @@ def version() -> str: ...
 def build_info() -> dict[str, Any]:
     """{"version", "compiler", "cpu_isas": [...], "selected_isa", "cuda": False, "asserts": bool}"""
 
+def find_cuda() -> dict[str, Any]:
+    """{"built", "driver", "runtime", "problem", "devices"}: what this build and machine have of CUDA. Never raises.
+
+    Versions as 13000 for 13.0, 0 for none. devices: [{"name", "compute_capability", "multiprocessors", "memory",
+    "peak_gbps", "peak_tflops", "problem"}]; a problem says why one cannot be used.
+    """
+
+def available_memory() -> int:
+    """Bytes this process may still take of the machine's memory, within its cgroup's limit."""
+
 def available_cpus() -> int: ...
 def xxh64(data: bytes | NDArray[np.uint8], seed: int = 0) -> int: ...
 
@@ -64,7 +74,8 @@ class EngineWriter:
     byte of payload is written. One writer per output path: a second one raises Llama4RTError (flock).
     """
 
-    def __init__(self, path: str, num_threads: int = 0) -> None: ...
+    def __init__(self, path: str, num_threads: int = 0, target: str = "cpu") -> None:
+        """target: "cpu" or "cuda", whose kernels the packed weights are laid out for."""
     def declare_tensor(self, name: str, dtype: str, shape: Sequence[int]) -> None:
         """A plain tensor: norms (F32), embed (BF16 row-major), files (U8)."""
     def declare_weight(
@@ -163,6 +174,7 @@ class Request:
     logprobs: int  # -1: none, 0: the chosen token's, n: and the n best
     prompt_logprobs: int  # -1: none
     return_logits: bool  # score(): float32 [tokens, vocab], no generation
+    assume_computed: int  # with Engine.dummy: so many prompt tokens are taken as computed
     use_prefix_cache: bool
     report_progress: bool  # events with prompt_computed, of index 0
     masks: list[TokenMask]  # none, or one for each of the n outputs
@@ -204,7 +216,17 @@ class Engine:
         prefix_cache: bool = True,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
-    ) -> None: ...
+        memory_bytes: int = 0,
+    ) -> None:
+        """memory_bytes: what may be taken of the device for everything; 0: on a GPU what is free, on a CPU no limit."""
+    @staticmethod
+    def dummy(config: str, **options: Any) -> Engine:
+        """An engine with random weights of the canonical `config` (JSON), made in the device's memory.
+
+        options: those of Engine and of list_weights.
+        """
+    def plan(self) -> dict[str, Any]:
+        """What this engine has allocated; as the function plan."""
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. RequestError when it can never run (both numbers in the message)."""
     def abort(self, request_id: int) -> None:
@@ -232,6 +254,31 @@ class Engine:
         """A file kept in the engine ("tokenizer.model", "chat_template.jinja", ...), or None."""
     def file_names(self) -> list[str]: ...
     def close(self) -> None: ...
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+def plan(file: EngineFile, **options: Any) -> dict[str, Any]:
+    """What an engine of these options (Engine's) would take of its device, whether that is there or not.
+
+    {"bytes": {"weights", "kv_global", "kv_local", "workspace", "logits", "vision", "images", "batch", "scratch",
+    "driver", "total"}, "blocks": {"size", "global", "local"}, "max_model_len", "max_num_seqs", "max_batched_tokens",
+    "full_sequences", "longest_context"}. ConfigError when it does not fit memory_bytes, with the longest context that
+    would.
+    """
+
+def plan_config(config: str, **options: Any) -> dict[str, Any]:
+    """The same of a model without a file: its canonical config (JSON), Engine's options and list_weights'."""
+
+def list_weights(
+    config: str,
+    *,
+    weights: str = "int4",
+    group_size: int = 128,
+    experts_only: bool = False,
+    lm_head: str = "bf16",
+    vision: str = "bf16",
+) -> list[tuple[str, str, list[int], int]]:
+    """(name, kind, [E, N, K], bytes with scales) of every weight that build() would store with such options."""
 
 # --- ops, for tests ---------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,9 @@ class Engine:
     prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as
     "4GiB" or "512MB"; None lets the engine choose. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
     processors this process may use. image_cache_memory: for pictures that are encoded, in use or kept
-    for the next time; as kv_cache_memory. allow_image_urls: whether pictures may be fetched by http(s).
+    for the next time; as kv_cache_memory. gpu_memory: the most to take of a GPU; None: what is free
+    there. "auto" means the device the file was built for (`llama4rt build --target`).
+    allow_image_urls: whether pictures may be fetched by http(s).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Engine:
         kv_cache_dtype: str = "auto",
         prefix_cache: bool = True,
         image_cache_memory: int | str | None = None,
+        gpu_memory: int | str | None = None,
         allow_image_urls: bool = False,
         image_limits: ImageLimits | None = None,
     ) -> None:
@@ -89,6 +92,7 @@ class Engine:
             kv_cache_dtype=kv_cache_dtype,
             prefix_cache=prefix_cache,
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
+            memory_bytes=parse_bytes("gpu_memory", gpu_memory),
         )
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making

@@ -24,7 +24,8 @@ endif()
 file(GLOB emulator_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/simt_emulator/*.cpp)
 file(GLOB backend_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_*.cpp)
 add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${backend_sources})
-target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_ops PRIVATE llama4rt_simt_flags)
+target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_runtime llama4rt_reference llama4rt_cpu
+                                             PRIVATE llama4rt_simt_flags)
 
 include(cuda/planted_bugs.cmake)
 file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/kernels/*.cu)
@@ -46,7 +47,9 @@ endforeach()
 
 file(GLOB simt_tests CONFIGURE_DEPENDS cuda/*_test.cpp)
 list(REMOVE_ITEM simt_tests ${kernel_tests} ${planted_tests})
-add_executable(llama4rt_simt_tests main.cpp ${simt_tests} $<TARGET_OBJECTS:llama4rt_simt_kernels>)
+# make_backend.cpp is built in, so that "cuda:0" is the emulated device in these tests.
+add_executable(llama4rt_simt_tests main.cpp ${simt_tests} ${PROJECT_SOURCE_DIR}/csrc/make_backend.cpp
+                                   $<TARGET_OBJECTS:llama4rt_simt_kernels>)
 target_link_libraries(llama4rt_simt_tests PRIVATE llama4rt_simt_emulator llama4rt_reference llama4rt_simt_flags)
 add_test(NAME llama4rt_simt_tests COMMAND llama4rt_simt_tests)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile, EngineWriter
-from llama4rt.errors import CheckpointError, ConfigError, Llama4RTError
+from llama4rt.errors import CheckpointError, ConfigError, EngineFileError, Llama4RTError
 from random_checkpoints import (
     SMALL,
     TINY,
@@ -338,14 +338,50 @@ def test_a_checkpoint_without_generation_config_or_tokenizer(tiny: Path, tmp_pat
     assert json.loads(metadata["config"])["eos_token_ids"] == [2, 3]
 
 
+# --- targets
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8", "bf16"])
+def test_both_targets_hold_the_same_values(weights: str, tmp_path: Path) -> None:
+    """The bytes lie elsewhere; what they mean is the same, bit for bit, and each file says whose it is."""
+    config = CONFIGS["odd"]
+    source = write_values(tmp_path / "checkpoint", config, random_values(config))
+    files = {}
+    for target in ("cpu", "cuda"):
+        build(source, tmp_path / f"{target}.l4e", target=target, weights=weights, group_size=32)
+        files[target] = EngineFile(str(tmp_path / f"{target}.l4e"))
+        assert files[target].metadata["target"] == target
+        assert files[target].verify() == []
+    differ = 0
+    for name in files["cpu"].names():
+        if name not in json.loads(files["cpu"].metadata["weights"]):
+            if not name.startswith("files/"):
+                assert np.array_equal(files["cpu"].raw(name), files["cuda"].raw(name)), name
+            continue
+        weight = files["cuda"].weight(name)
+        assert weight["layout"] == "cuda_tile"
+        for expert in range(weight["experts"]):
+            ours, theirs = (files[t].dequantize(name, expert) for t in ("cpu", "cuda"))
+            assert np.array_equal(ours, theirs), name
+        differ += not np.array_equal(files["cpu"].raw(name), files["cuda"].raw(name))
+    assert differ > 10
+
+
+def test_a_file_for_the_other_device_is_refused_with_the_command(tiny: Path, tmp_path: Path) -> None:
+    from llama4rt import Engine
+
+    build(tiny, tmp_path / "cuda.l4e", target="cuda")
+    with pytest.raises(EngineFileError, match="llama4rt build --target cpu SRC"):
+        Engine(tmp_path / "cuda.l4e", device="cpu")
+
+
 # --- options
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target": "cuda"}, "no layout for CUDA yet"),
-        ({"target": "tpu"}, "target is 'tpu'"),
+        ({"target": "tpu"}, "target is 'tpu'; it must be one of auto, cpu, cuda"),
         ({"weights": "int3"}, "weights is 'int3'; it must be one of int4, int8, bf16"),
         ({"group_size": 48}, "group_size is 48; it must be one of 32, 64, 128"),
         ({"quantize": "all"}, "quantize is 'all'"),

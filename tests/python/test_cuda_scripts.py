@@ -80,3 +80,19 @@ def test_words_of_nvcc_are_refused(line: str, tmp_path: Path, monkeypatch: pytes
     source.write_text(f"// {line.replace('#', '')}\n{line}\n")
     findings = list(script.check_file(source))
     assert len(findings) >= 1 and all(":2:" in f for f in findings)
+
+
+def test_a_report_is_kept_until_a_header_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("cuda_compile")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "REPORTS", tmp_path / "reports")
+    (tmp_path / "csrc/a").mkdir(parents=True)
+    source, header = tmp_path / "csrc/k.cu", tmp_path / "csrc/a/inner.h"
+    source.write_text('#include "a/outer.h"\n')
+    (tmp_path / "csrc/a/outer.h").write_text('#include <vector>\n#include "a/inner.h"\n#include "k.cu"\n')
+    header.write_text("int x;\n")
+    first = module.report_path(source, "nvcc 1")
+    assert module.report_path(source, "nvcc 1") == first
+    assert module.report_path(source, "nvcc 2") != first
+    header.write_text("int y;\n")
+    assert module.report_path(source, "nvcc 1") != first

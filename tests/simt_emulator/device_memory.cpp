@@ -19,6 +19,7 @@ constexpr size_t kHeapBytes = size_t(64) << 30;  // of addresses, not of memory
 char* heap = nullptr;
 size_t used = 0;
 int count = 0;
+size_t in_use = 0;
 int open = 0;
 std::map<const char*, Allocation> allocations;  // by start
 
@@ -45,6 +46,7 @@ void* device_allocate(size_t bytes) {
                  "out of memory: the emulated device has no room for ", bytes, " bytes");
   Allocation a{.base = heap + used, .bytes = bytes, .number = ++count, .freed = false, .shadow = {}};
   used += mapped + page_size();
+  in_use += bytes;
   protect(a, PROT_READ | PROT_WRITE);
   std::memset(a.base, 0xff, mapped);
   if (open == 0) protect(a, PROT_NONE);
@@ -60,10 +62,13 @@ void device_free(void* p) {
                  "free of a pointer that is not a live device allocation");
   Allocation& a = it->second;
   a.freed = true;
+  in_use -= a.bytes;
   a.shadow.reset();
   madvise(a.base, round_up(std::max<size_t>(a.bytes, 1), page_size()), MADV_DONTNEED);
   protect(a, PROT_NONE);
 }
+
+size_t device_bytes_in_use() { return in_use; }
 
 bool in_device_heap(const void* p) {
   return heap && static_cast<const char*>(p) >= heap && static_cast<const char*>(p) < heap + kHeapBytes;

@@ -48,10 +48,10 @@ bool can_run(const StreamState& s) {
   return !s.queue.empty() && (!s.queue.front().ready || s.queue.front().ready());
 }
 
-// Runs queued work of all streams until `wanted` has none left.
-void drain(StreamState& wanted) {
+// Runs queued work of all streams until `done`.
+void drain_until(const std::function<bool()>& done) {
   const HeapAccess open;
-  while (!wanted.queue.empty()) {
+  while (!done()) {
     std::vector<StreamState*> candidates;
     for (StreamState* s : streams())
       if (can_run(*s)) candidates.push_back(s);
@@ -68,6 +68,11 @@ void drain(StreamState& wanted) {
   }
 }
 
+// Until `wanted` has none left.
+void drain(StreamState& wanted) {
+  drain_until([&] { return wanted.queue.empty(); });
+}
+
 }  // namespace
 
 void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch) {
@@ -80,7 +85,7 @@ namespace llama4rt::cuda {
 
 using simt::submit;
 
-int device_count() { return 1; }
+SystemInfo system_info() { return {.driver = 13000, .runtime = 13000, .devices = 1, .problem = {}}; }
 DeviceInfo device_info(int) {
   return {.name = "emulated sm_90",
           .major = 9,
@@ -89,7 +94,8 @@ DeviceInfo device_info(int) {
           .memory = size_t(8) << 30,
           .shared_per_block = simt::kSharedBytes};
 }
-void set_device(int device) { LLAMA4RT_CHECK(kConfig, device == 0, "cuda:", device, " does not exist"); }
+void set_device(int device) { LLAMA4RT_CHECK(kInternal, device == 0, "cuda:", device, " does not exist"); }
+size_t free_memory() { return device_info(0).memory - simt::device_bytes_in_use(); }
 
 Stream::Stream() {
   auto* s = new simt::StreamState;
@@ -146,6 +152,11 @@ Event::~Event() { delete static_cast<simt::EventState*>(handle_); }
 void Event::record(Stream& stream) {
   auto* e = static_cast<simt::EventState*>(handle_);
   submit(stream, {[e, number = ++e->submitted] { e->reached = std::max(e->reached, number); }, {}});
+}
+
+void Event::synchronize() {
+  const auto* e = static_cast<const simt::EventState*>(handle_);
+  simt::drain_until([e, goal = e->submitted] { return e->reached >= goal; });
 }
 
 Graph::Graph(Stream& stream, const std::function<void()>& record) {

@@ -10,6 +10,7 @@ import random
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from llama4rt.cli.options import add_engine_options, engine_file, note
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
+    from llama4rt.cli.bench_cost import ModelCost
 
 _DECODE_SLACK = 64  # tokens that early sequences of a batch may decode while late ones still prefill
 
@@ -45,10 +47,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bench",
         help="measure speed",
         description="Measure prefill (pp) and decode (tg) speed, mean and standard deviation, and what part "
-        "that is of this machine's read bandwidth (decode) and multiply-add peak (prefill), "
-        "measured in the same run.",
+        "that is of this machine's read bandwidth (decode) and multiply-add peak (prefill): measured in the same "
+        "run on a CPU, from the data sheet of a GPU. --config NAME --load dummy measures a model's shape without its "
+        "weights.",
     )
-    add_engine_options(parser)
+    add_engine_options(parser, or_config=True)
     parser.add_argument(
         "-p", "--prompt", type=_numbers(0), default=[512], metavar="N,..", help="prefill tokens; 0: none"
     )
@@ -56,84 +59,180 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "-n", "--gen", type=_numbers(0), default=[128], metavar="N,..", help="decode tokens; 0: none"
     )
     parser.add_argument(
-        "-d", "--depth", type=_numbers(0), default=[0], metavar="N,..", help="tokens already in the cache"
+        "-d",
+        "--depth",
+        type=_numbers(0),
+        default=[0],
+        metavar="N,..",
+        help="tokens already in the cache: computed first, or with --load dummy taken as computed",
     )
     parser.add_argument(
         "-b", "--batch", type=_numbers(1), default=[1], metavar="N,..", help="sequences at a time"
     )
     parser.add_argument("-r", "--repetitions", type=int, default=5, metavar="N")
     parser.add_argument("-o", "--output", choices=["md", "json"], default="md")
+    parser.add_argument(
+        "--gpu-memory", metavar="SIZE", help="what to take of the device (default: what is free)"
+    )
+    parser.add_argument("--kv-cache-dtype", choices=["auto", "bf16", "fp8", "f32"], default="auto")
+    parser.add_argument(
+        "--config",
+        metavar="NAME",
+        help="instead of FILE: scout, maverick, tiny, or the path of a config.json",
+    )
+    parser.add_argument(
+        "--load", choices=["file", "dummy"], help="dummy: random weights, made where they are needed"
+    )
+    parser.add_argument("--quantize", choices=["linear", "experts"], default="linear", help="with --config")
+    parser.add_argument("--lm-head", choices=["bf16", "int8"], default="bf16", help="with --config")
 
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
-    from llama4rt.cli.bench_cost import ModelCost, machine
-    from llama4rt.engine_options import parse_bytes
+    from llama4rt.cli.bench_cost import machine
 
     if args.repetitions < 1:
         raise _core.ConfigError(f"-r is {args.repetitions}; it must be at least 1")
-    path = engine_file(args)
     longest = max(args.depth) + max(max(args.prompt), max(args.gen) + _DECODE_SLACK + max(args.batch)) + 2
-    core = _core.Engine(
-        path,
-        device=args.device,
-        num_threads=args.threads or 0,
-        max_model_len=args.max_model_len or 0,
-        max_num_seqs=max(args.batch),
-        kv_cache_bytes=parse_bytes("kv_cache_memory", args.kv_cache_memory),
-    )
+    start = time.perf_counter()
+    core, cost, name = _open(args, longest)
+    load_seconds = time.perf_counter() - start
     if longest > core.max_model_len:
         raise _core.ConfigError(
             f"these tests need {longest} tokens of context; max_model_len is {core.max_model_len}"
         )
-    limits = _core.measure_machine(args.threads or 0)
-    cost = ModelCost(path, core.config, "f32" if core.backend == "reference" else "bf16")
-    bench = Bench(core)
+    limits = _limits(core.backend, args.threads or 0)
+    bench = Bench(core, dummy=args.config is not None)
     results = []
-    for depth in args.depth:
-        for batch in args.batch:
-            for tokens in (n for n in args.prompt if n):
-                result = Result(_title("pp", tokens, depth, batch), "prefill", tokens, depth, batch)
-                for _ in range(args.repetitions):
-                    result.samples.append(bench.prefill(tokens, depth, batch))
-                results.append(summed_up(result, cost, limits))
-                note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
-            for tokens in (n for n in args.gen if n):
-                result = Result(_title("tg", tokens, depth, batch), "decode", tokens, depth, batch)
-                for _ in range(args.repetitions):
-                    result.samples.append(bench.decode(tokens, depth, batch))
-                results.append(summed_up(result, cost, limits))
-                note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
+    for kind, tokens, depth, batch in _tests(args):
+        result = Result(
+            _title("pp" if kind == "prefill" else "tg", tokens, depth, batch), kind, tokens, depth, batch
+        )
+        room = tokens + 1 if kind == "prefill" else tokens + _DECODE_SLACK + batch
+        if not bench.has_room(depth + room, batch):
+            note(f"{result.test}: left out, the cache holds fewer tokens")
+            continue
+        measure = bench.prefill if kind == "prefill" else bench.decode
+        if not core.backend.startswith("cpu"):
+            measure(tokens, depth, batch)  # loads kernels and records steps
+        result.samples = [measure(tokens, depth, batch) for _ in range(args.repetitions)]
+        results.append(summed_up(result, cost, limits))
+        note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
+    plan = core.plan()
+    device = core.backend
     core.close()
     threads = args.threads or _core.available_cpus()
     if args.output == "json":
         report = {
-            "engine": Path(path).name,
+            "engine": name,
             "engine_bytes": cost.total_bytes,
-            "device": core.backend,
+            "weights": "random" if args.config is not None else "file",
+            "device": device,
+            "device_name": _device_name(device),
             "threads": threads,
             "machine": machine(),
             "limits": limits,
+            "load_seconds": round(load_seconds, 3),
+            "plan": plan,
             "build": _core.build_info(),
             "commit": _commit(),
             "results": [asdict(result) for result in results],
         }
         print(json.dumps(report, indent=2))
     else:
-        _print_table(results, Path(path).name, cost.total_bytes, threads, limits)
+        _print_table(results, name, cost.total_bytes, threads, limits)
     return 0
+
+
+def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, str]":
+    """The engine, what its model costs, and what to call it."""
+    from llama4rt import _core
+    from llama4rt.cli.bench_cost import ModelCost
+    from llama4rt.configs import model_config
+    from llama4rt.engine_options import parse_bytes
+
+    options: dict[str, Any] = {
+        "device": args.device,
+        "num_threads": args.threads or 0,
+        "max_num_seqs": max(args.batch),
+        "kv_cache_bytes": parse_bytes("kv_cache_memory", args.kv_cache_memory),
+        "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
+        "kv_cache_dtype": args.kv_cache_dtype,
+    }
+    kv = {"auto": "bf16", "bfloat16": "bf16"}.get(args.kv_cache_dtype, args.kv_cache_dtype)
+    if args.config is None:
+        if args.load == "dummy" or args.file is None:
+            raise _core.ConfigError("bench takes an engine file, or --config NAME with --load dummy")
+        path = engine_file(args)
+        core = _core.Engine(path, max_model_len=args.max_model_len or 0, **options)
+        if core.backend == "reference" and args.kv_cache_dtype == "auto":
+            kv = "f32"
+        return core, ModelCost.of_file(path, core.config, kv), Path(path).name
+    if args.load != "dummy" or args.file is not None:
+        raise _core.ConfigError("--config has no weights: it goes with --load dummy, and without FILE")
+    config = model_config(args.config)
+    weights = {
+        "weights": args.weights or "int4",
+        "group_size": args.group_size or 128,
+        "experts_only": args.quantize == "experts",
+        "lm_head": args.lm_head,
+    }
+    core = _core.Engine.dummy(config, max_model_len=args.max_model_len or longest, **options, **weights)
+    name = f"{Path(args.config).stem} {weights['weights']} (random weights)"
+    return core, ModelCost.of_config(config, weights, kv), name
+
+
+def _limits(device: str, threads: int) -> dict[str, float]:
+    """Bytes and operations per second: measured on a CPU, of a GPU what its clocks and units make possible."""
+    from llama4rt import _core
+
+    if not device.startswith("cuda"):
+        return _core.measure_machine(threads)
+    found = _core.find_cuda()["devices"][int(device.partition(":")[2])]
+    return {"read_gbps": found["peak_gbps"], "fma_gflops": 1000 * found["peak_tflops"]}
+
+
+def _device_name(device: str) -> str:
+    from llama4rt import _core
+    from llama4rt.cli.bench_cost import machine
+
+    if not device.startswith("cuda"):
+        return str(machine()["cpu"])
+    return str(_core.find_cuda()["devices"][int(device.partition(":")[2])]["name"])
+
+
+def _tests(args: argparse.Namespace) -> Iterator[tuple[str, int, int, int]]:
+    """(kind, tokens, depth, batch) of every line of the table."""
+    for depth in args.depth:
+        for batch in args.batch:
+            yield from (("prefill", n, depth, batch) for n in args.prompt if n)
+            yield from (("decode", n, depth, batch) for n in args.gen if n)
 
 
 class Bench:
     """Runs the tests on one native engine, stepping it here."""
 
-    def __init__(self, core: "Engine") -> None:
+    def __init__(self, core: "Engine", *, dummy: bool = False) -> None:
+        """dummy: of random weights, whose cached tokens need not be computed."""
         self._core = core
+        self._dummy = dummy
         self._random = random.Random(4)
         self._vocab = core.config["vocab_size"]
         # Stands for a piece of a picture: such a token alone is refused.
         self._patch = core.config.get("vision", {}).get("patch_token_id", -1)
         self._prefixes: dict[tuple[int, int], list[int]] = {}
+
+    def has_room(self, length: int, batch: int) -> bool:
+        """Whether the cache holds `batch` sequences of so many tokens."""
+        stats = self._core.stats()
+        size = stats["block_size"]
+        chunk = self._core.config["attention_chunk_size"] if any(self._core.config["chunked_layers"]) else 0
+        blocks = {"global": length, "local": min(length, chunk)}
+        return length <= self._core.max_model_len and all(
+            stats["blocks"][group]["total"] == 0
+            or batch * -(-count // size) <= stats["blocks"][group]["total"]
+            for group, count in blocks.items()
+        )
 
     def prefill(self, tokens: int, depth: int, batch: int) -> float:
         """Tokens per second until each of `batch` new prompts behind `depth` cached tokens has its first
@@ -143,7 +242,7 @@ class Bench:
         waiting = set()
         start = time.perf_counter()
         for prompt in prompts:
-            waiting.add(self._submit(prompt, 1, use_prefix_cache=depth > 0))
+            waiting.add(self._submit(prompt, 1, use_prefix_cache=depth > 0, computed=depth))
         cached = 0
         while waiting:
             for event in self._step():
@@ -157,7 +256,7 @@ class Bench:
         """Tokens per second of `batch` sequences, from when all are decoding until `tokens` more of each."""
         room = tokens + _DECODE_SLACK + batch
         prompts = [self._prefix(max(depth, 1), i) for i in range(batch)]
-        running = {self._submit(prompt, room, use_prefix_cache=True) for prompt in prompts}
+        running = {self._submit(p, room, use_prefix_cache=True, computed=len(p) - 1) for p in prompts}
         started: set[int] = set()
         while started != running:
             for event in self._step():
@@ -178,8 +277,8 @@ class Bench:
 
     def _prefix(self, depth: int, index: int) -> list[int]:
         """The same `depth` tokens each time, computed before they are needed; the prefix cache keeps them."""
-        if depth == 0:
-            return []
+        if depth == 0 or self._dummy:
+            return [0] * depth
         if (depth, index) not in self._prefixes:
             self._prefixes[depth, index] = self._tokens(depth)
             self._submit(self._prefixes[depth, index], 1, use_prefix_cache=True)
@@ -190,7 +289,9 @@ class Bench:
         drawn = (self._random.randrange(self._vocab) for _ in range(count))
         return [0 if token == self._patch else token for token in drawn]
 
-    def _submit(self, prompt: list[int], max_tokens: int, *, use_prefix_cache: bool) -> int:
+    def _submit(
+        self, prompt: list[int], max_tokens: int, *, use_prefix_cache: bool, computed: int = 0
+    ) -> int:
         from llama4rt._core import Request
 
         request = Request()
@@ -199,6 +300,8 @@ class Bench:
         request.temperature = 0.0
         request.ignore_eos = True
         request.use_prefix_cache = use_prefix_cache
+        if self._dummy:
+            request.assume_computed = computed
         return self._core.submit(request)
 
     def _step(self) -> "list[Event]":
@@ -223,13 +326,13 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
         contexts = range(max(result.depth, 1), max(result.depth, 1) + result.tokens)
         bytes_per_step = statistics.fmean(cost.decode_bytes(result.batch, context) for context in contexts)
         result.gbps = steps_per_second * bytes_per_step / 1e9
-        result.bandwidth_fraction = result.gbps / limits["read_gbps"]
+        result.bandwidth_fraction = result.gbps / limits["read_gbps"] if limits["read_gbps"] else None
     else:
         flops_per_token = cost.prefill_flops(result.batch, result.tokens, result.depth) / (
             result.batch * result.tokens
         )
         result.gflops = result.mean * flops_per_token / 1e9
-        result.fma_fraction = result.gflops / limits["fma_gflops"]
+        result.fma_fraction = result.gflops / limits["fma_gflops"] if limits["fma_gflops"] else None
     return result
 
 
@@ -248,10 +351,7 @@ def _print_table(results: list[Result], name: str, size: int, threads: int, limi
             " | ".join([*columns, _percent(result.bandwidth_fraction), _percent(result.fma_fraction)]),
             "|",
         )
-    print(
-        f"\nThis machine, measured in the same run: {limits['read_gbps']:.1f} GB/s, "
-        f"{limits['fma_gflops']:.0f} GFLOP/s."
-    )
+    print(f"\nThis device's limits: {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s.")
 
 
 def _percent(fraction: float | None) -> str:

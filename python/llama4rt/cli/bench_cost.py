@@ -5,32 +5,51 @@ Deliberately optimistic for us to be measured against: every needed byte is read
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from llama4rt import _core
 
-_KV_BYTES = {"f32": 4, "bf16": 2}
+_KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1}
 
 
 class ModelCost:
-    """Bytes and floating-point operations of one engine file's model."""
+    """Bytes and floating-point operations of one model: of_file or of_config makes one."""
 
-    def __init__(self, path: str, config: dict[str, Any], kv_dtype: str) -> None:
-        file = _core.EngineFile(path)
-        names = set(file.names())
+    def __init__(
+        self,
+        weights: list[tuple[str, int, list[int]]],
+        total_bytes: int,
+        config: dict[str, Any],
+        kv_dtype: str,
+    ) -> None:
+        """weights: (name, bytes with companions, [E, N, K])."""
         self._config = config
         self._kv_bytes = _KV_BYTES.get(kv_dtype, 2)
-        self._weights: list[tuple[str, int, int]] = []  # (name, bytes with companions, elements)
+        self.total_bytes = total_bytes
+        self._weights = [
+            (name, size, math.prod(shape))
+            for name, size, shape in weights
+            if not name.startswith("vision.")  # read when a picture comes, not for every token
+        ]
+
+    @classmethod
+    def of_file(cls, path: str, config: dict[str, Any], kv_dtype: str) -> "ModelCost":
+        """Of an engine file."""
+        file = _core.EngineFile(path)
+        names = set(file.names())
+        weights = []
         for name, weight in json.loads(file.metadata["weights"]).items():
-            if name.startswith("vision."):  # read when a picture comes, not for every token
-                continue
             parts = [name, *(part for part in (f"{name}.scales", f"{name}.zeros") if part in names)]
-            elements = 1
-            for extent in weight["shape"]:
-                elements *= extent
-            self._weights.append((name, sum(file.info(part)[3] for part in parts), elements))
-        self.total_bytes = sum(file.info(name)[3] for name in names)
+            weights.append((name, sum(file.info(part)[3] for part in parts), weight["shape"]))
+        return cls(weights, sum(file.info(name)[3] for name in names), config, kv_dtype)
+
+    @classmethod
+    def of_config(cls, config: str, options: dict[str, Any], kv_dtype: str) -> "ModelCost":
+        """Of a model without a file: its canonical config (JSON) and the options of _core.list_weights."""
+        weights = [(name, size, shape) for name, _, shape, size in _core.list_weights(config, **options)]
+        return cls(weights, sum(size for _, size, _ in weights), json.loads(config), kv_dtype)
 
     def decode_bytes(self, batch: int, context: int) -> float:
         """Bytes read by one decode step of `batch` sequences, each with `context` tokens before it."""

@@ -21,7 +21,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("-o", "--output", metavar="OUT.l4e", required=True, help="the engine file to write")
     parser.add_argument(
-        "--target", choices=("auto", "cpu", "cuda"), default="auto", help="the kernels to lay weights out for"
+        "--target",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="the kernels to lay weights out for; a file serves one (default: cpu)",
     )
     parser.add_argument(
         "--weights",

@@ -12,7 +12,9 @@ from importlib import import_module
 from typing import Any
 
 # Modules with add_parser(subparsers) and run(args) -> int | None; they import what is heavy inside run.
-_COMMANDS = ("build", "inspect", "verify", "generate", "chat", "serve", "bench", "bench_serve", "demo")
+_COMMANDS = (
+    "build", "inspect", "verify", "plan", "generate", "chat", "serve", "bench", "bench_serve", "doctor", "demo",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from llama4rt.sampling_params import SamplingParams
 
 
-def add_engine_options(parser: argparse.ArgumentParser, *, or_demo: bool = False) -> None:
-    """or_demo: FILE may be left out; then it is the demo model's."""
+def add_engine_options(
+    parser: argparse.ArgumentParser, *, or_demo: bool = False, or_config: bool = False
+) -> None:
+    """or_demo: FILE may be left out; then it is the demo model's. or_config: then --config says what to run."""
     parser.add_argument(
         "file",
         metavar="FILE",
-        nargs="?" if or_demo else None,
+        nargs="?" if or_demo or or_config else None,
         help="an engine file; or a checkpoint directory or hub id, built into the cache the first time"
         + ("; without it, the demo model that ships with llama4rt" if or_demo else ""),
     )
@@ -85,8 +87,20 @@ def engine_file(args: argparse.Namespace) -> str:
                 num_threads=args.threads,
                 weights=args.weights,
                 group_size=args.group_size,
+                target=_target(args.device),
             )
         )
+
+
+def _target(device: str) -> str | None:
+    """What a checkpoint is built for when it is run on `device`; None: the default."""
+    if device.startswith("cuda"):
+        return "cuda"
+    if device != "auto":
+        return None
+    from llama4rt import _core
+
+    return "cuda" if any(not found["problem"] for found in _core.find_cuda()["devices"]) else None
 
 
 def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":

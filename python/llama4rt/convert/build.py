@@ -30,6 +30,7 @@ QUANTIZE = ("linear", "experts")
 LM_HEADS = ("bf16", "int8")
 VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
+_LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/format/layout.h
 
 _QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
 _SLICE_BYTES = 16 << 20  # of source handed over at once: bounds the memory of imports and the wait for Ctrl-C
@@ -38,6 +39,7 @@ _WORST = 5
 
 @dataclass(frozen=True)
 class BuildOptions:
+    target: str
     weights: str
     group_size: int
     quantize: str
@@ -46,6 +48,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
+            ("target", self.target, tuple(_LAYOUTS)),
             ("weights", self.weights, WEIGHTS),
             ("group_size", self.group_size, GROUP_SIZES),
             ("quantize", self.quantize, QUANTIZE),
@@ -103,20 +106,21 @@ def build(
 ) -> BuildReport:
     """Builds the engine file `out` from `src`, a checkpoint directory or a hub id.
 
-    weights, group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
-    attention) or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors int4
-    keep their codes, whatever `weights` says. vision: how the vision tower is stored, where there is one; "int8" leaves
+    target: whose kernels read the file, "cpu" (what "auto" means) or "cuda"; a file serves one of them. weights,
+    group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and attention)
+    or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors int4 keep their
+    codes, whatever `weights` says. vision: how the vision tower is stored, where there is one; "int8" leaves
     matrices whose inputs are not whole groups in bf16, "none" leaves the tower out and so builds a model of text
     alone. rope_scaling replaces numbers of the config's. progress(done, total) counts source bytes. The same
     checkpoint and options give the same bytes. On any error, Ctrl-C included, nothing is left under the name `out`.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
-    if target == "cuda":
-        raise ConfigError("target is cuda; this build of llama4rt has no layout for CUDA yet, use cpu")
     if target not in TARGETS:
         raise ConfigError(f"target is {target!r:.80}; it must be one of {', '.join(TARGETS)}")
-    options = BuildOptions(weights, group_size, quantize, lm_head, vision)
+    options = BuildOptions(
+        "cpu" if target == "auto" else target, weights, group_size, quantize, lm_head, vision
+    )
     if num_threads is not None and num_threads < 0:
         raise ConfigError(f"num_threads is {num_threads}; it must be positive, or 0 for all CPUs")
     path = os.fspath(out)
@@ -133,7 +137,7 @@ def build(
     )
     plan = make_plan(config, checkpoint.tensors, declared_group_sizes(checkpoint.config))
     job = _Build(checkpoint, config, plan, options, progress or (lambda done, total: None))
-    worst = job.run(_core.EngineWriter(path, num_threads or 0))
+    worst = job.run(_core.EngineWriter(path, num_threads or 0, options.target))
     return BuildReport(path, os.path.getsize(path), time.perf_counter() - start, worst)
 
 
@@ -307,8 +311,8 @@ class _Build:
             "format": "llama4rt engine",
             "format_version": "1",
             "llama4rt_version": _core.version(),
-            "target": "cpu",
-            "layout": "cpu16",
+            "target": options.target,
+            "layout": _LAYOUTS[options.target],
             "config": _json(self.config.canonical()),
             "quantization": _json(quantization),
             "source": _json(source),

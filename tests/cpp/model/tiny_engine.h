@@ -47,6 +47,7 @@ inline ModelConfig tiny_config() {
 
 struct TinyEngine {
   ModelConfig config = tiny_config();
+  Layout layout = Layout::kCpu16;
   WeightKind kind = WeightKind::kInt4;  // of attention, dense and expert matrices
   uint32_t seed = 1;
   std::set<std::string> left_out;  // tensors not written
@@ -142,7 +143,7 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
   std::erase_if(norms, [&](const std::string& name) { return spec.left_out.contains(name); });
   std::erase_if(weights, [&](const Planned& w) { return spec.left_out.contains(w.name); });
 
-  EngineWriter writer(path, 1);
+  EngineWriter writer(path, 1, spec.layout);
   writer.declare_tensor("embed", "BF16", {c.vocab_size, c.hidden_size});
   for (const std::string& name : norms) writer.declare_tensor(name, "F32", {c.hidden_size});
   for (const auto& tensor : vision.floats) writer.declare_tensor(tensor.name, "F32", tensor.shape);
@@ -194,6 +195,8 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
   for (auto& [key, value] : metadata) {
     if (key == "config") value = c.to_json();
     if (key == "files") value = "[]";
+    if (key == "target") value = engine_format::target_of_layout(spec.layout);
+    if (key == "layout") value = layout_name(spec.layout);
   }
   writer.finish(metadata);
 }

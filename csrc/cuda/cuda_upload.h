@@ -1,0 +1,31 @@
+// Uploader: large data to the device through two pinned buffers. While the device reads one, threads fill the
+// other; several of them, because one alone waits for each page of a mapped file in turn.
+#pragma once
+
+#include <cstddef>
+
+#include "base/thread_pool.h"
+#include "cuda/runtime.h"
+
+namespace llama4rt {
+
+class Uploader {
+ public:
+  // side_bytes: of one pinned buffer.
+  explicit Uploader(cuda::Stream& stream, size_t side_bytes = size_t(32) << 20);
+  // `src` is free when it returns; the bytes are in place for whatever the stream runs next.
+  void copy(void* dst, const void* src, size_t bytes);
+
+ private:
+  struct Side {
+    cuda::PinnedBuffer memory;
+    cuda::Event copied;  // nothing marked: free
+  };
+  cuda::Stream& stream_;
+  const size_t side_bytes_;
+  ThreadPool readers_;
+  Side sides_[2];
+  int next_ = 0;
+};
+
+}  // namespace llama4rt

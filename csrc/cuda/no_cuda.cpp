@@ -1,0 +1,22 @@
+// cuda_devices.h for a build without CUDA: says so.
+#include "cuda/cuda_devices.h"
+
+namespace llama4rt {
+namespace {
+constexpr const char* kProblem =
+    "this build of llama4rt has no CUDA backend (it was built without nvcc; build again with "
+    "LLAMA4RT_CUDA=ON)";
+}
+
+bool cuda_built() { return false; }
+
+CudaSystem find_cuda() {
+  return {.built = false, .driver = 0, .runtime = 0, .problem = kProblem, .devices = {}};
+}
+
+std::unique_ptr<Backend> make_cuda_backend(int device) {
+  throw Error(ErrorKind::kConfig,
+              error_text("device \"cuda:", device, "\": ", kProblem, "; or use device=\"cpu\""));
+}
+
+}  // namespace llama4rt

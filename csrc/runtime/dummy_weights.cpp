@@ -1,0 +1,128 @@
+#include "runtime/dummy_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "base/error.h"
+#include "runtime/weight_placement.h"
+
+namespace llama4rt {
+namespace {
+
+// One pool of random bits and one of random numbers, read from another place for every tensor and every lap;
+// laps of a prime length never fall into step with tiles.
+constexpr int64_t kPoolBytes = int64_t(8) << 20;
+constexpr int64_t kLap = 8'388'593;  // the largest prime below
+
+class Filler {
+ public:
+  explicit Filler(Backend& backend) : backend_(backend), bits_(size_t(kPoolBytes)) {
+    for (size_t i = 0; i < bits_.size(); i += 8) {
+      const uint64_t word = random_();
+      std::memcpy(&bits_[i], &word, 8);
+    }
+  }
+
+  void bits(char* to, int64_t bytes) { repeat(to, bytes, bits_, kLap, 1); }
+  void bf16_numbers(char* to, int64_t bytes, float deviation) {
+    std::vector<char> pool(size_t(std::min(bytes, kPoolBytes)));
+    std::normal_distribution<float> normal(0, deviation);
+    for (size_t i = 0; i + 1 < pool.size(); i += 2) {
+      const bf16 value = to_bf16(normal(random_));
+      std::memcpy(&pool[i], &value, 2);
+    }
+    repeat(to, bytes, pool, int64_t(pool.size()) - (bytes > kPoolBytes ? 2 * 127 : 0), 2);
+  }
+  void constant(char* to, int64_t bytes, const void* element, size_t size) {
+    std::vector<char> pool(size_t(std::min(bytes, kPoolBytes)));
+    for (size_t i = 0; i + size <= pool.size(); i += size) std::memcpy(&pool[i], element, size);
+    repeat(to, bytes, pool, int64_t(pool.size()), int64_t(pool.size()));
+  }
+
+ private:
+  // Laps over the first `lap` bytes of the pool, the first from a random multiple of `unit` on.
+  void repeat(char* to, int64_t bytes, const std::vector<char>& pool, int64_t lap, int64_t unit) {
+    int64_t from = int64_t(random_() % uint64_t(lap / unit)) * unit;
+    for (int64_t at = 0; at < bytes;) {
+      const int64_t count = std::min(lap - from, bytes - at);
+      backend_.upload(to + at, pool.data() + from, size_t(count));
+      at += count;
+      from = 0;
+    }
+  }
+
+  Backend& backend_;
+  std::mt19937_64 random_{4};
+  std::vector<char> bits_;
+};
+
+bool is_gain(const std::string& name) {  // of a norm: one, so that activations keep their size
+  return name.ends_with("norm") || name.ends_with("norm.weight");
+}
+
+}  // namespace
+
+int64_t DummyWeights::bytes(const ModelConfig& config, const WeightOptions& options) {
+  int64_t total = 0;
+  for (const ListedTensor& tensor : list_weights(config, options))
+    total += placed_bytes(tensor.data_bytes()) + placed_bytes(tensor.scale_bytes());
+  return total;
+}
+
+DummyWeights::DummyWeights(const ModelConfig& config, const WeightOptions& options, Backend& backend)
+    : config_(config), layout_(options.layout), backend_(backend), bytes_(bytes(config, options)) {
+  base_ = static_cast<char*>(backend.allocate(size_t(bytes_)));
+  try {
+    Filler fill(backend);
+    char* at = base_;
+    for (const ListedTensor& tensor : list_weights(config, options)) {
+      char* const data = at;
+      char* const scales = data + placed_bytes(tensor.data_bytes());
+      at = scales + placed_bytes(tensor.scale_bytes());
+      if (!tensor.shape.empty()) {
+        const float value = is_gain(tensor.name) ? 1.0f : 0.0f;
+        fill.constant(data, tensor.data_bytes(), &value, sizeof value);
+        Tensor view(data, DType::kF32, {tensor.shape[0]});
+        if (tensor.shape.size() == 2) view = Tensor(data, DType::kF32, {tensor.shape[0], tensor.shape[1]});
+        tensors_.emplace(tensor.name, view);
+        continue;
+      }
+      Weight w = tensor.weight;
+      w.data = data;
+      const float deviation = 1 / std::sqrt(float(w.k));  // a product has the size of its input
+      if (w.quantized()) {
+        fill.bits(data, tensor.data_bytes());
+        // Codes are uniform, of deviation 4.6 (int4) or 74 (int8).
+        const bf16 scale = to_bf16(deviation / (w.kind == WeightKind::kInt4 ? 4.6f : 74.0f));
+        fill.constant(scales, tensor.scale_bytes(), &scale, sizeof scale);
+        w.scales = scales;
+      } else {
+        fill.bf16_numbers(data, tensor.data_bytes(), tensor.name == "embed" ? 1.0f : deviation);
+      }
+      weights_.emplace(tensor.name, w);
+    }
+    backend.finish_upload();
+  } catch (...) {
+    backend.deallocate(base_, size_t(bytes_));
+    throw;
+  }
+}
+
+DummyWeights::~DummyWeights() { backend_.deallocate(base_, size_t(bytes_)); }
+
+Weight DummyWeights::weight(std::string_view name) const {
+  const auto at = weights_.find(name);
+  LLAMA4RT_CHECK(kInternal, at != weights_.end(), "random weights: there is no weight ", name);
+  return at->second;
+}
+
+Tensor DummyWeights::tensor(std::string_view name) const {
+  const auto at = tensors_.find(name);
+  LLAMA4RT_CHECK(kInternal, at != tensors_.end(), "random weights: there is no tensor ", name);
+  return at->second;
+}
+
+}  // namespace llama4rt

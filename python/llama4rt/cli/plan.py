@@ -1,0 +1,134 @@
+"""`llama4rt plan`: what a model takes of a device's memory, and how long a context fits, before anything is loaded."""
+
+import argparse
+import json
+from typing import Any
+
+_PARTS = (  # key of _core.plan's bytes, what it is
+    ("weights", "weights"),
+    ("kv_global", "keys and values of global layers"),
+    ("kv_local", "keys and values of chunked layers"),
+    ("workspace", "activations of a step"),
+    ("logits", "logits"),
+    ("vision", "activations of the vision tower"),
+    ("images", "encoded pictures, at most"),
+    ("batch", "ids, positions, block tables"),
+    ("scratch", "scratch of kernels"),
+    ("driver", "driver and recorded steps (an estimate)"),
+)
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="show what a model takes of memory",
+        description="Show what an engine takes of its device's memory, part by part, and the longest context that "
+        "fits. Needs no GPU and loads nothing. The engine allocates what the plan says.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", metavar="FILE", nargs="?", help="an engine file")
+    source.add_argument(
+        "--config", metavar="NAME", help="without a file: scout, maverick, tiny, or the path of a config.json"
+    )
+    parser.add_argument("-c", "--context", metavar="N", help="tokens of one sequence: 8192, 128k, 1M")
+    parser.add_argument(
+        "-n", "--sequences", type=int, default=1, metavar="N", help="that run at the same time (default 1)"
+    )
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="what the device has, such as 80GiB")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], help="default: what FILE is for; with --config: cuda"
+    )
+    parser.add_argument("--kv-cache-dtype", choices=["auto", "bf16", "fp8", "f32"], default="auto")
+    parser.add_argument(
+        "--block-size", type=int, default=16, metavar="N", help="tokens of a block (default 16)"
+    )
+    parser.add_argument("--max-batched-tokens", type=int, metavar="N", help="tokens of one step")
+    add_weight_options(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+
+
+def add_weight_options(parser: argparse.ArgumentParser) -> None:
+    """How the matrices of a model that has no file are stored."""
+    group = parser.add_argument_group("with --config, as in `llama4rt build`")
+    group.add_argument("--weights", choices=["int4", "int8", "bf16"], default="int4")
+    group.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128)
+    group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
+    group.add_argument("--lm-head", choices=["bf16", "int8"], default="bf16")
+
+
+def weight_options(args: argparse.Namespace) -> dict[str, Any]:
+    """add_weight_options' answers, as _core takes them."""
+    return {
+        "weights": args.weights,
+        "group_size": args.group_size,
+        "experts_only": args.quantize == "experts",
+        "lm_head": args.lm_head,
+    }
+
+
+def tokens(text: str | None) -> int:
+    """8192, "128k" (131,072) or "1M" (1,048,576) as a number; 0 for None."""
+    from llama4rt.errors import ConfigError
+
+    if text is None:
+        return 0
+    units = {"k": 1 << 10, "m": 1 << 20}
+    number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
+    if not number.isdecimal() or not 1 <= int(number) * unit < 2**40:
+        raise ConfigError(f"{text!r:.40} is no number of tokens; write 8192, 128k or 1M")
+    return int(number) * unit
+
+
+def run(args: argparse.Namespace) -> int:
+    from llama4rt import _core
+    from llama4rt.engine_options import count, parse_bytes
+
+    options: dict[str, Any] = {
+        "max_model_len": tokens(args.context),
+        "max_num_seqs": count("sequences", args.sequences),
+        "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
+        "kv_cache_dtype": args.kv_cache_dtype,
+        "block_size": count("block_size", args.block_size),
+        "max_batched_tokens": count("max_batched_tokens", args.max_batched_tokens),
+    }
+    if args.file is not None:
+        plan = _core.plan(_core.EngineFile(args.file), device=args.device or "auto", **options)
+    else:
+        from llama4rt.configs import model_config
+
+        config = model_config(args.config)
+        plan = _core.plan_config(config, device=args.device or "cuda", **options, **weight_options(args))
+    if args.json:
+        print(json.dumps(plan, indent=2))
+    else:
+        print("\n".join(_lines(plan, options["memory_bytes"])))
+    return 0
+
+
+def _lines(plan: dict[str, Any], memory: int) -> list[str]:
+    sizes = plan["bytes"]
+    lines = [f"{_gib(sizes[key]):>12}  {words}" for key, words in _PARTS if sizes[key] > 0]
+    lines.append(f"{_gib(sizes['total']):>12}  in all" + (f", of {_gib(memory)}" if memory else ""))
+    lines.append("")
+    blocks = plan["blocks"]
+    lines.append(
+        f"context {plan['max_model_len']:,} tokens; blocks of {blocks['size']}: {blocks['global']:,} global, "
+        f"{blocks['local']:,} chunked"
+    )
+    full, wanted = plan["full_sequences"], plan["max_num_seqs"]
+    lines.append(
+        f"sequences of that length at the same time: {full}"
+        + (f" of {wanted}; the others share what is left, or wait" if full < wanted else "")
+    )
+    if memory:
+        longest = plan["longest_context"]
+        lines.append(
+            f"longest context for {wanted} at the same time: {longest:,} tokens"
+            if longest
+            else f"not even a short context fits for {wanted} at the same time"
+        )
+    return lines
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"

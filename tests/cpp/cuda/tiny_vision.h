@@ -1,0 +1,65 @@
+// A tiny Llama 4 that sees, and requests that meet every part of the runtime: for the tests of engines on a
+// device.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "model/tiny_engine.h"
+#include "runtime/drive_engine.h"
+#include "runtime/request.h"
+
+namespace llama4rt::test {
+
+inline constexpr int64_t kPatch = 91;
+inline constexpr int kSide = 16;  // pixels of a tile, which is 4 tokens
+
+inline TinyEngine vision_engine(Layout layout) {
+  TinyEngine spec;
+  spec.layout = layout;
+  VisionConfig v;
+  v.hidden_size = 16;
+  v.num_hidden_layers = 1;
+  v.num_attention_heads = 2;
+  v.intermediate_size = 64;
+  v.adapter_hidden_size = 32;
+  v.output_dim = 32;
+  v.image_size = kSide;
+  v.patch_size = 4;
+  v.rope_theta = 10000;
+  v.norm_eps = 1e-5f;
+  v.patch_token_id = kPatch;
+  spec.config.vision = v;
+  return spec;
+}
+
+inline std::shared_ptr<const ImageInput> picture(uint32_t seed) {
+  std::mt19937 random(seed);
+  ImageInput image;
+  image.digest = "picture " + std::to_string(seed);
+  image.tiles.resize(size_t(kSide * kSide * 3));
+  for (uint8_t& value : image.tiles) value = uint8_t(random());
+  return std::make_shared<const ImageInput>(std::move(image));
+}
+
+inline std::vector<int64_t> text_prompt(std::mt19937& random, size_t length) {
+  std::vector<int64_t> ids = random_prompt(random, length);
+  for (int64_t& id : ids) id = std::min<int64_t>(id, 90);
+  return ids;
+}
+
+// Text, the picture, text.
+inline Request with_picture(std::mt19937& random, uint32_t seed, size_t before, size_t after,
+                            int64_t max_tokens = 12) {
+  std::vector<int64_t> prompt = text_prompt(random, before);
+  prompt.insert(prompt.end(), 4, kPatch);
+  for (const int64_t id : text_prompt(random, after)) prompt.push_back(id);
+  Request r = greedy(prompt, max_tokens);
+  r.images = {picture(seed)};
+  return r;
+}
+
+}  // namespace llama4rt::test
