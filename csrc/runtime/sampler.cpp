@@ -70,6 +70,10 @@ void Sampler::forbid(std::span<float> row, std::span<const uint32_t> allowed) {
     const uint32_t bits = allowed[word];
     if (bits == 0xFFFFFFFFu) continue;
     const size_t count = std::min<size_t>(32, row.size() - begin);
+    if (bits == 0) {  // most words of a mask are all or nothing
+      std::fill_n(row.begin() + std::ptrdiff_t(begin), count, -kInfinity);
+      continue;
+    }
     for (size_t i = 0; i < count; ++i)
       if (!(bits >> i & 1u)) row[begin + i] = -kInfinity;
   }

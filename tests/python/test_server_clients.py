@@ -23,15 +23,17 @@ CLIENTS = Path(__file__).resolve().parents[2] / "build/clients"
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
-def environment(name: str, package: str) -> Path:
-    """The python of an environment with that package; skips when the index does not have it."""
+def environment(name: str, *packages: str) -> Path:
+    """The python of an environment with those packages; skips when the index does not have them."""
     python = CLIENTS / name / "bin/python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", CLIENTS / name], check=True)
     if subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode != 0:
-        done = subprocess.run([python, "-m", "pip", "install", "-q", package], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True
+        )
         if done.returncode != 0:
-            pytest.skip(f"{package} cannot be installed: {done.stderr[-200:]}")
+            pytest.skip(f"{packages} cannot be installed: {done.stderr[-200:]}")
     return python
 
 
@@ -73,7 +75,7 @@ print(json.dumps(out))
 
 
 def test_litellm(server: RunningServer, engine: Engine) -> None:
-    python = environment("litellm", "litellm")
+    python = environment("litellm", "litellm", "mcp")  # it imports mcp as soon as there are tools
     texts = ["Hello", "What can you do?"]
     command = [python, "-c", LITELLM, server.url + "/v1", json.dumps(texts)]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATH": "/usr/bin:/bin"}

@@ -70,9 +70,9 @@ class Chat:
         prompt = await self._prepared()
         tokenizer = require_tokenizer(service.engine.engine.tokenizer, "chat")
         self._logprobs = LogprobsWriter(tokenizer) if body.logprobs else None
-        job = Job(service, [prompt], self._params())
-        self._job = job
-        self._shapers = [self._shaper() for _ in range(job.params.n)]
+        params = self._params()
+        self._shapers = [self._shaper() for _ in range(params.n)]
+        job = self._job = Job(service, [prompt], params)  # takes room, which its start or close gives back
         try:
             await job.start()
         except RequestError as error:
