@@ -14,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-build/gpu-check}
-build=build/gpu
+build=${BUILD:-build/gpu}
 site=$PWD/$build/site
 dry=${GPU_CHECK_DRY:-}
 python=${PYTHON:-python3}
