@@ -33,8 +33,6 @@ DType kv_dtype(const std::string& name, const std::string& device) {
   if (name == "f32" || name == "float32") return DType::kF32;
   LLAMA4RT_CHECK(kConfig, name == "fp8" || name == "fp8_e4m3", "kv_cache_dtype is \"", name,
                  "\"; it must be \"auto\", \"bf16\", \"f32\" or \"fp8\"");
-  LLAMA4RT_CHECK(kConfig, device != "cpu", "kv_cache_dtype is \"", name,
-                 "\", which the CPU does not have; use \"bf16\"");
   return DType::kF8E4M3;
 }
 

@@ -49,7 +49,8 @@ class Engine:
 
     path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len:
     prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as
-    "4GiB" or "512MB"; None lets the engine choose. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
+    "4GiB" or "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "fp8" (half the
+    memory, docs/numerics.md says what it costs) or "f32". num_threads: None takes LLAMA4RT_NUM_THREADS, else the
     processors this process may use. image_cache_memory: for pictures that are encoded, in use or kept
     for the next time; as kv_cache_memory. gpu_memory: the most to take of a GPU; None: what is free
     there. "auto" means the device the file was built for (`llama4rt build --target`).

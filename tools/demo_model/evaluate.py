@@ -29,7 +29,7 @@ def main() -> None:
     if args.checkpoint:
         sides[f"transformers {args.dtype}"] = transformers_side(args.checkpoint, args.dtype, args.threads)
     if args.engine:
-        sides["llama4rt"] = engine_side(args.engine)
+        sides["llama4rt"] = engine_side(args.engine, args.kv_cache_dtype)
     table = {name: measure(answer, args.kinds, args.questions, args.seed) for name, answer in sides.items()}
     print(markdown(table))  # noqa: T201
     if args.out:
@@ -107,11 +107,11 @@ def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
     return lambda questions: [one(q) for q in questions]
 
 
-def engine_side(path: Path) -> Answer:
+def engine_side(path: Path, kv_cache_dtype: str = "auto") -> Answer:
     """The engine file under llama4rt, many conversations together."""
     import llama4rt
 
-    engine = llama4rt.Engine(path)
+    engine = llama4rt.Engine(path, kv_cache_dtype=kv_cache_dtype)
     params = llama4rt.SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def answer(questions: Sequence[Question]) -> list[str]:
@@ -134,6 +134,7 @@ def arguments() -> argparse.Namespace:
     add("--kinds", nargs="+", default=[*KINDS])
     add("--seed", type=int, default=0)
     add("--dtype", default="bfloat16", help="what transformers computes in")
+    add("--kv-cache-dtype", default="auto", help="of llama4rt: auto, bf16, fp8 or f32")
     add("--threads", type=int, default=1)
     add("--out", type=Path, help="a folder for accuracy.json and accuracy.md")
     return parser.parse_args()

@@ -176,6 +176,8 @@ inline void attend(float* states, const AttentionTile& tile, int64_t partition, 
   auto* scores = reinterpret_cast<float*>(scratch);
   if (tile.kv->dtype == DType::kBF16)
     attend_as<bf16>(states, tile, partition, scores);
+  else if (tile.kv->dtype == DType::kF8E4M3)
+    attend_as<f8e4m3>(states, tile, partition, scores);
   else
     attend_as<float>(states, tile, partition, scores);
 }

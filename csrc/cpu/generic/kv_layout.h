@@ -1,8 +1,8 @@
 // Where keys and values lie inside a KV block; only store_kv and attend look. Per (block, KV head):
 //   keys    in groups of 16, lane = key, as the lines float_block wants:
-//           bf16 [P / 16][D / 2][16][2], fp32 [P / 16][D][16]
+//           bf16 [P / 16][D / 2][16][2], fp32 and fp8 [P / 16][D][16]
 //   values  lane = dimension, two keys side by side in bf16 so that one load serves both:
-//           bf16 [P / 2][D][2], fp32 [P][D]
+//           bf16 [P / 2][D][2], fp32 and fp8 [P][D]
 #pragma once
 
 #include "cpu/generic/int_vec.h"
@@ -28,6 +28,10 @@ template <>
 inline int64_t key_index<float>(int64_t key, int64_t d, int64_t head_dim) {
   return key / kLanes * kLanes * head_dim + d * kLanes + key % kLanes;
 }
+template <>
+inline int64_t key_index<f8e4m3>(int64_t key, int64_t d, int64_t head_dim) {
+  return key_index<float>(key, d, head_dim);
+}
 template <class Element>
 inline int64_t value_index(int64_t key, int64_t d, int64_t head_dim);
 template <>
@@ -39,8 +43,14 @@ inline int64_t value_index<float>(int64_t key, int64_t d, int64_t head_dim) {
   return key * head_dim + d;
 }
 
+template <>
+inline int64_t value_index<f8e4m3>(int64_t key, int64_t d, int64_t head_dim) {
+  return value_index<float>(key, d, head_dim);
+}
+
 inline void convert(float& out, float x) { out = x; }
 inline void convert(bf16& out, float x) { out = to_bf16(x); }
+inline void convert(f8e4m3& out, float x) { out = to_f8e4m3(x); }
 
 template <class Element>
 inline void store_kv_as(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
@@ -54,6 +64,8 @@ inline void store_kv_as(const KvLayer& kv, int64_t slot, int64_t kv_head, const 
 inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
   if (kv.dtype == DType::kBF16)
     store_kv_as<bf16>(kv, slot, kv_head, k, v);
+  else if (kv.dtype == DType::kF8E4M3)
+    store_kv_as<f8e4m3>(kv, slot, kv_head, k, v);
   else
     store_kv_as<float>(kv, slot, kv_head, k, v);
 }
@@ -71,6 +83,20 @@ inline void load_value_pair(Vec& first, Vec& second, const float* head, int64_t 
   const float* p = head + value_index<float>(key, d, dim);
   first = n == kLanes ? Vec::load(p) : Vec::load_partial(p, n);
   second = n == kLanes ? Vec::load(p + dim) : Vec::load_partial(p + dim, n);
+}
+inline void load_value_pair(Vec& first, Vec& second, const f8e4m3* head, int64_t key, int64_t d, int64_t dim,
+                            int n) {
+  const f8e4m3* p = head + value_index<f8e4m3>(key, d, dim);
+  if (n == kLanes) {
+    first = widen_f8(p);
+    second = widen_f8(p + dim);
+    return;
+  }
+  f8e4m3 rows[2][kLanes] = {};
+  std::memcpy(rows[0], p, size_t(n));
+  std::memcpy(rows[1], p + dim, size_t(n));
+  first = widen_f8(rows[0]);
+  second = widen_f8(rows[1]);
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -74,7 +74,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--gpu-memory", metavar="SIZE", help="what to take of the device (default: what is free)"
     )
-    parser.add_argument("--kv-cache-dtype", choices=["auto", "bf16", "fp8", "f32"], default="auto")
     parser.add_argument(
         "--config",
         metavar="NAME",

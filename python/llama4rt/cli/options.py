@@ -32,6 +32,12 @@ def add_engine_options(
     )
     group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
     group.add_argument(
+        "--kv-cache-dtype",
+        choices=["auto", "bf16", "fp8", "f32"],
+        default="auto",
+        help="how keys and values are kept; fp8 takes half the memory of bf16 (default: auto)",
+    )
+    group.add_argument(
         "--weights", choices=["int4", "int8", "bf16"], help="when FILE is a checkpoint: how to build it"
     )
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
@@ -113,6 +119,7 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         num_threads=args.threads,
         max_model_len=args.max_model_len,
         kv_cache_memory=args.kv_cache_memory,
+        kv_cache_dtype=args.kv_cache_dtype,
         allow_image_urls=allow_image_urls,
         **options,
     )

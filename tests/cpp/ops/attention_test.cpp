@@ -108,7 +108,20 @@ Matrix attend(Backend& backend, const Cache& cache, const AttentionInputs& in, i
   return out;
 }
 
-float rounded(float x, DType dtype) { return dtype == DType::kBF16 ? to_float(to_bf16(x)) : x; }
+float rounded(float x, DType dtype) {
+  if (dtype == DType::kF8E4M3) return to_float(to_f8e4m3(x));
+  return dtype == DType::kBF16 ? to_float(to_bf16(x)) : x;
+}
+
+// The shared cases, and some of them with an fp8 cache.
+std::vector<cases::AttentionCase> all_cases() {
+  std::vector<cases::AttentionCase> all = cases::attention_cases();
+  for (size_t i = 0; i < cases::attention_cases().size(); i += 3) {
+    all.push_back(all[i]);
+    all.back().kv_dtype = DType::kF8E4M3;
+  }
+  return all;
+}
 
 Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in, float scale) {
   const int64_t dim = c.head_dim;
@@ -151,7 +164,7 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
 
 TEST(attention_conforms) {
   SEEDED(rng);
-  for (const cases::AttentionCase& c : cases::attention_cases()) {
+  for (const cases::AttentionCase& c : all_cases()) {
     SCOPE(c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim, ", blocks of ", c.block_size, ", ",
           dtype_name(c.kv_dtype), ", ", c.sequences.size(), " sequences, first at ",
           c.sequences[0].first_position);
@@ -269,7 +282,7 @@ TEST(prepare_qkv_conforms) {
 TEST(the_cache_holds_the_transformed_keys) {
   SEEDED(rng);
   const int64_t tokens = 21, dim = 64, heads = 2;
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
     const Matrix q = random_activations(rng, tokens, heads * dim),
                  k = random_activations(rng, tokens, heads * dim),
                  v = random_activations(rng, tokens, heads * dim);
