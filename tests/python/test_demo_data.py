@@ -17,6 +17,7 @@ from tools.demo_model.held_out import KINDS, held_out
 from tools.demo_model.model import CHUNK
 from tools.demo_model.needles import NeedleMaker
 from tools.demo_model.pixels import picture_tiles, plan
+from tools.demo_model.pool import LABELS, token_labels
 
 
 def test_training_layout_is_the_chat_templates() -> None:
@@ -45,6 +46,64 @@ def test_held_out_questions_are_stable_and_answered_right() -> None:
         assert [q.answer for q in first] == [q.answer for q in again]
         assert all(q.is_right(q.answer) and not q.is_right(q.answer + " x") for q in first)
     assert held_out("sum", 5, seed=1)[0].answer != held_out("sum", 5, seed=2)[0].answer
+
+
+def test_answers_about_pictures_are_true() -> None:
+    """Read back from the answer's own words and checked against the scene."""
+    rng = np.random.default_rng(5)
+    sides = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 1)}
+    asked = set()
+    for _ in range(600):
+        scene = scenes.random_scene(rng)
+        kind, question, answer = questions.scene_question(scene, rng)
+        asked.add(kind)
+        by_shape = {t.shape: t for t in scene.things}
+        at = {t.place: t for t in scene.things}
+        words = answer.rstrip(".").split(" ")
+        named = [w.strip("?") for w in question.split(" ") if w.strip("?") in scenes.SHAPES]
+        if kind == "where":
+            assert at[answer.removeprefix(f"The {named[0]} is ").rstrip(".")] is by_shape[named[0]]
+        elif kind == "what_at":
+            place = question.removeprefix("What is at the ").rstrip("?")
+            assert answer == f"At the {place} a {at[place].size} {at[place].name}."
+        elif kind == "count":
+            assert questions.NUMBERS.index(words[-1]) == len(scene.things)
+        elif kind == "exists":
+            colour, shape = question.rstrip("?").split(" ")[-2:]
+            there = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
+            assert words[-1] == ("yes" if there else "no")
+            assert (" not there" in answer) == (shape not in by_shape)
+        elif kind in ("relation", "beside"):
+            axis, sign = next(value for side, value in sides.items() if side in question)
+            cells = [(t.row, t.col)[axis] * sign for t in scene.things]
+            if kind == "relation":
+                a, b = ((by_shape[n].row, by_shape[n].col)[axis] * sign for n in named)
+                assert words[-1] == ("yes" if a > b else "no")
+            else:
+                shape, colour = words[-1], words[-2]
+                other = (by_shape[named[-1]].row, by_shape[named[-1]].col)[axis] * sign
+                found = [t for t, c in zip(scene.things, cells, strict=True) if c > other]
+                assert [(t.shape, t.colour) for t in found] == [(shape, colour)]
+    assert asked == set(questions.KINDS)
+
+
+def test_labels_name_the_token_that_is_an_object_s_cell() -> None:
+    rng = np.random.default_rng(6)
+    kinds = list(LABELS)
+    for small in (True, False):
+        for _ in range(40):
+            scene = scenes.random_scene(rng, small=small)
+            p = plan(scene.draw())
+            labels, _ = token_labels(scene, p)
+            place, rank, total = (labels[..., kinds.index(k)] for k in ("place", "rank", "total"))
+            assert not place[:-1].any() and not total[:-1].any()  # parts of a picture
+            assert sorted(place[-1][place[-1] > 0]) == sorted(3 * t.row + t.col + 1 for t in scene.things)
+            for i, thing in enumerate(scene.things, 1):
+                token = labels[-1, 3 * thing.row + thing.col]
+                assert token[kinds.index("rank")] == i
+                assert token[kinds.index("shape")] == scenes.SHAPES.index(thing.shape) + 1
+                assert token[kinds.index("colour")] == list(scenes.COLOURS).index(thing.colour) + 1
+            assert (rank > 0).sum() == len(scene.things) and (total[-1] == len(scene.things)).all()
 
 
 def test_held_out_sums_are_never_trained() -> None:

@@ -29,7 +29,7 @@ ASKED = {
     "tool": 10,
     "talk": 20,
 }
-STORIES = 10
+STORIES = 100  # all of the card: the misses are about one animal, and a part could hold more of it
 MAX_TOKENS = 96
 
 

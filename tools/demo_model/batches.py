@@ -103,23 +103,24 @@ class Batches:
         return self._batch(rows, chunks * CHUNK, []), chunks
 
     def long(self, size: int) -> Batch:
-        """Tool calls, and more turns about a picture than fit in one chunk: three chunks each."""
+        """Tool calls, and more turns about a picture than fit in one chunk: two chunks each."""
         rows, tiles = [], []
         for _ in range(size):
-            if self.rng.random() < 0.5:
+            if self.rng.random() < 0.8:
                 tools, question, answer = documents.tool_question(self.rng)
-                rows.append((self.chat.tool_call(tools, question, answer, self._system(0.5)), ["tool"]))
+                system = self._system(0.5) if len(tools) == 1 else None
+                rows.append((self.chat.tool_call(tools, question, answer, system), ["tool"]))
             else:
-                row, chosen = self._scene(0.3, limit=2 * CHUNK)
+                row, chosen = self._scene(0.5, limit=2 * CHUNK)
                 rows.append(row)
                 tiles += chosen
-        return self._batch(rows, 3 * CHUNK, tiles)
+        return self._batch(rows, 2 * CHUNK, tiles)
 
     def _scene(self, small_share: float, limit: int = CHUNK) -> tuple[tuple[Encoded, list[str]], list[int]]:
         system = self._system(0.4)
         small = bool(self.rng.random() < small_share)
         chosen = [self._picture(small)]
-        if self.rng.random() < 0.12 and limit == CHUNK and self.progress.objects == 3:
+        if self.rng.random() < 0.1 and limit == CHUNK and self.progress.objects == 3:
             chosen = [self._picture(True), self._picture(True)]
         scenes = [self.pool.scenes[i] for i in chosen]
         plans = [self.pool.plans[i] for i in chosen]

@@ -2,7 +2,8 @@
 
     python -m tools.demo_model.evaluate --checkpoint tools/demo_model/checkpoint --engine demo.l4e --questions 200
 
-Every answer is decoded greedily and must be exactly right, word for word. Either side may be left out.
+Every answer is decoded greedily and must be exactly right, word for word. Either side may be left out, and kinds may
+be measured one after the other: what the folder of --out already says about others is kept.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def main() -> None:
     print(markdown(table))  # noqa: T201
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "accuracy.json").write_text(json.dumps(table, indent=1) + "\n")
+        path = args.out / "accuracy.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        table = {name: before.get(name, {}) | table.get(name, {}) for name in {**before, **table}}
+        path.write_text(json.dumps(table, indent=1) + "\n")
         (args.out / "accuracy.md").write_text(markdown(table) + "\n")
 
 
@@ -74,6 +78,8 @@ def markdown(table: dict[str, Any]) -> str:
     names = list(table)
     lines = [f"| questions | number | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
     for kind, entry in table[names[0]].items():
+        if any(kind not in table[name] for name in names):
+            continue  # one side has not answered these yet
         cells = " | ".join(f"{table[name][kind]['percent']} %" for name in names)
         lines.append(f"| {kind} | {entry['questions']} | {cells} |")
         for part, (n, _) in entry.get("parts", {}).items():

@@ -84,8 +84,12 @@ def _story(rng: np.random.Generator) -> Question:
 
 
 def _tool(rng: np.random.Generator) -> Question:
+    """Two tools come without a system prompt: with one the call would cross a chunk border, and its end could not see
+    the question.
+    """
     tools, question, answer = documents.tool_question(rng)
-    return Question(_chat(rng, question), [], answer, "tool", tools=tools)
+    system = _system(rng) if len(tools) == 1 else None
+    return Question(_messages(system, question), [], answer, "tool", tools=tools)
 
 
 def _text(kind: str, make: Callable[[np.random.Generator], questions.QA]) -> Callable[..., Question]:

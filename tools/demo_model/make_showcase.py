@@ -43,8 +43,8 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
         ),
         (
             ("What colour is the circle?", "The circle is red."),
-            ("What shape is the green one?", "The green one is a triangle."),
-            ("Where is the star?", "The star is at the top right."),
+            ("Where is the star?", "The star is top right."),
+            ("Is the star above the triangle?", "The star is top and the triangle is bottom, so yes."),
         ),
     ),
     (
@@ -60,12 +60,12 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             2,
         ),
         (
-            ("How many squares are there?", "There are two squares."),
+            ("How many shapes are there?", "The number of shapes is three."),
             ("What shape is the purple one?", "The purple one is a cross."),
             (
                 "Describe the picture.",
-                "A big purple cross at the top left, a small orange square at the top right and a big blue square "
-                "at the bottom right on a white background.",
+                "A big purple cross top left, a small orange square top right and a big blue square bottom right on "
+                "a white background.",
             ),
         ),
     ),
@@ -78,7 +78,7 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             3,
         ),
         (
-            ("What colour is the star?", "The star is red."),
+            ("What is below the triangle?", "The triangle is top, and below is the red star."),
             (
                 "Which is bigger, the star or the triangle?",
                 "The star is small and the triangle is big, so the triangle is bigger.",

@@ -14,6 +14,18 @@ from tools.demo_model.model import TILE
 from tools.demo_model.pixels import picture_tiles, plan
 from tools.demo_model.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
 
+# What a token is asked to say, with the number of classes of each. The last three kinds are about the whole picture:
+# only the tile that shows all of it can tell.
+LABELS: dict[str, int] = {
+    "shape": len(SHAPES) + 1,  # 0: nothing
+    "colour": len(COLOURS) + 1,
+    "background": len(BACKGROUNDS),
+    "size": 2,
+    "place": 10,  # 1 + the cell, on the one token of a whole view that is the object's cell; 0 elsewhere
+    "rank": 4,  # first, second or third object in reading order, on the same token; 0 elsewhere
+    "total": 4,  # objects in the picture; 0: this tile is a part of one
+    **{f"{shape}s": 5 for shape in SHAPES},  # how many of that shape; 4: this tile is a part
+}
 _GRID = 3  # tokens along a tile's side
 _TOKEN = TILE // _GRID
 
@@ -26,9 +38,7 @@ class Pool:
     plans: list[ImagePlan]
     first: np.ndarray  # int64 [pictures + 1]
     pixels: np.ndarray  # bf16 bits as uint16 [tiles, 3, TILE, TILE]
-    labels: (
-        np.ndarray
-    )  # int64 [tiles, 9, 3]: shape, colour, background; shape and colour 0 is nothing, -1 unclear
+    labels: np.ndarray  # int64 [tiles, 9, len(LABELS)], see token_labels
     boxes: (
         np.ndarray
     )  # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
@@ -61,11 +71,17 @@ def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:
 
 
 def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
-    """What each token of each tile covers most of: labels and boxes as in Pool, for one picture."""
-    labels = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.int64)
+    """What each token of each tile covers most of, for one picture: classes as in LABELS (-1 unclear), and boxes."""
+    labels = np.zeros((p.num_tiles, _GRID * _GRID, len(LABELS)), np.int64)
     boxes = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.float32)
     labels[..., 2] = list(BACKGROUNDS).index(scene.background)
     labels[..., 3] = -1
+    labels[..., 7:] = 4
+    labels[-1, :, 6] = len(scene.things)
+    labels[-1, :, 7:] = [sum(t.shape == shape for t in scene.things) for shape in SHAPES]
+    for rank, thing in enumerate(scene.things, 1):
+        cell = thing.row * _GRID + thing.col
+        labels[-1, cell, 4:6] = cell + 1, rank
     corners = [(r * TILE, c * TILE, p.resized) for r in range(p.rows) for c in range(p.cols)]
     if len(corners) > 1:
         corners.append((0, 0, (TILE, TILE)))  # the global tile

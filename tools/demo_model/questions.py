@@ -1,6 +1,7 @@
 """Questions about pictures with their right answers. Only what has one right answer is asked.
 
 Every answer repeats what was asked for: a model that has to write "The circle is red" learns to look up the circle.
+What is looked up comes right behind the words that find it: "The circle is top left", not "at the top left".
 Where things must be compared the answer says first what is compared: "The circle is big and the star is small, so the
 circle is bigger." A small model cannot weigh two look-ups in one token, but it can read its own words.
 """
@@ -13,7 +14,7 @@ import numpy as np
 
 from tools.demo_model.scenes import COLOURS, SHAPES, Scene, Thing
 
-NUMBERS = ("no", "one", "two", "three")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 QA = tuple[str, str]
 
 # How often each kind is drawn when a question is wanted.
@@ -48,27 +49,19 @@ def scene_question(scene: Scene, rng: np.random.Generator, kind: str | None = No
 
 def pair_question(first: Scene, second: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """A question about two pictures."""
+    a, b = len(first.things), len(second.things)
+    known = f"The first picture has {NUMBERS[a]} and the second has {NUMBERS[b]}"
     if rng.random() < 0.5:
-        a, b = len(first.things), len(second.things)
-        question = "Which picture has more shapes?"
-        known = f"The first picture has {NUMBERS[a]} and the second has {NUMBERS[b]}"
-        if a == b:
-            return question, f"{known}, so both have the same number."
-        return question, f"{known}, so the {'first' if a > b else 'second'} has more."
-    present = [t.shape for t in (*first.things, *second.things)]
-    shape = _pick(present if rng.random() < 0.75 else list(SHAPES), rng)
-    in_first, in_second = (any(t.shape == shape for t in s.things) for s in (first, second))
-    question = f"Is there a {shape} in both pictures?"
-    if in_first and in_second:
-        return question, f"Yes, there is a {shape} in both pictures."
-    if in_first or in_second:
-        return question, f"No, only the {'first' if in_first else 'second'} picture has a {shape}."
-    return question, f"No, neither picture has a {shape}."
+        return "How many shapes are there in both pictures?", f"{known}, so {NUMBERS[a + b]} in all."
+    question = "Which picture has more shapes?"
+    if a == b:
+        return question, f"{known}, so both have the same number."
+    return question, f"{known}, so the {'first' if a > b else 'second'} has more."
 
 
 def caption(scene: Scene) -> str:
     """All there is to say, in reading order."""
-    parts = [f"a {t.size} {t.name} at the {t.place}" for t in scene.things]
+    parts = [f"a {t.size} {t.name} {t.place}" for t in scene.things]
     listed = _listed(parts)
     return listed[0].upper() + listed[1:] + f" on a {scene.background} background."
 
@@ -88,48 +81,37 @@ def _shape(scene: Scene, rng: np.random.Generator) -> QA | None:
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> QA | None:
-    thing = _pick(scene.things, rng)
-    name = thing.shape if _unique(scene, shape=thing.shape) and rng.random() < 0.5 else thing.name
-    return f"Where is the {name}?", f"The {name} is at the {thing.place}."
+    thing = _pick_or_none([t for t in scene.things if _unique(scene, shape=t.shape)], rng)
+    if thing is None:
+        return None
+    return f"Where is the {thing.shape}?", f"The {thing.shape} is {thing.place}."
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> QA | None:
-    if rng.random() < 0.5:
-        word, n = "shape", len(scene.things)
-    else:
-        word = _pick([t.shape for t in scene.things] + [_pick(SHAPES, rng)], rng)
-        n = sum(t.shape == word for t in scene.things)
-    plural = _plural(word)
-    verb, noun = ("is", word) if n == 1 else ("are", plural)
-    return f"How many {plural} are there?", f"There {verb} {NUMBERS[n]} {noun}."
+    return "How many shapes are there?", f"The number of shapes is {NUMBERS[len(scene.things)]}."
 
 
 def _exists(scene: Scene, rng: np.random.Generator) -> QA | None:
-    thing = _pick(scene.things, rng)
-    roll = rng.random()
-    if roll < 0.5:
-        colour, shape = thing.colour, thing.shape
-    elif roll < 0.7:  # the near misses are the questions that need looking at both
-        colour, shape = _pick(list(COLOURS), rng), thing.shape
-    elif roll < 0.9:
-        colour, shape = thing.colour, _pick(SHAPES, rng)
+    """Is there a red circle? Asked where at most one shape of that name is there, whose colour is then the evidence."""
+    once = [t for t in scene.things if _unique(scene, shape=t.shape)]
+    absent = [s for s in SHAPES if all(t.shape != s for t in scene.things)]
+    if not once or rng.random() < 0.2:
+        shape, known = _pick(absent, rng), "not there"
+        colour = _pick(scene.things, rng).colour if rng.random() < 0.5 else _pick(list(COLOURS), rng)
     else:
-        colour, shape = _pick(list(COLOURS), rng), _pick(SHAPES, rng)
-    found = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
+        thing = _pick(once, rng)
+        shape, known = thing.shape, thing.colour
+        colour = known
+        if rng.random() < 0.4:
+            colour = _pick([c for c in COLOURS if c != known], rng)
     article = "an" if colour == "orange" else "a"
-    question = f"Is there {article} {colour} {shape}?"
-    colours = [t.colour for t in scene.things if t.shape == shape]
-    if not colours:
-        return question, f"There is no {shape}."
-    verdict = "yes" if found else "no"
-    if len(colours) == 1:
-        return question, f"The {shape} is {colours[0]}, so {verdict}."
-    return question, f"The {_plural(shape)} are {_listed(colours)}, so {verdict}."
+    verdict = "yes" if colour == known else "no"
+    return f"Is there {article} {colour} {shape}?", f"The {shape} is {known}, so {verdict}."
 
 
 def _what_at(scene: Scene, rng: np.random.Generator) -> QA | None:
     thing = _pick(scene.things, rng)
-    return f"What is at the {thing.place}?", f"At the {thing.place} is a {thing.size} {thing.name}."
+    return f"What is at the {thing.place}?", f"At the {thing.place} a {thing.size} {thing.name}."
 
 
 SIDES = ("left of", "right of", "above", "below")
@@ -145,6 +127,16 @@ def _on_side(thing: Thing, other: Thing, side: str) -> bool:
     }[side]
 
 
+def _across(thing: Thing, side: str) -> str:
+    """The column or the row of a thing, whichever decides about that side.
+
+    The six words are different, so that a word can be written from the place alone, whatever the side.
+    """
+    if side in ("left of", "right of"):
+        return ("left", "centre", "right")[thing.col]
+    return ("top", "middle", "bottom")[thing.row]
+
+
 def _beside(scene: Scene, rng: np.random.Generator) -> QA | None:
     choices = []
     for other in scene.things:
@@ -157,13 +149,12 @@ def _beside(scene: Scene, rng: np.random.Generator) -> QA | None:
     if not choices:
         return None
     thing, other, side = choices[int(rng.integers(len(choices)))]
-    known = f"The {other.shape} is at the {other.place}"
-    if rng.random() < 0.5:
-        return f"What is {side} the {other.shape}?", f"{known}, and the {thing.name} is {side} it."
-    return (
-        f"What colour is the shape {side} the {other.shape}?",
-        f"{known}, and the {thing.shape} {side} it is {thing.colour}.",
-    )
+    what = "What is" if rng.random() < 0.5 else "What colour is the shape"
+    known = f"The {other.shape} is {_across(other, side)}"
+    # A word of its own for each side stands next to what it finds, where the first layer's heads look: "left" and
+    # "right" are also places, so they come with verbs that are not.
+    said = {"left of": "left sits", "right of": "right waits", "above": "above is", "below": "below is"}[side]
+    return f"{what} {side} the {other.shape}?", f"{known}, and {said} the {thing.name}."
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> QA | None:
@@ -173,10 +164,9 @@ def _relation(scene: Scene, rng: np.random.Generator) -> QA | None:
     a, b = (things[int(i)] for i in rng.choice(len(things), 2, replace=False))
     sides = [s for s in SIDES if _on_side(a, b, s) or _on_side(b, a, s)]
     side = _pick(sides, rng)
-    question = f"Is the {a.shape} {side} the {b.shape}?"
     verdict = "yes" if _on_side(a, b, side) else "no"
-    known = f"The {a.shape} is at the {a.place} and the {b.shape} is at the {b.place}"
-    return question, f"{known}, so {verdict}."
+    known = f"The {a.shape} is {_across(a, side)} and the {b.shape} is {_across(b, side)}"
+    return f"Is the {a.shape} {side} the {b.shape}?", f"{known}, so {verdict}."
 
 
 def _size(scene: Scene, rng: np.random.Generator) -> QA | None:
@@ -226,10 +216,6 @@ _ASK = {
     "caption": _caption,
     "json": _json,
 }
-
-
-def _plural(shape: str) -> str:
-    return {"cross": "crosses"}.get(shape, shape + "s")
 
 
 def _listed(parts: list[str]) -> str:

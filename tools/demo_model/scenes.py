@@ -26,7 +26,6 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (150, 150, 150),
     "black": (20, 20, 20),
 }
-ROWS = ("top", "middle", "bottom")
 PLACES = (
     ("top left", "top", "top right"),
     ("left", "centre", "right"),
@@ -89,8 +88,8 @@ class Scene:
 def random_size(rng: np.random.Generator, small: bool) -> tuple[int, int]:
     """Width and height in pixels. A small picture is one tile, others are several tiles and the global one."""
     if small:
-        side = int(rng.integers(40, 49))
-        return side, int(np.clip(round(side * rng.uniform(0.9, 1.1)), 40, 48))
+        # Nearly a tile, so that a token of the tile is a cell of the picture: what is missing is padding.
+        return int(rng.integers(44, 49)), int(rng.integers(44, 49))
     aspect = 2 ** rng.uniform(-0.75, 0.75)
     area = rng.uniform(80, 300) ** 2
     width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -113,8 +112,6 @@ def random_scene(
         while True:
             shape = str(rng.choice(SHAPES))
             colour = str(rng.choice(list(COLOURS)))
-            if things and rng.random() < 0.15:  # repeated shapes, so that counting them means something
-                shape = things[0].shape
             if all((t.shape, t.colour) != (shape, colour) for t in things):
                 break
         big = bool(rng.random() < 0.5)
@@ -128,7 +125,7 @@ def random_scene(
     return Scene(tuple(things), background, width, height, int(rng.integers(1 << 31)))
 
 
-_SHARES = {1: [1.0], 2: [0.35, 0.65], 3: [0.2, 0.35, 0.45]}
+_SHARES = {1: [1.0], 2: [0.35, 0.65], 3: [0.25, 0.45, 0.3]}
 
 
 def _vary(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int, int]:

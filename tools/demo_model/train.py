@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,13 @@ def main() -> None:
     fast.bf16 = args.bf16
     pool = load_or(args.state / "pool.pt", lambda: make_pool(args.pictures, args.seed + 1))
 
+    if args.init:
+        model.load_state_dict(load_file(args.init / "model.safetensors"))
+
     def tower() -> Any:
-        train_tower(fast, pool, args.tower_seconds, log)
+        train_tower(
+            fast, pool, args.tower_seconds, log, teacher=FastModel(deepcopy(model)) if args.init else None
+        )
         return {
             name: value
             for name, value in model.state_dict().items()
@@ -51,9 +57,7 @@ def main() -> None:
         }
 
     features, frozen = torch.empty(0), {}
-    if args.init:
-        model.load_state_dict(load_file(args.init / "model.safetensors"))
-    elif not args.text_only:
+    if not args.text_only:
         frozen = load_or(args.state / "tower.pt", tower)
         model.load_state_dict(frozen, strict=False)
         features = load_or(args.state / "features.pt", lambda: pool_features(fast, pool))
@@ -113,8 +117,7 @@ class Trainer:
         return Path(self.args.state) / "state.pt"
 
     def go_on(self) -> None:
-        """Starts with a trained model: its own tower, and the last stage of each curriculum."""
-        self.tower_moved = True
+        """Starts with a trained model: the last stage of each curriculum."""
         self.progress.objects, self.progress.needle_stage = 3, len(NEEDLE_STAGES) - 1
 
     def resume(self) -> None:
@@ -158,10 +161,10 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(progress)
             scene_share = 0.0 if self.args.text_only else self.args.scene_share
-            small_share = 0.75 if progress < 0.35 else 0.4
+            small_share = 0.75 if self.progress.objects < 3 else 0.55
             self.accumulate("short", batches.short(self.args.short, scene_share, small_share))
             budget = self.args.needle_tokens * (2 if self.progress.needle_stage >= 4 else 1)
-            if self.progress.needle_stage < 5 or self.step % 2 == 0:
+            if self.progress.needle_stage < 5 or self.step % 3 == 0:
                 needle, _ = batches.needle(budget)
                 self.accumulate("needle", needle)
             if scene_share and self.progress.objects == 3 and random.random() < 0.3:
@@ -239,7 +242,7 @@ def arguments() -> argparse.Namespace:
     add("--tower-seconds", type=float, default=150)
     add("--rate", type=float, default=1.5e-3)
     add("--short", type=int, default=16, help="conversations of one chunk in a step")
-    add("--scene-share", type=float, default=0.65, help="of them, those about pictures")
+    add("--scene-share", type=float, default=0.75, help="of them, those about pictures")
     add("--needle-tokens", type=int, default=1024)
     add(
         "--text-only",
