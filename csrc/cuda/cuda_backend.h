@@ -21,7 +21,7 @@ namespace llama4rt {
 [[noreturn]] void no_cuda_kernel(const char* op);
 
 // Members are defined by topic: cuda_backend.cpp (memory), cuda_rows.cpp, cuda_products.cpp,
-// cuda_experts.cpp, cuda_attention.cpp, cuda_tiles.cpp.
+// cuda_route.cpp, cuda_experts.cpp, cuda_attention.cpp, cuda_tiles.cpp, cuda_sampling.cpp.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device);
@@ -48,6 +48,7 @@ class CudaBackend final : public Backend {
   void forget_captured() override;
   int num_graphs() const { return int(graphs_.size()); }
   ScratchBytes scratch_bytes() const { return {int64_t(scratch_.size()), int64_t(tickets_.size())}; }
+  bool samples_on_device() const override { return true; }
 
  private:
   void do_embed(Tensor out, const Weight& table, Tensor ids) override;
@@ -74,6 +75,7 @@ class CudaBackend final : public Backend {
                       const Routing& routing) override;
   void do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
                        const Routing& routing) override;
+  void do_sample(const SampleBatch& batch, Tensor logits) override;
 
   void multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish);
   // Both products of routed experts, with the shared expert in the same launch where it is given.

@@ -366,4 +366,21 @@ void Backend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight&
   do_experts_down_add(x, a, experts, routing);
 }
 
+void Backend::sample(const SampleBatch& batch, Tensor logits) {
+  const char* op = "sample";
+  check_rank(op, "logits", logits, 2);
+  check_tensor(op, "logits", logits, DType::kF32, {batch.num_rows, logits.size(1)});
+  LLAMA4RT_CHECK(kInternal, logits.size(1) > 0 && logits.size(1) <= kMaxSampledVocabulary, op,
+                 ": logits are ", logits.describe(), "; expected 1..", kMaxSampledVocabulary, " tokens");
+  if (batch.num_rows == 0) return;
+  LLAMA4RT_CHECK(kInternal, batch.rows && batch.sampled && (batch.all_plain || batch.top), op,
+                 ": the batch of ", batch.num_rows, " rows lacks an array");
+  do_sample(batch, logits);
+}
+
+void Backend::do_sample(const SampleBatch&, Tensor) {
+  throw Error(ErrorKind::kInternal,
+              error_text(name(), ": sample has no kernel; rows are sampled on the host"));
+}
+
 }  // namespace llama4rt

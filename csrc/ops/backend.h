@@ -21,6 +21,7 @@
 #include "format/model_config.h"
 #include "format/quant.h"
 #include "ops/op_types.h"
+#include "ops/sampling.h"
 #include "ops/workspace.h"
 
 namespace llama4rt {
@@ -171,6 +172,17 @@ class Backend {
   void moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
                     const Routing& routing);
 
+  // --- sampling
+  // True when sample() saves the way of the logits to the host. Otherwise runtime/sampler.h does it there.
+  virtual bool samples_on_device() const { return false; }
+  // Chooses a token for every row of logits: edits (bias, then penalties as in runtime/sampler.cpp), mask,
+  // then the largest logit, ties to the lowest id; or a draw: weights e^((logit - max) / temperature), those
+  // below min_p are 0, rounded to the grid of sampling.h; the top_k best tokens, of those the fewest best
+  // that hold top_p of their weight; of these the first whose cumulative weight, in order of id, exceeds
+  // uniform * total. "Best" is the larger edited logit, then the lower id. logits: F32 [S, V], overwritten, V
+  // at most 2^19.
+  void sample(const SampleBatch& batch, Tensor logits);
+
  private:
   virtual void do_embed(Tensor out, const Weight& table, Tensor ids) = 0;
   virtual void do_scatter_rows(Tensor x, Tensor rows, Tensor src) = 0;
@@ -197,6 +209,7 @@ class Backend {
                               const Weight& shared, const Routing& routing);
   virtual void do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
                                const Weight& shared, const Routing& routing);
+  virtual void do_sample(const SampleBatch& batch, Tensor logits);  // throws: where the host samples
 };
 
 // The device that "auto" means for an engine file of this layout: a file serves one kind of device. Other

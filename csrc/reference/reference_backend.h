@@ -42,6 +42,7 @@ class ReferenceBackend : public Backend {
   void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
   void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+  void do_sample(const SampleBatch& batch, Tensor logits) override;  // reference_sample.cpp
 };
 
 std::unique_ptr<Backend> make_reference_backend();

@@ -48,6 +48,8 @@ Generator::Generator(const WeightSource& source, Backend& backend, const MemoryP
       samplers_(size_t(pool_.num_threads())) {
   if (config_.vision)
     encoder_ = std::make_unique<ImageEncoder>(source, backend, plan.images, plan.vision_tiles);
+  if (backend.samples_on_device())
+    device_sampler_ = std::make_unique<DeviceSampler>(backend, config_.vocab_size);
   if (options.zero_cache) kv_.zero();
   totals_.weight_bytes = plan.weights;
   totals_.kv_cache_bytes = plan.kv.bytes();
@@ -193,12 +195,12 @@ void Generator::run(std::span<const Slice> slices) {
       model_.logits(0, batch.num_outputs);
     });
     commit(slices);
-    read_rows(slices, 0, on_host(model_.latest_logits(rows)));
+    take_rows(slices, 0, model_.latest_logits(rows));
   } else {
     model_.forward(batch, kv_.layers());
     commit(slices);
     for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
-      read_rows(slices, begin, on_host(model_.logits(begin, std::min(limits_.logit_rows, rows - begin))));
+      take_rows(slices, begin, model_.logits(begin, std::min(limits_.logit_rows, rows - begin)));
   }
   for (const Slice& slice : slices) {
     Generation& g = generation(slice);
@@ -214,6 +216,45 @@ void Generator::commit(std::span<const Slice> slices) {
     scheduler_.commit(slice);
     report_progress(slice);
   }
+}
+
+void Generator::take_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits) {
+  if (!sample_rows(slices, begin, logits)) read_rows(slices, begin, on_host(logits));
+}
+
+// Samples the rows where they are. False: a row is for the host to see, or asks for what only the host does.
+bool Generator::sample_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits) {
+  if (!device_sampler_) return false;
+  const int64_t count = logits.size(0);
+  const auto slice = [&](int64_t r) -> const Slice& { return slices[outputs_[size_t(begin + r)].slice]; };
+  const auto position = [&](int64_t r) { return outputs_[size_t(begin + r)].position; };
+  for (int64_t r = 0; r < count; ++r) {
+    const Generation& g = generation(slice(r));
+    if (g.request->request.return_logits || position(r) < g.rows_wanted) return false;
+  }
+  device_sampler_->clear();
+  results_.assign(size_t(count), {});
+  for (int64_t r = 0; r < count; ++r) {
+    const Generation& g = generation(slice(r));
+    SampleRequest sample = sample_request(g);
+    if (TokenMask* const mask = mask_of(g)) {
+      if (auto error = mask->wait(kMaskPatience))
+        results_[size_t(r)].error = std::move(*error);
+      else
+        sample.allowed = mask->bits();
+    }
+    if (!device_sampler_->add(sample)) return false;
+  }
+  std::vector<SampledToken> tokens = device_sampler_->run(logits);
+  for (int64_t r = 0; r < count; ++r) {
+    RowResult& result = results_[size_t(r)];
+    result.sampled = std::move(tokens[size_t(r)]);
+    result.finite = result.sampled.token >= 0;
+    TokenMask* const mask = mask_of(generation(slice(r)));
+    if (mask && result.error.empty()) mask->expire();
+    use_row(slice(r), position(r), {}, result);
+  }
+  return true;
 }
 
 // The rows where the host can read and change them.
@@ -263,6 +304,22 @@ void Generator::read_rows(std::span<const Slice> slices, int64_t begin, const Te
     use_row(slices[output(r).slice], output(r).position, row(r), results_[size_t(r)]);
 }
 
+SampleRequest Generator::sample_request(const Generation& g) {
+  SampleRequest sample;
+  sample.params = &g.request->request.sampling;
+  sample.tokens = g.tokens;
+  sample.num_prompt = g.num_prompt;
+  sample.end_tokens = g.request->end_tokens;
+  sample.seed = g.request->seed;
+  sample.index = uint32_t(g.index);
+  return sample;
+}
+
+TokenMask* Generator::mask_of(const Generation& g) {
+  const auto& masks = g.request->request.masks;
+  return masks.empty() ? nullptr : masks[size_t(g.index)].get();
+}
+
 // Touches nothing but its row: rows are read side by side.
 Generator::RowResult Generator::read_row(Sampler& sampler, std::span<float> row, const Slice& slice,
                                          int64_t position) const {
@@ -275,14 +332,8 @@ Generator::RowResult Generator::read_row(Sampler& sampler, std::span<float> row,
                                      state.request.prompt_logprobs);
     return result;
   }
-  SampleRequest sample;
-  sample.params = &state.request.sampling;
-  sample.tokens = g.tokens;
-  sample.num_prompt = g.num_prompt;
-  sample.end_tokens = state.end_tokens;
-  sample.seed = state.seed;
-  sample.index = uint32_t(g.index);
-  TokenMask* const mask = state.request.masks.empty() ? nullptr : state.request.masks[size_t(g.index)].get();
+  SampleRequest sample = sample_request(g);
+  TokenMask* const mask = mask_of(g);
   if (mask) {
     if (auto error = mask->wait(kMaskPatience)) {
       result.error = std::move(*error);

@@ -18,6 +18,7 @@
 #include "model/weights.h"
 #include "ops/backend.h"
 #include "runtime/batch_builder.h"
+#include "runtime/device_sampler.h"
 #include "runtime/image_encoder.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_plan.h"
@@ -109,6 +110,10 @@ class Generator {
   void run(std::span<const Slice> slices);
   void commit(std::span<const Slice> slices);
   Tensor on_host(const Tensor& logits);
+  void take_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
+  bool sample_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
+  static SampleRequest sample_request(const Generation& g);
+  static TokenMask* mask_of(const Generation& g);
   void choose_outputs(std::span<const Slice> slices);
   void read_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
   RowResult read_row(Sampler& sampler, std::span<float> row, const Slice& slice, int64_t position) const;
@@ -141,7 +146,8 @@ class Generator {
   uint64_t next_arrival_ = 0;
   std::vector<OutputRow> outputs_;  // of the current step
   std::vector<RowResult> results_;
-  std::vector<float> host_logits_;  // rows of a device with memory of its own
+  std::unique_ptr<DeviceSampler> device_sampler_;  // null: the backend leaves sampling to the host
+  std::vector<float> host_logits_;                 // rows of a device with memory of its own
   std::vector<TokenEvent> events_;
   bool requests_may_be_finished_ = false;
   EngineStats totals_;

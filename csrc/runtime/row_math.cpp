@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/checked_math.h"
+#include "ops/sampling.h"
 
 namespace llama4rt {
 namespace {
@@ -25,30 +26,13 @@ double block_sum(const float* x, int64_t count) {
   return sum;
 }
 
-// Cody and Waite: e^x = 2^n e^r, |r| <= ln 2 / 2, with Cephes' polynomial for e^r. ln 2 in two parts, the
-// first with few bits, so that n * part is exact.
-inline float exp_reduced(float x) {
-  const float clamped = x < -87.f ? -87.f : x;
-  const auto n = int32_t(clamped * 1.44269504f - 0.5f);  // truncation rounds a negative value to nearest
-  const float r = (clamped - float(n) * 0.693359375f) + float(n) * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float e = p * (r * r) + r + 1.f;
-  const float scaled = e * std::bit_cast<float>((n + 127) << 23);
-  return x < -87.f ? 0.f : scaled;
-}
-
 }  // namespace
 
 bool better_token(const std::pair<int32_t, float>& a, const std::pair<int32_t, float>& b) {
   return a.second != b.second ? a.second > b.second : a.first < b.first;
 }
 
-float exp_nonpositive(float x) { return exp_reduced(x); }
+float exp_nonpositive(float x) { return sampling_exp(x); }
 
 void RowView::look(const float* row, int64_t size) {
   row_ = row;
@@ -111,7 +95,7 @@ double RowView::log_sum_exp() const {
   float e[kRowBlock];
   for (int64_t begin = 0; begin < size_; begin += kRowBlock) {
     const int64_t count = std::min(kRowBlock, size_ - begin);
-    for (int64_t i = 0; i < count; ++i) e[i] = exp_reduced(row_[begin + i] - max_);
+    for (int64_t i = 0; i < count; ++i) e[i] = sampling_exp(row_[begin + i] - max_);
     total += block_sum(e, count);
   }
   return double(max_) + std::log(total);
@@ -127,8 +111,8 @@ double softmax_weights(std::span<float> weights, std::vector<double>& block_sums
     float* w = weights.data() + begin;
     const float* x = row + begin;
     for (int64_t i = 0; i < count; ++i) {
-      const float e = exp_reduced((x[i] - max) / temperature);
-      w[i] = e < smallest ? 0.f : e;
+      const float e = sampling_exp((x[i] - max) / temperature);
+      w[i] = e < smallest ? 0.f : weight_on_grid(e);
     }
     block_sums.push_back(block_sum(w, count));
     total += block_sums.back();

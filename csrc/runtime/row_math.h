@@ -40,8 +40,8 @@ inline constexpr int64_t kRowBlock = 256;
 // The order of tokens everywhere: larger value first, then lower id.
 bool better_token(const std::pair<int32_t, float>& a, const std::pair<int32_t, float>& b);
 
-// weights[i] = e^((row[i] - max) / temperature), or 0 where that is below `smallest`; block_sums[b] = sum of
-// block b, in an order fixed by position. Returns the total.
+// weights[i] = e^((row[i] - max) / temperature) on the grid of ops/sampling.h, or 0 where that is below
+// `smallest`; block_sums[b] = sum of block b. Returns the total. All these sums are exact.
 double softmax_weights(std::span<float> weights, std::vector<double>& block_sums, const float* row, float max,
                        float temperature, float smallest);
 

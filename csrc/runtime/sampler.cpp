@@ -9,8 +9,6 @@ namespace llama4rt {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-// Below this a distribution is its maximum for every practical purpose, and dividing by it would overflow.
-constexpr double kGreedyTemperature = 1e-5;
 // Most distributions reach top_p within this many tokens.
 constexpr int64_t kFirstBest = 256;
 
@@ -145,7 +143,7 @@ std::pair<int32_t, float> Sampler::last_kept(std::span<const float> row, const S
     mass += weight(token);
     if (mass >= wanted) return token;
   }
-  if (limited) return best.back();  // rounding
+  if (limited) return best.back();
 
   // A flat distribution: halve the candidates until the place is found, without sorting them all.
   std::vector<std::pair<int32_t, float>> all;
@@ -175,19 +173,14 @@ std::pair<int32_t, float> Sampler::last_kept(std::span<const float> row, const S
 
 // Walks the cumulative weights in order of id, block by block.
 int32_t Sampler::draw_by_id(double total, double uniform) const {
-  double left = uniform * total;
+  double left = uniform * total;  // below the total: no product with a number below 1 rounds up to it
   size_t block = 0;
   while (block + 1 < block_sums_.size() && !(left < block_sums_[block])) left -= block_sums_[block++];
-  // Rounding may carry `left` past the end of its block, or of the row: then the last possible token is
-  // meant.
-  int32_t last = -1;
   for (size_t id = block * kRowBlock; id < weights_.size(); ++id) {
-    if (weights_[id] == 0) continue;
-    last = int32_t(id);
     left -= double(weights_[id]);
-    if (left < 0) return last;
+    if (left < 0) return int32_t(id);
   }
-  return last >= 0 ? last : view_.argmax();
+  return view_.argmax();  // never: sums of weights are exact
 }
 
 }  // namespace llama4rt

@@ -13,6 +13,9 @@
 
 namespace llama4rt {
 
+// Below this a distribution is its maximum for every practical purpose, and dividing by it would overflow.
+inline constexpr double kGreedyTemperature = 1e-5;
+
 struct SampleRequest {
   const SamplingParams* params = nullptr;
   std::span<const int32_t> tokens;  // prompt and output so far; its size is the position being sampled

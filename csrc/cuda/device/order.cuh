@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/ptx/rounded.cuh"
+#include "cuda/ptx/warp.cuh"
 #include "cuda/simt.h"
 
 namespace llama4rt::cuda {
@@ -22,5 +23,15 @@ struct Ranked {
     return key != other.key ? key > other.key : index < other.index;
   }
 };
+
+// The best of the warp, in all lanes.
+LLAMA4RT_DEVICE Ranked warp_best(Ranked best) {
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    const Ranked other{ptx::shuffle(best.key, lane_index() ^ step),
+                       int(ptx::shuffle(uint32_t(best.index), lane_index() ^ step))};
+    if (other.before(best)) best = other;
+  }
+  return best;
+}
 
 }  // namespace llama4rt::cuda

@@ -123,16 +123,6 @@ LLAMA4RT_DEVICE void write_logits(const RouteArgs& a) {
   }
 }
 
-// The best of all lanes, in all lanes.
-LLAMA4RT_DEVICE Ranked warp_first(Ranked best) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const Ranked other{ptx::shuffle(best.key, lane_index() ^ step),
-                       int(ptx::shuffle(uint32_t(best.index), lane_index() ^ step))};
-    if (other.before(best)) best = other;
-  }
-  return best;
-}
-
 // The experts of one token, by a warp.
 LLAMA4RT_DEVICE void choose_experts(const RouteArgs& a, int token) {
   const float* logits = a.logits + int64_t(token) * a.experts;
@@ -143,7 +133,7 @@ LLAMA4RT_DEVICE void choose_experts(const RouteArgs& a, int token) {
       const Ranked here{order_key(logits[e]), e};
       if (last.before(here) && here.before(best)) best = here;
     }
-    last = warp_first(best);
+    last = warp_best(best);
     if (lane_index() == 0) {
       a.expert_ids[int64_t(token) * a.top_k + i] = last.index;
       a.scores[int64_t(token) * a.top_k + i] = sigmoid(logits[last.index]);
