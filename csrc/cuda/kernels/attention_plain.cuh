@@ -82,8 +82,9 @@ struct PlainKeys {
   }
 };
 
+// Without the 2, ptxas aims at 40 registers and spills.
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads) attention_plain_kernel(AttentionPlainArgs a) {
+__global__ void __launch_bounds__(Config::kThreads, 2) attention_plain_kernel(AttentionPlainArgs a) {
   LLAMA4RT_SHARED(float, shared_weights, Config::kWarps* kWarpSize);
   const int heads = a.kv.num_heads * a.group, dim = a.kv.head_dim, lane = lane_index();
   const int64_t token = block_x();
@@ -101,9 +102,10 @@ __global__ void __launch_bounds__(Config::kThreads) attention_plain_kernel(Atten
   for (int i = 0; i < Config::kDims; ++i) out[i] = 0.0f;
   for (int first = 0; first < keys; first += kWarpSize) {
     const int in_tile = keys - first < kWarpSize ? keys - first : kWarpSize;
+    // Lanes without a key, or without a dim below, go over the last one again: no branch where lanes part.
+    const int key = first + (lane < in_tile ? lane : in_tile - 1);
     float score = 0.0f;
-    if (lane < in_tile)
-      for (int d = 0; d < dim; ++d) score = ptx::fma(q[d], cache.key(first + lane, d), score);
+    for (int d = 0; d < dim; ++d) score = ptx::fma(q[d], cache.key(key, d), score);
     score *= a.scale;
     const float top = warp_max(lane < in_tile ? score : ptx::float_from_bits(0xff800000u));  // or -inf
     const float next = first == 0 || top > maximum ? top : maximum;
@@ -116,9 +118,10 @@ __global__ void __launch_bounds__(Config::kThreads) attention_plain_kernel(Atten
     for (int i = 0; i < Config::kDims; ++i) out[i] *= factor;
     for (int j = 0; j < in_tile; ++j) {
       sum += weights[j];
-      for (int i = 0; i < Config::kDims; ++i)
-        if (lane + i * kWarpSize < dim)
-          out[i] = ptx::fma(weights[j], cache.value(first + j, lane + i * kWarpSize), out[i]);
+      for (int i = 0; i < Config::kDims; ++i) {
+        const int d = lane + i * kWarpSize;
+        out[i] = ptx::fma(weights[j], cache.value(first + j, d < dim ? d : dim - 1), out[i]);
+      }
     }
     ptx::sync_warp(0xffffffffu);
   }
