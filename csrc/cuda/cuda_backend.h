@@ -17,11 +17,16 @@
 
 namespace llama4rt {
 
+namespace cuda {
+struct RowsProduct;
+}
+
 // Throws for an op without a kernel, naming it.
 [[noreturn]] void no_cuda_kernel(const char* op);
 
 // Members are defined by topic: cuda_backend.cpp (memory), cuda_rows.cpp, cuda_products.cpp,
-// cuda_route.cpp, cuda_experts.cpp, cuda_attention.cpp, cuda_tiles.cpp, cuda_sampling.cpp.
+// cuda_route.cpp, cuda_experts.cpp, cuda_many_rows.cpp, cuda_attention.cpp, cuda_tiles.cpp,
+// cuda_sampling.cpp.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device);
@@ -84,6 +89,15 @@ class CudaBackend final : public Backend {
   void experts_down_add_with(Tensor x, Tensor a, const Weight& down, const Routing& routing, Tensor shared_a,
                              const Weight& shared);
   void check_experts_kernel(const char* op, const Weight& experts) const;
+  // Whether so many rows are too many for streaming the weights past them.
+  static bool many_rows(int64_t rows, const Weight& w);
+  // Products of many rows (cuda_many_rows.cpp); false, and nothing done, when there are too few for that, or
+  // no kernel takes this weight. Row i of x is row slots[i] / slots_per_row. With y_bytes the product goes to
+  // the start of scratch, where so many bytes are kept, and not to product.out.
+  bool multiply_rows(cuda::RowsProduct product, Tensor x, const Weight& w, int64_t slots_per_row = 1,
+                     size_t y_bytes = 0);
+  bool experts_gate_up_rows(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing);
+  bool experts_down_add_rows(Tensor x, Tensor a, const Weight& down, const Routing& routing);
   // Memory of one op call, 256-byte aligned and not initialised. Every op gets the same bytes: ops run in
   // order, so the next may overwrite what one leaves. Grows when more is asked for than ever before, after
   // waiting for the stream; not while a graph is captured, because its kernels keep the pointer.

@@ -5,15 +5,17 @@
 namespace llama4rt {
 
 void CudaBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
+  if (experts_gate_up_rows(a, h, gate_up, routing)) return;
   experts_gate_up_with(a, h, gate_up, routing, {}, {});
 }
 void CudaBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
+  if (experts_down_add_rows(x, a, down, routing)) return;
   experts_down_add_with(x, a, down, routing, {}, {});
 }
 
 void CudaBackend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
                                  const Weight& shared, const Routing& routing) {
-  if (!cuda::ExpertsDecode::same_kind(experts, shared)) {
+  if (many_rows(h.size(0), shared) || !cuda::ExpertsDecode::same_kind(experts, shared)) {
     do_gate_up(shared_a, h, shared);
     return do_experts_gate_up(a, h, experts, routing);
   }
@@ -21,7 +23,7 @@ void CudaBackend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weig
 }
 void CudaBackend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
                                   const Weight& shared, const Routing& routing) {
-  if (!cuda::ExpertsDecode::same_kind(experts, shared)) {
+  if (many_rows(x.size(0), shared) || !cuda::ExpertsDecode::same_kind(experts, shared)) {
     do_linear_add(x, shared_a, shared);
     return do_experts_down_add(x, a, experts, routing);
   }

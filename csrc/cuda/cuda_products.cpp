@@ -1,10 +1,12 @@
 // CudaBackend: products with one matrix.
 #include "cuda/cuda_backend.h"
 #include "cuda/kernels/linear.h"
+#include "cuda/kernels/linear_rows.h"
 
 namespace llama4rt {
 
 void CudaBackend::multiply(const char* op, Tensor out, Tensor x, const Weight& w, int finish) {
+  if (multiply_rows({.out = out, .rows = x.size(0), .finish = cuda::Finish(finish)}, x, w)) return;
   LLAMA4RT_CHECK(kInternal, cuda::LinearDecode::supports(w), "cuda: ", op, " of a ", weight_kind_name(w.kind),
                  " weight with zero points, or this large, has no kernel");
   void* const partials = scratch(cuda::LinearDecode::scratch_bytes(w, x.size(0)));

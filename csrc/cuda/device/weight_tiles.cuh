@@ -22,7 +22,9 @@ inline constexpr int kTileBytes = 512;  // 16 rows of kTileColumns columns
 //   kGroup                 columns that share a scale
 //   kScaled, kZeros        whether there are scales; zero points
 //   Bias                   what the zero points of the lane's two rows mean to it
-//   fragment(a, words, step, bias)   the left operand of one step, exact in bf16, not scaled
+//   pair(words, step, c, h, bias, row)   columns 8 c + 2 t.. of row g + 8 h: two values, exact in bf16, not
+//                                    scaled; `row` says which row of `bias` that is
+//   fragment(a, words, step, bias)   the left operand of one step: its four pairs
 
 // q - z. 0x4300 is 128 in bf16, whose last place is 1: or-ing q into it gives 128 + q.
 template <int kGroupSize, bool kWithZeros>
@@ -37,11 +39,14 @@ struct Int4Weights {
     const float b0 = -float(128 + zero0), b1 = -float(128 + zero1);
     return {{ptx::pack_bf16(b0, b0), ptx::pack_bf16(b1, b1)}};
   }
-  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int step, const Bias& bias) {
+  static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int step, int c, int h, const Bias& bias,
+                                       int row) {
     constexpr uint32_t kMask = 0x000f000f, k128 = 0x43004300, kOne = 0x3f803f80;
     const uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
-    for (int r = 0; r < 4; ++r)
-      a[r] = ptx::fma_bf16x2(ptx::and_or(word >> (4 * r), kMask, k128), kOne, bias.minus[r % 2]);
+    return ptx::fma_bf16x2(ptx::and_or(word >> (8 * c + 4 * h), kMask, k128), kOne, bias.minus[row]);
+  }
+  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int step, const Bias& bias) {
+    for (int r = 0; r < 4; ++r) a[r] = pair(words, step, r / 2, r % 2, bias, r % 2);
   }
 };
 
@@ -53,14 +58,15 @@ struct Int8Weights {
   static constexpr bool kScaled = true, kZeros = false;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
-  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int step, const Bias&) {
+  static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int step, int c, int h, const Bias&, int) {
     constexpr uint32_t kLow = 0x007f007f, k128 = 0x43004300, kTop = 0x00800080, kMinus256 = 0xc380c380,
                        kOne = 0x3f803f80;
-    for (int r = 0; r < 4; ++r) {
-      const uint32_t word = step == 0 ? (r < 2 ? words.x : words.y) : (r < 2 ? words.z : words.w);
-      const uint32_t q = word >> (8 * (r % 2));
-      a[r] = ptx::fma_bf16x2(ptx::and_or(q, kLow, k128), kOne, (q & kTop) ^ kMinus256);
-    }
+    const uint32_t word = step == 0 ? (c == 0 ? words.x : words.y) : (c == 0 ? words.z : words.w);
+    const uint32_t q = word >> (8 * h);
+    return ptx::fma_bf16x2(ptx::and_or(q, kLow, k128), kOne, (q & kTop) ^ kMinus256);
+  }
+  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int step, const Bias& bias) {
+    for (int r = 0; r < 4; ++r) a[r] = pair(words, step, r / 2, r % 2, bias, r % 2);
   }
 };
 
@@ -69,11 +75,11 @@ struct BF16Weights {
   static constexpr bool kScaled = false, kZeros = false;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
-  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int, const Bias&) {
-    a[0] = words.x;
-    a[1] = words.y;
-    a[2] = words.z;
-    a[3] = words.w;
+  static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int, int c, int h, const Bias&, int) {
+    return c == 0 ? (h == 0 ? words.x : words.y) : (h == 0 ? words.z : words.w);
+  }
+  static LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], const U32x4& words, int step, const Bias& bias) {
+    for (int r = 0; r < 4; ++r) a[r] = pair(words, step, r / 2, r % 2, bias, r % 2);
   }
 };
 

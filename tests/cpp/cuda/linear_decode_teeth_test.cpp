@@ -1,5 +1,6 @@
 // Every barrier, wait and fence of linear_decode removed, one at a time (teeth.h).
 #include "cuda/cuda_backend.h"
+#include "cuda/kernels/linear.h"
 #include "cuda/products.h"
 #include "cuda/teeth.h"
 #include "ops/made_routing.h"
@@ -25,11 +26,13 @@ void check(const cases::WeightSpec& spec, size_t fewest_places) {
   check_teeth(
       "linear_decode",
       [&] {
-        CudaBackend backend(0);  // new scratch, never written
         Matrix in = x, out(t, n);
         DeviceMatrix dx(stream, in), dout(stream, out);
-        backend.linear(dout.view(), dx.view(), dw.view());
-        backend.copy_to_host(nullptr, nullptr, 0);
+        const cuda::DeviceBuffer scratch(cuda::LinearDecode::scratch_bytes(dw.view(), t));  // never written
+        const cuda::DeviceBuffer tickets(cuda::LinearDecode::ticket_bytes(dw.view()));
+        stream.fill(tickets.data(), 0, tickets.size());
+        cuda::LinearDecode::run(stream, dout.view(), dx.view(), dw.view(), cuda::Finish::kStore,
+                                scratch.data(), tickets.as<uint32_t>());
         dout.fetch(stream);
         return all_close(out, expected, 1e-2);
       },

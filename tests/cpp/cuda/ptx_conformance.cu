@@ -344,6 +344,8 @@ struct Wgmma {
   static LLAMA4RT_DEVICE void multiply(float (&d)[kN / 2], const A& a, uint64_t b, bool accumulate) {
     if constexpr (kN == 8)
       ptx::wgmma_m64n8k16(d, a, b, accumulate);
+    else if constexpr (kN == 128)
+      ptx::wgmma_m64n128k16(d, a, b, accumulate);
     else
       ptx::wgmma_m64n64k16(d, a, b, accumulate);
   }
@@ -472,6 +474,7 @@ std::vector<PtxCase> ptx_cases() {
           plain<Wgmma<8, true>>("wgmma_m64n8k16, a in registers", 128 * 4, kSums),
           plain<Wgmma<64, false>>("wgmma_m64n64k16, descriptors", 128 * 32, kSums),
           plain<Wgmma<64, true>>("wgmma_m64n64k16, a in registers", 128 * 32, kSums),
+          plain<Wgmma<128, true>>("wgmma_m64n128k16, a in registers", 128 * 64, kSums),
           plain<WgmmaCores>("wgmma_m64n8k16, no swizzle", 128 * 4, kSums)};
 }
 

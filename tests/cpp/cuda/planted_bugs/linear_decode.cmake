@@ -8,7 +8,7 @@ llama4rt_plant(linear_decode scales_of_the_other_rows "r < 2 ? scale0 : scale1" 
 llama4rt_plant(linear_decode scales_of_another_split "walk.split * kGroupsOfSplit) * 16" "0 * kGroupsOfSplit) * 16")
 llama4rt_plant(linear_decode scales_of_the_group_before "side += Config::kStageGroups * 16 * size" "side += 0 * size")
 llama4rt_plant(linear_decode scales_past_the_last_group "side_group < groups_left" "side_group <= groups_left")
-llama4rt_plant(linear_decode zero_of_the_other_rows "bias.minus[r % 2]" "bias.minus[0]")
+llama4rt_plant(linear_decode zero_of_the_other_rows "bias.minus[row]" "bias.minus[0 * row]")
 llama4rt_plant(linear_decode zeros_of_another_group "group + side_group * 16" "group + (side_group ^ 1) * 16")
 llama4rt_plant(linear_decode columns_of_the_wrong_lane "b.lane / 8 * 16" "b.lane % 4 * 16")
 llama4rt_plant(linear_decode one_stage_too_few "if (stage == Config::kRingBytes) stage = 0"
@@ -21,7 +21,7 @@ llama4rt_plant(linear_decode missing_rows_are_loaded "if (!walk.done && b.has_ro
 llama4rt_plant(linear_decode keeps_group_sums "      group_sums.clear();\n    }" "    }")
 llama4rt_plant(linear_decode keeps_sums_of_the_job_before "      total.clear();\n    }" "    }")
 llama4rt_plant(linear_decode keeps_sums_of_the_split_before "    sums.clear();\n    for (int column" "    for (int column")
-llama4rt_plant(linear_decode nibbles_in_another_order "word >> (4 * r)" "word >> (4 * (r ^ 1))")
+llama4rt_plant(linear_decode nibbles_in_another_order "word >> (8 * c + 4 * h)" "word >> (8 * h + 4 * c)")
 llama4rt_plant(linear_decode forgets_the_ticket "if (last) *ticket = 0" "if (false) *ticket = 0")
 llama4rt_plant(linear_decode ticket_too_early "== uint32_t(blocks - 1)" "== uint32_t(blocks - 2)")
 llama4rt_plant(linear_decode adds_one_split_less "s < grid_y()" "s + 1 < grid_y()")

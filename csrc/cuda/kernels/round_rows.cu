@@ -1,0 +1,33 @@
+#include "base/checked_math.h"
+#include "cuda/kernels/linear_rows.h"
+#include "cuda/kernels/round_rows.cuh"
+#include "cuda/launch.h"
+
+namespace llama4rt::cuda {
+namespace {
+constexpr int kThreads = 256;
+}
+
+int64_t rounded_stride(int64_t k) { return round_up(k, int64_t(64)); }
+
+void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* slots, int64_t num_slots,
+                    int64_t slots_per_row) {
+  const int64_t rows = slots ? num_slots : x.size(0);
+  const RoundRowsArgs args{.out = static_cast<uint32_t*>(out),
+                           .x = x.ptr<const float>(),
+                           .slots = slots,
+                           .x_stride = x.stride0,
+                           .slots_per_row = int(slots_per_row),
+                           .k = int(x.size(1)),
+                           .out_pairs = int(rounded_stride(x.size(1)) / 2)};
+  launch("round_rows", round_rows_kernel<kThreads>, {.grid_x = int(rows), .threads = kThreads}, stream, args);
+}
+
+void run_combine_slots(Stream& stream, Tensor x, const float* y, int64_t top_k) {
+  const CombineSlotsArgs args{
+      .x = x.ptr<float>(), .y = y, .x_stride = x.stride0, .top_k = int(top_k), .n = int(x.size(1))};
+  launch("combine_slots", combine_slots_kernel<kThreads>, {.grid_x = int(x.size(0)), .threads = kThreads},
+         stream, args);
+}
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,53 @@
+// Rows of x as bf16, once, for the matmuls that read them many times; for experts in the order of their
+// slots, so that the rows of one expert lie together.
+#pragma once
+
+#include "cuda/ptx/math.cuh"
+#include "cuda/simt.h"
+
+namespace llama4rt::cuda {
+
+struct RoundRowsArgs {
+  uint32_t* out;         // [R, out_pairs] pairs of bf16, zeros from K on
+  const float* x;        // [., K], x_stride between rows
+  const int32_t* slots;  // [R]: row i is row slots[i] / slots_per_row of x; null: row i
+  int64_t x_stride;
+  int slots_per_row;
+  int k;
+  int out_pairs;
+};
+
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) round_rows_kernel(RoundRowsArgs a) {
+  const int row = block_x();
+  const float* from = a.x + (a.slots ? a.slots[row] / a.slots_per_row : row) * a.x_stride;
+  uint32_t* to = a.out + int64_t(row) * a.out_pairs;
+  for (int i = thread_x(); i < a.out_pairs; i += kThreads) {
+    const float low = 2 * i < a.k ? from[2 * i] : 0.0f;
+    const float high = 2 * i + 1 < a.k ? from[2 * i + 1] : 0.0f;
+    to[i] = ptx::pack_bf16(low, high);
+  }
+}
+
+struct CombineSlotsArgs {
+  float* x;        // [T, N], x_stride
+  const float* y;  // [T * K, N]: what each slot gives
+  int64_t x_stride;
+  int top_k;
+  int n;
+};
+
+// x[t] += y[t * K] + y[t * K + 1] + ..., the slots summed first and in this order.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) combine_slots_kernel(CombineSlotsArgs a) {
+  const int token = block_x();
+  const float* y = a.y + int64_t(token) * a.top_k * a.n;
+  float* x = a.x + token * a.x_stride;
+  for (int i = thread_x(); i < a.n; i += kThreads) {
+    float sum = y[i];
+    for (int s = 1; s < a.top_k; ++s) sum += y[int64_t(s) * a.n + i];
+    x[i] += sum;
+  }
+}
+
+}  // namespace llama4rt::cuda

@@ -1,0 +1,63 @@
+// What the launchers of linear_medium and linear_prefill share.
+#pragma once
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "cuda/device/rows_args.cuh"
+#include "cuda/device/weight_tiles.cuh"
+#include "cuda/kernels/linear_rows.h"
+#include "format/layout.h"
+
+namespace llama4rt::cuda {
+
+inline bool rows_supports(const Weight& w) {
+  if (w.layout != Layout::kCudaTile || (w.kind == WeightKind::kInt8 && w.zeros)) return false;
+  // Scales are found with 32-bit indices.
+  return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, 32) < int64_t(1) << 31;
+}
+
+// Tiles of `size` rows there can be at most, however rows are spread over experts.
+inline int64_t most_row_tiles(int64_t rows, int64_t experts, int64_t size) {
+  if (experts == 1) return ceil_div(rows, size);
+  return rows / size + std::min(experts, rows);
+}
+
+inline RowsArgs rows_args(const RowsProduct& p, const Weight& w) {
+  return {.out = p.out.ptr<float>(),
+          .x = static_cast<const uint16_t*>(p.x),
+          .weights = static_cast<const unsigned char*>(w.data),
+          .scales = static_cast<const unsigned char*>(w.scales),
+          .zeros = w.zeros,
+          .offsets = p.offsets,
+          .slots = p.slots,
+          .scores = p.scores,
+          .out_stride = p.out.stride0,
+          .matrix_bytes = cuda_tile::matrix_bytes(w.kind, w.n, w.k),
+          .matrix_scales = w.quantized() ? cpu16::matrix_scales(w.n, w.k, w.group_size) : 0,
+          .x_stride = int(rounded_stride(w.k)),
+          .num_rows = int(p.rows),
+          .num_experts = int(w.num_experts),
+          .n = int(w.n),
+          .k = int(w.k),
+          .num_f = int(p.out.size(1)),
+          .fp32_scales = w.scale_dtype == DType::kF32,
+          .finish = p.finish};
+}
+
+// start.with<Weights>() for what the weight is. Zero points or none is decided at run time here: the choice
+// costs an instruction per group, and half of the instantiations.
+template <class Start>
+void choose_weights(const Weight& w, Start& start) {
+  if (w.kind == WeightKind::kBF16) return start.template with<BF16Weights>();
+  if (w.kind == WeightKind::kInt8) {
+    if (w.group_size == 32) return start.template with<Int8Weights<32>>();
+    if (w.group_size == 64) return start.template with<Int8Weights<64>>();
+    return start.template with<Int8Weights<128>>();
+  }
+  if (w.group_size == 32) return start.template with<Int4Weights<32, true>>();
+  if (w.group_size == 64) return start.template with<Int4Weights<64, true>>();
+  start.template with<Int4Weights<128, true>>();
+}
+
+}  // namespace llama4rt::cuda
