@@ -227,21 +227,22 @@ LLAMA4RT_DEVICE void multiply_step(MediumSums<Config>& sums, MediumSums<Config>&
 template <class Config>
 LLAMA4RT_DEVICE void finish(const MediumBlock<Config>& b, const MediumSums<Config>& sums) {
   const RowsArgs& a = b.a;
-  for (int i = 0; i < Config::kTokenTiles; ++i)
-    for (int odd = 0; odd < 2; ++odd) {
-      const int token = i * 8 + lane_index() % 4 * 2 + odd;
-      if (token >= b.tile.num_rows) continue;
-      const int to = out_row(a, b.tile, token);
-      for (int h = 0; h < 2; ++h) {
-        const int row = lane_index() / 4 + 8 * h, r = 2 * h + odd;
-        if (a.finish == Finish::kSwiGlu) {  // the warp's first row block is gates, its second their ups
-          put_swiglu(a, to, b.row_block / 2 * 16 + row, sums.value[0][i][r], sums.value[1][i][r]);
-        } else {
-          put_sum(a, to, b.row_block * 16 + row, sums.value[0][i][r]);
-          put_sum(a, to, b.row_block * 16 + 16 + row, sums.value[1][i][r]);
-        }
+  LLAMA4RT_UNROLL
+  for (int i = 0; i < Config::kTokenTiles * 2; ++i) {
+    const int tile = i / 2, odd = i % 2, token = tile * 8 + lane_index() % 4 * 2 + odd;
+    if (token >= b.tile.num_rows) continue;
+    const int to = out_row(a, b.tile, token);
+    LLAMA4RT_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int row = lane_index() / 4 + 8 * h, r = 2 * h + odd;
+      if (a.finish == Finish::kSwiGlu) {  // the warp's first row block is gates, its second their ups
+        put_swiglu(a, to, b.row_block / 2 * 16 + row, sums.value[0][tile][r], sums.value[1][tile][r]);
+      } else {
+        put_sum(a, to, b.row_block * 16 + row, sums.value[0][tile][r]);
+        put_sum(a, to, b.row_block * 16 + 16 + row, sums.value[1][tile][r]);
       }
     }
+  }
 }
 
 // Splits beside each other: true in the block that came last, whose sums then are those of all splits.
