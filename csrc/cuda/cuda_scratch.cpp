@@ -19,7 +19,7 @@ constexpr int64_t kMediumPlaces = 2 * 192;  // tiles below which splits run side
 constexpr int64_t kMostAttention = int64_t(1) << 30;  // attention_decode takes no more
 constexpr int64_t kAttentionRows = 16, kAttentionTiles = 2;
 constexpr int64_t kRouteTokens = 256;                  // of a block that counts
-constexpr int64_t kSampleRun = 32, kSampleBytes = 16;  // tokens whose best is kept, in so many bytes
+constexpr int64_t kSampleRun = 256, kSampleBytes = 8;  // tokens whose best is kept, in so many bytes
 constexpr int64_t kFewTickets = 16 << 10;
 
 class Most {
