@@ -329,6 +329,15 @@ def metric(text: str, name: str) -> float:
     return sum(float(m) for m in re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
+def test_each_stream_carries_its_own_id_only(server: RunningServer) -> None:
+    body = {"prompt": "a", "max_tokens": 1, "stream": True}
+    for number in range(3):
+        ours = {"x-request-id": f"stream-{number}"}
+        reply = httpx2.post(f"{server.url}/v1/completions", json=body, headers=ours, timeout=60)
+        assert reply.status_code == 200
+        assert reply.headers.get_list("x-request-id") == [f"stream-{number}"]
+
+
 def test_metrics(server: RunningServer) -> None:
     before = httpx2.get(server.url + "/metrics").text
     reply = post(server, CHAT, HELLO).json()

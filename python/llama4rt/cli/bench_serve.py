@@ -4,7 +4,6 @@ The client is small and counts tokens by the server's own usage: on a small mach
 """
 
 import argparse
-import asyncio
 import json
 import random
 import statistics
@@ -41,6 +40,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
+    import asyncio
+
     from llama4rt.errors import Llama4RTError
 
     results, seconds = asyncio.run(_load(args))
@@ -65,6 +66,8 @@ class Request:
 
 
 async def _load(args: argparse.Namespace) -> tuple[list[Request], float]:
+    import asyncio
+
     rng = random.Random(args.seed)
     room = asyncio.Semaphore(args.max_concurrency)
 
@@ -87,6 +90,8 @@ async def _load(args: argparse.Namespace) -> tuple[list[Request], float]:
 
 
 async def _request(args: argparse.Namespace, prompt: list[int]) -> Request:
+    import asyncio
+
     url = urlsplit(args.base_url)
     body = json.dumps(
         {

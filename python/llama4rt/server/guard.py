@@ -160,7 +160,11 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message.setdefault("headers", []).append((b"x-request-id", self.request_id.encode()))
+            own = (b"x-request-id", self.request_id.encode())
+            message = {
+                **message,
+                "headers": [*message.get("headers", ()), own],
+            }  # the list may be everybody's
         await self._send(message)
 
     def log(self) -> None:
