@@ -12,8 +12,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -338,6 +339,23 @@ def test_each_stream_carries_its_own_id_only(server: RunningServer) -> None:
         assert reply.headers.get_list("x-request-id") == [f"stream-{number}"]
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions", "responses"])
+def test_the_log_counts_the_tokens_of_a_stream(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    question = {"completions": {"prompt": "a"}, "responses": {"input": "a"}}
+    body = question.get(path, {"messages": [{"role": "user", "content": "a"}]}) | {"stream": True}
+    body |= {"max_output_tokens" if path == "responses" else "max_tokens": 3}
+    with caplog.at_level("INFO", "llama4rt.access"):
+        assert httpx2.post(f"{server.url}/v1/{path}", json=body, timeout=60).status_code == 200
+        deadline = time.monotonic() + 30  # the line is written when the reply has gone
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+    entries = [json.loads(record.getMessage()) for record in caplog.records]
+    tokens = [entry["output_tokens"] for entry in entries if entry["path"] == f"/v1/{path}"]
+    assert len(tokens) == 1 and 1 <= tokens[0] <= 3
+
+
 def test_metrics(server: RunningServer) -> None:
     before = httpx2.get(server.url + "/metrics").text
     reply = post(server, CHAT, HELLO).json()
@@ -445,6 +463,22 @@ def test_tokens_there_and_back(server: RunningServer, engine: Engine) -> None:
     assert post(server, "/tokenize", {}).status_code == 400
     assert post(server, "/detokenize", {"tokens": [2**31 - 1]}).status_code == 400
     assert post(server, "/detokenize", {"tokens": [-1]}).status_code == 400
+
+
+def test_without_a_tokenizer_texts_are_refused_by_400(engine_file: Callable[..., Path]) -> None:
+    with (
+        Engine(engine_file("scout"), num_threads=1, kv_cache_memory="64MiB", max_model_len=256) as engine,
+        running_server(engine) as server,
+    ):
+        scored = {"prompt": [1, 20], "max_tokens": 2, "logprobs": 1}
+        for path, body in ((CHAT, HELLO), ("/v1/completions", {"prompt": "a"}), ("/v1/completions", scored)):
+            for stream in (False, True):
+                reply = httpx2.post(server.url + path, json=body | {"stream": stream}, timeout=60)
+                assert reply.status_code == 400 and "llama4rt build" in error_of(reply)["message"]
+        ids = httpx2.post(
+            server.url + "/v1/completions", json={"prompt": [1, 20], "max_tokens": 2}, timeout=60
+        )
+        assert ids.status_code == 200 and ids.json()["usage"]["completion_tokens"] == 2
 
 
 def test_an_engine_that_is_gone_is_said_so() -> None:

@@ -113,6 +113,15 @@ def test_usage_in_every_chunk(client: Any) -> None:
     assert counts == sorted(counts) and counts[-1] > 0
 
 
+def test_usage_in_every_chunk_of_a_completion(client: Any) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    stream = client.completions.create(
+        model="demo", prompt="one", max_tokens=5, stream=True, stream_options=options
+    )
+    counts = [chunk.usage.completion_tokens for chunk in stream]
+    assert counts == sorted(counts) and 0 < counts[-1] <= 5
+
+
 def test_the_sdk_s_stream_helper(client: Any, engine: Engine) -> None:
     with client.chat.completions.stream(
         model="demo", messages=QUESTION, temperature=0, max_completion_tokens=40

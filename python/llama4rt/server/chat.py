@@ -12,19 +12,18 @@ from llama4rt.errors import RequestError
 from llama4rt.outputs import Delta, Progress
 from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.sampling_params import SamplingParams
+from llama4rt.server.answer import Answer, StreamedUsage, prompt_progress, respond
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.errors import ApiError
-from llama4rt.server.http import dumps, json_reply, parsed
-from llama4rt.server.job import Job
-from llama4rt.server.logprobs import LogprobsWriter
+from llama4rt.server.http import parsed
+from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
 from llama4rt.server.messages import plain_messages, text_size
 from llama4rt.server.protocol import ChatRequest
 from llama4rt.server.sampling import from_request_error, sampling_params
-from llama4rt.server.service import Service, new_id
+from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
-from llama4rt.server.sse import DONE, EventStream, unless_disconnected
+from llama4rt.server.sse import DONE, data_line
 from llama4rt.server.tool_calls import ToolShaper
-from llama4rt.tokenizer import require_tokenizer
 
 _REFUSED = {  # known to OpenAI's API, without meaning here
     "functions": "use tools", "function_call": "use tool_choice", "audio": "there is no audio output",
@@ -40,59 +39,26 @@ class ChatEndpoint:
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
         body = await parsed(request, ChatRequest)
-        chat = Chat(self._service, body)
-        if not body.stream:
-            reply = await unless_disconnected(self._service, request.receive, chat.run())
-            request.state.details.update(chat.details())
-            return json_reply(reply)
-        await unless_disconnected(self._service, request.receive, chat.start())
-        request.state.details.update(chat.details())
-        return EventStream(self._service, chat.lines(), chat.close, lambda error: _line(error.body()))
+        return await respond(self._service, request, Chat(self._service, body), stream=bool(body.stream))
 
 
-class Chat:
+class Chat(Answer):
     """One conversation being answered."""
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
-        self._service = service
+        super().__init__(service, body.model, "chatcmpl")
         self._body = body
-        self._model = service.check_model(body.model)
-        self._id = new_id("chatcmpl")
-        self._created = int(time.time())
-        self._job: Job | None = None
         self._shapers: list[Shaper] = []
         self._logprobs: LogprobsWriter | None = None
 
     async def start(self) -> None:
-        """ApiError for anything wrong with the request; afterwards its tokens are on their way."""
-        body, service = self._body, self._service
-        _refuse(body)
+        _refuse(self._body)
         prompt = await self._prepared()
-        tokenizer = require_tokenizer(service.engine.engine.tokenizer, "chat")
-        self._logprobs = LogprobsWriter(tokenizer) if body.logprobs else None
+        if self._body.logprobs:
+            self._logprobs = LogprobsWriter(self._tokenizer("logprobs"))
         params = self._params()
         self._shapers = [self._shaper() for _ in range(params.n)]
-        job = self._job = Job(service, [prompt], params)  # takes room, which its start or close gives back
-        try:
-            await job.start()
-        except RequestError as error:
-            raise from_request_error(error) from None
-
-    async def run(self) -> dict[str, Any]:
-        """The whole answer."""
-        await self.start()
-        try:
-            return await self._collected()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        if self._job is not None:
-            self._job.close()
-
-    def details(self) -> dict[str, Any]:
-        job = self._job
-        return {} if job is None else {"prompt_tokens": job.prompt_tokens, "output_tokens": job.output_tokens}
+        await self._start_job([prompt], params)
 
     # --- before ---------------------------------------------------------------------------------------------
 
@@ -102,7 +68,7 @@ class Chat:
             body.messages, max_messages=options.max_messages, max_images=options.max_images
         )
         engine = self._service.engine.engine
-        tokenizer = require_tokenizer(engine.tokenizer, "chat")
+        tokenizer = self._tokenizer("chat")
         check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
         tools = None
         if body.tools and body.tool_choice != "none":
@@ -147,14 +113,13 @@ class Chat:
         if not self._reads_calls():
             return PlainShaper()
         names = [tool.function.name for tool in self._body.tools or ()]
-        tokenizer = require_tokenizer(self._service.engine.engine.tokenizer, "chat")
+        tokenizer = self._tokenizer("chat")
         return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
 
     # --- the answer -----------------------------------------------------------------------------------------
 
-    async def _collected(self) -> dict[str, Any]:
-        job = self._job
-        assert job is not None
+    async def collected(self) -> dict[str, Any]:
+        job = self.job
         deltas: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
         logprobs: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
         reasons: list[str | None] = [None] * len(self._shapers)
@@ -169,7 +134,7 @@ class Chat:
                 if self._logprobs is not None and event.logprobs:
                     logprobs[index] += self._logprobs.chat(event.logprobs)
                 if event.prompt_logprobs is not None:
-                    prompt_logprobs = plain_prompt_logprobs(event)
+                    prompt_logprobs = plain_prompt_logprobs(event.prompt_logprobs)
         reply: dict[str, Any] = {
             **self._head("chat.completion"),
             "choices": [
@@ -183,35 +148,29 @@ class Chat:
                 }
                 for i in range(len(deltas))
             ],
-            "usage": job.usage(),
+            "usage": self.usage(),
         }
         if prompt_logprobs is not None:
             reply["prompt_logprobs"] = prompt_logprobs
         return reply
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events."""
-        job, body = self._job, self._body
-        assert job is not None
-        options = body.stream_options
-        with_usage = options is not None and bool(options.include_usage)
-        always_usage = options is not None and bool(options.continuous_usage_stats)
+        job = self.job
+        streamed = StreamedUsage(self._body.stream_options, self.usage)
         head = self._head("chat.completion.chunk")
-        usage: dict[str, Any] = {"usage": None} if with_usage else {}
         begun: set[int] = set()
         started = time.perf_counter()
         async for events in job.events():
             out = []
             for index, event in events:
-                if always_usage:
-                    usage = {"usage": job.usage()}
+                usage = streamed.field()
                 if isinstance(event, Progress):
-                    out.append(_line({**head, "choices": [], **usage, **progress(event, started)}))
+                    out.append(data_line({**head, "choices": [], **usage, **prompt_progress(event, started)}))
                     continue
                 if index not in begun:
                     begun.add(index)
                     out.append(
-                        _line(
+                        data_line(
                             {
                                 **head,
                                 "choices": [_choice(index, {"role": "assistant", "content": ""})],
@@ -225,21 +184,21 @@ class Chat:
                     logprobs = {"content": self._logprobs.chat(event.logprobs), "refusal": None}
                     deltas = deltas or [{"content": ""}]
                 for delta in deltas:
-                    out.append(_line({**head, "choices": [_choice(index, delta, None, logprobs)], **usage}))
+                    out.append(
+                        data_line({**head, "choices": [_choice(index, delta, None, logprobs)], **usage})
+                    )
                     logprobs = None
                 if reason is not None:
-                    out.append(_line({**head, "choices": [_choice(index, {}, reason)], **usage}))
+                    out.append(data_line({**head, "choices": [_choice(index, {}, reason)], **usage}))
             if out:
                 yield b"".join(out)
-        if with_usage:
-            yield _line({**head, "choices": [], "usage": job.usage()})
+        if streamed.at_end:
+            yield data_line({**head, "choices": [], "usage": self.usage()})
         yield DONE
 
     async def deltas(self) -> AsyncGenerator[list[tuple[dict[str, Any], str | None]], None]:
         """(delta, finish reason) of a chat with one output, for other forms of it."""
-        job = self._job
-        assert job is not None
-        async for events in job.events():
+        async for events in self.job.events():
             out: list[tuple[dict[str, Any], str | None]] = []
             for index, event in events:
                 if isinstance(event, Delta):
@@ -249,10 +208,6 @@ class Chat:
                         out.append(({}, reason))
             yield out
 
-    def usage(self) -> dict[str, Any]:
-        assert self._job is not None
-        return self._job.usage()
-
     def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:
         shaper = self._shapers[index]
         deltas = shaper.push(event.text)
@@ -260,15 +215,6 @@ class Chat:
             return deltas, None
         rest, reason = shaper.finish(event.finish_reason)
         return deltas + rest, reason
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._model,
-            "system_fingerprint": self._service.fingerprint,
-        }
 
 
 def check_text_size(characters: int, max_token_bytes: int, max_model_len: int) -> None:
@@ -281,29 +227,6 @@ def check_text_size(characters: int, max_token_bytes: int, max_model_len: int) -
             param="messages",
             code="context_length_exceeded",
         )
-
-
-def progress(event: Progress, started: float) -> dict[str, Any]:
-    """llama.cpp's field of that name."""
-    return {
-        "prompt_progress": {
-            "total": event.total,
-            "cache": event.cached,
-            "processed": event.processed,
-            "time_ms": round((time.perf_counter() - started) * 1000),
-        }
-    }
-
-
-def plain_prompt_logprobs(event: Delta) -> list[Any]:
-    """vLLM's form: for each prompt token {token id: {"logprob"}}, null for the first."""
-    return [
-        None if entry is None else {
-            str(token_id): {"logprob": max(logprob, -9999.0)}
-            for token_id, logprob in [*entry.top, (entry.token_id, entry.logprob)]
-        }
-        for entry in event.prompt_logprobs or ()
-    ]  # fmt: skip
 
 
 def _refuse(body: ChatRequest) -> None:
@@ -322,7 +245,3 @@ def _choice(
     index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _line(value: Any) -> bytes:
-    return b"data: " + dumps(value) + b"\n\n"

@@ -161,10 +161,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             own = (b"x-request-id", self.request_id.encode())
-            message = {
-                **message,
-                "headers": [*message.get("headers", ()), own],
-            }  # the list may be everybody's
+            # A list of its own: the message's may belong to every reply.
+            message = {**message, "headers": [*message.get("headers", ()), own]}
         await self._send(message)
 
     def log(self) -> None:

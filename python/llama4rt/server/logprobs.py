@@ -61,3 +61,14 @@ class LogprobsWriter:
 
 def _finite(logprob: float) -> float:
     return max(logprob, _LOWEST)
+
+
+def plain_prompt_logprobs(entries: Sequence[TokenLogprobs | None]) -> list[Any]:
+    """vLLM's form: for each prompt token {token id: {"logprob"}}, null for the first."""
+    return [
+        None if entry is None else {
+            str(token_id): {"logprob": max(logprob, _LOWEST)}
+            for token_id, logprob in [*entry.top, (entry.token_id, entry.logprob)]
+        }
+        for entry in entries
+    ]  # fmt: skip

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llama4rt.server.answer import respond
 from llama4rt.server.chat import Chat
 from llama4rt.server.errors import ApiError, of_validation
-from llama4rt.server.http import dumps, json_reply, parsed
+from llama4rt.server.http import dumps, parsed
 from llama4rt.server.protocol import ChatRequest, ResponsesRequest
 from llama4rt.server.service import Service, new_id
-from llama4rt.server.sse import EventStream, unless_disconnected
 
 _STATEFUL = ("previous_response_id", "conversation", "background")
 
@@ -32,12 +32,15 @@ class ResponsesEndpoint:
         body = await parsed(request, ResponsesRequest)
         chat = Chat(self._service, chat_request(body))
         answer = _Answer(self._service, body)
-        if not body.stream:
-            reply = await unless_disconnected(self._service, request.receive, chat.run())
-            request.state.details.update(chat.details())
-            return json_reply(answer.whole(reply))
-        await unless_disconnected(self._service, request.receive, chat.start())
-        return EventStream(self._service, answer.events(chat), chat.close, answer.failed)
+        return await respond(
+            self._service,
+            request,
+            chat,
+            stream=bool(body.stream),
+            whole=answer.whole,
+            lines=answer.events(chat),
+            error_line=answer.failed,
+        )
 
 
 def chat_request(body: ResponsesRequest) -> ChatRequest:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from llama4rt.server.errors import ApiError
+from llama4rt.server.http import dumps
 from llama4rt.server.service import Service
 
 log = logging.getLogger("llama4rt.server")
@@ -22,6 +23,11 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would otherwise collect the events
 ]
+
+
+def data_line(value: Any) -> bytes:
+    """One event without a name."""
+    return b"data: " + dumps(value) + b"\n\n"
 
 
 class EventStream:

@@ -1,0 +1,146 @@
+"""Answer: what endpoints that generate have in common. One request, its job, and its reply, whole or as events."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from llama4rt.errors import RequestError
+from llama4rt.outputs import Progress
+from llama4rt.prompt_builder import PreparedPrompt
+from llama4rt.sampling_params import SamplingParams
+from llama4rt.server.errors import ApiError
+from llama4rt.server.http import json_reply
+from llama4rt.server.job import Job
+from llama4rt.server.protocol import StreamOptions
+from llama4rt.server.sampling import from_request_error
+from llama4rt.server.service import Service, new_id
+from llama4rt.server.sse import EventStream, data_line, unless_disconnected
+from llama4rt.tokenizer import Tokenizer, require_tokenizer
+
+
+class Answer(ABC):
+    """One request being answered. Whoever starts it closes it."""
+
+    def __init__(self, service: Service, model: str | None, prefix: str) -> None:
+        self._service = service
+        self._model = service.check_model(model)
+        self._id = new_id(prefix)
+        self._created = int(time.time())
+        self._job: Job | None = None
+
+    @abstractmethod
+    async def start(self) -> None:
+        """ApiError for anything wrong with the request; afterwards its tokens are on their way."""
+
+    @abstractmethod
+    async def collected(self) -> dict[str, Any]:
+        """The reply of a started answer, when all of it has come."""
+
+    @abstractmethod
+    def lines(self) -> AsyncGenerator[bytes, None]:
+        """The reply of a started answer as server-sent events."""
+
+    @property
+    def job(self) -> Job:
+        assert self._job is not None, "start() comes first"
+        return self._job
+
+    async def run(self) -> dict[str, Any]:
+        """The whole reply."""
+        await self.start()
+        try:
+            return await self.collected()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._job is not None:
+            self._job.close()
+
+    def usage(self) -> dict[str, Any]:
+        return self.job.usage()
+
+    def details(self) -> dict[str, Any]:
+        """For the log."""
+        job = self._job
+        return {} if job is None else {"prompt_tokens": job.prompt_tokens, "output_tokens": job.output_tokens}
+
+    async def _start_job(self, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
+        self._job = Job(self._service, prompts, params)  # takes room, which its start or close gives back
+        try:
+            await self._job.start()
+        except RequestError as error:
+            raise from_request_error(error) from None
+
+    def _tokenizer(self, why: str) -> Tokenizer:
+        """ApiError 400 when the engine file has none."""
+        try:
+            return require_tokenizer(self._service.engine.engine.tokenizer, why)
+        except RequestError as error:
+            raise from_request_error(error) from None
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": self._service.fingerprint,
+        }
+
+
+async def respond(
+    service: Service,
+    request: Request,
+    answer: Answer,
+    *,
+    stream: bool,
+    whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda reply: reply,
+    lines: AsyncGenerator[bytes, None] | None = None,
+    error_line: Callable[[ApiError], bytes] = lambda error: data_line(error.body()),
+) -> "Response | ASGIApp":
+    """Runs an answer for its client. `whole` and `lines` give the reply another form than the answer's own."""
+
+    def close() -> None:
+        answer.close()
+        request.state.details.update(answer.details())
+
+    if not stream:
+        try:
+            reply = await unless_disconnected(service, request.receive, answer.run())
+        finally:
+            close()
+        return json_reply(whole(reply))
+    await unless_disconnected(service, request.receive, answer.start())
+    return EventStream(service, answer.lines() if lines is None else lines, close, error_line)
+
+
+class StreamedUsage:
+    """The `usage` field of a stream's pieces, as the request's stream_options want it."""
+
+    def __init__(self, options: StreamOptions | None, usage: Callable[[], dict[str, Any]]) -> None:
+        self.at_end = options is not None and bool(options.include_usage)
+        self._always = options is not None and bool(options.continuous_usage_stats)
+        self._usage = usage
+
+    def field(self) -> dict[str, Any]:
+        if self._always:
+            return {"usage": self._usage()}
+        return {"usage": None} if self.at_end else {}
+
+
+def prompt_progress(event: Progress, started: float) -> dict[str, Any]:
+    """llama.cpp's field of that name."""
+    return {
+        "prompt_progress": {
+            "total": event.total,
+            "cache": event.cached,
+            "processed": event.processed,
+            "time_ms": round((time.perf_counter() - started) * 1000),
+        }
+    }
