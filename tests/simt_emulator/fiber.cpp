@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define LLAMA4RT_SIMT_ASAN 1
 #endif
@@ -28,6 +29,14 @@ constexpr size_t kStackBytes = 64 << 10;
 const void* scheduler_bottom = nullptr;  // learnt at the first switch into a fiber
 size_t scheduler_size = 0;
 #endif
+
+void take_stack(Fiber& fiber, const Stack& stack) {
+  fiber.stack = stack;
+  fiber.fake_stack = nullptr;
+#ifdef LLAMA4RT_SIMT_ASAN
+  ASAN_UNPOISON_MEMORY_REGION(stack.bottom, stack.size);  // red zones of a fiber that never came to its end
+#endif
+}
 
 }  // namespace
 
@@ -63,8 +72,7 @@ void raw_switch(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context
 }  // namespace
 
 void start_fiber(Fiber& fiber, const Stack& stack, void (*entry)()) {
-  fiber.stack = stack;
-  fiber.fake_stack = nullptr;
+  take_stack(fiber, stack);
   entry_of_next_fiber = entry;
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = stack.bottom;
@@ -105,8 +113,7 @@ void raw_switch(Fiber& from, Fiber& to) { llama4rt_simt_switch(&from.saved_sp, t
 }  // namespace
 
 void start_fiber(Fiber& fiber, const Stack& stack, void (*entry)()) {
-  fiber.stack = stack;
-  fiber.fake_stack = nullptr;
+  take_stack(fiber, stack);
   // Six registers, the address `ret` takes, and one word so that rsp is 8 mod 16 at the entry, as after a
   // call.
   auto* top = reinterpret_cast<uint64_t*>(stack.bottom + stack.size);
