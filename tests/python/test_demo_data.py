@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,9 +146,26 @@ def test_stories_and_calls_have_their_form() -> None:
         assert json.loads(call)["name"] in {t["function"]["name"] for t in tools}
 
 
+def test_training_goes_on_only_with_the_model_it_began_with(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from tools.demo_model.train import check_init
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(name)
+    state = tmp_path / "state"
+    check_init(state, tmp_path / "one")
+    check_init(state, tmp_path / "two")  # nothing trained yet
+    (state / "tower.pt").touch()
+    check_init(state, tmp_path / "two")
+    for other in (tmp_path / "one", None):
+        with pytest.raises(SystemExit, match=r"tower\.pt is of a run .* --state"):
+            check_init(state, other)
+
+
 def test_pixels() -> None:
-    table = np.array(normalisation_table(), np.float32)
-    assert table[[0, 127, 128, 255]].tolist() == [-1, -0.00390625, 0.0078125, 1]
+    table = np.array(normalisation_table(), np.float32)  # tested in test_parity_images.py
     rng = np.random.default_rng(0)
     for _ in range(20):
         picture = scenes.random_scene(rng).draw()

@@ -53,6 +53,8 @@ class Progress:
 
 # (chunks, facts, questions, key words of each list) by stage
 NEEDLE_STAGES = ((1, 2, 3, 12), (2, 4, 4, 12), (2, 4, 4, 32), (4, 5, 4, 32), (8, 6, 4, 32), (16, 6, 4, 32))
+# Of needle texts, those whose facts share words. Drawn at random few do, and the model then looks up half of a name.
+ALIKE = 0.6
 
 
 class Batches:
@@ -83,7 +85,7 @@ class Batches:
     def needle(self, tokens: int) -> tuple[Batch, int]:
         """Needle conversations of one length, about `tokens` in all; the kind is their length."""
         stage = self.progress.needle_stage
-        if stage and self.rng.random() < 0.25:
+        if stage and self.rng.random() < 0.4:
             stage = int(self.rng.integers(stage))
         if stage == 0 and self.progress.needle_stage == 0 and self.rng.random() < 0.3:
             stage = 1
@@ -95,7 +97,7 @@ class Batches:
         for _ in range(max(1, tokens // (chunks * CHUNK))):
             count = int(self.rng.integers(2, facts + 1))
             system = self._system(0.5) if chunks > 1 else None
-            text = self.needles.make(self.rng, chunks, count, asked, system, keys, plain)
+            text = self.needles.make(self.rng, chunks, count, asked, system, keys, plain, ALIKE)
             turns = [(text.question(i), text.answer(i)) for i in text.asked]
             turns[0] = (f"{text.text} {turns[0][0]}", turns[0][1])
             kinds = [f"needle{chunks}"] + [f"needle{chunks}+"] * (len(turns) - 1)

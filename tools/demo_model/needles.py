@@ -102,15 +102,23 @@ class NeedleMaker:
         system: str | None = None,
         keys: int = 32,
         share_plain: float = 0.5,
+        share_alike: float = 0.0,
     ) -> NeedleText:
         """A conversation of exactly `chunks` chunks or a little less, whose questions all lie in the last one.
 
         keys: how many words of each list are used. share_plain: of facts that say the value right after the key.
+        share_alike: of texts whose keys are made of so few words that only both together tell facts apart.
         """
         chat = self._chat
+        first, second = np.arange(keys), np.arange(keys)
+        if share_alike and rng.random() < share_alike:
+            second = rng.permutation(keys)[:2]
+            if rng.random() < 0.5:
+                first = rng.permutation(keys)[: max(facts, 4)]
         chosen: dict[str, str] = {}
         while len(chosen) < facts:
-            key = f"{KEY_FIRST[int(rng.integers(keys))]} {KEY_SECOND[int(rng.integers(keys))]}"
+            pair = first[rng.integers(len(first))], second[rng.integers(len(second))]
+            key = f"{KEY_FIRST[pair[0]]} {KEY_SECOND[pair[1]]}"
             letter = LETTERS[int(rng.integers(len(LETTERS)))]
             chosen.setdefault(key, f"{letter}{rng.integers(100, 1000)}")
         sentences = [

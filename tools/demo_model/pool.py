@@ -24,7 +24,6 @@ LABELS: dict[str, int] = {
     "place": 10,  # 1 + the cell, on the one token of a whole view that is the object's cell; 0 elsewhere
     "rank": 4,  # first, second or third object in reading order, on the same token; 0 elsewhere
     "total": 4,  # objects in the picture; 0: this tile is a part of one
-    **{f"{shape}s": 5 for shape in SHAPES},  # how many of that shape; 4: this tile is a part
 }
 _GRID = 3  # tokens along a tile's side
 _TOKEN = TILE // _GRID
@@ -74,14 +73,13 @@ def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
     """What each token of each tile covers most of, for one picture: classes as in LABELS (-1 unclear), and boxes."""
     labels = np.zeros((p.num_tiles, _GRID * _GRID, len(LABELS)), np.int64)
     boxes = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.float32)
-    labels[..., 2] = list(BACKGROUNDS).index(scene.background)
-    labels[..., 3] = -1
-    labels[..., 7:] = 4
-    labels[-1, :, 6] = len(scene.things)
-    labels[-1, :, 7:] = [sum(t.shape == shape for t in scene.things) for shape in SHAPES]
+    label = {name: labels[..., i] for i, name in enumerate(LABELS)}  # views
+    label["background"][:] = list(BACKGROUNDS).index(scene.background)
+    label["size"][:] = -1
+    label["total"][-1] = len(scene.things)
     for rank, thing in enumerate(scene.things, 1):
         cell = thing.row * _GRID + thing.col
-        labels[-1, cell, 4:6] = cell + 1, rank
+        label["place"][-1, cell], label["rank"][-1, cell] = cell + 1, rank
     corners = [(r * TILE, c * TILE, p.resized) for r in range(p.rows) for c in range(p.cols)]
     if len(corners) > 1:
         corners.append((0, 0, (TILE, TILE)))  # the global tile
@@ -103,9 +101,10 @@ def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
                 if area > best:
                     best = area
                     clear = share > 0.3
-                    labels[tile, token, 0] = SHAPES.index(thing.shape) + 1 if clear else -1
-                    labels[tile, token, 1] = list(COLOURS).index(thing.colour) + 1 if clear else -1
-                    labels[tile, token, 3] = thing.big if clear else -1
+                    at = tile, token
+                    label["shape"][at] = SHAPES.index(thing.shape) + 1 if clear else -1
+                    label["colour"][at] = list(COLOURS).index(thing.colour) + 1 if clear else -1
+                    label["size"][at] = thing.big if clear else -1
                     boxes[tile, token] = (
                         (x - x0) / _TOKEN - 0.5,
                         (y - y0) / _TOKEN - 0.5,

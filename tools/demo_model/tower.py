@@ -1,7 +1,8 @@
 """The vision tower, trained first and alone: each of its tokens learns to say what it covers.
 
-A throw-away head reads shape, colour, background, place on the tile and the object's box from the projected token.
-Afterwards the tower is frozen, and the language part meets features that already mean something.
+A throw-away head reads from each projected token what pool.py's labels say, which token of its tile it is, and the
+object's box. Afterwards the tower is frozen (train.py --tower-rate lets it move along), and the language part meets
+features that already mean something. A tower that has been trained before goes on, held to what it said.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def train_tower(
     rate: float = 2e-3,
     teacher: FastModel | None = None,
 ) -> None:
-    """Trains tower, adapter and projector for a time, then scales the projector to the embeddings' spread.
+    """Trains tower, adapter and projector for `seconds` of CPU time; scales the projector to the embeddings' spread.
 
     teacher: the same tower as it was, where it has been trained before: what it said is kept as far as may be, since
     a language part has learned to read it, and there is no scaling. At the end places and counts are made louder.
@@ -58,8 +59,8 @@ def train_tower(
     labels, boxes = torch.from_numpy(pool.labels), torch.from_numpy(pool.boxes)
     last = torch.from_numpy(pool.first[1:] - 1)
     place = torch.arange(9).expand(batch, 9)
-    start, step = time.monotonic(), 0
-    while (progress := (time.monotonic() - start) / seconds) < 1:
+    start, step, threads = time.process_time(), 0, torch.get_num_threads()
+    while (progress := (time.process_time() - start) / threads / seconds) < 1:
         falling = min((step + 1) / 80, 1, max(0.03, (1 - progress) / 0.5))
         optimiser.param_groups[0]["lr"] = 0.0 if teacher and step < _HEAD_STEPS else rate * falling
         optimiser.param_groups[1]["lr"] = rate * falling
@@ -91,16 +92,14 @@ def train_tower(
         if step % 50 == 0:
             shown = []
             for name, classes in want.items():
-                known = seen if name in ("shape", "colour", "size") else classes >= 0
-                known = known & (classes >= 0)
-                if name in ("rank", "place"):
-                    known = known & (classes > 0)
+                # "Nothing" is the easy answer of these four: only what is there counts.
+                known = classes > 0 if name in ("shape", "colour", "place", "rank") else classes >= 0
                 right = (said[name].argmax(-1) == classes)[known].float().mean()
                 shown.append(f"{name} {100 * right:.1f}")
             shown += [
                 f"{name} {losses[name].item() ** 0.5:.3f}" for name in ("box", "drift") if name in losses
             ]
-            log(f"tower {step} {time.monotonic() - start:.0f} s: {' '.join(shown)}")
+            log(f"tower {step} {progress * seconds:.0f} s: {' '.join(shown)}")
     with torch.no_grad():
         if not teacher:
             spread = fast.tile_features(pool_pixels(pool, slice(0, 256))).std()

@@ -1,7 +1,7 @@
-"""Trains the demo model: `python -m tools.demo_model.train --minutes 80`.
+"""Trains the demo model: `python -m tools.demo_model.train`.
 
 Stops and goes on: the state is saved every two minutes, and the same command resumes it. The learning rate follows
-the minutes trained so far, so a pause or another number of threads changes nothing but the pace.
+the minutes of CPU time trained so far, so a pause or other work on the machine changes nothing but the pace.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ BALANCE = 0.01  # weight of the term that keeps experts in use
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    args.state.mkdir(parents=True, exist_ok=True)
+    check_init(args.state, args.init)
     log = Log(args.state / "train.log")
     chat = default_chat()
     model = new_model(args.size, chat.tokenizer.vocab_size, chat.special, args.seed)
@@ -72,6 +73,23 @@ def main() -> None:
         return
     save_checkpoint(model, chat, args.out)
     log(f"saved {args.out}")
+
+
+def check_init(state: Path, init: Path | None) -> None:
+    """Notes in a new state folder which checkpoint its run begins with, and holds a resumed run to that.
+
+    Raises SystemExit where the folder's own model would silently take the place of the one asked for.
+    """
+    note = state / "init.txt"
+    asked = sha256((init / "model.safetensors").read_bytes()).hexdigest() if init else "nothing"
+    begun = [state / name for name in ("state.pt", "tower.pt") if (state / name).exists()]
+    if begun and (note.read_text() if note.exists() else "nothing") != asked:
+        raise SystemExit(
+            f"{begun[0]} is of a run that began with another model than {f'--init {init}' if init else 'a new one'}: "
+            "name an empty folder with --state, or go on with that run by giving the --init it began with"
+        )
+    state.mkdir(parents=True, exist_ok=True)
+    note.write_text(asked)
 
 
 class Log:
@@ -157,14 +175,15 @@ class Trainer:
         saved = time.monotonic()
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
         while not self.stopping and (progress := self.seconds / 60 / self.args.minutes) < 1:
-            start = time.monotonic()
+            start = time.process_time()
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(progress)
             scene_share = 0.0 if self.args.text_only else self.args.scene_share
             small_share = 0.75 if self.progress.objects < 3 else 0.55
             self.accumulate("short", batches.short(self.args.short, scene_share, small_share))
             budget = self.args.needle_tokens * (2 if self.progress.needle_stage >= 4 else 1)
-            if self.progress.needle_stage < 5 or self.step % 3 == 0:
+            full_length = self.progress.needle_stage == len(NEEDLE_STAGES) - 1
+            if not full_length or self.step % self.args.needle_every == 0:
                 needle, _ = batches.needle(budget)
                 self.accumulate("needle", needle)
             if scene_share and self.progress.objects == 3 and random.random() < 0.3:
@@ -181,7 +200,7 @@ class Trainer:
                 self.tower_moved = True
             move_on(self.progress, self.log)
             self.step += 1
-            self.seconds += time.monotonic() - start
+            self.seconds += (time.process_time() - start) / self.args.threads
             if self.step % 25 == 0:
                 self.report()
             if time.monotonic() - saved > 120:
@@ -227,7 +246,7 @@ class Trainer:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=80, help="length of the whole run, pauses not counted")
+    add("--minutes", type=float, default=190, help="CPU time of the whole run, of each thread")
     add("--flat", type=float, default=0.55, help="part of the run before the learning rate falls")
     add("--threads", type=int, default=1)
     add("--init", type=Path, help="a trained checkpoint to go on from, such as unpack.py --dequantize writes")
@@ -239,11 +258,12 @@ def arguments() -> argparse.Namespace:
         "--bf16", action="store_true", help="large products from bf16 operands: faster where the CPU has them"
     )
     add("--pictures", type=int, default=24_000)
-    add("--tower-seconds", type=float, default=150)
+    add("--tower-seconds", type=float, default=1620)
     add("--rate", type=float, default=1.5e-3)
     add("--short", type=int, default=16, help="conversations of one chunk in a step")
     add("--scene-share", type=float, default=0.75, help="of them, those about pictures")
     add("--needle-tokens", type=int, default=1024)
+    add("--needle-every", type=int, default=3, help="steps per batch of needles of every length")
     add(
         "--text-only",
         action="store_true",
