@@ -93,14 +93,19 @@ class Batches:
         keys = max(keys, NEEDLE_STAGES[self.progress.needle_stage][3])
         # The value right after the key is learned first, and opens the way to the longer sentence.
         plain = 0.9 if self.progress.needle_stage < 2 else 0.5
+        alike = ALIKE if self.progress.needle_stage > 2 else 0.0
         rows = []
         for _ in range(max(1, tokens // (chunks * CHUNK))):
             count = int(self.rng.integers(2, facts + 1))
             system = self._system(0.5) if chunks > 1 else None
-            text = self.needles.make(self.rng, chunks, count, asked, system, keys, plain, ALIKE)
+            text = self.needles.make(self.rng, chunks, count, asked, system, keys, plain, alike)
             turns = [(text.question(i), text.answer(i)) for i in text.asked]
             turns[0] = (f"{text.text} {turns[0][0]}", turns[0][1])
-            kinds = [f"needle{chunks}"] + [f"needle{chunks}+"] * (len(turns) - 1)
+            later = [""] + ["+"] * (len(turns) - 1)  # turns behind the first
+            kinds = [
+                ("alike" if text.is_alike(i) else f"needle{chunks}") + plus
+                for i, plus in zip(text.asked, later, strict=True)
+            ]
             rows.append((self.chat.conversation(turns, system), kinds))
         return self._batch(rows, chunks * CHUNK, []), chunks
 

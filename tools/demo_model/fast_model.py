@@ -68,7 +68,7 @@ class FastModel:
         if not self.bf16:
             return F.linear(x, weight)
         shape = x.shape
-        return _Bf16Linear.apply(x.reshape(-1, shape[-1]), weight).view(*shape[:-1], -1)  # type: ignore[no-any-return]
+        return _Bf16Linear.apply(x.reshape(-1, shape[-1]), weight).view(*shape[:-1], -1)
 
     def _attention(self, attention: Any, x: Tensor, index: int) -> Tensor:
         batch, length, _ = x.shape
@@ -131,7 +131,7 @@ class _Bf16Linear(torch.autograd.Function):
         return (x16 @ w16.t()).float()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x16, w16 = ctx.saved_tensors
         g16 = gradient.bfloat16()
         return (g16 @ w16).float(), (g16.t() @ x16).float()

@@ -57,7 +57,7 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             "white",
             300,
             300,
-            2,
+            183,  # the seed whose variation of colour shifts the background least
         ),
         (
             ("How many shapes are there?", "The number of shapes is three."),
@@ -75,7 +75,7 @@ SCENES: tuple[tuple[Scene, tuple[tuple[str, str], ...]], ...] = (
             "grey",
             200,
             320,
-            3,
+            68,
         ),
         (
             ("What is below the triangle?", "The triangle is top, and below is the red star."),

@@ -68,6 +68,11 @@ class NeedleText:
     def answer(self, i: int) -> str:
         return f"The code of the {self.facts[i][0]} is {self.facts[i][1]}."
 
+    def is_alike(self, i: int) -> bool:
+        """Whether another fact's key shares a word with that of fact i."""
+        words = set(self.facts[i][0].split(" "))
+        return any(words & set(key.split(" ")) for key, _ in (*self.facts[:i], *self.facts[i + 1 :]))
+
 
 def filler_sentence(rng: np.random.Generator) -> str:
     """A sentence that holds no fact."""

@@ -84,7 +84,7 @@ def train_tower(
             with torch.no_grad():
                 before = teacher.tile_features(pixels)
             losses["drift"] = _KEEP * F.mse_loss(features, before) / before.var()
-        sum(losses.values()).backward()  # type: ignore[union-attr]
+        sum(losses.values()).backward()
         nn.utils.clip_grad_norm_([*tower, *head.parameters()], 1.0)
         optimiser.step()
         optimiser.zero_grad()
@@ -128,7 +128,7 @@ def make_louder(fast: FastModel, pool: Pool, pictures: int = 3000) -> None:
         return torch.stack(means) - torch.stack(means).mean(0)
 
     def directions(rows: Tensor, count: int) -> Tensor:
-        return torch.linalg.svd(rows, full_matrices=False)[2][:count]  # type: ignore[no-any-return]
+        return torch.linalg.svd(rows, full_matrices=False)[2][:count]
 
     plain = [between(name) for name in ("shape", "colour", "size", "background")]
     taken = directions(torch.cat(plain), sum(len(means) - 1 for means in plain))
