@@ -3,7 +3,8 @@
     pip install 'ray[serve]'
     ENGINE=model.l4e serve run --app-dir examples ray_serve:app
 
-Each replica holds an engine of its own; on one machine they share the file's pages in memory.
+On a machine that is slow to start processes, RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 keeps Ray from killing its HTTP
+proxy before it is up. Each replica holds an engine of its own; on one machine they share the file's pages in memory.
 """
 
 import os

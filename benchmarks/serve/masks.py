@@ -1,6 +1,6 @@
 """What masks cost: steps of a batch whose outputs all follow a schema, against the same batch without, in turn.
 
-    python benchmarks/serve/masks.py ENGINE.l4e [--batch 32] [--tokens 64] [--threads 1] [--rounds 5]
+    python benchmarks/serve/masks.py ENGINE.l4e [--batch 32] [--tokens 64] [--threads 1] [--rounds 5] [--out FILE]
 
 Two numbers. Processor time of everything in the process per token, which a busy machine does not change; and the time
 by the clock, which is what users feel: masks are computed beside the model, so a free processor hides them.
@@ -9,13 +9,13 @@ by the clock, which is what users feel: masks are computed beside the model, so 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
 from pathlib import Path
 
 from llama4rt import Engine, SamplingParams, StructuredOutput
+from report import show
 
 SCHEMA = {
     "type": "object",
@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/results")
+    parser.add_argument("--note", default="", help="kept in it: what else the machine was doing")
     args = parser.parse_args()
     structured = StructuredOutput.json_schema(SCHEMA)
     masked: list[tuple[float, float]] = []
@@ -65,7 +67,7 @@ def main() -> None:
         report[f"plain_{name}_microseconds_per_token"] = 1e6 * a
         report[f"masked_{name}_microseconds_per_token"] = 1e6 * b
         report[f"{name}_cost"] = b / a - 1
-    print(json.dumps(report, indent=2))
+    show(report, args.out, args.note)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What HTTP and Python cost beside the engine, in processor time: the same requests in the process and over HTTP.
+"""What HTTP and Python cost beside the engine: the same requests in the process and over HTTP, in turn.
 
-    python benchmarks/serve/overhead.py ENGINE.l4e [--streams 32] [--tokens 128] [--prompt 64] [--rounds 3]
+    python benchmarks/serve/overhead.py ENGINE.l4e [--streams 32] [--tokens 128] [--prompt 64] [--rounds 3] [--out FILE]
 
-Processor time, not the clock: other programs on the machine do not change it. `engine` is Engine.generate, whose own
-Python work is small; `served` is the server's process while `llama4rt bench serve` asks it for the same from another
-process. Time that is spent beside the model delays tokens only where no processor is free for it.
+Two numbers. Processor time of the thread that serves HTTP, per token: other programs on the machine change it little.
+And throughput by the clock, of Engine.generate and of what `llama4rt bench serve` measures from another process: the
+engine computes while HTTP is served, so where a processor is free the clock shows less than the first number says.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/python"))
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
+from report import show  # noqa: E402
 from serving import running_server  # noqa: E402
 
 
@@ -35,8 +36,11 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/results")
+    parser.add_argument("--note", default="", help="kept in it: what else the machine was doing")
     args = parser.parse_args()
-    bare, served = [], []
+    bare: list[tuple[float, float]] = []  # seconds by the clock, of processor time of the engine
+    served: list[tuple[float, float]] = []  # seconds by the clock, of processor time of the HTTP thread
     options = {"num_threads": args.threads, "max_num_seqs": args.streams, "kv_cache_memory": "1GiB"}
     with Engine(args.engine, **options) as engine, running_server(engine) as server:
         vocab = min(1000, engine.config["vocab_size"])
@@ -44,28 +48,35 @@ def main() -> None:
             rng = random.Random(seed)
             prompts = [[rng.randrange(3, vocab) for _ in range(args.prompt)] for _ in range(args.streams)]
             params = SamplingParams(temperature=0, max_tokens=args.tokens, ignore_eos=True)
-            start = time.process_time()
+            clock, processor = time.perf_counter(), time.process_time()
             engine.generate(prompts, params)
-            bare.append(time.process_time() - start)
+            bare.append((time.perf_counter() - clock, time.process_time() - processor))
             command = [sys.executable, "-m", "llama4rt", "bench", "serve", "--base-url", server.url, "--json"]
             command += ["--num-prompts", str(args.streams), "--max-concurrency", str(args.streams)]
             command += ["--random-input-len", str(args.prompt), "--random-output-len", str(args.tokens)]
             command += ["--vocab", str(vocab), "--seed", str(1000 + seed)]
-            start = time.process_time()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            served.append(time.process_time() - start)
+            processor = server.processor_seconds()
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            served.append((json.loads(done.stdout)["duration"], server.processor_seconds() - processor))
     count = args.streams * args.tokens
-    own, all_ = statistics.median(bare[1:]), statistics.median(served[1:])  # the first round loads things
+    (bare_clock, engine_time), (served_clock, http_time) = (
+        [1e6 * statistics.median(column) / count for column in zip(*rounds[1:], strict=True)]
+        for rounds in (bare, served)  # the first round loads things
+    )
     report = {
         "engine": Path(args.engine).name,
         "streams": args.streams,
         "tokens": count,
-        "engine_microseconds_per_token": 1e6 * own / count,
-        "served_microseconds_per_token": 1e6 * all_ / count,
-        "overhead_microseconds_per_token": 1e6 * (all_ - own) / count,
-        "overhead": all_ / own - 1,
+        "rounds": args.rounds,
+        "engine_threads": args.threads,
+        "engine_processor_microseconds_per_token": engine_time,
+        "http_processor_microseconds_per_token": http_time,
+        "processor_overhead": http_time / engine_time,
+        "bare_clock_microseconds_per_token": bare_clock,
+        "served_clock_microseconds_per_token": served_clock,
+        "clock_overhead": served_clock / bare_clock - 1,
     }
-    print(json.dumps(report, indent=2))
+    show(report, args.out, args.note)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,10 @@ struct PyEvent {
   py::object logits;
 };
 
+int32_t only_token(const TokenEvent& e) {
+  return e.finish_reason.empty() && e.prompt_computed < 0 && !e.prompt_logprobs ? e.token_id : -1;
+}
+
 void bind_event(py::module_& m) {
   py::class_<PyEvent>(m, "Event")
       .def_property_readonly("request_id", [](const PyEvent& e) { return e.event.request_id; })
@@ -188,7 +192,9 @@ void bind_event(py::module_& m) {
       .def_property_readonly("prompt_computed", [](const PyEvent& e) { return e.event.prompt_computed; })
       .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
       .def_property_readonly("stop_token_id", [](const PyEvent& e) { return e.event.stop_token_id; })
-      .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; });
+      .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; })
+      .def_property_readonly("not_finite", [](const PyEvent& e) { return e.event.not_finite; })
+      .def_property_readonly("only_token", [](const PyEvent& e) { return only_token(e.event); });
 }
 
 py::list step(Engine& engine) {
@@ -241,6 +247,7 @@ py::dict stats_dict(const Engine& engine) {
   out["block_size"] = s.block_size;
   out["blocks"] = blocks;
   out["bytes"] = bytes;
+  out["expert_tokens"] = s.expert_tokens;
   return out;
 }
 

@@ -10,6 +10,9 @@ Llama4::Llama4(Backend& backend, const ModelConfig& config, const Llama4Weights&
     : be_(backend), cfg_(config), w_(weights), ws_(backend, workspace_bytes(config, limits)) {
   outputs_ = ws_.take(limits.max_outputs, cfg_.hidden_size);
   logits_ = ws_.take(limits.logit_rows, cfg_.vocab_size);
+  if (be_.host_memory())
+    for (const Llama4Weights::Layer& layer : w_.layers)
+      expert_tokens_.emplace_back(layer.moe ? size_t(cfg_.num_local_experts) : 0, 0);
 }
 
 void Llama4::forward(const Batch& batch, std::span<const KvLayer> kv) {
@@ -71,6 +74,7 @@ void Llama4::feed_forward(Tensor x, size_t l) {
 
   const Llama4Weights::Moe& moe = *layer.moe;
   const Routing routing = be_.route(h, moe.router, cfg_.num_experts_per_tok, ws_);
+  count_experts(l, routing);
   const Tensor a = ws_.take(num_tokens * cfg_.num_experts_per_tok, cfg_.intermediate_size);
   const Tensor shared_a = ws_.take(num_tokens, cfg_.intermediate_size);
   // SwiGLU(score * h) by expert, and SwiGLU(h) of the shared expert: every token's, never scaled by the
@@ -85,6 +89,12 @@ void Llama4::mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t 
   const Tensor a = ws_.take(h.size(0), width);
   be_.gate_up(a, h, weights.gate_up);
   be_.linear_add(x, a, weights.down);
+}
+
+void Llama4::count_experts(size_t l, const Routing& routing) {
+  if (expert_tokens_.empty()) return;
+  const int32_t* const offsets = routing.offsets.ptr<const int32_t>();
+  for (size_t e = 0; e < expert_tokens_[l].size(); ++e) expert_tokens_[l][e] += offsets[e + 1] - offsets[e];
 }
 
 // Follows the takes above, frame by frame.

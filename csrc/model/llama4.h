@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <vector>
 
 #include "format/model_config.h"
 #include "model/batch.h"
@@ -34,6 +36,10 @@ class Llama4 {
   // Where the latest logits() put its first `count` rows.
   Tensor latest_logits(int64_t count) const { return logits_.rows(0, count); }
 
+  // [L][E] tokens that each expert has had since the start; a dense layer's list is empty. Without layers
+  // where the device keeps its routing to itself: to look there would make every step wait.
+  const std::vector<std::vector<int64_t>>& expert_tokens() const { return expert_tokens_; }
+
   static size_t workspace_bytes(const ModelConfig& config, const StepLimits& limits);
   const Workspace& workspace() const { return ws_; }
 
@@ -41,6 +47,7 @@ class Llama4 {
   void attention(Tensor x, size_t layer, const Batch& batch, const KvLayer& kv);
   void feed_forward(Tensor x, size_t layer);
   void mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t width);
+  void count_experts(size_t layer, const Routing& routing);
 
   Backend& be_;
   const ModelConfig& cfg_;
@@ -48,6 +55,7 @@ class Llama4 {
   Workspace ws_;
   Tensor outputs_;  // F32 [max_outputs, H]
   Tensor logits_;   // F32 [logit_rows, V]
+  std::vector<std::vector<int64_t>> expert_tokens_;
 };
 
 }  // namespace llama4rt

@@ -351,8 +351,12 @@ void Generator::use_row(const Slice& slice, int64_t position, std::span<const fl
   Generation& g = generation(slice);
   if (g.status == SequenceStatus::kFinished) return;  // an earlier row of the same slice was not finite
   if (!result.error.empty()) return finish(g, "error", result.error);
-  if (!result.finite)
-    return finish(g, "error", error_text("the logits of position ", position, " hold NaN or infinity"));
+  if (!result.finite) {
+    TokenEvent& event = report(g);
+    event.error = error_text("the logits of position ", position, " hold NaN or infinity");
+    event.not_finite = true;
+    return conclude(g, event, "error");
+  }
   if (g.request->request.return_logits) {
     g.logits.values.insert(g.logits.values.end(), row.begin(), row.end());
     ++g.logits.rows;
@@ -458,6 +462,7 @@ EngineStats Generator::stats() const {
   for (const uint64_t id : encoding_)
     if (const auto it = requests_.find(id); it != requests_.end()) stats.scheduler.waiting += it->second.live;
   if (encoder_) stats.images = encoder_->stats();
+  stats.expert_tokens = model_.expert_tokens();
   stats.global = group_stats(scheduler_.global_blocks());
   stats.local = group_stats(scheduler_.local_blocks());
   double seconds = 0;

@@ -49,6 +49,7 @@ struct EngineStats {
   double prompt_tokens_per_second = 0;              // over the latest steps
   double generated_tokens_per_second = 0;
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
+  std::vector<std::vector<int64_t>> expert_tokens;  // see Llama4::expert_tokens
 };
 
 class Generator {

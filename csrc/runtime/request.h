@@ -83,6 +83,7 @@ struct TokenEvent {
   std::string finish_reason;     // "", "stop", "length", "abort" or "error"
   int32_t stop_token_id = -1;    // the end token that stopped it; it is not part of the output
   std::string error;
+  bool not_finite = false;  // the error is that logits held NaN or infinity
 };
 
 // What a request must stay inside; known once the engine is open.

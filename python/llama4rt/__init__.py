@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         EngineFileError,
         ImageError,
         Llama4RTError,
+        NumericError,
         RequestError,
     )
     from llama4rt.images.limits import ImageLimits
@@ -39,6 +40,7 @@ _HOME = {
     "ImageError": "llama4rt.errors",
     "ImageLimits": "llama4rt.images.limits",
     "Llama4RTError": "llama4rt.errors",
+    "NumericError": "llama4rt.errors",
     "PreparedPrompt": "llama4rt.prompt_builder",
     "RequestError": "llama4rt.errors",
     "RequestOutput": "llama4rt.outputs",
@@ -61,6 +63,7 @@ __all__ = [
     "ImageError",
     "ImageLimits",
     "Llama4RTError",
+    "NumericError",
     "PreparedPrompt",
     "RequestError",
     "RequestOutput",

@@ -197,6 +197,8 @@ class Event:
     finish_reason: str  # "", "stop", "length", "abort" or "error"
     stop_token_id: int  # the end token that stopped it, or -1; that token is not part of the output
     error: str
+    not_finite: bool  # the error is that logits held NaN or infinity
+    only_token: int  # the token_id of an event that says nothing else (but log-probabilities), else -1
 
 class Engine:
     """Opens an engine file and runs it. submit/abort/stats: any thread. step: one thread at a time."""

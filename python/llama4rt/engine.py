@@ -385,7 +385,7 @@ class _ScoreHandler:
         self.finished = False
         self._rows: list[NDArray[np.float32]] = []
 
-    def on_event(self, event: _core.Event, end_sequence: Any) -> None:
+    def on_event(self, event: _core.Event, stop_sequence: Any) -> None:
         if event.logits is not None:
             self._rows.append(event.logits)
         if event.finish_reason == "error":

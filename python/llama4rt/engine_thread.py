@@ -16,6 +16,7 @@ from typing import Protocol
 
 from llama4rt import _core
 from llama4rt.errors import Llama4RTError
+from llama4rt.wakeups import together
 
 _SECOND_FAILURE_SECONDS = 10.0
 _END_POLL_SECONDS = 0.002
@@ -26,7 +27,7 @@ class Handler(Protocol):
 
     @property
     def finished(self) -> bool: ...
-    def on_event(self, event: _core.Event, end_sequence: Callable[[int], None]) -> None: ...
+    def on_event(self, event: _core.Event, stop_sequence: Callable[[int, int], None]) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
 
@@ -137,8 +138,8 @@ class EngineThread:
                 if not self._survived(error):
                     return
             else:
-                for event in events:
-                    self._dispatch(event)
+                with together():
+                    self._dispatch(events)
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -146,24 +147,31 @@ class EngineThread:
                 self._wake.wait()
             return not self._closing
 
-    def _dispatch(self, event: _core.Event) -> None:
-        request_id = event.request_id
+    def _dispatch(self, events: list[_core.Event]) -> None:
+        """Hands the events of a step to their requests. One that is abandoned meanwhile may still hear of this step."""
         with self._wake:  # submit() registers under the same lock, so a first event finds its handler
-            handler = self._handlers.get(request_id)
-        if handler is None:
-            return
-        try:
-            handler.on_event(event, lambda index: self._core.abort_sequence(request_id, index, "stop"))
-        except BaseException as error:
-            # A reader that is gone (a closed event loop), or our own mistake: end this request only.
-            self._core.abort(request_id)
-            _fail_quietly(handler, error)
-            finished = True
-        else:
-            finished = handler.finished
-        if finished:
+            handlers = [self._handlers.get(event.request_id) for event in events]
+        ended = set()
+        for event, handler in zip(events, handlers, strict=True):
+            if handler is None or handler.finished:
+                continue
+            try:
+                handler.on_event(event, self._stop_sequence)
+            except BaseException as error:
+                # A reader that is gone (a closed event loop), or our own mistake: end this request only.
+                self._core.abort(event.request_id)
+                _fail_quietly(handler, error)
+                ended.add(event.request_id)
+            else:
+                if handler.finished:
+                    ended.add(event.request_id)
+        if ended:
             with self._wake:
-                self._handlers.pop(request_id, None)
+                for request_id in ended:
+                    self._handlers.pop(request_id, None)
+
+    def _stop_sequence(self, request_id: int, index: int) -> None:
+        self._core.abort_sequence(request_id, index, "stop")
 
     def _survived(self, error: BaseException) -> bool:
         """A failed step ends the requests that were in it; a second failure soon after ends the engine."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from llama4rt._core import Event
 from llama4rt.detokenizer import Detokenizer
-from llama4rt.errors import Llama4RTError
+from llama4rt.errors import Llama4RTError, NumericError
 from llama4rt.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.sampling_params import SamplingParams
 from llama4rt.structured.guide import Guide
@@ -37,23 +37,53 @@ class RequestTracker:
         self._text = [self._detokenizer(tokenizer) for _ in range(params.n)]
         self._open = set(range(params.n))
         self._started: set[int] = set()
+        self._tokens_are_plain = params.logprobs is None
 
     @property
     def finished(self) -> bool:
         return not self._open
 
-    def on_event(self, event: Event, end_sequence: Callable[[int], None]) -> None:
-        """Delivers what the event means. end_sequence(index) is called when a stop string was found."""
+    def on_event(self, event: Event, stop_sequence: Callable[[int, int], None]) -> None:
+        """Delivers what the event means. stop_sequence(request id, index) is called when a stop string was found."""
         index = event.index
         if index not in self._open:
             return  # it ended at a stop string, and this is what was computed meanwhile
+        token_id = event.only_token
+        if token_id >= 0 and index in self._started and self._tokens_are_plain:
+            self._deliver_token(event, index, token_id, stop_sequence)
+        else:
+            self._deliver_other(event, index, stop_sequence)
+
+    def _deliver_token(
+        self, event: Event, index: int, token_id: int, stop_sequence: Callable[[int, int], None]
+    ) -> None:
+        """What most events are, with as little work as possible."""
+        if self._guides:
+            self._guides[index].advance(token_id)
+        detokenizer = self._text[index]
+        text, stopped_by = "", None
+        if detokenizer is not None:
+            text, stopped_by = detokenizer.push(token_id), detokenizer.stopped_by
+        request_id = event.request_id if self._name is None else self._name
+        if stopped_by is None:
+            self.deliver(Delta(request_id, index, text, [token_id]))
+            return
+        stop_sequence(event.request_id, index)
+        self._open.discard(index)
+        self.deliver(Delta(request_id, index, text, [token_id], None, "stop", stopped_by))
+        if self.finished:
+            self.deliver(None)
+
+    def _deliver_other(self, event: Event, index: int, stop_sequence: Callable[[int, int], None]) -> None:
+        """First and last events, those with log-probabilities, progress and errors."""
         if event.prompt_computed >= 0:
             total = len(self._prompt_token_ids)
             self.deliver(Progress(total, event.cached_tokens, event.prompt_computed))
             return
         if event.finish_reason == "error":
             self._open.clear()
-            self.deliver(Llama4RTError(event.error or "the request failed"))
+            kind = NumericError if event.not_finite else Llama4RTError
+            self.deliver(kind(event.error or "the request failed"))
             return
         if self._guides and event.token_id >= 0 and not event.finish_reason:
             self._guides[index].advance(event.token_id)  # first: its mask is wanted in the next step
@@ -66,7 +96,7 @@ class RequestTracker:
             text += text_of.finish()
         if text_of and text_of.stopped_by is not None:
             if finish_reason is None:
-                end_sequence(index)
+                stop_sequence(event.request_id, index)
             finish_reason, stop_reason = "stop", text_of.stopped_by
         if finish_reason is not None:
             self._open.discard(index)

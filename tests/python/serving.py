@@ -57,6 +57,11 @@ class RunningServer:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(function)
 
+    def processor_seconds(self) -> float:
+        """What the server's thread has used so far."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+
     def wait_idle(self, seconds: float = 20) -> None:
         """Nobody is let in, nothing runs, and every block is free."""
         deadline = time.monotonic() + seconds
@@ -81,7 +86,7 @@ class RunningServer:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self.server.serve())
+            self.server.run()  # as the command line does, with uvloop
         except BaseException as error:
             self._failure = error
         finally:

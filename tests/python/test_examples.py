@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -116,11 +117,20 @@ def test_ray_serve_with_two_replicas(answers: dict[str, str], monkeypatch: pytes
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("REPLICA_CPUS", "0.1")
+    # Ray kills a proxy that has not answered within 15 seconds, and on a busy machine it imports for longer than that.
+    monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "300")
+    monkeypatch.setenv("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "300")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"ENGINE": str(engine_path())}})
     try:
         port = free_port()
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        for _ in range(5):
+            with contextlib.suppress(
+                TimeoutError
+            ):  # Ray waits for a minute, and goes on where it was when asked again
+                serve.start(http_options={"host": "127.0.0.1", "port": port})
+                break
         import ray_serve
 
         serve.run(ray_serve.app)

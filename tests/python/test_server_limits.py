@@ -22,7 +22,7 @@ import pytest
 httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("uvicorn")
 
-from llama4rt import AsyncEngine, Delta, Engine, SamplingParams  # noqa: E402
+from llama4rt import AsyncEngine, Delta, Engine, NumericError, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.outputs import Progress  # noqa: E402
 from llama4rt.server import ServerOptions  # noqa: E402
@@ -375,6 +375,86 @@ def test_metrics(server: RunningServer) -> None:
     assert metric(after, "num_requests_running") == metric(after, "num_requests_waiting") == 0
     for group in ("global", "local"):
         assert f'llama4rt:kv_cache_usage_perc{{group="{group}"}} 0.0' in after
+
+
+def test_metrics_of_experts(server: RunningServer, engine: Engine) -> None:
+    """Each layer's experts share the tokens that were computed: the prompt's, but for those from the cache, and all
+    that were generated but the last.
+    """
+
+    def by_layer() -> dict[str, float]:
+        text = httpx2.get(server.url + "/metrics").text
+        counts: dict[str, float] = {}
+        for expert, layer, value in re.findall(
+            r'llama4rt:expert_tokens_total{expert="(\d+)",layer="(\d+)"} (\S+)', text
+        ):
+            assert int(expert) < engine.config["num_local_experts"]
+            counts[layer] = counts.get(layer, 0) + float(value)
+        return counts
+
+    before = by_layer()
+    text = f"a text of its own {random.random()}"
+    usage = post(server, CHAT, HELLO | {"messages": [{"role": "user", "content": text}]}).json()["usage"]
+    computed = usage["total_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] - 1
+    after = by_layer()
+    assert len(after) == engine.config["num_hidden_layers"]  # this model has experts in every layer
+    grown = {layer: after[layer] - before[layer] for layer in after}
+    # An end token is computed from the last of the output, which then is not the last that was computed.
+    assert set(grown.values()) in ({computed}, {computed + 1}), (grown, usage)
+
+
+def test_logits_that_are_not_finite_are_a_numeric_error(tmp_path: Path) -> None:
+    from test_hostile import join, split
+
+    header, payload = split(Path(engine_path()).read_bytes())
+    begin, end = header["norm"]["data_offsets"]
+    path = tmp_path / "nan.l4e"
+    path.write_bytes(
+        join(header, payload[:begin] + b"\x00\x00\xc0\x7f" * ((end - begin) // 4) + payload[end:])
+    )
+    with (
+        Engine(path, num_threads=1, kv_cache_memory="16MiB") as engine,
+        running_server(engine) as server,
+    ):
+        with pytest.raises(NumericError, match="NaN or infinity"):
+            engine.generate("Hello", SamplingParams(max_tokens=2))
+        reply = post(server, CHAT, HELLO)
+        assert reply.status_code == 500 and error_of(reply)["code"] == "numeric_error"
+        last = [line for line in post(server, CHAT, HELLO | {"stream": True}).text.splitlines() if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "numeric_error"
+        assert httpx2.get(server.url + "/health").status_code == 200
+
+
+def test_what_waits_for_a_client_that_does_not_read_is_bounded(engine: Engine) -> None:
+    """It is told why when it reads on; the engine has let its blocks go long before."""
+    body = json.dumps(
+        ENDLESS | {"logprobs": True, "top_logprobs": 20}
+    ).encode()  # large events fill the socket soon
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    with running_server(engine, max_unread_tokens=50, slow_reader_seconds=300) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.settimeout(60)
+            client.sendall(head.encode() + body)
+            received = client.recv(1000)
+            assert received.startswith(b"HTTP/1.1 200")
+            deadline = time.monotonic() + 60
+            while metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total") < 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            while sum(group["used"] for group in engine.stats()["blocks"].values()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            while more := client.recv(1 << 16):
+                received += more
+        events = [json.loads(line) for line in re.findall(rb"data: (\{.*\})\n", received)]
+        error = events[-1]["error"]
+        assert error["code"] == "slow_reader" and " 50 tokens" in error["message"]
+        assert len(events) > 50 and all(event["choices"] for event in events[:-1])
+        server.wait_idle()
+        assert post(server, CHAT, HELLO).status_code == 200
 
 
 def test_progress_of_a_long_prompt(server: RunningServer, engine: Engine) -> None:

@@ -229,6 +229,40 @@ def test_forced_calls_always_parse(client: Any, soak: bool) -> None:
         done += 16
 
 
+def test_several_forced_calls(client: Any, engine: Engine) -> None:
+    """parallel_tool_calls: true lets a list of calls be written; each parses, within any room."""
+    units = {"type": "object", "properties": {"unit": {"enum": ["m", "km"]}}, "required": ["unit"]}
+    tools = [NOTHING, {"type": "function", "function": {"name": "distance", "parameters": units}}]
+    # This model would seldom begin a list, or go on with one, of its own accord.
+    text_ids = {text: engine.tokenizer.encode(text)[0] for text in ("[", ",", "{")}
+    counts: set[int] = set()
+    for begin in ("{", "["):
+        reply = ask(
+            client,
+            tools=tools,
+            tool_choice="required",
+            parallel_tool_calls=True,
+            temperature=2,
+            n=16,
+            seed=random.Random(time.time_ns()).getrandbits(40),
+            max_completion_tokens=random.Random(time.time_ns()).choice([60, 200, 400]),
+            logit_bias={str(text_ids[begin]): 100, str(text_ids[","]): 3},
+        )
+        for output in reply.choices:
+            calls = output.message.tool_calls
+            assert output.message.content is None and 1 <= len(calls) <= (16 if begin == "[" else 1)
+            for call in calls:
+                arguments = json.loads(call.function.arguments)
+                if call.function.name == "now":
+                    assert arguments == {}
+                else:
+                    assert call.function.name == "distance" and arguments in ({"unit": "m"}, {"unit": "km"})
+            assert len({call.id for call in calls}) == len(calls)
+            assert output.finish_reason in ("tool_calls", "length")
+            counts.add(len(calls))
+    assert 1 in counts and len(counts) > 1, counts
+
+
 def test_a_forced_call_streams(client: Any) -> None:
     chunks = list(ask(client, tool_choice="required", temperature=1, seed=4, stream=True))
     deltas = [chunk.choices[0].delta.model_dump() for chunk in chunks if chunk.choices]

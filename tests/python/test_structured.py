@@ -108,6 +108,68 @@ def test_a_keyword_is_enforced(engine: Engine, keyword: str, soak: bool) -> None
                 assert not list(validator.iter_errors(value)), (schema, output.text)
 
 
+def takes(engine: Engine, schema: Any, text: str) -> bool:
+    """Whether an output may be exactly this text."""
+    assert engine.tokenizer is not None
+    matcher = engine._grammars()._matcher(StructuredOutput.json_schema(schema))
+    ids = [*engine.tokenizer.encode(text), engine.config["eos_token_ids"][0]]
+    return bool(matcher.deep_copy().validate_tokens(ids) == len(ids))
+
+
+def test_a_name_has_one_spelling(engine: Engine) -> None:
+    """Else the type of a property could be evaded: "\\u0061" is "a"."""
+    for schema in (
+        {"type": "object", "properties": {"ab": {"type": "integer"}}},
+        {"type": "object", "patternProperties": {"^a": {"type": "integer"}}},
+        {"type": "array", "items": {"properties": {"ab": {"type": "integer"}}}},
+    ):
+        left, right = ("[", "]") if schema["type"] == "array" else ("", "")
+        assert takes(engine, schema, f'{left}{{"ab": 1}}{right}')
+        assert takes(engine, schema, f'{left}{{"x\\n\\"": "b"}}{right}')
+        assert not takes(engine, schema, f'{left}{{"ab": "b"}}{right}')
+        assert not takes(engine, schema, f'{left}{{"\\u0061b": "b"}}{right}')
+        assert not takes(engine, schema, f'{left}{{"a\\u0062": "b"}}{right}')
+
+
+def test_dates_are_in_the_calendar(engine: Engine) -> None:
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    for year in (1900, 2000, 2023, 2024):
+        for month in range(14):
+            for day in (0, 1, 28, 29, 30, 31, 32):
+                text = f"{year}-{month:02}-{day:02}"
+                right = jsonschema.Draft202012Validator({"format": "date"}, format_checker=checker).is_valid(
+                    text
+                )
+                assert takes(engine, {"format": "date"}, json.dumps(text)) == right, text
+    stamp = {"type": "string", "format": "date-time", "pattern": "Z$"}
+    assert takes(engine, stamp, '"2024-02-29T23:59:59.5Z"')
+    for wrong in (
+        "2023-02-29T00:00:00Z",
+        "2024-02-28T24:00:00Z",
+        "2024-02-28T10:00:60Z",
+        "2024-02-28T10:00:00+01:00",
+    ):
+        assert not takes(engine, stamp, json.dumps(wrong)), wrong
+
+
+def test_white_space_is_that_of_javascript(engine: Engine) -> None:
+    space = "\u00a0\u2003\ufeff "
+    for text, schema, right in (
+        (space, r"^\s+$", True), (space, r"\S", False), ("a", r"^[^\s]$", True), (" ", r"^[\S]$", False),
+        ("\\s", r"^\\s$", True), ("\x85", r"^\S$", True),
+    ):  # fmt: skip
+        written_as = json.dumps(text, ensure_ascii=False)
+        assert takes(engine, {"type": "string", "pattern": schema}, written_as) == right, (text, schema)
+
+
+@pytest.mark.parametrize("value", ["a\x01", {"\x00": 1}, ["\\\x1f"]])
+def test_what_cannot_be_written_is_refused(value: Any) -> None:
+    for schema in ({"const": value}, {"type": "array", "items": {"enum": [1, value]}}):
+        with pytest.raises(RequestError, match="control character"):
+            StructuredOutput.json_schema(schema)
+    StructuredOutput.json_schema({"enum": ["\\u0001", "\n", "\\\\u001f"]})  # backslashes, and a new line
+
+
 @pytest.mark.parametrize("keyword", sorted(REFUSED))
 def test_a_keyword_is_refused_by_name(keyword: str) -> None:
     schema = {

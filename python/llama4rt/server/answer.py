@@ -125,11 +125,11 @@ class StreamedUsage:
 
     def __init__(self, options: StreamOptions | None, usage: Callable[[], dict[str, Any]]) -> None:
         self.at_end = options is not None and bool(options.include_usage)
-        self._always = options is not None and bool(options.continuous_usage_stats)
+        self.in_each = options is not None and bool(options.continuous_usage_stats)
         self._usage = usage
 
     def field(self) -> dict[str, Any]:
-        if self._always:
+        if self.in_each:
             return {"usage": self._usage()}
         return {"usage": None} if self.at_end else {}
 

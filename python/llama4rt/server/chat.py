@@ -22,7 +22,7 @@ from llama4rt.server.protocol import ChatRequest
 from llama4rt.server.sampling import from_request_error, sampling_params
 from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
-from llama4rt.server.sse import DONE, data_line
+from llama4rt.server.sse import DONE, TextLine, data_line
 from llama4rt.server.tool_calls import ToolShaper
 
 _REFUSED = {  # known to OpenAI's API, without meaning here
@@ -155,43 +155,24 @@ class Chat(Answer):
         return reply
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        job = self.job
         streamed = StreamedUsage(self._body.stream_options, self.usage)
         head = self._head("chat.completion.chunk")
-        begun: set[int] = set()
+        chunks = _Chunks(head, len(self._shapers), streamed)
         started = time.perf_counter()
-        async for events in job.events():
-            out = []
+        async for events in self.job.events():
             for index, event in events:
-                usage = streamed.field()
                 if isinstance(event, Progress):
-                    out.append(data_line({**head, "choices": [], **usage, **prompt_progress(event, started)}))
+                    chunks.add({"choices": []}, prompt_progress(event, started))
                     continue
-                if index not in begun:
-                    begun.add(index)
-                    out.append(
-                        data_line(
-                            {
-                                **head,
-                                "choices": [_choice(index, {"role": "assistant", "content": ""})],
-                                **usage,
-                            }
-                        )
-                    )
                 deltas, reason = self._shaped(index, event)
                 logprobs = None
                 if self._logprobs is not None and event.logprobs:
                     logprobs = {"content": self._logprobs.chat(event.logprobs), "refusal": None}
                     deltas = deltas or [{"content": ""}]
-                for delta in deltas:
-                    out.append(
-                        data_line({**head, "choices": [_choice(index, delta, None, logprobs)], **usage})
-                    )
-                    logprobs = None
-                if reason is not None:
-                    out.append(data_line({**head, "choices": [_choice(index, {}, reason)], **usage}))
-            if out:
-                yield b"".join(out)
+                chunks.add_deltas(index, deltas, logprobs, reason)
+            lines = chunks.take()
+            if lines:
+                yield lines
         if streamed.at_end:
             yield data_line({**head, "choices": [], "usage": self.usage()})
         yield DONE
@@ -245,3 +226,54 @@ def _choice(
     index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+class _Chunks:
+    """Writes the chunks of one stream. Content of an output that comes together goes out as one."""
+
+    def __init__(self, head: dict[str, Any], outputs: int, streamed: StreamedUsage) -> None:
+        self._head = head
+        self._streamed = streamed
+        self._begun: set[int] = set()
+        self._content: dict[int, str] = {}  # of outputs that have no more than content to say so far
+        self._lines: list[bytes] = []
+        self._text_lines = [
+            TextLine(lambda text, i=i: self._chunk({"choices": [_choice(i, {"content": text})]}))  # type: ignore[misc]
+            for i in range(outputs)
+        ]
+
+    def add_deltas(
+        self, index: int, deltas: list[dict[str, Any]], logprobs: dict[str, Any] | None, reason: str | None
+    ) -> None:
+        """logprobs: go with the first delta."""
+        if index not in self._begun:
+            self._begun.add(index)
+            self.add({"choices": [_choice(index, {"role": "assistant", "content": ""})]})
+        for delta in deltas:
+            if logprobs is None and delta.keys() == {"content"} and not self._streamed.in_each:
+                self._content[index] = self._content.get(index, "") + delta["content"]
+                continue
+            self._write_content(index)
+            self.add({"choices": [_choice(index, delta, None, logprobs)]})
+            logprobs = None
+        if reason is not None:
+            self._write_content(index)
+            self.add({"choices": [_choice(index, {}, reason)]})
+
+    def add(self, fields: dict[str, Any], more: dict[str, Any] | None = None) -> None:
+        self._lines.append(data_line(self._chunk(fields) | (more or {})))
+
+    def take(self) -> bytes:
+        """All that has come since the last time."""
+        for index in list(self._content):
+            self._write_content(index)
+        lines, self._lines = self._lines, []
+        return b"".join(lines)
+
+    def _write_content(self, index: int) -> None:
+        text = self._content.pop(index, None)
+        if text is not None:
+            self._lines.append(self._text_lines[index](text))
+
+    def _chunk(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return self._head | fields | self._streamed.field()

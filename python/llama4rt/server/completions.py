@@ -19,7 +19,7 @@ from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
 from llama4rt.server.protocol import CompletionRequest
 from llama4rt.server.sampling import from_request_error, sampling_params
 from llama4rt.server.service import Service
-from llama4rt.server.sse import DONE, data_line
+from llama4rt.server.sse import DONE, TextLine, data_line
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -100,19 +100,34 @@ class Completion(Answer):
         head = self._head("text_completion")
         choices = [_Choice(self, i) for i in range(len(job.prompts) * job.params.n)]
         started = time.perf_counter()
+
+        def written(choice: _Choice) -> bytes:
+            piece = choice.take()
+            if piece is None:
+                return b""
+            if piece["logprobs"] is None and piece["finish_reason"] is None and not streamed.in_each:
+                line: TextLine = texts[piece["index"]]
+                return line(piece["text"])
+            return data_line({**head, "choices": [piece], **streamed.field()})
+
+        texts: list[TextLine] = [
+            TextLine(lambda text, i=i: {**head, "choices": [_piece(i, text)], **streamed.field()})  # type: ignore[misc]
+            for i in range(len(choices))
+        ]
         async for events in job.events():
             out = []
+            changed: dict[int, _Choice] = {}
             for index, event in events:
-                usage = streamed.field()
                 if isinstance(event, Progress):
-                    out.append(data_line({**head, "choices": [], **usage, **prompt_progress(event, started)}))
+                    progress = prompt_progress(event, started)
+                    out.append(data_line({**head, "choices": [], **streamed.field(), **progress}))
                     continue
-                choice = choices[index]
+                choice = changed[index] = choices[index]
                 choice.add(event)
-                piece = choice.take()
-                if piece is not None:
-                    out.append(data_line({**head, "choices": [piece], **usage}))
-            if out:
+                if streamed.in_each:
+                    out.append(written(choice))
+            out += map(written, changed.values())
+            if any(out):
                 yield b"".join(out)
         if streamed.at_end:
             yield data_line({**head, "choices": [], "usage": self.usage()})
@@ -173,13 +188,23 @@ class _Choice:
         if writer is not None:
             logprobs = writer.completion(self._entries, bool(top), self._offset)
         self._offset += len(text)
-        return {
-            "index": self._index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": self._reason,
-            "stop_reason": self._stop_reason,
-        }
+        return _piece(self._index, text, logprobs, self._reason, self._stop_reason)
+
+
+def _piece(
+    index: int,
+    text: str,
+    logprobs: dict[str, Any] | None = None,
+    finish_reason: str | None = None,
+    stop_reason: int | str | None = None,
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+    }
 
 
 def _refuse(body: CompletionRequest) -> None:

@@ -14,6 +14,8 @@ _GUIDED = {
     "grammar": "guided_grammar",
 }
 
+_MAX_CALLS = 16  # of one forced answer
+
 
 def structured_output(body: Sampling, response_format: ResponseFormat | None) -> StructuredOutput | None:
     """What the text must follow, from whichever field says so. ApiError 400 when two do, or when it is refused."""
@@ -43,7 +45,9 @@ def structured_output(body: Sampling, response_format: ResponseFormat | None) ->
 
 
 def forced_call(body: ChatRequest) -> StructuredOutput | None:
-    """For tool_choice "required" or one tool's name: exactly one call, complete within max_tokens."""
+    """For tool_choice "required" or one tool's name: one call, complete within max_tokens. Or, when "required" comes
+    with parallel_tool_calls: true, one call or a list of them, as the model likes.
+    """
     if body.tool_choice in (None, "none", "auto"):
         return None
     tools = body.tools or []
@@ -69,7 +73,11 @@ def forced_call(body: ChatRequest) -> StructuredOutput | None:
         }
         for i, tool in enumerate(tools)
     ]
-    schema = {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": parameters}
+    one: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    schema = {**one, "$defs": parameters}
+    if body.tool_choice == "required" and body.parallel_tool_calls:
+        some = {"type": "array", "items": {"$ref": "#/$defs/call"}, "minItems": 1, "maxItems": _MAX_CALLS}
+        schema = {"anyOf": [{"$ref": "#/$defs/call"}, some], "$defs": {**parameters, "call": one}}
     try:
         return StructuredOutput.json_schema(schema, complete=True)
     except RequestError as error:

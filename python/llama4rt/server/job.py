@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from llama4rt.async_engine import Running
-from llama4rt.errors import Llama4RTError
+from llama4rt.errors import NumericError
 from llama4rt.inbox import Inbox
 from llama4rt.outputs import Delta, Progress
 from llama4rt.prompt_builder import PreparedPrompt
@@ -36,6 +37,7 @@ class Job:
         self._last: dict[int, float] = {}  # when an output had its latest token
         self._admission = service.admit(len(prompts) * params.n)
         self._closed = False
+        self._max_unread = service.options.max_unread_tokens * len(prompts) * params.n
 
     async def start(self) -> "Job":
         try:
@@ -43,13 +45,20 @@ class Job:
                 running = await self._service.engine.start(
                     prompt,
                     self.params,
-                    deliver=lambda item, i=i: self._inbox.put((i, item)),  # type: ignore[misc]
+                    deliver=partial(self._deliver, i),
                 )
                 self._running.append(running)
         except BaseException:
             self.close()
             raise
         return self
+
+    def _deliver(self, i: int, item: Any) -> None:
+        """Called in the engine thread, which ends the request when this raises."""
+        if isinstance(item, Delta) and len(self._inbox) >= self._max_unread:
+            self._service.metrics.slow_readers.inc()
+            raise SlowReader
+        self._inbox.put((i, item))
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """All that has come since the last time, until every output has ended.
@@ -60,15 +69,17 @@ class Job:
         while open_prompts:
             events: list[Event] = []
             failure: BaseException | None = None
-            for i, item in await self._inbox.wait():
-                if item is None:
+            items = await self._inbox.wait()
+            now = time.perf_counter()
+            for i, item in items:
+                if isinstance(item, Delta):
+                    index = i * self.params.n + item.index
+                    self._count(index, item, now)
+                    events.append((index, item))
+                elif item is None:
                     open_prompts -= 1
                 elif isinstance(item, BaseException):
                     failure = item
-                elif isinstance(item, Delta):
-                    index = i * self.params.n + item.index
-                    self._count(index, item)
-                    events.append((index, item))
                 else:
                     events.append((i * self.params.n, item))
             if events:
@@ -87,12 +98,11 @@ class Job:
                 running.close()
             self._admission.release()
 
-    def _count(self, index: int, delta: Delta) -> None:
+    def _count(self, index: int, delta: Delta, now: float) -> None:
         metrics = self._service.metrics
         if delta.num_cached_tokens and delta.index == 0:
             self.cached_tokens += delta.num_cached_tokens
         if delta.token_ids:
-            now = time.perf_counter()
             self.output_tokens += len(delta.token_ids)
             before = self._last.get(index)
             if before is None:
@@ -111,10 +121,20 @@ class Job:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
-    @staticmethod
-    def _as_api_error(failure: BaseException) -> ApiError:
-        if isinstance(failure, Llama4RTError) and "NaN or infinity" in str(failure):
+    def _as_api_error(self, failure: BaseException) -> ApiError:
+        if isinstance(failure, SlowReader):
+            return ApiError(
+                408,
+                f"the client did not read: more than {self._max_unread} tokens were waiting for it, and the request "
+                "was ended",
+                code="slow_reader",
+            )
+        if isinstance(failure, NumericError):
             return ApiError(
                 500, "the model's output is not a number; the request was ended", code="numeric_error"
             )
         return ApiError(500, "the engine failed while the request was running", code="engine_error")
+
+
+class SlowReader(Exception):
+    """More tokens wait for the client than may."""

@@ -71,6 +71,9 @@ class Metrics:
             "llama4rt:requests_refused", "Requests answered with an error.", ["status"], **registry
         )
         self.disconnected = Counter("llama4rt:requests_disconnected", "Clients that left early.", **registry)
+        self.slow_readers = Counter(
+            "llama4rt:slow_readers", "Requests ended because their clients did not read.", **registry
+        )
         self.admitted = Gauge(
             "llama4rt:num_requests_admitted", "Outputs that were let in and have not ended.", **registry
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama4rt.errors import RequestError
+from llama4rt.structured.rewriting import rewritten
 from llama4rt.structured.schema import check_schema, minimal_size
 
 MAX_SCHEMA_BYTES = 64 << 10
@@ -13,7 +14,13 @@ MAX_TEXT_BYTES = 64 << 10  # of a regular expression or grammar
 MAX_CHOICES = 2000
 
 # How Python, and so most of what models have read, writes JSON. Free white space would let a model write nothing else.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# Without \uXXXX a name can be written in one way only: "\u0061" would pass for another property than "a".
+_JSON_STYLE = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ class StructuredOutput:
 
         matcher = llguidance.LLMatcher
         if self.kind == "json_schema":
-            return matcher.grammar_from_json_schema(self.source, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+            schema = json.dumps(rewritten(json.loads(self.source)))
+            return matcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
         if self.kind == "regex":
             return matcher.grammar_from_regex(self.source)
         if self.kind == "choice":

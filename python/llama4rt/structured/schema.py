@@ -4,6 +4,8 @@ The grammar library refuses most of what it cannot enforce, and says nothing of 
 a misspelt `requierd` must not look as if it were obeyed.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +37,8 @@ _ANNOTATIONS = frozenset(
         "$id",
     ]
 )
+# As json.dumps writes what has no escape of two characters. A backslash before it would itself be escaped.
+_UNWRITABLE = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01][0-9a-f]|7f)")
 _ONE = ("additionalProperties", "items")
 _MANY = ("anyOf", "allOf", "oneOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
@@ -55,6 +59,12 @@ def check_schema(schema: Mapping[str, Any]) -> None:
             if keyword not in _ENFORCED and keyword not in _ANNOTATIONS:
                 raise RequestError(
                     f"JSON schema: the keyword {keyword!r:.80} at {place or 'the top'} is not supported"
+                )
+        for name in ("const", "enum"):
+            if name in sub and _UNWRITABLE.search(json.dumps(sub[name])):
+                raise RequestError(
+                    f"JSON schema: {name} at {place or 'the top'} holds a control character that JSON has no short "
+                    "escape for; those are not written"
                 )
         if isinstance(sub.get("items"), list):
             raise RequestError(

@@ -1,0 +1,58 @@
+"""How many tokens each expert has had, as the engine counts, against the routers of transformers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver import Driver
+from tiny_checkpoints import KINDS, random_ids
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+@pytest.mark.parametrize("kind", ["maverick", "top2", "dense"])
+def test_as_the_routers_choose(
+    kind: str, device: str, engine_file: Callable[..., Path], oracle: Callable[..., Any]
+) -> None:
+    """A dense layer, too, has its place in the list, so that numbers of layers are the model's own."""
+    model = oracle(kind)
+    config = model.config.to_dict()
+    prompts = [random_ids(KINDS[kind], length, random.randrange(2**32)) for length in (1, 7, 40)]
+    expected: list[list[int]] = []
+    chosen: dict[int, Any] = {}
+    hooks = []
+    for number, layer in enumerate(model.model.layers):
+        router = getattr(layer.feed_forward, "router", None)
+        expected.append([0] * config["num_local_experts"] if router is not None else [])
+        if router is not None:
+            hooks.append(
+                router.register_forward_hook(lambda _, __, out, n=number: chosen.__setitem__(n, out[1]))
+            )
+    with torch.no_grad():
+        for ids in prompts:
+            model(torch.tensor([ids]))
+            for number, logits in chosen.items():
+                best = logits.reshape(len(ids), -1).topk(config["num_experts_per_tok"]).indices
+                for expert in best.flatten().tolist():
+                    expected[number][expert] += 1
+    for hook in hooks:
+        hook.remove()
+    with Driver(engine_file(kind), device=device, max_batched_tokens=16) as driver:
+        assert driver.engine.stats()["expert_tokens"] == [[0] * len(counts) for counts in expected]
+        for ids in prompts:
+            driver.generate(ids, 1)
+        counted = driver.engine.stats()["expert_tokens"]
+    assert [sum(counts) for counts in counted] == [sum(counts) for counts in expected]
+    # fp32 rounding may send a token that stands between two experts to the other one.
+    moved = sum(
+        abs(a - b)
+        for ours, theirs in zip(counted, expected, strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    assert moved <= 2, (counted, expected)
