@@ -87,7 +87,8 @@ json::Value report(const Options& options, const Backend& backend, const cpu::Ma
                       {"machine", json::Object{{"cpu", cpu_model()},
                                                {"threads", backend.num_threads()},
                                                {"read_gbps", limits.read_gbps},
-                                               {"fma_gflops", limits.fma_gflops}}},
+                                               {"fma_gflops", limits.fma_gflops},
+                                               {"int8_gops", limits.int8_gops}}},
                       {"backend", backend.describe()},
                       {"rounds", options.rounds},
                       {"results", std::move(rows)}};
@@ -121,7 +122,8 @@ Options parse(int argc, char** argv) {
 // The machine is measured before and after: the better of the two counts, so that a busy moment makes our
 // fractions smaller and never larger.
 cpu::MachineLimits better(const cpu::MachineLimits& a, const cpu::MachineLimits& b) {
-  return {std::max(a.read_gbps, b.read_gbps), std::max(a.fma_gflops, b.fma_gflops)};
+  return {std::max(a.read_gbps, b.read_gbps), std::max(a.fma_gflops, b.fma_gflops),
+          std::max(a.int8_gops, b.int8_gops)};
 }
 
 void run(const Options& options) {

@@ -60,6 +60,7 @@ py::dict measure(int num_threads) {
   py::dict result;
   result["read_gbps"] = limits.read_gbps;
   result["fma_gflops"] = limits.fma_gflops;
+  result["int8_gops"] = limits.int8_gops;
   return result;
 }
 

@@ -10,6 +10,11 @@ using cpu::AttentionTile;
 using cpu::kMaxAttentionRows;
 using cpu::kPartitionKeys;
 
+namespace {
+// Multiplications up to which one thread attends alone: to wake the others costs as long.
+constexpr int64_t kAlone = int64_t(64) << 10;
+}  // namespace
+
 struct CpuBackend::AttentionCall {
   Tensor out, q;
   const KvLayer& kv;
@@ -120,8 +125,18 @@ void CpuBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, con
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};
   plan_attention(call);
   reserve_attention(dim);
-  team_.share(int64_t(attention_units_.size()),
-              [&](int member, int64_t i) { run_attention_unit(call, member, attention_units_[size_t(i)]); });
+  int64_t products = 0;
+  for (int seq = 0; seq < batch.num_seqs; ++seq) {
+    const int64_t queries = call.num_queries(seq);
+    products += 2 * queries * call.num_keys(seq, queries - 1) * q.size(1);
+  }
+  const int64_t num_units = int64_t(attention_units_.size());
+  if (products <= kAlone)
+    for (int64_t i = 0; i < num_units; ++i) run_attention_unit(call, 0, attention_units_[size_t(i)]);
+  else
+    team_.share(num_units, [&](int member, int64_t i) {
+      run_attention_unit(call, member, attention_units_[size_t(i)]);
+    });
   team_.share(int64_t(merges_.size()) * call.group, [&](int, int64_t i) {
     const AttentionUnit& unit = merges_[size_t(i / call.group)];
     const int64_t head = i % call.group, num_partitions = unit.partition;

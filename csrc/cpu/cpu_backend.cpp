@@ -17,11 +17,12 @@ constexpr size_t kHugePage = size_t(2) << 20;
 
 }  // namespace
 
-CpuBackend::CpuBackend(const cpu::Kernels& kernels, int num_threads)
-    : kernels_(kernels), team_(num_threads), members_(size_t(team_.size())) {}
+CpuBackend::CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations)
+    : kernels_(kernels), activations_(activations), team_(num_threads), members_(size_t(team_.size())) {}
 
 std::string CpuBackend::describe() const {
-  return error_text("cpu ", kernels_.isa, ", ", num_threads(), num_threads() == 1 ? " thread" : " threads");
+  return error_text("cpu ", kernels_.isa, ", ", num_threads(), num_threads() == 1 ? " thread" : " threads",
+                    activations_ == Activations::kInt8 ? ", int8 activations" : "");
 }
 
 void* CpuBackend::allocate(size_t bytes) {
@@ -126,7 +127,13 @@ void CpuBackend::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform
 }
 
 std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
-  return std::make_unique<CpuBackend>(cpu::select_kernels(), num_threads);
+  const char* text = std::getenv("LLAMA4RT_CPU_ACTIVATIONS");
+  const std::string_view name = text && *text ? text : "int16";
+  LLAMA4RT_CHECK(kConfig, name == "int16" || name == "int8", "LLAMA4RT_CPU_ACTIVATIONS is \"", name,
+                 "\"; use \"int16\" or \"int8\"");
+  return std::make_unique<CpuBackend>(
+      cpu::select_kernels(), num_threads,
+      name == "int8" ? CpuBackend::Activations::kInt8 : CpuBackend::Activations::kInt16);
 }
 
 }  // namespace llama4rt

@@ -22,11 +22,15 @@ namespace llama4rt {
 
 class CpuBackend final : public Backend {
  public:
+  // What rows of activations become in front of int4 weights; in front of int8 weights they are int16 always.
+  // docs/numerics.md has the error of both.
+  enum class Activations : uint8_t { kInt16, kInt8 };
+
   // num_threads 0: all CPUs of this process.
-  CpuBackend(const cpu::Kernels& kernels, int num_threads);
+  CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations = Activations::kInt16);
 
   std::string name() const override { return "cpu"; }
-  std::string describe() const override;  // "cpu avx512_vnni, 2 threads"
+  std::string describe() const override;  // "cpu avx512_vnni, 2 threads[, int8 activations]"
   int num_threads() const override { return team_.size(); }
 
   void* allocate(size_t bytes) override;
@@ -55,6 +59,10 @@ class CpuBackend final : public Backend {
   void do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) override;
   void do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) override;
   void do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) override;
+  void do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                      const Routing& routing) override;
+  void do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                       const Routing& routing) override;
 
   // body(begin, end) over ranges of rows large enough for a thread to be worth its wakening.
   template <class Body>
@@ -66,12 +74,14 @@ class CpuBackend final : public Backend {
   }
 
   void multiply_one(Tensor out, Tensor x, const Weight& w, cpu::Finish finish);
-  // Makes products_ one product per expert that has tokens.
+  void add_product(Tensor out, Tensor x, const Weight& w, cpu::Finish finish);
+  // Adds to products_ one product per expert that has tokens.
   void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
                        const Weight& stack, const Routing& routing, cpu::Finish finish);
-  // Runs products_, all of one shape and kind.
-  void run_products();
-  void plan_products();
+  // Runs products_, all of one K, kind and group size.   chained: there are two, of one shape and one row,
+  // which add to the same outputs, the first one first
+  void run_products(bool chained = false);
+  void plan_products(bool chained);
   void quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end);
 
   // A unit of paged_attention: query tokens [token, token + num_tokens) of a sequence, one KV head, and
@@ -94,6 +104,7 @@ class CpuBackend final : public Backend {
   void run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit);
 
   const cpu::Kernels& kernels_;
+  const Activations activations_;
   cpu::Team team_;
 
   // Scratch, reused from call to call. Vectors keep their capacity.
@@ -107,7 +118,8 @@ class CpuBackend final : public Backend {
   cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_, tile_keys_, tile_values_;
 };
 
-// The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has.
+// The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has; activations follow
+// LLAMA4RT_CPU_ACTIVATIONS, "int16" (the default) or "int8". Throws kConfig for other values.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads);
 
 }  // namespace llama4rt

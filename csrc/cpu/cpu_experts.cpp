@@ -33,6 +33,11 @@ void sort_slots(int32_t* sorted, int32_t* offsets, const int32_t* experts, int64
   offsets[0] = 0;
 }
 
+// Whether products with both can share a plan.
+bool alike(const Weight& a, const Weight& b) {
+  return a.kind == b.kind && a.k == b.k && a.group_size == b.group_size;
+}
+
 }  // namespace
 
 void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) {
@@ -53,7 +58,6 @@ void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const
 void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x,
                                  int64_t slots_per_x, const Weight& stack, const Routing& routing,
                                  cpu::Finish finish) {
-  products_.clear();
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
   for (int64_t e = 0; e < stack.num_experts; ++e) {
     if (offsets[e] == offsets[e + 1]) continue;
@@ -73,6 +77,7 @@ void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_wid
 }
 
 void CpuBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
+  products_.clear();
   collect_experts(a.ptr<float>(), a.stride0, a.size(1), h, routing.expert_ids.size(1), gate_up, routing,
                   cpu::Finish::kSwiGlu);
   run_products();
@@ -80,6 +85,7 @@ void CpuBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, c
 
 void CpuBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
   const int64_t top_k = routing.expert_ids.size(1), num_tokens = x.size(0), n = x.size(1);
+  products_.clear();
   if (top_k == 1) {  // slot t belongs to token t
     collect_experts(x.ptr<float>(), x.stride0, n, a, 1, down, routing, cpu::Finish::kAdd);
     return run_products();
@@ -92,6 +98,33 @@ void CpuBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, con
     for (int64_t t = begin; t < end; ++t)
       kernels_.add_rows(x.row<float>(t), y + t * top_k * stride, stride, top_k, n);
   });
+}
+
+// The shared expert's rows and the routed ones in one go: no thread waits between them.
+void CpuBackend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
+                                const Weight& shared, const Routing& routing) {
+  if (!alike(experts, shared)) {
+    do_gate_up(shared_a, h, shared);
+    return do_experts_gate_up(a, h, experts, routing);
+  }
+  products_.clear();
+  add_product(shared_a, h, shared, cpu::Finish::kSwiGlu);
+  collect_experts(a.ptr<float>(), a.stride0, a.size(1), h, routing.expert_ids.size(1), experts, routing,
+                  cpu::Finish::kSwiGlu);
+  run_products();
+}
+
+// One token with one expert: both add to the same outputs, block by block in the order that they have apart.
+void CpuBackend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
+                                 const Weight& shared, const Routing& routing) {
+  if (x.size(0) > 1 || routing.expert_ids.size(1) > 1 || !alike(experts, shared)) {
+    do_linear_add(x, shared_a, shared);
+    return do_experts_down_add(x, a, experts, routing);
+  }
+  products_.clear();
+  add_product(x, shared_a, shared, cpu::Finish::kAdd);
+  collect_experts(x.ptr<float>(), x.stride0, x.size(1), a, 1, experts, routing, cpu::Finish::kAdd);
+  run_products(true);
 }
 
 }  // namespace llama4rt

@@ -1,6 +1,7 @@
 // Matrix products: quantises the activations where the weights are integers, cuts the products into tasks and
 // shares them among the threads.
 #include <algorithm>
+#include <span>
 
 #include "cpu/cpu_backend.h"
 #include "format/layout.h"
@@ -33,8 +34,7 @@ int64_t rows_per_task(const Product& p) {
 
 }  // namespace
 
-void CpuBackend::multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish) {
-  products_.clear();
+void CpuBackend::add_product(Tensor out, Tensor x, const Weight& w, Finish finish) {
   Product& p = products_.emplace_back();
   p.weight = w;
   p.finish = finish;
@@ -44,6 +44,11 @@ void CpuBackend::multiply_one(Tensor out, Tensor x, const Weight& w, Finish fini
   p.rows.out = out.ptr<float>();
   p.rows.out_stride = out.stride0;
   p.rows.out_width = out.size(1);
+}
+
+void CpuBackend::multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish) {
+  products_.clear();
+  add_product(out, x, w, finish);
   run_products();
 }
 
@@ -53,13 +58,15 @@ void CpuBackend::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   multiply_one(a, h, gate_up, Finish::kSwiGlu);
 }
 
-// Fills tasks_ from products_: contiguous row blocks, large enough to stream and many enough to share.
-void CpuBackend::plan_products() {
+// Fills tasks_ from products_, or from the first of two chained ones: contiguous row blocks, large enough to
+// stream and many enough to share.
+void CpuBackend::plan_products(bool chained) {
   tasks_.clear();
+  const std::span<const Product> planned(products_.data(), chained ? 1 : products_.size());
   int64_t total = 0;
-  for (const Product& p : products_) total += block_cost(p, p.rows.count) * cpu16::num_blocks(p.weight.n);
+  for (const Product& p : planned) total += block_cost(p, p.rows.count) * cpu16::num_blocks(p.weight.n);
   const int64_t target = std::max(kTaskBytes, total / (kTasksPerMember * team_.size()));
-  for (const Product& p : products_) {
+  for (const Product& p : planned) {
     const int64_t num_blocks = cpu16::num_blocks(p.weight.n), rows = rows_per_task(p);
     // Pairs of blocks: gate and up belong together, and tiles come in twos.
     const int64_t blocks =
@@ -85,21 +92,22 @@ void CpuBackend::quantize_products(const cpu::QuantizedRows& q, int64_t begin, i
   }
 }
 
-void CpuBackend::run_products() {
+void CpuBackend::run_products(bool chained) {
   if (products_.empty()) return;
   const Weight& w = products_[0].weight;
   const int64_t k = w.k;
+  const bool bytes = activations_ == Activations::kInt8 && w.kind == WeightKind::kInt4;
   cpu::QuantizedRows q;
   int64_t num_rows = 0, num_tiles = 0;
   for (Product& p : products_) {
     p.first_row = num_rows;
     num_rows += p.rows.count;
-    if (kernels_.split_row && cpu::tiles_fit(w) && p.rows.count >= kernels_.min_tiled_rows) {
+    if (kernels_.split_row && !bytes && cpu::tiles_fit(w) && p.rows.count >= kernels_.min_tiled_rows) {
       p.first_tile = num_tiles;
       num_tiles += ceil_div(p.rows.count, cpu::kRowTile);
     }
   }
-  plan_products();
+  plan_products(chained);
 
   int64_t task_rows = 0;
   for (const cpu::ProductTask& t : tasks_) task_rows = std::max(task_rows, t.row_end - t.row_begin);
@@ -107,34 +115,43 @@ void CpuBackend::run_products() {
   const auto scratch = [&](int member) {
     return members_[size_t(member)].kernel.get<std::byte>(scratch_bytes);
   };
+  const auto multiply = [&](int member, int64_t i, const cpu::QuantizedRows& rows) {
+    cpu::ProductTask task = tasks_[size_t(i)];
+    kernels_.multiply(task, rows, scratch(member));
+    if (!chained) return;
+    task.product = &products_[1];
+    kernels_.multiply(task, rows, scratch(member));
+  };
   if (!w.quantized()) {
-    team_.share(int64_t(tasks_.size()),
-                [&](int member, int64_t i) { kernels_.multiply(tasks_[size_t(i)], q, scratch(member)); });
+    team_.share(int64_t(tasks_.size()), [&](int member, int64_t i) { multiply(member, i, q); });
   } else {
     q.groups = w.num_groups();
     q.stride = q.groups * w.group_size;
+    const auto place_values = [&](cpu::QuantizedRows& rows, cpu::Scratch& memory) {
+      if (bytes)
+        rows.bytes = memory.get<int8_t>(num_rows * q.stride);
+      else
+        rows.values = memory.get<int16_t>(num_rows * q.stride);
+    };
     if (num_tiles == 0 && num_rows * k <= kPrivateElements) {
       const auto own_rows = [&](int member) {
         Member& m = members_[size_t(member)];
         cpu::QuantizedRows own = q;
-        own.values = m.values.get<int16_t>(num_rows * q.stride);
+        place_values(own, m.values);
         own.scales = m.scales.get<float>(num_rows * q.groups);
         own.sums = m.sums.get<int32_t>(num_rows * q.groups);
         return own;
       };
       team_.share(
           int64_t(tasks_.size()), [&](int member) { quantize_products(own_rows(member), 0, num_rows); },
-          [&](int member, int64_t i) {
-            kernels_.multiply(tasks_[size_t(i)], own_rows(member), scratch(member));
-          });
+          [&](int member, int64_t i) { multiply(member, i, own_rows(member)); });
     } else {
-      q.values = values_.get<int16_t>(num_rows * q.stride);
+      place_values(q, values_);
       q.scales = scales_.get<float>(num_rows * q.groups);
       q.sums = sums_.get<int32_t>(num_rows * q.groups);
       q.tiles = tiles_.get<uint8_t>(num_tiles * cpu::kRowTile * 2 * k);
       for_rows(num_rows, k, [&](int64_t begin, int64_t end) { quantize_products(q, begin, end); });
-      team_.share(int64_t(tasks_.size()),
-                  [&](int member, int64_t i) { kernels_.multiply(tasks_[size_t(i)], q, scratch(member)); });
+      team_.share(int64_t(tasks_.size()), [&](int member, int64_t i) { multiply(member, i, q); });
     }
   }
 }

@@ -36,10 +36,12 @@ struct ProductRows {
   int64_t x_row(int64_t i) const { return slots ? slots[i] / slots_per_x : i; }
 };
 
-// Activation rows as int16 with one scale per weight group:  x[k] ~ values[k] * scales[k / group].
+// Activation rows as int16 or int8 with one scale per weight group:  x[k] ~ values[k] * scales[k / group].
 // Rows are in the order of the products, one after the other.
 struct QuantizedRows {
   int16_t* values = nullptr;  // [rows, stride]; zero from K on
+  int8_t* bytes = nullptr;    // the same as int8, instead; int4 weights only, in the order of
+                              // IVec::store_i8_nibble_order
   float* scales = nullptr;    // [rows, groups]
   int32_t* sums = nullptr;    // [rows, groups] sum of the group's values
   int64_t stride = 0;         // groups * group_size
@@ -142,6 +144,8 @@ struct Kernels {
   float (*read_sum)(const void* data, int64_t bytes);
   // Runs `turns` rounds of independent fmas and returns the flops done; sink: one float.
   int64_t (*fma_chains)(int64_t turns, float* sink);
+  // The same of products of bytes, summed as int32, outside the tile unit.
+  int64_t (*int8_chains)(int64_t turns, float* sink);
 };
 
 }  // namespace llama4rt::cpu

@@ -55,16 +55,17 @@ double best_read_gbps(const Kernels& kernels, ThreadPool& pool) {
   return double(kBufferBytes) / best * 1e-9;
 }
 
-double best_fma_gflops(const Kernels& kernels, ThreadPool& pool) {
-  std::atomic<int64_t> flops{0};
+// chains: operations done by a number of turns of independent arithmetic (Kernels).
+double best_gops(int64_t (*chains)(int64_t turns, float* sink), ThreadPool& pool) {
+  std::atomic<int64_t> operations{0};
   std::atomic<float> sink{0};
   int64_t turns = 1000;
   const auto pass = [&] {
-    flops = 0;
+    operations = 0;
     return seconds_of([&] {
       pool.run([&](int, int) {
         float value = 0;
-        flops += kernels.fma_chains(turns, &value);
+        operations += chains(turns, &value);
         sink = value;
       });
     });
@@ -72,14 +73,15 @@ double best_fma_gflops(const Kernels& kernels, ThreadPool& pool) {
   while (pass() < 0.01) turns *= 2;  // at least 10 ms a pass
   double best = 1e30;
   for (int i = 0; i < kPasses; ++i) best = std::min(best, pass());
-  return double(flops) / best * 1e-9;
+  return double(operations) / best * 1e-9;
 }
 
 }  // namespace
 
 MachineLimits measure_machine(ThreadPool& pool) {
   const Kernels& kernels = kernels_by_name(supported_isas().back());
-  return {best_read_gbps(kernels, pool), best_fma_gflops(kernels, pool)};
+  return {best_read_gbps(kernels, pool), best_gops(kernels.fma_chains, pool),
+          best_gops(kernels.int8_chains, pool)};
 }
 
 MachineLimits measure_machine(int num_threads) {

@@ -109,6 +109,9 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 EngineFile::EngineFile(const std::string& path)
     : file_(path, ErrorKind::kEngineFile), header_(file_.bytes(), path, ErrorKind::kEngineFile, kLimits) {
+  // Before anything large is touched: decode on 4 KB pages reads at half the speed
+  // (docs/kernels/linear_int4.md).
+  file_.advise(0, file_.size(), Advice::kHugePages);
   check_format();
   check_header_checksum();
   try {

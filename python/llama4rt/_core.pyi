@@ -298,4 +298,4 @@ def linear(
     """x [T, K] times the stored matrix: float32 [T, N]."""
 
 def measure_machine(num_threads: int = 0) -> dict[str, float]:
-    """{"read_gbps", "fma_gflops"} of this machine now, by num_threads threads (about a second). GIL released."""
+    """{"read_gbps", "fma_gflops", "int8_gops"} of this machine now, by num_threads threads (a second). GIL released."""

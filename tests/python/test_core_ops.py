@@ -86,3 +86,4 @@ def test_measure_machine_gives_plausible_numbers() -> None:
     limits = _core.measure_machine(1)
     assert 0.5 < limits["read_gbps"] < 5000
     assert 0.1 < limits["fma_gflops"] < 10_000
+    assert 0.1 < limits["int8_gops"] < 100_000

@@ -29,6 +29,12 @@ struct IVec {
   void store_i16(int16_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
   }
+  // As int8 in the order in which int4 lines hold their values once nibbles are split: of each eight,
+  // 0 4 1 5 (the low nibbles) and 2 6 3 7.
+  void store_i8_nibble_order(int8_t* p) const {
+    const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(_mm512_cvtepi32_epi8(v), order));
+  }
 };
 inline IVec operator&(IVec a, IVec b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline IVec operator+(IVec a, IVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -61,6 +67,23 @@ inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
   return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(w.v, pair))};
 #endif
 }
+// Each int16: sum += the two products of unsigned bytes of a with signed bytes of b; the caller keeps them
+// small.
+inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
+  return {_mm512_add_epi16(sum.v, _mm512_maddubs_epi16(a.v, b.v))};
+}
+// Each lane: its low int16 plus its high one.
+inline IVec sum_int16_pairs(IVec a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
+// Each lane: sum += the four products of unsigned bytes of a with signed bytes of b. Without VNNI pairs
+// saturate.
+inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
+#if defined(LLAMA4RT_ISA_VNNI)
+  return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)};
+#else
+  const __m512i pairs = _mm512_maddubs_epi16(a.v, b.v);
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
+}
 
 #elif defined(LLAMA4RT_ISA_AVX2)
 
@@ -89,6 +112,14 @@ struct IVec {
   void store_i16(int16_t* p) const {
     const __m256i mixed = _mm256_packs_epi32(lo, hi);  // 64-bit quarters lo0 hi0 lo1 hi1
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
+  }
+  void store_i8_nibble_order(int8_t* p) const {
+    alignas(32) int16_t wide[16];
+    store_i16(wide);
+    const auto* q = reinterpret_cast<const __m128i*>(wide);
+    const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    const __m128i bytes = _mm_packs_epi16(_mm_load_si128(q), _mm_load_si128(q + 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(bytes, order));
   }
 };
 inline IVec operator&(IVec a, IVec b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
@@ -119,6 +150,19 @@ inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
   return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, pair)),
           _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, pair))};
 }
+inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
+  return {_mm256_add_epi16(sum.lo, _mm256_maddubs_epi16(a.lo, b.lo)),
+          _mm256_add_epi16(sum.hi, _mm256_maddubs_epi16(a.hi, b.hi))};
+}
+inline IVec sum_int16_pairs(IVec a) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
+}
+inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(a.lo, b.lo), ones)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(a.hi, b.hi), ones))};
+}
 
 #else  // scalar
 
@@ -146,6 +190,10 @@ struct IVec {
   void store(void* p) const { std::memcpy(p, v, sizeof(v)); }
   void store_i16(int16_t* p) const {
     for (int i = 0; i < kLanes; ++i) p[i] = int16_t(uint16_t(v[i]));
+  }
+  void store_i8_nibble_order(int8_t* p) const {
+    constexpr int kOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    for (int i = 0; i < kLanes; ++i) p[i] = int8_t(uint8_t(v[i / 8 * 8 + kOrder[i % 8]]));
   }
 };
 inline IVec operator&(IVec a, IVec b) {
@@ -196,6 +244,27 @@ inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
   return IVec::make([&](int i) {
     const int32_t w0 = int16_t(uint16_t(w.v[i])), w1 = int16_t(uint16_t(w.v[i] >> 16));
     return sum.v[i] + uint32_t(w0 * x0) + uint32_t(w1 * x1);
+  });
+}
+inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
+  const auto product = [&](int i, int shift) {
+    return int32_t(uint8_t(a.v[i] >> shift)) * int32_t(int8_t(b.v[i] >> shift));
+  };
+  return IVec::make([&](int i) {
+    const uint32_t low = uint32_t(product(i, 0) + product(i, 8)),
+                   high = uint32_t(product(i, 16) + product(i, 24));
+    return ((sum.v[i] + low) & 0xffff) | (((sum.v[i] >> 16) + high) << 16);
+  });
+}
+inline IVec sum_int16_pairs(IVec a) {
+  return IVec::make([&](int i) { return int16_t(uint16_t(a.v[i])) + int16_t(uint16_t(a.v[i] >> 16)); });
+}
+inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
+  return IVec::make([&](int i) {
+    uint32_t total = sum.v[i];
+    for (int shift = 0; shift < 32; shift += 8)
+      total += uint32_t(int32_t(uint8_t(a.v[i] >> shift)) * int32_t(int8_t(b.v[i] >> shift)));
+    return total;
   });
 }
 

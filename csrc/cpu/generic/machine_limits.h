@@ -1,7 +1,8 @@
-// Loops that do nothing but load, and nothing but fma: what the hardware gives at best.
+// Loops that do nothing but load, nothing but fma, nothing but byte products: what the hardware gives at
+// best.
 #pragma once
 
-#include "cpu/generic/vec.h"
+#include "cpu/generic/int_vec.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
@@ -37,6 +38,39 @@ inline int64_t fma_chains(int64_t turns, float* sink) {
   for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
   *sink = reduce_add(sum[0]);
   return turns * kChains * kLanes * 2;
+}
+
+// From here on the compiler does not know what x holds, so it cannot share or hoist what is computed from it.
+LLAMA4RT_INLINE void forget_value(IVec& x) {
+#if defined(LLAMA4RT_ISA_AVX512)
+  __asm__ volatile("" : "+v"(x.v));
+#elif defined(LLAMA4RT_ISA_AVX2)
+  __asm__ volatile("" : "+x"(x.lo), "+x"(x.hi));
+#else
+  __asm__ volatile("" : "+m"(x));
+#endif
+}
+
+// Runs independent chains of byte products, 64 of them per vector and step, and returns the operations done
+// (a product and its addition are 2). sink: one float, as in fma_chains.
+inline int64_t int8_chains(int64_t turns, float* sink) {
+#if defined(LLAMA4RT_ISA_AVX512)
+  constexpr int kChains = 12;
+#else
+  constexpr int kChains = 4;
+#endif
+  IVec a = IVec::set1(int32_t(*sink) + 0x01020304);
+  const IVec b = IVec::set1(int32_t(*sink));
+  IVec sum[kChains];
+  for (IVec& s : sum) s = IVec::zero();
+  for (int64_t i = 0; i < turns; ++i)
+    for (int j = 0; j < kChains; ++j) {
+      forget_value(a);
+      sum[j] = dot_bytes(sum[j], a, b);
+    }
+  for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
+  *sink = float(reduce_add(sum[0]));
+  return turns * kChains * kLanes * 4 * 2;
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -2,7 +2,7 @@
 // (store, add, SwiGLU) while it is still in registers.
 #pragma once
 
-#include "cpu/generic/dot.h"
+#include "cpu/generic/byte_dot.h"
 #include "cpu/generic/math.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
@@ -61,6 +61,13 @@ inline void multiply_int(const ProductTask& task, const QuantizedRows& q) {
   });
 }
 
+inline void multiply_bytes(const ProductTask& task, const QuantizedRows& q) {
+  const Product& p = *task.product;
+  walk_task(task, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+    byte_block<kTokens>(y, IntBlock(p.weight, block), q, p.first_row + row);
+  });
+}
+
 inline void multiply_bf16(const ProductTask& task) {
   const Product& p = *task.product;
   const int64_t block_values = cpu16::lines_per_block(WeightKind::kBF16, p.weight.k) * 2 * kLanes;
@@ -79,7 +86,7 @@ inline void multiply(const ProductTask& task, const QuantizedRows& q, std::byte*
     case WeightKind::kInt8:
       return multiply_int<WeightKind::kInt8>(task, q);
     case WeightKind::kInt4:
-      return multiply_int<WeightKind::kInt4>(task, q);
+      return q.bytes ? multiply_bytes(task, q) : multiply_int<WeightKind::kInt4>(task, q);
   }
 }
 inline int64_t product_scratch_bytes(int64_t) { return 0; }

@@ -1,5 +1,5 @@
-// Activations as int16 with one scale per weight group, so that products with integer weights are exact
-// inside a group whatever the order of addition.
+// Activations as int16, or int8, with one scale per weight group, so that products with integer weights are
+// exact inside a group whatever the order of addition.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,10 @@
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 // The group's values, its scale and its sum.   values: [size]; x: [size], size a multiple of 16
-inline void quantize_group(int16_t* values, float& scale, int32_t& sum, const float* x, int64_t size) {
+// Value: int16_t, or int8_t in the order of store_i8_nibble_order
+template <class Value>
+inline void quantize_group(Value* values, float& scale, int32_t& sum, const float* x, int64_t size) {
+  constexpr float kLargest = std::numeric_limits<Value>::max();
   // Magnitudes compare as integers: exact in any order, and Inf and NaN come out on top.
   const IVec magnitude = IVec::set1(0x7fffffff);
   IVec top = IVec::zero();
@@ -18,7 +21,7 @@ inline void quantize_group(int16_t* values, float& scale, int32_t& sum, const fl
   const int32_t absmax_bits = reduce_max(top);
   float absmax = 0;
   std::memcpy(&absmax, &absmax_bits, 4);
-  scale = absmax / 32767.0f;
+  scale = absmax / kLargest;
   sum = 0;
   // A group with Inf or NaN has the scale Inf or NaN and so poisons its outputs; a group of (nearly) denormal
   // numbers is zero, as the inverse would overflow.
@@ -26,22 +29,27 @@ inline void quantize_group(int16_t* values, float& scale, int32_t& sum, const fl
   if (absmax_bits >= 0x7f800000)
     scale = std::numeric_limits<float>::quiet_NaN();
   else if (absmax > 1e-30f)
-    inverse = 32767.0f / absmax;
+    inverse = kLargest / absmax;
   if (inverse == 0) {
-    std::memset(values, 0, size_t(size) * sizeof(int16_t));
+    std::memset(values, 0, size_t(size) * sizeof(Value));
     return;
   }
   IVec total = IVec::zero();
   for (int64_t i = 0; i < size; i += kLanes) {
     const IVec q = round_to_int(Vec::load(x + i) * Vec::set1(inverse));
-    q.store_i16(values + i);
+    if constexpr (sizeof(Value) == 1)
+      q.store_i8_nibble_order(values + i);
+    else
+      q.store_i16(values + i);
     total = total + q;
   }
   sum = reduce_add(total);
 }
 
-inline void quantize_row(const QuantizedRows& q, int64_t row, const float* x, int64_t k, int group_size) {
-  int16_t* values = q.values + row * q.stride;
+template <class Value>
+inline void quantize_row_as(Value* rows, const QuantizedRows& q, int64_t row, const float* x, int64_t k,
+                            int group_size) {
+  Value* values = rows + row * q.stride;
   float* scales = q.scales + row * q.groups;
   int32_t* sums = q.sums + row * q.groups;
   for (int64_t g = 0; g < q.groups; ++g) {
@@ -54,6 +62,13 @@ inline void quantize_row(const QuantizedRows& q, int64_t row, const float* x, in
       quantize_group(values + begin, scales[g], sums[g], padded, group_size);
     }
   }
+}
+
+inline void quantize_row(const QuantizedRows& q, int64_t row, const float* x, int64_t k, int group_size) {
+  if (q.bytes)
+    quantize_row_as(q.bytes, q, row, x, k, group_size);
+  else
+    quantize_row_as(q.values, q, row, x, k, group_size);
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -35,6 +35,7 @@ constexpr Kernels make_table(const char* isa) {
       .finish_state = finish_state,
       .read_sum = read_sum,
       .fma_chains = fma_chains,
+      .int8_chains = int8_chains,
   };
 }
 

@@ -1,0 +1,29 @@
+"""llama4rt as a worker (protocol.py): worker_llama4rt.py ENGINE THREADS CONTEXT BATCH [ACTIVATIONS]"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from llama4rt import _core
+from llama4rt.cli.bench import Bench
+from protocol import serve
+
+
+class Llama4rt(Bench):
+    """The same measurements as `llama4rt bench`: greedy sampling is inside the decode figure."""
+
+    def __init__(self, path: str, threads: int, context: int, batch: int) -> None:
+        super().__init__(_core.Engine(path, num_threads=threads, max_model_len=context, max_num_seqs=batch))
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        self._submit(prompt, count, use_prefix_cache=False)
+        ids = []
+        while self._core.has_work():
+            ids += [event.token_id for event in self._step() if event.token_id >= 0]
+        return ids
+
+
+if __name__ == "__main__":
+    os.environ["LLAMA4RT_CPU_ACTIVATIONS"] = (*sys.argv[5:], "int16")[0]
+    serve(lambda: Llama4rt(sys.argv[1], *map(int, sys.argv[2:5])))
