@@ -14,6 +14,10 @@ void bind_format(pybind11::module_& m);  // files: SafetensorsFile, EngineFile, 
 void bind_engine(pybind11::module_& m);  // Request, Event, Engine
 void bind_ops(pybind11::module_& m);     // single ops for tests, and the machine's limits
 
+// The file system's own bytes of a str, bytes or os.PathLike. Throws kEngineFile for a str that names no
+// file, TypeError for other types.
+std::string file_path(const pybind11::object& path);
+
 // "int4", "int8" or "bf16"; throws kConfig for anything else.
 WeightKind weight_kind(const std::string& name);
 

@@ -313,10 +313,11 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
   return o;
 }
 
-EngineHolder open_engine(const std::string& path, const py::kwargs& given) {
+EngineHolder open_engine(const py::object& path, const py::kwargs& given) {
   const EngineOptions options = engine_options(given);
+  const std::string file = file_path(path);
   const py::gil_scoped_release no_gil;
-  return EngineHolder(new Engine(path, options));
+  return EngineHolder(new Engine(file, options));
 }
 
 DummyModel dummy_model(const std::string& config) { return {ModelConfig::from_json(config), {}}; }

@@ -176,9 +176,16 @@ void finish(EngineWriter& writer, const py::dict& metadata) {
   writer.finish(entries);
 }
 
+template <class File>
+std::shared_ptr<File> open_file(const py::object& path) {
+  const std::string file = file_path(path);
+  const py::gil_scoped_release no_gil;
+  return std::make_shared<File>(file);
+}
+
 void bind_safetensors(py::module_& m) {
   py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile")
-      .def(py::init<const std::string&>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
+      .def(py::init(&open_file<SafetensorsFile>), py::arg("path"))
       .def_property_readonly("metadata",
                              [](const SafetensorsFile& f) { return metadata_dict(f.header().metadata()); })
       .def("names", [](const SafetensorsFile& f) { return tensor_names(f.header().tensors()); })
@@ -200,7 +207,7 @@ void bind_safetensors(py::module_& m) {
 
 void bind_engine_file(py::module_& m) {
   py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile")
-      .def(py::init<const std::string&>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
+      .def(py::init(&open_file<EngineFile>), py::arg("path"))
       .def_property_readonly("metadata", [](const EngineFile& f) { return metadata_dict(f.metadata()); })
       .def("names", [](const EngineFile& f) { return tensor_names(f.tensors()); })
       .def(
@@ -219,11 +226,11 @@ void bind_engine_file(py::module_& m) {
            py::call_guard<py::gil_scoped_release>());
 }
 
-std::shared_ptr<EngineWriter> make_writer(const std::string& path, int num_threads,
+std::shared_ptr<EngineWriter> make_writer(const py::object& path, int num_threads,
                                           const std::string& target) {
   const std::optional<Layout> layout = engine_format::layout_of_target(target);
   LLAMA4RT_CHECK(kConfig, layout, "target is \"", json::printable(target), "\"; cpu and cuda exist");
-  return std::make_shared<EngineWriter>(path, num_threads, *layout);
+  return std::make_shared<EngineWriter>(file_path(path), num_threads, *layout);
 }
 
 void bind_engine_writer(py::module_& m) {

@@ -17,6 +17,14 @@ namespace py = pybind11;
 namespace llama4rt {
 namespace {
 
+// A message may name a file whose name is no UTF-8; PyErr_SetString would fail on it.
+void raise_error(PyObject* type, const std::string& message) {
+  PyObject* const text = PyUnicode_DecodeUTF8(message.data(), Py_ssize_t(message.size()), "backslashreplace");
+  if (!text) return;  // out of memory, which is raised instead
+  PyErr_SetObject(type, text);
+  Py_DECREF(text);
+}
+
 // The Python classes, by ErrorKind. They live as long as the process: an exception may be raised at any time.
 struct ExceptionClasses {
   PyObject* base = nullptr;
@@ -67,7 +75,7 @@ void add_exceptions(py::module_& m) {
     try {
       if (p) std::rethrow_exception(p);
     } catch (const Error& e) {
-      PyErr_SetString(python_class(e.kind()), e.what());
+      raise_error(python_class(e.kind()), e.what());
     }
   });
 }
@@ -132,6 +140,17 @@ uint64_t hash_buffer(const py::object& data, uint64_t seed) {
 }
 
 }  // namespace
+
+std::string file_path(const py::object& path) {
+  PyObject* bytes = nullptr;
+  if (!PyUnicode_FSConverter(path.ptr(), &bytes)) {
+    if (!PyErr_ExceptionMatches(PyExc_ValueError)) throw py::error_already_set();
+    PyErr_Clear();
+    throw Error(ErrorKind::kEngineFile, "the path holds NUL, or characters that no file's name can have");
+  }
+  return std::string(py::reinterpret_steal<py::bytes>(bytes));
+}
+
 }  // namespace llama4rt
 
 PYBIND11_MODULE(_core, m) {

@@ -1,10 +1,13 @@
 """The native module. Thin on purpose: convert, release the GIL, call. People use llama4rt.Engine and llama4rt.build."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Path = str | bytes | os.PathLike[str]
 
 class Llama4RTError(Exception): ...
 class EngineFileError(Llama4RTError): ...
@@ -37,7 +40,7 @@ class SafetensorsFile:
     Raises CheckpointError naming the file, the field, what was found and what is allowed.
     """
 
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: _Path) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
     def names(self) -> list[str]: ...
@@ -51,7 +54,7 @@ class SafetensorsFile:
 class EngineFile:
     """An engine file, opened and validated. Raises EngineFileError."""
 
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: _Path) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
     def names(self) -> list[str]: ...
@@ -74,7 +77,7 @@ class EngineWriter:
     byte of payload is written. One writer per output path: a second one raises Llama4RTError (flock).
     """
 
-    def __init__(self, path: str, num_threads: int = 0, target: str = "cpu") -> None:
+    def __init__(self, path: _Path, num_threads: int = 0, target: str = "cpu") -> None:
         """target: "cpu" or "cuda", whose kernels the packed weights are laid out for."""
     def declare_tensor(self, name: str, dtype: str, shape: Sequence[int]) -> None:
         """A plain tensor: norms (F32), embed (BF16 row-major), files (U8)."""
@@ -205,7 +208,7 @@ class Engine:
 
     def __init__(
         self,
-        path: str,
+        path: _Path,
         *,
         device: str = "auto",
         num_threads: int = 0,

@@ -75,7 +75,7 @@ class Engine:
         allow_image_urls: bool = False,
         image_limits: ImageLimits | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         if os.path.isdir(self.path):
             raise EngineFileError(
                 f"{self.path} is a directory, not an engine file; "

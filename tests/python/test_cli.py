@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,13 +185,12 @@ def test_ctrl_c_is_130(text_engine_file: Path) -> None:
     args = [sys.executable, "-m", "llama4rt", "generate", str(text_engine_file), "-p", "x", "-n", "100000"]
     process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    # One page of pipe: it cannot write all it has before somebody reads on.
+    fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, 4096)
     process.stdout.read(1)
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert time.monotonic() - start < 2
-    if process.returncode != 0:  # unless it was quicker
-        assert process.returncode == 130 and "Traceback" not in err
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err
 
 
 def test_a_reader_that_leaves_is_no_traceback(text_engine_file: Path) -> None:

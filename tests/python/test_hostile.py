@@ -7,6 +7,7 @@ number and not the end of the test run.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -405,6 +406,30 @@ def test_impossible_options(victim: Path, options: dict[str, Any]) -> None:
 
     with pytest.raises(ConfigError):
         Engine(str(victim), **options)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.l4e", "zwei Wörter.l4e".encode(), b"\xff\xfe"])
+def test_names_that_are_not_utf_8(victim: Path, tmp_path: Path, name: bytes) -> None:
+    """Such files open, by str and by bytes, and an error about one can be read."""
+    from llama4rt import Engine, EngineFileError, SamplingParams
+    from llama4rt._core import EngineFile
+
+    path = os.path.join(os.fsencode(tmp_path), name)
+    Path(os.fsdecode(path)).write_bytes(victim.read_bytes())
+    for form in (path, os.fsdecode(path), Path(os.fsdecode(path))):
+        assert EngineFile(form).names() == EngineFile(str(victim)).names()
+    with Engine(os.fsdecode(path), max_model_len=64) as engine:
+        assert engine.generate([1, 2, 3], SamplingParams(max_tokens=1))[0].finished
+    Path(os.fsdecode(path)).write_bytes(b"damaged")
+    for broken in (path, path + b"-absent"):
+        with pytest.raises(EngineFileError) as caught:
+            EngineFile(broken)
+        str(caught.value).encode()
+    for unusable in ("a\0b", "\ud800"):
+        with pytest.raises(EngineFileError, match="path"):
+            EngineFile(unusable)
+    with pytest.raises(TypeError):
+        EngineFile(5)
 
 
 def test_nan_weights_end_only_their_requests(copy: Path, victim: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import re
 import socket
@@ -611,16 +610,13 @@ async def visit(client: Any, url: str, i: int, rng: random.Random, expected: dic
     return "answered"
 
 
-def test_clients_come_and_go(engine: Engine, soak: bool) -> None:
-    """No block leaks, no answer is wrong. Long form: 1000 clients at a time for ten minutes."""
-    import psutil
-
-    clients, seconds = (1000, float(os.environ.get("LLAMA4RT_SOAK_SECONDS", 600))) if soak else (60, 4.0)
+def test_clients_come_and_go(engine: Engine) -> None:
+    """No block leaks and no answer is wrong; with a client of other people's. test_server_storm.py has more clients."""
+    clients, seconds = 60, 4.0
     texts = [f"number {i} please" for i in range(12)]
     params = SamplingParams(temperature=0, max_tokens=24)
     expected = {t: engine.chat([{"role": "user", "content": t}], params)[0].outputs[0].text for t in texts}
     counts = {"left": 0, "answered": 0}
-    memory: list[int] = []
 
     async def main(url: str) -> None:
         end = time.monotonic() + seconds
@@ -632,20 +628,12 @@ def test_clients_come_and_go(engine: Engine, soak: bool) -> None:
                 while time.monotonic() < end:
                     counts[await visit(client, url, i, rng, expected)] += 1
 
-            async def watch() -> None:
-                while time.monotonic() < end:
-                    memory.append(psutil.Process().memory_info().rss)
-                    await asyncio.sleep(seconds / 20)
+            await asyncio.gather(*(one(i) for i in range(clients)))
 
-            await asyncio.gather(watch(), *(one(i) for i in range(clients)))
-
-    # A thousand clients in one thread are slow to send and to come back: that is not what is tested here.
+    # Many clients in one thread are slow to send and to come back: that is not what is tested here.
     patient = {"receive_seconds": 600.0, "keep_alive_seconds": 600, "slow_reader_seconds": 600.0}
     with running_server(engine, max_waiting=256, **patient) as server:
         asyncio.run(main(server.url + CHAT))
         server.wait_idle(60)
         assert httpx2.get(server.url + "/health").status_code == 200
     assert counts["left"] > 10 and counts["answered"] > 10, counts
-    if soak:
-        print(counts, [m >> 20 for m in memory])
-        assert memory[-1] < memory[len(memory) // 4] * 1.1 + (50 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -16,8 +17,12 @@ from llama4rt.server.openapi import document  # noqa: E402
 from serving import RunningServer, running_server  # noqa: E402
 
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
-# Ten operations: 20,000 cases in all for the long run.
+# Random cases of each operation that has so many different ones: 20,000 cases in all for the long run.
 EXAMPLES = int(os.environ.get("LLAMA4RT_SCHEMA_EXAMPLES", 2_000 if SOAK else 12))
+
+pytestmark = [pytest.mark.soak] if SOAK else []
+
+asked: Counter[str] = Counter()  # cases by operation: beside the random ones schemathesis has some of its own
 
 schema = schemathesis.openapi.from_dict(document())
 
@@ -45,6 +50,7 @@ def test_every_operation(case: schemathesis.Case, server: RunningServer) -> None
         for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
             if not isinstance(case.body.get(name), (int, str)) or case.body.get(name) in (None, 0):
                 case.body[name] = 3
+    asked[case.operation.label] += 1
     response = case.call(base_url=server.url, timeout=120)
     given = (
         {name: value for name, value in case.body.items() if value is not None}
@@ -66,3 +72,5 @@ def test_every_operation(case: schemathesis.Case, server: RunningServer) -> None
 
 def test_nothing_is_left_behind(server: RunningServer) -> None:
     server.wait_idle(60)
+    print(sum(asked.values()), "cases:", dict(asked))
+    assert sum(asked.values()) >= (20_000 if SOAK and EXAMPLES >= 2_000 else 1_000)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -85,6 +88,43 @@ def test_the_demo_model_is_served_without_a_file() -> None:
         log = "".join(server.log)
     assert '"path": "/v1/chat/completions", "status": 200' in log and '"prompt_tokens"' in log
     assert "secret" not in log
+
+
+def test_the_log_is_json_whatever_a_picture_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff would write between its lines of its own accord, as it does here."""
+    import image_mutations
+    from llama4rt import ImageError
+    from llama4rt.images.decode import decode
+    from llama4rt.images.limits import ImageLimits
+
+    noisy: list[bytes] = []
+    for seed in range(20_000):
+        source = image_mutations.damaged_source(random.Random(seed))
+        if not isinstance(source, bytes) or source[:2] not in (b"II", b"MM"):
+            continue
+        capfd.readouterr()
+        with contextlib.suppress(ImageError):
+            decode(source, ImageLimits())
+        if capfd.readouterr().err:
+            noisy.append(source)
+        if len(noisy) == 3:
+            break
+    if not noisy:
+        pytest.skip("this Pillow's libtiff is quiet")
+    with serve() as server:
+        for source in noisy:
+            url = "data:image/tiff;base64," + base64.b64encode(source).decode()
+            body = {
+                "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+            }
+            reply = httpx2.post(
+                server.url + "/v1/chat/completions", json=body | {"max_tokens": 1}, timeout=60
+            )
+            assert reply.status_code in (200, 400)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    entries = [json.loads(line) for line in server.log if not line.startswith("ready: ")]
+    assert sum(entry.get("path") == "/v1/chat/completions" for entry in entries) == len(noisy)
 
 
 def long_stream(server: Process, seen: threading.Event, out: list[str]) -> None:

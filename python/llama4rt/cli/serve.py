@@ -79,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"serving needs the package {error.name}: pip install 'llama4rt[serve]'") from None
     from llama4rt.async_engine import AsyncEngine
     from llama4rt.server import build_app
-    from llama4rt.server.logs import configure
+    from llama4rt.server.logs import configure, silence_libtiff
     from llama4rt.server.run import Server
 
     options = _options(args)
     configure(args.log_level)
+    silence_libtiff()
     with open_engine(
         args,
         allow_image_urls=args.allow_image_urls,

@@ -23,7 +23,7 @@ class Service:
     def __init__(self, engine: AsyncEngine, options: ServerOptions) -> None:
         self.engine = engine
         self.options = options
-        self.model_names = options.served_model_names or (Path(engine.engine.path).stem,)
+        self.model_names = options.served_model_names or (_printable(Path(engine.engine.path).stem),)
         self.created = int(time.time())
         self.fingerprint = _fingerprint(engine)
         self.metrics = Metrics(engine.stats, self.model_names[0])
@@ -126,6 +126,11 @@ class RequestLog:
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def _printable(name: str) -> str:
+    """A file's name as a client can be told it: it need not be UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def new_id(prefix: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import RequestError
 from llama4rt.structured.closing import Closing, Vocabulary
-from llama4rt.structured.guide import Guide
+from llama4rt.structured.guide import Guide, MaskThreads
 from llama4rt.structured.output import StructuredOutput
 from llama4rt.tokenizer import Tokenizer
 
@@ -31,11 +31,11 @@ class Compiler:
         self._native: LLTokenizer | None = None
         self._vocabulary: Vocabulary | None = None
         self._kept: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
-        self._masks = ThreadPoolExecutor(_THREADS, "llama4rt-masks")
+        self._masks = MaskThreads(_THREADS)
         self._compiling = ThreadPoolExecutor(_THREADS, "llama4rt-grammars")
 
     def close(self) -> None:
-        self._masks.shutdown(wait=False, cancel_futures=False)  # the sampler may wait for one
+        self._masks.close()
         self._compiling.shutdown(wait=False, cancel_futures=True)
 
     def guides(self, output: StructuredOutput, count: int, budget: int) -> list[Guide]:

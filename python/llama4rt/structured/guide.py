@@ -7,23 +7,56 @@ from typing import TYPE_CHECKING
 
 from llama4rt import _core
 from llama4rt.structured.closing import Closing
+from llama4rt.wakeups import wake
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
+class MaskThreads:
+    """Threads that compute masks. What a step of the engine asks for goes to them together, in a share for each."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, "llama4rt-masks")
+        self._asked: list[tuple[Guide, int]] = []  # since the last start; only the engine thread adds
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=False)  # the sampler may wait for one
+
+    def advance(self, guide: "Guide", token_id: int) -> None:
+        self._asked.append((guide, token_id))
+        if len(self._asked) == 1:
+            wake(self._start)
+
+    def _start(self) -> None:
+        asked, self._asked = self._asked, []
+        for i in range(min(self._count, len(asked))):
+            share = asked[i :: self._count]
+            try:
+                self._pool.submit(_advance_all, share)
+            except RuntimeError:  # closed
+                for guide, _ in share:
+                    guide.mask.fail("the engine was closed")
+
+
+def _advance_all(share: "list[tuple[Guide, int]]") -> None:
+    for guide, token_id in share:
+        guide.step(token_id)
+
+
 class Guide:
     """One output's. begin() before the request is submitted; then advance() with each token, from the engine thread.
 
-    The mask is computed in the pool's threads while the model runs; the sampler waits for it.
+    The mask is computed in other threads while the model runs; the sampler waits for it.
     """
 
     def __init__(
-        self, matcher: "LLMatcher", vocab_size: int, pool: ThreadPoolExecutor, closing: Closing | None
+        self, matcher: "LLMatcher", vocab_size: int, threads: MaskThreads, closing: Closing | None
     ) -> None:
         self.mask = _core.TokenMask(vocab_size)
         self._matcher = matcher
-        self._pool = pool
+        self._threads = threads
         self._closing = closing
         self._lock = threading.Lock()  # tokens come one after another; the pool's threads are several
 
@@ -33,9 +66,10 @@ class Guide:
 
     def advance(self, token_id: int) -> None:
         """Says which token was chosen. Returns at once."""
-        self._pool.submit(self._step, token_id)
+        self._threads.advance(self, token_id)
 
-    def _step(self, token_id: int) -> None:
+    def step(self, token_id: int) -> None:
+        """What advance() has done elsewhere. Never raises: an error ends the output."""
         try:
             with self._lock:
                 if not self._matcher.consume_token(token_id):
@@ -46,7 +80,6 @@ class Guide:
                 self._publish()
         except BaseException as error:  # the sampler must not wait for nothing
             self.mask.fail(f"the grammar failed: {type(error).__name__}: {error}"[:300])
-            raise
 
     def _publish(self) -> None:
         self._matcher.unsafe_compute_mask_ptr(self.mask.address, self.mask.num_bytes)
