@@ -66,6 +66,21 @@ int32_t RowView::argmax() const {
   return int32_t(std::find(begin, row_ + size_, max_) - row_);
 }
 
+int32_t RowView::argmax(std::span<const uint32_t> allowed) const {
+  float best = -std::numeric_limits<float>::infinity();
+  int32_t at = -1;
+  for (size_t b = 0; b < block_max_.size(); ++b) {
+    if (!(block_max_[b] > best)) continue;  // nearly all, once a good one is found
+    const int64_t begin = int64_t(b) * kRowBlock, end = std::min(begin + kRowBlock, size_);
+    for (int64_t i = begin; i < end; ++i) {
+      if (!(row_[i] > best) || !(allowed[size_t(i / 32)] >> (i % 32) & 1u)) continue;
+      best = row_[i];
+      at = int32_t(i);
+    }
+  }
+  return at;
+}
+
 std::vector<std::pair<int32_t, float>> RowView::top(int64_t k) const {
   k = std::min(k, size_);
   // The k-th best block maximum is no greater than the k-th best value: whatever is below it can go.

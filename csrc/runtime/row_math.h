@@ -22,6 +22,8 @@ class RowView {
   bool finite() const { return finite_; }  // no NaN and no infinity of either sign
   float max() const { return max_; }
   int32_t argmax() const;  // the lowest id among equals
+  // Among tokens whose bit is set (bit i % 32 of word i / 32); -1 when none of those is above -inf.
+  int32_t argmax(std::span<const uint32_t> allowed) const;
   // The k largest as (id, value), best first, equals by id; all of them when k >= size.
   std::vector<std::pair<int32_t, float>> top(int64_t k) const;
   // log of the sum of e^x over the row.

@@ -1,6 +1,8 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <limits>
 
 #include "runtime/philox.h"
@@ -17,6 +19,23 @@ void top_logprobs(TokenLogprobs& out, const RowView& view, double log_sum, int64
   for (const auto& [id, logit] : view.top(top)) out.top.emplace_back(id, float(double(logit) - log_sum));
 }
 
+// What each half byte of a mask keeps of four floats, as bits.
+constexpr auto kKept = [] {
+  std::array<std::array<uint32_t, 4>, 16> kept{};
+  for (uint32_t bits = 0; bits < 16; ++bits)
+    for (uint32_t i = 0; i < 4; ++i) kept[bits][i] = bits >> i & 1u ? 0xFFFFFFFFu : 0;
+  return kept;
+}();
+
+// Without branches, which a mask inside a text of many tokens would mispredict for ever.
+void keep_of_four(float* x, uint32_t bits) {
+  constexpr auto forbidden = std::bit_cast<uint32_t>(-kInfinity);
+  for (size_t i = 0; i < 4; ++i) {
+    const uint32_t kept = kKept[bits][i];
+    x[i] = std::bit_cast<float>((std::bit_cast<uint32_t>(x[i]) & kept) | (forbidden & ~kept));
+  }
+}
+
 }  // namespace
 
 SampledToken Sampler::sample(std::span<float> row, const SampleRequest& request) {
@@ -30,13 +49,23 @@ SampledToken Sampler::sample(std::span<float> row, const SampleRequest& request)
     top_logprobs(out.logprobs, view_, log_sum, params.logprobs);
   }
 
-  if (edit(row, request)) {
-    view_.look(row.data(), int64_t(row.size()));
-    if (!(view_.max() < kInfinity && view_.max() > -kInfinity)) return out;
+  const bool greedy = params.temperature < kGreedyTemperature, masked = !request.allowed.empty();
+  bool changed = edit(row, request);
+  if (masked && !greedy) {
+    forbid(row, request.allowed);
+    changed = true;
   }
-  out.token = params.temperature < kGreedyTemperature
-                  ? view_.argmax()
-                  : draw(row, params, philox_uniform(request.seed, request.index, request.tokens.size()));
+  if (changed) view_.look(row.data(), int64_t(row.size()));
+  if (masked && greedy) {  // no need to write into the row
+    const int32_t best = view_.argmax(request.allowed);
+    if (best < 0 || !(row[size_t(best)] < kInfinity)) return out;
+    out.token = best;
+  } else {
+    if (changed && !(view_.max() < kInfinity && view_.max() > -kInfinity)) return out;
+    out.token = greedy
+                    ? view_.argmax()
+                    : draw(row, params, philox_uniform(request.seed, request.index, request.tokens.size()));
+  }
   if (params.logprobs >= 0) out.logprobs.logprob = float(double(raw_logit(row, out.token)) - log_sum);
   return out;
 }
@@ -58,8 +87,7 @@ bool Sampler::edit(std::span<float> row, const SampleRequest& request) {
   if (int64_t(request.tokens.size()) - request.num_prompt < params.min_tokens)
     for (int32_t id : request.end_tokens) set(row, id, -kInfinity);
   penalise(row, request);
-  if (!request.allowed.empty()) forbid(row, request.allowed);
-  return !edits_.empty() || !request.allowed.empty();
+  return !edits_.empty();
 }
 
 // Not remembered as edits: what is forbidden is never chosen, so nobody asks for its logit.
@@ -68,12 +96,15 @@ void Sampler::forbid(std::span<float> row, std::span<const uint32_t> allowed) {
     const uint32_t bits = allowed[word];
     if (bits == 0xFFFFFFFFu) continue;
     const size_t count = std::min<size_t>(32, row.size() - begin);
-    if (bits == 0) {  // most words of a mask are all or nothing
-      std::fill_n(row.begin() + std::ptrdiff_t(begin), count, -kInfinity);
-      continue;
+    float* const x = row.data() + begin;
+    if (bits == 0) {
+      std::fill_n(x, count, -kInfinity);
+    } else if (count == 32) {
+      for (size_t i = 0; i < 32; i += 4) keep_of_four(x + i, bits >> i & 15u);
+    } else {
+      for (size_t i = 0; i < count; ++i)
+        if (!(bits >> i & 1u)) x[i] = -kInfinity;
     }
-    for (size_t i = 0; i < count; ++i)
-      if (!(bits >> i & 1u)) row[begin + i] = -kInfinity;
   }
 }
 

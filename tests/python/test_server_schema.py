@@ -18,7 +18,7 @@ from serving import RunningServer, running_server  # noqa: E402
 
 SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
 # Random cases of each operation that has so many different ones: 20,000 cases in all for the long run.
-EXAMPLES = int(os.environ.get("LLAMA4RT_SCHEMA_EXAMPLES", 2_000 if SOAK else 12))
+EXAMPLES = int(os.environ.get("LLAMA4RT_SCHEMA_EXAMPLES", 3_200 if SOAK else 12))
 
 pytestmark = [pytest.mark.soak] if SOAK else []
 
@@ -73,4 +73,4 @@ def test_every_operation(case: schemathesis.Case, server: RunningServer) -> None
 def test_nothing_is_left_behind(server: RunningServer) -> None:
     server.wait_idle(60)
     print(sum(asked.values()), "cases:", dict(asked))
-    assert sum(asked.values()) >= (20_000 if SOAK and EXAMPLES >= 2_000 else 1_000)
+    assert sum(asked.values()) >= (20_000 if EXAMPLES >= 3_200 else 1_000)

@@ -236,7 +236,7 @@ def test_several_forced_calls(client: Any, engine: Engine) -> None:
     # This model would seldom begin a list, or go on with one, of its own accord.
     text_ids = {text: engine.tokenizer.encode(text)[0] for text in ("[", ",", "{")}
     counts: set[int] = set()
-    for begin in ("{", "["):
+    for begin, room in (("{", 100), ("[", 60), ("[", 200), ("[", 400)):
         reply = ask(
             client,
             tools=tools,
@@ -245,8 +245,8 @@ def test_several_forced_calls(client: Any, engine: Engine) -> None:
             temperature=2,
             n=16,
             seed=random.Random(time.time_ns()).getrandbits(40),
-            max_completion_tokens=random.Random(time.time_ns()).choice([60, 200, 400]),
-            logit_bias={str(text_ids[begin]): 100, str(text_ids[","]): 3},
+            max_completion_tokens=room,
+            logit_bias={str(text_ids[begin]): 100, str(text_ids[","]): 20},
         )
         for output in reply.choices:
             calls = output.message.tool_calls

@@ -159,6 +159,53 @@ TEST(greedy_takes_the_lowest_id_of_equals) {
   }
 }
 
+TEST(a_mask_leaves_the_best_of_what_it_allows) {
+  std::mt19937 random(11);
+  for (const size_t size : {1u, 3u, 31u, 32u, 33u, 255u, 256u, 300u, 5000u}) {
+    for (int run = 0; run < 40; ++run) {
+      Row row(size);
+      for (float& x : row) x = float(int(random() % 50) - 25);  // many equals
+      std::vector<uint32_t> allowed((size + 31) / 32);
+      for (uint32_t& word : allowed) {
+        const uint32_t kinds[] = {0, ~0u, uint32_t(random()), uint32_t(random() & random() & random())};
+        word = kinds[run < 20 ? random() % 4 : random() % 2 * 3];
+      }
+      int32_t best = -1;
+      for (size_t i = 0; i < size; ++i)
+        if ((allowed[i / 32] >> (i % 32) & 1u) && (best < 0 || row[i] > row[size_t(best)])) best = int32_t(i);
+      const std::vector<int32_t> tokens = {0};
+      Sampler sampler;
+      const auto choose = [&](double temperature, int64_t top_k, uint64_t seed) {
+        SamplingParams params;
+        params.temperature = temperature;
+        params.top_k = top_k;
+        params.logprobs = 0;
+        SampleRequest request;
+        request.params = &params;
+        request.tokens = tokens;
+        request.num_prompt = 1;
+        request.seed = seed;
+        request.allowed = allowed;
+        Row copy = row;
+        const SampledToken out = sampler.sample(copy, request);
+        if (out.token >= 0) {  // of the model's own logits
+          TokenLogprobs own;
+          CHECK(sampler.logprobs(own, row, out.token, 0));
+          CHECK_EQ(out.logprobs.logprob, own.logprob);
+        }
+        return out.token;
+      };
+      CHECK_EQ(choose(0, 0, 1), best);
+      CHECK_EQ(choose(1, 1, 1), best);
+      for (uint64_t seed = 0; seed < 8; ++seed) {
+        const int32_t token = choose(2, 0, seed);
+        CHECK_EQ(token < 0, best < 0);
+        if (token >= 0) CHECK((allowed[size_t(token) / 32] >> (token % 32) & 1u) != 0);
+      }
+    }
+  }
+}
+
 TEST(refuses_rows_with_nan_or_infinity) {
   std::mt19937 random(3);
   for (float bad : {std::nanf(""), kInfinity, -kInfinity})
