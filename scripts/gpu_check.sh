@@ -8,6 +8,8 @@
 #   prefill    the same: prefill of 512 to 16k tokens
 #   torch      torch's bf16 matmul and attention of the same shapes, to compare with
 # OUT (default build/gpu-check) collects logs, and results as JSON: summary.json and bench-*.json are ready to commit.
+# summary.json is written whatever happens, and keeps the steps of earlier calls. Without a GPU the build is still made,
+# and every other stage is noted as skipped.
 # GPU_CHECK_DRY=1 goes through the motions on a machine without a GPU: builds for the CPU and runs what can run.
 #
 # Its GPU half has not run so far: no GPU was at hand. The first to run it should expect to mend it.
@@ -33,6 +35,13 @@ step() {
   echo "\"$name\": {\"status\": $status, \"seconds\": $((SECONDS - start))}" >"$out/steps/$name"
   [ "$status" = 0 ] || failed=1
   return "$status"
+}
+
+# skip STAGE WHY: notes it.
+skip() {
+  echo "== $1: skipped, $2"
+  echo "\"$1\": {\"skipped\": \"$2\"}" >"$out/steps/$1"
+  failed=1
 }
 
 # bench NAME SECONDS OPTIONS...: one JSON of the built-in benchmark.
@@ -83,6 +92,9 @@ stage_decode() {
   bench decode-1k 240 -p 0 -n 64 -d 1024 -b 1,8,64,256 -r 3
   bench decode-128k 150 -p 0 -n 32 -d 131072 -b 1,8,64 -r 3
   bench decode-1m 150 -p 0 -n 32 -d 1048576 -b 1,8 -r 3
+  # What overlapping kernels, and steps submitted ahead, are worth.
+  LLAMA4RT_CUDA_PDL=0 bench decode-1k-kernels-apart 90 -p 0 -n 64 -d 1024 -b 1,8 -r 3
+  LLAMA4RT_CUDA_AHEAD=0 bench decode-1k-steps-apart 90 -p 0 -n 64 -d 1024 -b 1,8 -r 3
 }
 
 stage_prefill() {
@@ -97,23 +109,38 @@ stage_torch() {
   step torch 300 "$python" benchmarks/gpu/torch_baselines.py ${dry:+--device cpu --small} --json "$out/bench-torch.json"
 }
 
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
+
+write_summary() {
+  {
+    echo "{"
+    echo "  \"gpu\": \"${gpu:-none}\","
+    echo "  \"commit\": \"$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)\","
+    echo "  \"steps\": {"
+    for file in "$out"/steps/*; do [ ! -f "$file" ] || sed 's/^/    /; s/$/,/' "$file"; done | sed '$ s/,$//'
+    echo "  }"
+    echo "}"
+  } >"$out/summary.json"
+}
+trap write_summary EXIT
+trap 'exit 130' INT TERM
+
 [ $# -gt 0 ] || set -- build test sanitize decode prefill torch
 for stage in "$@"; do
   case $stage in
-  build | test | sanitize | decode | prefill | torch) "stage_$stage" ;;
+  build) stage_build ;;
+  test | sanitize | decode | prefill | torch)
+    if [ -z "$gpu" ] && [ -z "$dry" ]; then
+      skip "$stage" "nvidia-smi shows no GPU here (GPU_CHECK_DRY=1 goes through the motions without)"
+    else
+      rm -f "$out/steps/$stage" # skipped before
+      "stage_$stage"
+    fi
+    ;;
   *) echo "unknown stage $stage" >&2 && exit 2 ;;
   esac
 done
 
-gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
-{
-  echo "{"
-  echo "  \"gpu\": \"${gpu:-none}\","
-  echo "  \"commit\": \"$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)\","
-  echo "  \"steps\": {"
-  for file in "$out"/steps/*; do sed 's/^/    /; s/$/,/' "$file"; done | sed '$ s/,$//'
-  echo "  }"
-  echo "}"
-} >"$out/summary.json"
+write_summary
 cat "$out/summary.json"
 exit "$failed"
