@@ -339,6 +339,7 @@ py::dict plan_dict(const MemoryPlan& plan, int64_t longest) {
   bytes["vision"] = plan.vision;
   bytes["images"] = plan.images;
   bytes["batch"] = plan.batch;
+  bytes["sampling"] = plan.sampling;
   bytes["scratch"] = plan.scratch.total();
   bytes["driver"] = plan.driver;
   bytes["total"] = plan.total();

@@ -1,5 +1,8 @@
 #include "cuda/cuda_backend.h"
 
+#include <cstdlib>
+#include <string_view>
+
 namespace llama4rt {
 
 void no_cuda_kernel(const char* op) {
@@ -35,6 +38,16 @@ void CudaBackend::copy_to_device(void* dst, const void* src, size_t bytes) {
 void CudaBackend::copy_to_host(void* dst, const void* src, size_t bytes) {
   if (bytes > 0) stream_.copy_to_host(dst, src, bytes);
   stream_.synchronize();
+}
+
+bool CudaBackend::works_behind() const {
+  const char* const choice = std::getenv("LLAMA4RT_CUDA_AHEAD");
+  return !choice || std::string_view(choice) != "0";
+}
+
+uint64_t CudaBackend::mark() {
+  marks_[++num_marks_ % kMarks].record(stream_);
+  return num_marks_;
 }
 
 void CudaBackend::grow(cuda::DeviceBuffer& buffer, size_t bytes, const char* what) {

@@ -43,6 +43,18 @@ class CudaBackend final : public Backend {
   bool host_memory() const override { return false; }
   void upload(void* dst, const void* src, size_t bytes) override;
   void finish_upload() override;
+  // LLAMA4RT_CUDA_AHEAD=0 says no.
+  bool works_behind() const override;
+  void* allocate_staging(size_t bytes) override { return cuda::pinned_malloc(bytes); }
+  void deallocate_staging(void* p) override { cuda::pinned_free(p); }
+  void send(void* dst, const void* staging, size_t bytes) override {
+    stream_.copy_to_device(dst, staging, bytes);
+  }
+  void fetch(void* staging, const void* src, size_t bytes) override {
+    stream_.copy_to_host(staging, src, bytes);
+  }
+  uint64_t mark() override;
+  void wait_for(uint64_t mark) override { marks_[mark % kMarks].synchronize(); }
   void zero(void* p, size_t bytes) override { stream_.fill(p, 0, bytes); }
   void reserve_scratch(const ScratchBytes& bytes) override;
   int64_t free_memory() const override { return int64_t(cuda::free_memory()); }
@@ -88,7 +100,13 @@ class CudaBackend final : public Backend {
                             Tensor shared_a, const Weight& shared);
   void experts_down_add_with(Tensor x, Tensor a, const Weight& down, const Routing& routing, Tensor shared_a,
                              const Weight& shared);
-  void check_experts_kernel(const char* op, const Weight& experts) const;
+  struct ExpertsMemory {
+    void* scratch;
+    uint32_t* tickets;
+  };
+  // Throws when no kernel takes these experts.
+  ExpertsMemory experts_memory(const char* op, const Weight& experts, int64_t tokens, const Routing& routing,
+                               bool shared);
   // Whether so many rows are too many for streaming the weights past them.
   static bool many_rows(int64_t rows, const Weight& w);
   // Products of many rows (cuda_many_rows.cpp); false, and nothing done, when there are too few for that, or
@@ -114,6 +132,10 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Uploader> uploader_;  // while weights come in
   cuda::DeviceBuffer scratch_, tickets_;
   std::unordered_map<uint64_t, std::unique_ptr<cuda::Graph>> graphs_;  // null: seen once
+  // Mark n is the latest record of marks_[n % kMarks]: who waits for an old one may wait for a newer.
+  static constexpr uint64_t kMarks = 16;
+  cuda::Event marks_[kMarks];
+  uint64_t num_marks_ = 0;
 };
 
 }  // namespace llama4rt

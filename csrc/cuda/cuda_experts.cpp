@@ -32,27 +32,25 @@ void CudaBackend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Wei
 
 void CudaBackend::experts_gate_up_with(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing,
                                        Tensor shared_a, const Weight& shared) {
-  check_experts_kernel("experts_gate_up", gate_up);
-  using Experts = cuda::ExpertsDecode;
-  void* const partials =
-      scratch(Experts::scratch_bytes(gate_up, h.size(0), routing.expert_ids.size(1), bool(shared)));
-  uint32_t* const counters = tickets(Experts::ticket_bytes(gate_up));
-  Experts::gate_up(stream_, a, h, gate_up, routing, {shared, shared_a}, partials, counters);
+  const ExpertsMemory memory = experts_memory("experts_gate_up", gate_up, h.size(0), routing, bool(shared));
+  cuda::ExpertsDecode::gate_up(stream_, a, h, gate_up, routing, {shared, shared_a}, memory.scratch,
+                               memory.tickets);
 }
 void CudaBackend::experts_down_add_with(Tensor x, Tensor a, const Weight& down, const Routing& routing,
                                         Tensor shared_a, const Weight& shared) {
-  check_experts_kernel("experts_down_add", down);
-  using Experts = cuda::ExpertsDecode;
-  void* const partials =
-      scratch(Experts::scratch_bytes(down, x.size(0), routing.expert_ids.size(1), bool(shared)));
-  uint32_t* const counters = tickets(Experts::ticket_bytes(down));
-  Experts::down_add(stream_, x, a, down, routing, {shared, shared_a}, partials, counters);
+  const ExpertsMemory memory = experts_memory("experts_down_add", down, x.size(0), routing, bool(shared));
+  cuda::ExpertsDecode::down_add(stream_, x, a, down, routing, {shared, shared_a}, memory.scratch,
+                                memory.tickets);
 }
 
-void CudaBackend::check_experts_kernel(const char* op, const Weight& experts) const {
+CudaBackend::ExpertsMemory CudaBackend::experts_memory(const char* op, const Weight& experts, int64_t tokens,
+                                                       const Routing& routing, bool shared) {
   LLAMA4RT_CHECK(kInternal, cuda::ExpertsDecode::supports(experts), "cuda: ", op, " of ", experts.num_experts,
                  " ", weight_kind_name(experts.kind),
                  " experts with zero points, this many, or this large, has no kernel");
+  const int64_t top_k = routing.expert_ids.size(1);
+  return {scratch(cuda::ExpertsDecode::scratch_bytes(experts, tokens, top_k, shared)),
+          tickets(cuda::ExpertsDecode::ticket_bytes(experts))};
 }
 
 }  // namespace llama4rt

@@ -28,6 +28,7 @@ struct KernelLaunch final : simt::Launch {
     grid = {s.grid_x, s.grid_y, s.grid_z};
     threads = s.threads;
     dynamic_shared = s.dynamic_shared;
+    overlaps = !s.alone;
     closure_bytes = sizeof *this;
   }
   void call() const override { std::apply(kernel, arguments); }

@@ -21,6 +21,15 @@ std::string version_text(int version) { return error_text(version / 1000, ".", v
 // Shared memory a block gets without asking for more.
 constexpr size_t kDefaultSharedBytes = 48 << 10;
 
+// Other devices compile the PTX of sm_80, in which kernels do not know how to wait for the one before.
+bool current_device_runs_sm90_code() {
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+  return major == 9 && minor == 0;
+}
+
 }  // namespace
 
 SystemInfo system_info() {
@@ -75,6 +84,7 @@ Stream::Stream() {
   cudaStream_t s = nullptr;
   check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "create stream");
   handle_ = s;
+  overlaps_ = overlap_wanted() && current_device_runs_sm90_code();
 }
 Stream::~Stream() { (void)cudaStreamDestroy(raw(*this)); }
 void Stream::synchronize() { check(cudaStreamSynchronize(raw(*this)), "a kernel or copy failed"); }
@@ -161,6 +171,11 @@ void launch_raw(const char* name, const void* kernel, const LaunchShape& shape, 
   config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.dynamic_shared;
   config.stream = raw(stream);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = stream.overlaps() && !shape.alone ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, arguments), name);
 }
 

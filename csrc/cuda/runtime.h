@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "cuda/launch_shape.h"
@@ -39,6 +41,13 @@ size_t free_memory();
 
 class Event;
 
+// Whether streams made from now on let a kernel's blocks take their places before the kernel before it is
+// done (device/overlap.cuh), on devices where kernels know how: LLAMA4RT_CUDA_PDL=0 says no.
+inline bool overlap_wanted() {
+  const char* const choice = std::getenv("LLAMA4RT_CUDA_PDL");
+  return !choice || std::string_view(choice) != "0";
+}
+
 // Work in order of submission. Movable handles are not needed: one owner per stream.
 class Stream {
  public:
@@ -56,9 +65,11 @@ class Stream {
   void copy_on_device(void* dst, const void* src, size_t bytes);
   void fill(void* dst, int byte, size_t bytes);
   void* handle() const { return handle_; }
+  bool overlaps() const { return overlaps_; }  // kernels, as overlap_wanted() says
 
  private:
   void* handle_ = nullptr;
+  bool overlaps_ = false;
 };
 
 class Event {

@@ -21,12 +21,14 @@
 // Every function that the emulator wants to name in a report takes the line of its caller.
 #define LLAMA4RT_SITE ::llama4rt::simt::Site site = ::llama4rt::simt::Site::here()
 #define LLAMA4RT_AND_SITE , LLAMA4RT_SITE
+#define LLAMA4RT_PASS_SITE site
 
 #else
 
 #define LLAMA4RT_DEVICE __device__ __forceinline__
 #define LLAMA4RT_SITE
 #define LLAMA4RT_AND_SITE
+#define LLAMA4RT_PASS_SITE
 
 #endif
 

@@ -140,26 +140,27 @@ void check_gate_up(const char* op, const Tensor& a, const Tensor& h, const Weigh
   check_separate(op, a, h);
 }
 
+// The rows of an op with routed experts: one for each token, and `a` with one for each slot.
+void check_experts_rows(const char* op, const char* name, const Tensor& of_tokens, const Tensor& a,
+                        const Routing& routing, int64_t num_experts) {
+  check_rank(op, name, of_tokens, 2);
+  check_rank(op, "a", a, 2);
+  const int64_t tokens = of_tokens.size(0), top_k = check_routing(op, routing, tokens, num_experts);
+  check_tensor(op, name, of_tokens, DType::kF32, {tokens, of_tokens.size(1)});
+  check_tensor(op, "a", a, DType::kF32, {tokens * top_k, a.size(1)});
+  check_separate(op, a, of_tokens);
+}
+
 void check_experts_gate_up(const char* op, const Tensor& a, const Tensor& h, const Weight& w,
                            const Routing& routing, Layout layout) {
-  check_rank(op, "h", h, 2);
-  check_rank(op, "a", a, 2);
-  const int64_t top_k = check_routing(op, routing, h.size(0), w.num_experts);
-  check_tensor(op, "h", h, DType::kF32, {h.size(0), h.size(1)});
-  check_tensor(op, "a", a, DType::kF32, {h.size(0) * top_k, a.size(1)});
+  check_experts_rows(op, "h", h, a, routing, w.num_experts);
   check_weight(op, "gate_up", w, layout, w.num_experts, cpu16::gate_up_rows(a.size(1)), h.size(1));
-  check_separate(op, a, h);
 }
 
 void check_experts_down_add(const char* op, const Tensor& x, const Tensor& a, const Weight& w,
                             const Routing& routing, Layout layout) {
-  check_rank(op, "x", x, 2);
-  check_rank(op, "a", a, 2);
-  const int64_t top_k = check_routing(op, routing, x.size(0), w.num_experts);
-  check_tensor(op, "x", x, DType::kF32, {x.size(0), x.size(1)});
-  check_tensor(op, "a", a, DType::kF32, {x.size(0) * top_k, a.size(1)});
+  check_experts_rows(op, "x", x, a, routing, w.num_experts);
   check_weight(op, "down", w, layout, w.num_experts, x.size(1), a.size(1));
-  check_separate(op, x, a);
 }
 
 }  // namespace

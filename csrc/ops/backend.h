@@ -92,6 +92,21 @@ class Backend {
   // True when ops read and write host memory, so that copies can be skipped.
   virtual bool host_memory() const { return true; }
 
+  // --- without waiting, on a device that works behind the host's back
+  // Whether ops return before they are done, so that the host can prepare the next step meanwhile.
+  virtual bool works_behind() const { return false; }
+  // Host memory for the two copies below: they are done when a later mark is reached, and until then nobody
+  // may touch it.
+  virtual void* allocate_staging(size_t bytes) { return ::operator new(bytes); }
+  virtual void deallocate_staging(void* p) { ::operator delete(p); }
+  // In order with ops, but does not wait for them.
+  virtual void send(void* dst, const void* staging, size_t bytes) { copy_to_device(dst, staging, bytes); }
+  virtual void fetch(void* staging, const void* src, size_t bytes) { copy_to_host(staging, src, bytes); }
+  // A mark behind everything asked for so far; and waits until it is reached. Who waits for one that sixteen
+  // others have followed may wait for those too.
+  virtual uint64_t mark() { return 0; }
+  virtual void wait_for(uint64_t /*mark*/) {}
+
   // --- steps
   // Runs `submit`, which calls ops. A device may record what it submits and replay the record when the same
   // key comes again, so everything `submit` passes to ops must be determined by the key: addresses, shapes

@@ -86,6 +86,7 @@ struct SampleBatch {
   const uint32_t* masks = nullptr;  // [_, ceil(V / 32)] bit i % 32 of word i / 32: token i may come
   SampledRow* sampled = nullptr;    // [S]
   SampledTop* top = nullptr;        // [S, kMaxTopLogprobs] best first; of rows with num_logprobs > 0
+  int32_t* next_ids = nullptr;      // [S] or null: the tokens once more, where the next step looks for them
   bool all_plain =
       false;  // every row is greedy without edits, mask and log probabilities; what the host knows
 };

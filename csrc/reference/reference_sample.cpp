@@ -101,6 +101,7 @@ void ReferenceBackend::do_sample(const SampleBatch& batch, Tensor logits) {
     const float* row = logits.row<const float>(s);
     batch.sampled[s] = sample_row(Row(row, row + logits.size(1)), batch.rows[s], batch,
                                   batch.top ? batch.top + s * kMaxTopLogprobs : nullptr);
+    if (batch.next_ids) batch.next_ids[s] = batch.sampled[s].token;
   }
 }
 

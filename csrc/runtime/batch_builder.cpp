@@ -56,14 +56,25 @@ BatchBuilder::BatchBuilder(Backend& backend, const ModelConfig& config, const Kv
       device_bytes_(backend.host_memory() ? 0 : size_t(device_bytes(config, limits))) {
   global_.spare = plan.num_global_blocks;
   local_.spare = plan.num_local_blocks;
-  if (device_bytes_ > 0) device_ = static_cast<char*>(backend.allocate(device_bytes_));
+  if (device_bytes_ == 0) return;
+  device_ = static_cast<char*>(backend.allocate(device_bytes_));
+  for (Side& side : sides_) side.memory = static_cast<char*>(backend.allocate_staging(device_bytes_));
 }
 
 BatchBuilder::~BatchBuilder() {
-  if (device_) backend_.deallocate(device_, device_bytes_);
+  if (!device_) return;
+  for (const Side& side : sides_) {
+    try {
+      if (side.sent > 0) backend_.wait_for(side.sent);
+    } catch (const Error&) {  // of a step; who waited for it has heard
+    }
+    backend_.deallocate_staging(side.memory);
+  }
+  backend_.deallocate(device_, device_bytes_);
 }
 
-const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const OutputRow> outputs) {
+const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const OutputRow> outputs,
+                                 bool ids_are_there) {
   token_ids_.clear();
   temperature_.clear();
   rope_.clear();
@@ -71,7 +82,10 @@ const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const 
   first_position_.clear();
   for (const Slice& slice : slices) {
     const std::vector<int32_t>& tokens = slice.sequence->tokens;
-    token_ids_.insert(token_ids_.end(), tokens.begin() + slice.begin, tokens.begin() + slice.end());
+    if (ids_are_there)
+      token_ids_.push_back(0);
+    else
+      token_ids_.insert(token_ids_.end(), tokens.begin() + slice.begin, tokens.begin() + slice.end());
     query_start_.push_back(int32_t(token_ids_.size()));
     first_position_.push_back(slice.begin);
     for (int64_t p = slice.begin; p < slice.end(); ++p) add_position(p);
@@ -95,7 +109,7 @@ const Batch& BatchBuilder::build(std::span<const Slice> slices, std::span<const 
   if (config_.attn_temperature_tuning) batch_.temperature = Tensor(temperature_.data(), DType::kF32, {T});
   if (has_global_) view_group(global_, batch_.global);
   if (has_local_) view_group(local_, batch_.local);
-  if (device_) move_to_device();
+  if (device_) move_to_device(ids_are_there ? slices.size() : 0);
   return batch_;
 }
 
@@ -204,14 +218,20 @@ void BatchBuilder::pad_group(Group& group, int64_t first) {
 
 // --- device memory
 
-// Sends every array and makes the batch point at where they are then. Places depend on sizes alone.
-void BatchBuilder::move_to_device() {
-  staging_.clear();
-  const auto send = [this](const auto& array) {
+// Sends every array, but for so many of the first ids, and makes the batch point at where they are then.
+// Places depend on sizes alone.
+void BatchBuilder::move_to_device(size_t ids_there) {
+  Side& side = sides_[side_];
+  side_ = 1 - side_;
+  if (side.sent > 0) backend_.wait_for(side.sent);
+  size_t end = 0;
+  const auto send = [&](const auto& array) {
     using Element = std::remove_cvref_t<decltype(array[0])>;
-    const size_t at = staging_.size(), bytes = array.size() * sizeof(Element);
-    staging_.resize(at + round_up(bytes, size_t(kArrayAlignment)));
-    if (bytes > 0) std::memcpy(staging_.data() + at, array.data(), bytes);
+    const size_t at = end, bytes = array.size() * sizeof(Element);
+    end += round_up(bytes, size_t(kArrayAlignment));
+    LLAMA4RT_CHECK(kInternal, end <= device_bytes_, "a step's arrays take ", end, " bytes or more; ",
+                   device_bytes_, " are planned");
+    if (bytes > 0) std::memcpy(side.memory + at, array.data(), bytes);
     return reinterpret_cast<Element*>(device_ + at);
   };
   const auto send_group = [&](const Group& group, Batch::Group& out) {
@@ -237,9 +257,9 @@ void BatchBuilder::move_to_device() {
     for (Batch::Image& image : batch_.images)
       image.rows.data = rows + (image.rows.ptr<int32_t>() - host_rows);
   }
-  LLAMA4RT_CHECK(kInternal, staging_.size() <= device_bytes_, "a step's arrays take ", staging_.size(),
-                 " bytes; ", device_bytes_, " are planned");
-  backend_.copy_to_device(device_, staging_.data(), staging_.size());
+  const size_t begin = ids_there * sizeof(int32_t);
+  backend_.send(device_ + begin, side.memory + begin, end - begin);
+  side.sent = backend_.mark();
 }
 
 }  // namespace llama4rt

@@ -53,8 +53,13 @@ class BatchBuilder {
   BatchBuilder& operator=(const BatchBuilder&) = delete;
 
   // Slices must not cross chunks. The batch is valid until the next call and while the builder lives. Of a
-  // padded one, the first outputs.size() output rows are the ones asked for.
-  const Batch& build(std::span<const Slice> slices, std::span<const OutputRow> outputs);
+  // padded one, the first outputs.size() output rows are the ones asked for. With ids_are_there the slices
+  // are of one token each, whose ids stand at next_ids() when the device comes to this step.
+  const Batch& build(std::span<const Slice> slices, std::span<const OutputRow> outputs,
+                     bool ids_are_there = false);
+
+  // Where the first token ids of every step lie on the device: null on host memory.
+  int32_t* next_ids() const { return reinterpret_cast<int32_t*>(device_); }
 
   // The same for steps with the same addresses, shapes and counts; empty for a step that will not come again.
   std::optional<uint64_t> capture_key() const { return capture_key_; }
@@ -74,7 +79,7 @@ class BatchBuilder {
   void view_group(const Group& group, Batch::Group& out) const;
   bool is_decode(std::span<const Slice> slices, std::span<const OutputRow> outputs) const;
   void pad(std::span<const Slice> slices);
-  void move_to_device();
+  void move_to_device(size_t ids_there);
 
   Backend& backend_;
   const ModelConfig& config_;
@@ -97,7 +102,13 @@ class BatchBuilder {
 
   char* device_ = nullptr;  // null on host memory
   const size_t device_bytes_;
-  std::vector<char> staging_;  // what is sent
+  // What is sent, in turn: one is filled while the other may still be on its way.
+  struct Side {
+    char* memory = nullptr;
+    uint64_t sent = 0;  // mark of the backend; 0: nothing was
+  };
+  Side sides_[2];
+  int side_ = 0;
 };
 
 }  // namespace llama4rt

@@ -4,16 +4,53 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "runtime/philox.h"
 
 namespace llama4rt {
 
-DeviceSampler::DeviceSampler(Backend& backend, int64_t vocab_size)
-    : backend_(backend), vocab_size_(vocab_size), place_(size_t(vocab_size)) {}
+namespace {
+int64_t mask_words(int64_t vocab_size) { return ceil_div(vocab_size, int64_t(32)); }
+}  // namespace
+
+DeviceSampler::Places::Places(int64_t vocab_size, int64_t max_rows) {
+  const auto next = [this](int64_t count, size_t size) {
+    const size_t begin = end;
+    end += round_up(size_t(count) * size, size_t(64));
+    return begin;
+  };
+  rows = next(max_rows, sizeof(SampleRow));
+  masks = next(max_rows * mask_words(vocab_size), sizeof(uint32_t));
+  edits = next(vocab_size, sizeof(SampleEdit));  // no row has more
+  sampled = next(max_rows, sizeof(SampledRow));
+  top = next(max_rows * kMaxTopLogprobs, sizeof(SampledTop));
+}
+
+int64_t DeviceSampler::device_bytes(int64_t vocab_size, int64_t max_rows) {
+  return int64_t(Places(vocab_size, max_rows).end);
+}
+
+DeviceSampler::DeviceSampler(Backend& backend, int64_t vocab_size, int64_t max_rows)
+    : backend_(backend),
+      vocab_size_(vocab_size),
+      max_rows_(max_rows),
+      places_(vocab_size, max_rows),
+      place_(size_t(vocab_size)) {
+  memory_ = static_cast<char*>(backend_.allocate(places_.end));
+  for (char*& side : staging_) side = static_cast<char*>(backend_.allocate_staging(places_.end));
+}
 DeviceSampler::~DeviceSampler() {
-  if (memory_) backend_.deallocate(memory_, capacity_);
+  for (char* const side : staging_) backend_.deallocate_staging(side);
+  backend_.deallocate(memory_, places_.end);
+}
+
+bool DeviceSampler::possible(const SampleRequest& request) {
+  std::vector<int64_t> ids;
+  for (const auto& [id, bias] : request.params->logit_bias) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  return std::adjacent_find(ids.begin(), ids.end()) == ids.end();
 }
 
 void DeviceSampler::clear() {
@@ -23,9 +60,10 @@ void DeviceSampler::clear() {
 }
 
 bool DeviceSampler::add(const SampleRequest& request) {
+  if (num_rows() == max_rows_) return false;
   const SamplingParams& p = *request.params;
   SampleRow row;
-  row.uniform = philox_uniform(request.seed, request.index, request.tokens.size());
+  row.uniform = philox_uniform(request.seed, request.index, uint64_t(request.position()));
   row.top_p = p.top_p;
   row.temperature = float(p.temperature);
   row.min_p = float(p.min_p);
@@ -36,10 +74,10 @@ bool DeviceSampler::add(const SampleRequest& request) {
   row.top_k = p.top_k < vocab_size_ ? int32_t(p.top_k) : 0;
   row.num_logprobs = int32_t(p.logprobs);
   row.first_edit = int32_t(edits_.size());
-  const bool possible = add_edits(request);
+  add_edits(request);
   row.num_edits = int32_t(edits_.size()) - row.first_edit;
   for (int32_t i = 0; i < row.num_edits; ++i) place_[size_t(edits_[size_t(row.first_edit + i)].id)] = 0;
-  if (!possible) {
+  if (int64_t(edits_.size()) > vocab_size_) {
     edits_.resize(size_t(row.first_edit));
     return false;
   }
@@ -61,84 +99,73 @@ SampleEdit& DeviceSampler::edit_of(int32_t id) {
   return edits_[size_t(place - 1)];
 }
 
-bool DeviceSampler::add_edits(const SampleRequest& request) {
+void DeviceSampler::add_edits(const SampleRequest& request) {
   const SamplingParams& p = *request.params;
-  for (const auto& [id, bias] : p.logit_bias) {
-    if (place_[size_t(id)] != 0) return false;
-    edit_of(int32_t(id)).bias = float(bias);
-  }
-  if (int64_t(request.tokens.size()) - request.num_prompt < p.min_tokens)
+  for (const auto& [id, bias] : p.logit_bias) edit_of(int32_t(id)).bias = float(bias);
+  if (request.position() - request.num_prompt < p.min_tokens)
     for (const int32_t id : request.end_tokens) edit_of(id).bias = -std::numeric_limits<float>::infinity();
   const bool repetition = p.repetition_penalty != 1;
-  if (!repetition && p.presence_penalty == 0 && p.frequency_penalty == 0) return true;
+  if (!repetition && p.presence_penalty == 0 && p.frequency_penalty == 0) return;
   if (repetition)
     for (const int32_t id : request.tokens.first(size_t(request.num_prompt))) edit_of(id).seen |= kSeen;
   for (const int32_t id : request.tokens.subspan(size_t(request.num_prompt))) {
     uint32_t& seen = edit_of(id).seen;
     seen = (seen | kSeen) + 1;
   }
-  return true;
 }
 
-void DeviceSampler::reserve(size_t bytes) {
-  if (bytes <= capacity_) return;
-  if (memory_) backend_.deallocate(memory_, capacity_);
-  memory_ = nullptr;
-  capacity_ = round_up(bytes + bytes / 2, size_t(4096));
-  memory_ = static_cast<char*>(backend_.allocate(capacity_));
-}
-
-std::vector<SampledToken> DeviceSampler::run(Tensor logits) {
-  auto next = [end = size_t(0)](size_t bytes) mutable {
-    const size_t begin = end;
-    end += round_up(bytes, size_t(64));
-    return begin;
-  };
+DeviceSampler::Run DeviceSampler::submit(Tensor logits, int32_t* next_ids) {
   const size_t count = rows_.size();
-  const size_t rows_at = next(count * sizeof(SampleRow)), edits_at = next(edits_.size() * sizeof(SampleEdit)),
-               masks_at = next(masks_.size() * sizeof(uint32_t)),
-               sampled_at = next(count * sizeof(SampledRow)),
-               top_at = next(count * kMaxTopLogprobs * sizeof(SampledTop)), end = next(0);
-  reserve(end);
-  staged_.resize(sampled_at);
-  const auto stage = [&](size_t at, const auto& values) {
-    if (!values.empty()) std::memcpy(&staged_[at], values.data(), values.size() * sizeof(values[0]));
+  Run run;
+  run.side = std::exchange(side_, 1 - side_);
+  char* const staging = staging_[run.side];
+  const auto send = [&](size_t at, const auto& values) {
+    if (values.empty()) return;
+    const size_t bytes = values.size() * sizeof(values[0]);
+    std::memcpy(staging + at, values.data(), bytes);
+    backend_.send(memory_ + at, staging + at, bytes);
   };
-  stage(rows_at, rows_);
-  stage(edits_at, edits_);
-  stage(masks_at, masks_);
-  backend_.copy_to_device(memory_, staged_.data(), staged_.size());
+  send(places_.rows, rows_);
+  send(places_.edits, edits_);
+  send(places_.masks, masks_);
 
   SampleBatch batch;
   batch.num_rows = int64_t(count);
-  batch.rows = reinterpret_cast<const SampleRow*>(memory_ + rows_at);
-  batch.edits = reinterpret_cast<SampleEdit*>(memory_ + edits_at);
-  batch.masks = reinterpret_cast<const uint32_t*>(memory_ + masks_at);
-  batch.sampled = reinterpret_cast<SampledRow*>(memory_ + sampled_at);
-  batch.top = reinterpret_cast<SampledTop*>(memory_ + top_at);
+  batch.rows = reinterpret_cast<const SampleRow*>(memory_ + places_.rows);
+  batch.edits = reinterpret_cast<SampleEdit*>(memory_ + places_.edits);
+  batch.masks = reinterpret_cast<const uint32_t*>(memory_ + places_.masks);
+  batch.sampled = reinterpret_cast<SampledRow*>(memory_ + places_.sampled);
+  batch.top = reinterpret_cast<SampledTop*>(memory_ + places_.top);
+  batch.next_ids = next_ids;
   batch.all_plain = std::all_of(rows_.begin(), rows_.end(), [](const SampleRow& r) {
     return r.greedy != 0 && r.num_edits == 0 && r.mask < 0 && r.num_logprobs < 0;
   });
   backend_.sample(batch, logits);
 
-  sampled_.resize(count);
-  backend_.copy_to_host(sampled_.data(), batch.sampled, count * sizeof(SampledRow));
-  const bool any_top =
-      std::any_of(rows_.begin(), rows_.end(), [](const SampleRow& r) { return r.num_logprobs > 0; });
-  if (any_top) {
-    top_.resize(count * kMaxTopLogprobs);
-    backend_.copy_to_host(top_.data(), batch.top, top_.size() * sizeof(SampledTop));
-  }
-  std::vector<SampledToken> tokens(count);
-  for (size_t i = 0; i < count; ++i) {
-    const SampledRow& from = sampled_[i];
+  const auto fetch = [&](size_t at, size_t bytes) { backend_.fetch(staging + at, memory_ + at, bytes); };
+  fetch(places_.sampled, count * sizeof(SampledRow));
+  for (const SampleRow& row : rows_) run.num_logprobs.push_back(row.num_logprobs);
+  if (std::any_of(rows_.begin(), rows_.end(), [](const SampleRow& r) { return r.num_logprobs > 0; }))
+    fetch(places_.top, count * kMaxTopLogprobs * sizeof(SampledTop));
+  run.mark = backend_.mark();
+  return run;
+}
+
+std::vector<SampledToken> DeviceSampler::collect(const Run& run) {
+  backend_.wait_for(run.mark);
+  const char* const staging = staging_[run.side];
+  const auto* const sampled = reinterpret_cast<const SampledRow*>(staging + places_.sampled);
+  const auto* const top = reinterpret_cast<const SampledTop*>(staging + places_.top);
+  std::vector<SampledToken> tokens(run.num_logprobs.size());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const SampledRow& from = sampled[i];
     tokens[i].token = from.token;
-    if (rows_[i].num_logprobs < 0 || from.token < 0) continue;
+    if (run.num_logprobs[i] < 0 || from.token < 0) continue;
     const double log_sum = double(from.max) + std::log(from.total);
     tokens[i].logprobs.logprob = float(double(from.logit) - log_sum);
-    const int64_t best = std::min<int64_t>(rows_[i].num_logprobs, vocab_size_);
+    const int64_t best = std::min<int64_t>(run.num_logprobs[i], vocab_size_);
     for (int64_t n = 0; n < best; ++n) {
-      const SampledTop& t = top_[i * kMaxTopLogprobs + size_t(n)];
+      const SampledTop& t = top[i * kMaxTopLogprobs + size_t(n)];
       tokens[i].logprobs.top.emplace_back(t.id, float(double(t.logit) - log_sum));
     }
   }

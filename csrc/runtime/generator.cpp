@@ -49,7 +49,7 @@ Generator::Generator(const WeightSource& source, Backend& backend, const MemoryP
   if (config_.vision)
     encoder_ = std::make_unique<ImageEncoder>(source, backend, plan.images, plan.vision_tiles);
   if (backend.samples_on_device())
-    device_sampler_ = std::make_unique<DeviceSampler>(backend, config_.vocab_size);
+    device_sampler_ = std::make_unique<DeviceSampler>(backend, config_.vocab_size, limits_.logit_rows);
   if (options.zero_cache) kv_.zero();
   totals_.weight_bytes = plan.weights;
   totals_.kv_cache_bytes = plan.kv.bytes();
@@ -58,6 +58,14 @@ Generator::Generator(const WeightSource& source, Backend& backend, const MemoryP
   totals_.block_size = plan.kv.block_size;
   totals_.global_block_bytes = plan.kv.global_block_bytes;
   totals_.local_block_bytes = plan.kv.local_block_bytes;
+}
+
+Generator::~Generator() {
+  if (!flight_) return;
+  try {
+    backend_.wait_for(flight_->sampling.mark);
+  } catch (const Error&) {  // nobody is left to hear it
+  }
 }
 
 void Generator::add(uint64_t id, const Request& request, uint64_t seed) {
@@ -168,19 +176,27 @@ void Generator::end(uint64_t id, int index, const std::string& reason) {
 }
 
 std::vector<TokenEvent> Generator::step() {
-  const auto start = std::chrono::steady_clock::now();
-  std::span<const Slice> slices;
+  if (!flight_) step_began_ = std::chrono::steady_clock::now();
+  std::vector<Slice> slices;
   const int64_t chosen_before = totals_.generated_tokens;
   try {
     if (!encoding_.empty()) encode_images();
-    slices = scheduler_.schedule();
-    if (!slices.empty()) run(slices);
+    if (flight_) {
+      slices = flight_->slices;
+    } else {
+      slices = scheduler_.schedule();
+      if (!slices.empty()) run(slices);
+    }
+    if (flight_) land();
   } catch (const std::exception& e) {
+    flight_.reset();  // its slices are of the same sequences
     if (slices.empty()) fail_running(e.what());
     for (const Slice& slice : slices) finish(generation(slice), "error", e.what());
   }
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  if (!slices.empty()) count_step(slices, elapsed.count(), chosen_before);
+  const auto now = std::chrono::steady_clock::now();
+  if (!slices.empty())
+    count_step(slices, std::chrono::duration<double>(now - step_began_).count(), chosen_before);
+  step_began_ = now;  // of the one in flight
   drop_finished_requests();
   return std::exchange(events_, {});
 }
@@ -195,12 +211,17 @@ void Generator::run(std::span<const Slice> slices) {
       model_.logits(0, batch.num_outputs);
     });
     commit(slices);
-    take_rows(slices, 0, model_.latest_logits(rows));
+    const Tensor logits = model_.latest_logits(rows);
+    flight_ = take_off(slices, logits, 0);
+    if (!flight_) take_rows(slices, 0, logits);
   } else {
     model_.forward(batch, kv_.layers());
     commit(slices);
-    for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows)
-      take_rows(slices, begin, model_.logits(begin, std::min(limits_.logit_rows, rows - begin)));
+    for (int64_t begin = 0; begin < rows; begin += limits_.logit_rows) {
+      const Tensor logits = model_.logits(begin, std::min(limits_.logit_rows, rows - begin));
+      if (logits.size(0) == rows) flight_ = take_off(slices, logits, 0);
+      if (!flight_) take_rows(slices, begin, logits);
+    }
   }
   for (const Slice& slice : slices) {
     Generation& g = generation(slice);
@@ -209,6 +230,80 @@ void Generator::run(std::span<const Slice> slices) {
     g.max_cached_tokens = g.rows_done < g.rows_wanted ? g.rows_done : INT64_MAX;
     if (g.request->request.return_logits) report_logits(g);
   }
+}
+
+// --- steps in flight
+//
+// A step whose every output is a token that the device chooses without the host's help is not waited for: it
+// flies until land(). Before it lands the next one is submitted, if it is sure what that is: one more token
+// of each of the same sequences. The device finds their ids where sampling left them; blocks, positions and
+// arrays do not depend on them. Should a sequence turn out to have ended, its row of that step is computed
+// for nothing: what it writes goes to blocks that are given to others only by later steps, which the device
+// runs later.
+
+// Submits the sampling of all outputs. Empty, and nothing is done, when a row is for the host.
+std::optional<Generator::Flight> Generator::take_off(std::span<const Slice> slices, const Tensor& logits,
+                                                     int64_t num_unknown) {
+  if (!device_sampler_ || !backend_.works_behind() || outputs_.empty()) return {};
+  device_sampler_->clear();
+  for (const OutputRow& output : outputs_) {
+    const Generation& g = generation(slices[output.slice]);
+    if (g.request->request.return_logits || output.position < g.rows_wanted || mask_of(g)) return {};
+    SampleRequest sample = sample_request(g);
+    sample.num_unknown = num_unknown;
+    if (!DeviceSampler::possible(sample) || !device_sampler_->add(sample)) return {};
+  }
+  int32_t* const next_ids = outputs_.size() == slices.size() ? builder_.next_ids() : nullptr;
+  return Flight{{slices.begin(), slices.end()}, outputs_, device_sampler_->submit(logits, next_ids)};
+}
+
+// The step after `now`, submitted, if it is known what that is.
+std::optional<Generator::Flight> Generator::fly_ahead(const Flight& now) {
+  if (!encoding_.empty() || now.outputs.size() != now.slices.size()) return {};
+  for (const Slice& slice : now.slices) {
+    const Generation& g = generation(slice);
+    const SamplingParams& p = g.request->request.sampling;
+    const bool needs_ids = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+    const bool ends =
+        g.num_output() + 1 == g.request->request.max_tokens || g.length() + 1 == plan_.max_model_len;
+    if (needs_ids || ends) return {};
+  }
+  const std::vector<Slice> slices = scheduler_.schedule_ahead(now.slices);
+  if (slices.empty()) return {};
+  outputs_.clear();
+  for (size_t i = 0; i < slices.size(); ++i) outputs_.push_back({i, slices[i].begin});
+  const Batch& batch = builder_.build(slices, outputs_, /*ids_are_there=*/true);
+  backend_.run_captured(builder_.capture_key().value(), [&] {
+    model_.forward(batch, kv_.layers());
+    model_.logits(0, batch.num_outputs);
+  });
+  std::optional<Flight> next = take_off(slices, model_.latest_logits(int64_t(slices.size())), 1);
+  LLAMA4RT_CHECK(kInternal, next, "a step ahead has a row for the host");
+  ++totals_.steps_ahead;
+  return next;
+}
+
+// Submits the next step if it can, then waits for the one in flight and uses its tokens.
+void Generator::land() {
+  std::optional<Flight> next = fly_ahead(*flight_);
+  const Flight now = std::move(*std::exchange(flight_, std::move(next)));
+  std::vector<SampledToken> tokens = device_sampler_->collect(now.sampling);
+  for (size_t r = 0; r < tokens.size(); ++r) {
+    RowResult result;
+    result.finite = tokens[r].token >= 0;
+    result.sampled = std::move(tokens[r]);
+    use_row(now.slices[now.outputs[r].slice], now.outputs[r].position, {}, result);
+  }
+  if (!flight_) return;
+  bool anybody = false;
+  for (const Slice& slice : flight_->slices) {
+    if (slice.sequence->status != SequenceStatus::kRunning) continue;
+    scheduler_.commit(slice);
+    anybody = true;
+  }
+  if (anybody) return;
+  backend_.wait_for(flight_->sampling.mark);
+  flight_.reset();
 }
 
 void Generator::commit(std::span<const Slice> slices) {
@@ -222,37 +317,48 @@ void Generator::take_rows(std::span<const Slice> slices, int64_t begin, const Te
   if (!sample_rows(slices, begin, logits)) read_rows(slices, begin, on_host(logits));
 }
 
-// Samples the rows where they are. False: a row is for the host to see, or asks for what only the host does.
+// Samples the rows where they are, as many at once as the sampler takes. False: a row is for the host to see,
+// or asks for what only the host does.
 bool Generator::sample_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits) {
   if (!device_sampler_) return false;
   const int64_t count = logits.size(0);
   const auto slice = [&](int64_t r) -> const Slice& { return slices[outputs_[size_t(begin + r)].slice]; };
-  const auto position = [&](int64_t r) { return outputs_[size_t(begin + r)].position; };
   for (int64_t r = 0; r < count; ++r) {
     const Generation& g = generation(slice(r));
-    if (g.request->request.return_logits || position(r) < g.rows_wanted) return false;
+    if (g.request->request.return_logits || outputs_[size_t(begin + r)].position < g.rows_wanted ||
+        !DeviceSampler::possible(sample_request(g)))
+      return false;
   }
   device_sampler_->clear();
   results_.assign(size_t(count), {});
+  int64_t first = 0;
+  const auto sample_added = [&] {
+    const int64_t rows = device_sampler_->num_rows();
+    std::vector<SampledToken> tokens =
+        device_sampler_->collect(device_sampler_->submit(logits.rows(first, rows)));
+    for (int64_t r = 0; r < rows; ++r) results_[size_t(first + r)].sampled = std::move(tokens[size_t(r)]);
+    device_sampler_->clear();
+    first += rows;
+  };
   for (int64_t r = 0; r < count; ++r) {
-    const Generation& g = generation(slice(r));
-    SampleRequest sample = sample_request(g);
-    if (TokenMask* const mask = mask_of(g)) {
+    SampleRequest sample = sample_request(generation(slice(r)));
+    if (TokenMask* const mask = mask_of(generation(slice(r)))) {
       if (auto error = mask->wait(kMaskPatience))
         results_[size_t(r)].error = std::move(*error);
       else
         sample.allowed = mask->bits();
     }
-    if (!device_sampler_->add(sample)) return false;
+    if (device_sampler_->add(sample)) continue;
+    sample_added();
+    LLAMA4RT_CHECK(kInternal, device_sampler_->add(sample), "a row does not fit the sampler");
   }
-  std::vector<SampledToken> tokens = device_sampler_->run(logits);
+  sample_added();
   for (int64_t r = 0; r < count; ++r) {
     RowResult& result = results_[size_t(r)];
-    result.sampled = std::move(tokens[size_t(r)]);
     result.finite = result.sampled.token >= 0;
     TokenMask* const mask = mask_of(generation(slice(r)));
     if (mask && result.error.empty()) mask->expire();
-    use_row(slice(r), position(r), {}, result);
+    use_row(slice(r), outputs_[size_t(begin + r)].position, {}, result);
   }
   return true;
 }
@@ -437,8 +543,15 @@ void Generator::fail_running(const std::string& error) {
 
 void Generator::drop_finished_requests() {
   if (!std::exchange(requests_may_be_finished_, false)) return;
+  const auto flies = [this](const RequestState& state) {
+    return flight_ && std::any_of(flight_->slices.begin(), flight_->slices.end(),
+                                  [&](const Slice& slice) { return generation(slice).request == &state; });
+  };
   for (auto it = requests_.begin(); it != requests_.end();) {
     if (it->second.live > 0) {
+      ++it;
+    } else if (flies(it->second)) {
+      requests_may_be_finished_ = true;  // later
       ++it;
     } else {
       release_images(it->second);
@@ -454,6 +567,7 @@ void Generator::count_step(std::span<const Slice> slices, double seconds, int64_
     step.prompt_tokens +=
         std::max<int64_t>(std::min(slice.end(), slice.sequence->num_prompt) - slice.begin, 0);
   totals_.prompt_tokens += step.prompt_tokens;
+  ++totals_.steps;
 }
 
 EngineStats Generator::stats() const {

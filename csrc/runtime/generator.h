@@ -4,10 +4,12 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -48,6 +50,8 @@ struct EngineStats {
   int64_t prompt_tokens = 0, generated_tokens = 0;  // computed and chosen since the start
   double prompt_tokens_per_second = 0;              // over the latest steps
   double generated_tokens_per_second = 0;
+  int64_t steps = 0;        // since the start
+  int64_t steps_ahead = 0;  // of those: submitted before the tokens of the one before were known
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
   std::vector<std::vector<int64_t>> expert_tokens;  // see Llama4::expert_tokens
 };
@@ -57,13 +61,15 @@ class Generator {
   // `source` and `backend` outlive the generator.
   Generator(const WeightSource& source, Backend& backend, const MemoryPlan& plan,
             const GeneratorOptions& options);
+  ~Generator();
 
   // The request has been checked. Sequences of n > 1 share its seed.
   void add(uint64_t id, const Request& request, uint64_t seed);
   // Ends one sequence, or all of them when index < 0; unknown and finished ones are ignored.
   void end(uint64_t id, int index, const std::string& reason);
   // One turn of the wheel: everything that happened since the last call. Never throws for what a single
-  // request causes: its sequences end with "error" and the others go on.
+  // request causes: its sequences end with "error" and the others go on. On a device that works behind the
+  // host's back the next step may be under way when it returns.
   std::vector<TokenEvent> step();
 
   bool has_work() const { return scheduler_.has_work() || !encoding_.empty() || !events_.empty(); }
@@ -98,6 +104,12 @@ class Generator {
     SampledToken sampled;         // of a row that decides a token
     TokenLogprobs of_next_token;  // of a prompt row
   };
+  // A step under way, whose tokens the device chooses: one row for each output.
+  struct Flight {
+    std::vector<Slice> slices;
+    std::vector<OutputRow> outputs;
+    DeviceSampler::Run sampling;
+  };
   struct RecentStep {
     double seconds = 0;
     int64_t prompt_tokens = 0, generated_tokens = 0;
@@ -113,6 +125,9 @@ class Generator {
   Tensor on_host(const Tensor& logits);
   void take_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
   bool sample_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits);
+  std::optional<Flight> take_off(std::span<const Slice> slices, const Tensor& logits, int64_t num_unknown);
+  std::optional<Flight> fly_ahead(const Flight& now);
+  void land();
   static SampleRequest sample_request(const Generation& g);
   static TokenMask* mask_of(const Generation& g);
   void choose_outputs(std::span<const Slice> slices);
@@ -145,7 +160,8 @@ class Generator {
   std::deque<uint64_t> encoding_;      // requests whose pictures are not all encoded, oldest first
   int64_t scheduled_with_images_ = 0;  // requests
   uint64_t next_arrival_ = 0;
-  std::vector<OutputRow> outputs_;  // of the current step
+  std::optional<Flight> flight_;
+  std::vector<OutputRow> outputs_;  // of the step that is built
   std::vector<RowResult> results_;
   std::unique_ptr<DeviceSampler> device_sampler_;  // null: the backend leaves sampling to the host
   std::vector<float> host_logits_;                 // rows of a device with memory of its own
@@ -154,6 +170,7 @@ class Generator {
   EngineStats totals_;
   std::array<RecentStep, 64> recent_;
   size_t num_steps_ = 0;
+  std::chrono::steady_clock::time_point step_began_;  // of the step under way
 };
 
 }  // namespace llama4rt

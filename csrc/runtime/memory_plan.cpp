@@ -6,6 +6,7 @@
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "runtime/batch_builder.h"
+#include "runtime/device_sampler.h"
 #include "runtime/image_encoder.h"
 
 namespace llama4rt {
@@ -69,6 +70,7 @@ MemoryPlan without_cache(const ModelConfig& config, int64_t weight_bytes, const 
     const BatchLimits limits{plan.step.max_tokens, plan.step.max_outputs, options.max_num_seqs, max_model_len,
                              options.block_size};
     plan.batch = BatchBuilder::device_bytes(config, limits);
+    plan.sampling = DeviceSampler::device_bytes(config.vocab_size, plan.step.logit_rows);
     const StepShape shape{
         .max_tokens = plan.step.max_tokens,
         .max_outputs = plan.step.logit_rows,

@@ -37,11 +37,13 @@ struct MemoryPlan {
   int64_t vision = 0;     // activations of the tower
   int64_t images = 0;     // encoded pictures; on a CPU taken one by one, never more in all
   int64_t batch = 0;      // ids, positions and block tables of a step
+  int64_t sampling = 0;   // parameters, masks and results of rows whose tokens the device chooses
   ScratchBytes scratch;   // what kernels need beside their inputs
   int64_t driver = 0;     // taken by the driver: its context, kernels, recorded steps; an estimate
 
   int64_t total() const {
-    return weights + kv.bytes() + workspace + logits + vision + images + batch + scratch.total() + driver;
+    return weights + kv.bytes() + workspace + logits + vision + images + batch + sampling + scratch.total() +
+           driver;
   }
   // Sequences of the full max_model_len that the cache holds at the same time, at most max_num_seqs.
   int64_t full_sequences() const;

@@ -18,12 +18,15 @@ inline constexpr double kGreedyTemperature = 1e-5;
 
 struct SampleRequest {
   const SamplingParams* params = nullptr;
-  std::span<const int32_t> tokens;  // prompt and output so far; its size is the position being sampled
+  std::span<const int32_t> tokens;  // prompt and output so far
+  int64_t num_unknown = 0;          // tokens after them that are being chosen; only DeviceSampler takes any
   int64_t num_prompt = 0;
   std::span<const uint32_t> allowed;    // bit i % 32 of word i / 32: token i may come; empty: all may
   std::span<const int32_t> end_tokens;  // forbidden while the output is shorter than min_tokens
   uint64_t seed = 0;
   uint32_t index = 0;  // which of the n
+
+  int64_t position() const { return int64_t(tokens.size()) + num_unknown; }  // being sampled
 };
 
 struct SampledToken {

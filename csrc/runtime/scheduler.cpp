@@ -135,13 +135,8 @@ int64_t Scheduler::local_blocks_until_end(const Sequence& s) const {
 // True when blocks for the next `count` tokens of s are available, after preempting younger sequences if it
 // must. False: s is the youngest and older ones hold what it lacks, so it sits this step out.
 bool Scheduler::make_room(Sequence& s, int count, int& budget) {
-  const int64_t end = s.num_computed + count;
-  const int64_t size = options_.block_size;
-  const int64_t global_need =
-      global_.num_blocks() == 0 ? 0 : ceil_div(end, size) - int64_t(s.global_blocks.size());
-  const int64_t local_need =
-      local_.num_blocks() == 0 ? 0 : ceil_div(end - chunk_begin(s), size) - int64_t(s.local_blocks.size());
-  while (global_.num_available() < global_need || local_.num_available() < local_need) {
+  const BlockNeed need = blocks_until(s, s.num_computed + count);
+  while (global_.num_available() < need.global || local_.num_available() < need.local) {
     Sequence& youngest = *running_.rbegin()->second;
     if (&youngest == &s) {
       LLAMA4RT_CHECK(kInternal, running_.size() > 1, "a sequence of ", s.length(),
@@ -152,6 +147,37 @@ bool Scheduler::make_room(Sequence& s, int count, int& budget) {
     preempt(youngest, budget);
   }
   return true;
+}
+
+// The blocks s lacks for its tokens before `end`.
+Scheduler::BlockNeed Scheduler::blocks_until(const Sequence& s, int64_t end) const {
+  const int64_t size = options_.block_size;
+  BlockNeed need;
+  if (global_.num_blocks() > 0) need.global = ceil_div(end, size) - int64_t(s.global_blocks.size());
+  if (local_.num_blocks() > 0)
+    need.local = ceil_div(end - chunk_begin(s), size) - int64_t(s.local_blocks.size());
+  return need;
+}
+
+std::vector<Slice> Scheduler::schedule_ahead(std::span<const Slice> slices) {
+  const bool others_wait = !waiting_.empty() && int(running_.size()) < options_.max_num_seqs;
+  if (others_wait || running_.size() != slices.size()) return {};
+  BlockNeed all;
+  for (const Slice& slice : slices) {
+    const Sequence& s = *slice.sequence;
+    if (s.status != SequenceStatus::kRunning || s.num_remaining() != 0) return {};
+    const BlockNeed need = blocks_until(s, s.length() + 1);
+    all.global += need.global;
+    all.local += need.local;
+  }
+  if (all.global > global_.num_available() || all.local > local_.num_available()) return {};
+  std::vector<Slice> next;
+  for (const Slice& slice : slices) {
+    Sequence& s = *slice.sequence;
+    take_blocks(s, s.length() + 1);
+    next.push_back({&s, s.length(), 1});
+  }
+  return next;
 }
 
 void Scheduler::preempt(Sequence& s, int& budget) {

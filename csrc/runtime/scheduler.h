@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "runtime/block_allocator.h"
@@ -43,6 +44,10 @@ class Scheduler {
   void add(Sequence& sequence);
   // The slices of the next step, with blocks for every token in them; empty when nothing can run.
   const std::vector<Slice>& schedule();
+  // The step after `slices`, the latest step, whose tokens are not known yet: one more token for each of its
+  // sequences. Empty, and nothing is done, when it would be another step: somebody else runs or could be let
+  // in, a slice ends before the last known token, or there are no blocks without preempting.
+  std::vector<Slice> schedule_ahead(std::span<const Slice> slices);
   // The slice's keys and values are computed: advances the sequence, shares full blocks through the prefix
   // cache and frees the local blocks of a finished chunk.
   void commit(const Slice& slice);
@@ -66,6 +71,10 @@ class Scheduler {
   bool admit(Sequence& s);
   bool make_room(Sequence& s, int count, int& budget);
   void preempt(Sequence& s, int& budget);
+  struct BlockNeed {
+    int64_t global = 0, local = 0;
+  };
+  BlockNeed blocks_until(const Sequence& s, int64_t end) const;
   void take_blocks(Sequence& s, int64_t end);
   void free_blocks(Sequence& s);
   void free_local_blocks(Sequence& s);

@@ -265,10 +265,10 @@ class Engine:
 def plan(file: EngineFile, **options: Any) -> dict[str, Any]:
     """What an engine of these options (Engine's) would take of its device, whether that is there or not.
 
-    {"bytes": {"weights", "kv_global", "kv_local", "workspace", "logits", "vision", "images", "batch", "scratch",
-    "driver", "total"}, "blocks": {"size", "global", "local"}, "max_model_len", "max_num_seqs", "max_batched_tokens",
-    "full_sequences", "longest_context"}. ConfigError when it does not fit memory_bytes, with the longest context that
-    would.
+    {"bytes": {"weights", "kv_global", "kv_local", "workspace", "logits", "vision", "images", "batch", "sampling",
+    "scratch", "driver", "total"}, "blocks": {"size", "global", "local"}, "max_model_len", "max_num_seqs",
+    "max_batched_tokens", "full_sequences", "longest_context"}. ConfigError when it does not fit memory_bytes, with the
+    longest context that would.
     """
 
 def plan_config(config: str, **options: Any) -> dict[str, Any]:

@@ -64,6 +64,8 @@ using Published = std::map<uint32_t, std::shared_ptr<const Clocks>>;
 
 const Launch* launch = nullptr;
 uint32_t first_block_of_launch = 0;
+OverlappedBlocks before_launch;
+constexpr uint32_t kAnyKernelBefore = UINT32_MAX;  // the block of as_if_a_kernel_wrote
 Block* block = nullptr;
 std::vector<Knowledge> threads;
 Clocks base;  // known to all since the last whole-block barrier
@@ -108,9 +110,12 @@ void merge(std::shared_ptr<const Clocks>& into, const std::shared_ptr<const Cloc
   into = std::move(merged);
 }
 
+// By an earlier launch, or the host.
+bool from_before(const Record& r) { return r.block < first_block_of_launch || r.block == kAnyKernelBefore; }
+
 // Whether t may rely on what `r` did.
 bool ordered(const Record& r, const Thread& t) {
-  if (r.block < first_block_of_launch) return true;  // an earlier launch, or the host
+  if (from_before(r)) return t.waited || !(before_launch.contains(r.block) || r.block == kAnyKernelBefore);
   if (r.block == block->number) return (r.thread == t.id && !r.bulk) || knows(t, r.thread) >= r.clock;
   const auto it = known.find(r.block);
   return it != known.end() && (*it->second)[r.thread] >= r.clock;
@@ -121,6 +126,8 @@ bool ordered(const Record& r, const Thread& t) {
 }
 
 std::string by_whom(const Record& r) {
+  if (from_before(r))
+    return error_text("thread ", r.thread, " of a kernel before (griddepcontrol.wait is still to come)");
   if (r.copied) return error_text("an asynchronous copy of thread ", r.thread);
   return r.block == block->number ? error_text("thread ", r.thread)
                                   : error_text("thread ", r.thread, " of another block");
@@ -236,8 +243,9 @@ void check_write(Cell& cell, uint8_t mask, const Thread& t, Kind kind, const Ori
 bool enabled() { return instrumented && options().check; }
 void set_instrumented() { instrumented = true; }
 
-void begin_launch(const Launch& l, uint32_t first_block) {
+void begin_launch(const Launch& l, uint32_t first_block, const OverlappedBlocks& before) {
   launch = &l;
+  before_launch = before;
   first_block_of_launch = first_block;
   atomic_variables.clear();
 }
@@ -380,17 +388,26 @@ void atomic_orders(const void* p) {
   if (const auto& fenced = threads[size_t(self().id)].fenced) merge(variable[block->number], fenced);
 }
 
-void host_wrote(const void* p, size_t bytes) {
+namespace {
+// The host has written, or `by`.
+void wrote(const void* p, size_t bytes, const Record& by) {
   if (!instrumented || bytes == 0) return;
   Allocation* a = allocation_before(p);
   if (!a->shadow) a->shadow = std::make_shared<Shadow>(a->bytes);
   for_cells(*a->shadow, size_t(static_cast<const char*>(p) - a->base), bytes, 0,
-            [](Cell& cell, uint8_t mask) {
+            [&](Cell& cell, uint8_t mask) {
               cell.initialised |= mask;
               cell.write.bytes &= uint8_t(~mask);
               for (Record& r : cell.readers) r.bytes &= uint8_t(~mask);
+              if (by.block == 0) return;
+              cell.write = by;
+              cell.write.bytes = mask;
             });
 }
+}  // namespace
+
+void host_wrote(const void* p, size_t bytes) { wrote(p, bytes, {}); }
+void as_if_a_kernel_wrote(const void* p, size_t bytes) { wrote(p, bytes, {.block = kAnyKernelBefore}); }
 
 }  // namespace checker
 

@@ -8,7 +8,8 @@
 //
 // Order is kept as vector clocks of one block: thread u's counter advances when u releases (barrier,
 // __syncwarp, mbarrier arrive), and every thread knows up to which counter it may see the others. Between
-// blocks of one launch only fence + atomic orders.
+// blocks of one launch only fence + atomic orders. Launches order, unless they overlap with the kernels
+// before: then griddepcontrol.wait does.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,7 @@ namespace checker {
 bool enabled();
 void set_instrumented();  // called by the instrumented code itself, at start
 
-void begin_launch(const Launch& launch, uint32_t first_block);
+void begin_launch(const Launch& launch, uint32_t first_block, const OverlappedBlocks& before);
 void begin_block(Block& b);
 void end_block(Block& b);
 
@@ -63,6 +64,9 @@ void atomic_orders(const void* p);
 
 // --- the host
 void host_wrote(const void* p, size_t bytes);  // device memory
+// From now on that device memory counts as written by the kernel before: a kernel that overlaps must have
+// waited when it touches it.
+void as_if_a_kernel_wrote(const void* p, size_t bytes);
 
 }  // namespace checker
 }  // namespace llama4rt::simt

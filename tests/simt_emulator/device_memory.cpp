@@ -69,6 +69,7 @@ void device_free(void* p) {
 }
 
 size_t device_bytes_in_use() { return in_use; }
+int device_allocations() { return count; }
 
 bool in_device_heap(const void* p) {
   return heap && static_cast<const char*>(p) >= heap && static_cast<const char*>(p) < heap + kHeapBytes;

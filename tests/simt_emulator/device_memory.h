@@ -23,6 +23,7 @@ struct Allocation {
 void* device_allocate(size_t bytes);
 void device_free(void* p);
 size_t device_bytes_in_use();  // of live allocations, as asked for
+int device_allocations();      // ever made
 bool in_device_heap(const void* p);
 // The allocation that starts at or before p, also when p lies behind its end; null when there is none.
 Allocation* allocation_before(const void* p);

@@ -9,6 +9,7 @@
 #include "simt_emulator/async.h"
 #include "simt_emulator/barrier.h"
 #include "simt_emulator/checker.h"
+#include "simt_emulator/faults.h"
 #include "simt_emulator/matrix.h"
 #include "simt_emulator/shared_memory.h"
 #include "simt_emulator/warp.h"
@@ -132,6 +133,7 @@ void run_block(const Launch& launch, Dim3 index, Block& b) {
     t->id = i;
     t->lane = i % kWarpSize;
     t->warp = i / kWarpSize;
+    t->waited = !launch.overlaps;
     b.warps[size_t(t->warp)].existing |= 1u << t->lane;
     start_fiber(t->fiber, stacks().get(size_t(i)), thread_main);
     b.threads.push_back(std::move(t));
@@ -218,6 +220,11 @@ void yield_turn() {
   to_scheduler();
 }
 
+void grid_wait(Site site) {
+  InRuntime guard;
+  if (!fault_at(FaultKind::kGridWait, site)) self().waited = true;
+}
+
 void park(State state) {
   current->state = state;
   to_scheduler();
@@ -227,6 +234,8 @@ void thread_exits(Thread& t) {
   t.copy_groups.push_back(t.open_copies);
   for (const auto& group : t.copy_groups)  // groups may be empty
     if (!group.empty()) fail("exit with cp.async copies in flight, issued at " + group.front().site.text());
+  if (!t.waited)
+    fail("exit without griddepcontrol.wait: the next kernel would start before what came before is done");
   t.state = State::kDone;
   --t.block->live;
   t.block->warps[size_t(t.warp)].exited |= 1u << t.lane;
@@ -234,7 +243,7 @@ void thread_exits(Thread& t) {
   retest_barrier(*t.block);
 }
 
-void run_grid(const Launch& launch) {
+void run_grid(const Launch& launch, OverlappedBlocks& before) {
   LLAMA4RT_CHECK(kInternal, launch.threads >= 1 && launch.threads <= kMaxThreads, launch.name,
                  ": launched with blocks of ", launch.threads, " threads");
   LLAMA4RT_CHECK(kInternal,
@@ -244,7 +253,9 @@ void run_grid(const Launch& launch) {
                  launch.grid.z);
   random_state = options().seed;
   failure.clear();
-  checker::begin_launch(launch, blocks_run + 1);
+  if (!launch.overlaps) before = {};
+  const uint32_t first_block = blocks_run + 1;
+  checker::begin_launch(launch, first_block, before);
   Block block;
   for (const int i : turns(launch.grid.count())) {
     const Dim3 index{i % launch.grid.x, i / launch.grid.x % launch.grid.y, i / launch.grid.x / launch.grid.y};
@@ -252,6 +263,7 @@ void run_grid(const Launch& launch) {
     if (!failure.empty())
       throw Error(ErrorKind::kInternal, error_text(failure, "\n  (seed ", options().seed, ")"));
   }
+  before = {before.first == 0 ? first_block : before.first, blocks_run};
 }
 
 }  // namespace llama4rt::simt

@@ -50,6 +50,7 @@ struct Launch {
   int threads = 1;  // of a block, along x
   size_t dynamic_shared = 0;
   size_t closure_bytes = 0;  // of the most derived object
+  bool overlaps = false;     // may start before the kernel before is done
   virtual ~Launch() = default;
   virtual void call() const = 0;
 };
@@ -72,6 +73,7 @@ struct Thread {
   Block* block = nullptr;
   int id = 0, lane = 0, warp = 0;
   State state = State::kReady;
+  bool waited = false;  // for the kernels before; from the start when the launch does not overlap
   // what it waits for
   const char* what = "";
   Site site;
@@ -127,6 +129,8 @@ bool in_kernel();
 // Parks the current thread until ready() is true. `what` names it in a deadlock report.
 void wait_until(const char* what, Site site, bool (*ready)(void*), void* context);
 void yield_turn();
+// griddepcontrol.wait
+void grid_wait(Site site);
 void thread_exits(Thread& t);  // called by the executor
 
 // Ends the launch with this report; called by a thread, never returns to it.
@@ -149,7 +153,14 @@ class InRuntime {
 
 // --- for the host runtime
 
-// Runs all blocks. Throws Error(kInternal) with the report when a thread failed.
-void run_grid(const Launch& launch);
+// Blocks of the kernels that a launch may overlap with: those since the last one that waited for everything.
+struct OverlappedBlocks {
+  uint32_t first = 0, last = 0;  // numbers, both included; 0: none
+  bool contains(uint32_t block) const { return block >= first && block <= last; }
+};
+
+// Runs all blocks. Throws Error(kInternal) with the report when a thread failed. `before` is what its threads
+// have to wait for if it overlaps, and becomes what the next launch of the stream has to.
+void run_grid(const Launch& launch, OverlappedBlocks& before);
 
 }  // namespace llama4rt::simt

@@ -22,8 +22,9 @@ struct Last {
 }  // namespace
 
 std::string Fault::text() const {
-  static constexpr const char* kNames[] = {"barrier",       "syncwarp",        "shuffle",    "cp.async wait",
-                                           "mbarrier wait", "mbarrier arrive", "wgmma wait", "fence"};
+  static constexpr const char* kNames[] = {"barrier",       "syncwarp",      "shuffle",
+                                           "cp.async wait", "mbarrier wait", "mbarrier arrive",
+                                           "wgmma wait",    "fence",         "grid wait"};
   std::string t = std::string(kNames[size_t(kind)]) + " at " + Site{file.c_str(), line}.text();
   if (argument != 0) t += ", argument " + std::to_string(argument);
   return t;

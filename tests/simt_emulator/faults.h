@@ -22,6 +22,7 @@ enum class FaultKind : uint8_t {
   kMbarrierArrive,  // mbarrier arrive: does nothing
   kWgmmaWait,       // wgmma.wait_group: allows one group more in flight
   kFence,           // __threadfence and proxy fences: do nothing
+  kGridWait,        // griddepcontrol.wait: does nothing
 };
 
 struct Fault {

@@ -21,12 +21,15 @@ struct EventState {
 
 struct Operation {
   std::function<void()> run;
-  std::function<bool()> ready;  // empty: always
+  std::function<bool()> ready = {};           // empty: always
+  std::shared_ptr<const Launch> launch = {};  // of a kernel; `run` is empty then
+  bool is_copy = true;                        // or a fill: the next kernel starts behind it
 };
 
 struct StreamState {
   std::deque<Operation> queue;
   std::vector<Operation>* capture = nullptr;  // where work goes while a graph is recorded
+  OverlappedBlocks running;                   // kernels that the next one may overlap with
 };
 
 std::vector<StreamState*>& streams() {
@@ -60,7 +63,12 @@ void drain_until(const std::function<bool()>& done) {
     const Operation op = std::move(s.queue.front());
     s.queue.pop_front();
     try {
+      if (op.launch) {
+        run_grid(*op.launch, s.running);
+        continue;
+      }
       op.run();
+      if (op.is_copy) s.running = {};
     } catch (...) {
       for (StreamState* each : streams()) each->queue.clear();  // as after a sticky error
       throw;
@@ -76,7 +84,8 @@ void drain(StreamState& wanted) {
 }  // namespace
 
 void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch) {
-  submit(stream, {[launch = std::move(launch)] { run_grid(*launch); }, {}});
+  launch->overlaps = launch->overlaps && stream.overlaps();
+  submit(stream, {.run = {}, .launch = std::move(launch)});
 }
 
 }  // namespace llama4rt::simt
@@ -101,6 +110,7 @@ Stream::Stream() {
   auto* s = new simt::StreamState;
   simt::streams().push_back(s);
   handle_ = s;
+  overlaps_ = overlap_wanted();
 }
 Stream::~Stream() {
   std::erase(simt::streams(), static_cast<simt::StreamState*>(handle_));
@@ -112,51 +122,49 @@ void Stream::synchronize() {
 }
 void Stream::wait(const Event& event) {
   const auto* e = static_cast<const simt::EventState*>(event.handle());
-  submit(*this, {[] {}, [e, goal = e->submitted] { return e->reached >= goal; }});
+  submit(*this,
+         {.run = [] {}, .ready = [e, goal = e->submitted] { return e->reached >= goal; }, .is_copy = false});
 }
 // An empty copy may name no memory at all, as the real runtime allows; memcpy would not.
 void Stream::copy_to_device(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
-  submit(*this, {[=] {
-                   simt::live_allocation(dst, bytes, "copy to the device");
-                   std::memcpy(dst, src, bytes);
-                   simt::checker::host_wrote(dst, bytes);
-                 },
-                 {}});
+  submit(*this, {.run = [=] {
+    simt::live_allocation(dst, bytes, "copy to the device");
+    std::memcpy(dst, src, bytes);
+    simt::checker::host_wrote(dst, bytes);
+  }});
 }
 void Stream::copy_to_host(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
-  submit(*this, {[=] {
-                   simt::live_allocation(src, bytes, "copy to the host");
-                   std::memcpy(dst, src, bytes);
-                 },
-                 {}});
+  submit(*this, {.run = [=] {
+    simt::live_allocation(src, bytes, "copy to the host");
+    std::memcpy(dst, src, bytes);
+  }});
 }
 void Stream::copy_on_device(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
-  submit(*this, {[=] {
-                   simt::live_allocation(src, bytes, "copy on the device");
-                   simt::live_allocation(dst, bytes, "copy on the device");
-                   std::memmove(dst, src, bytes);
-                   simt::checker::host_wrote(dst, bytes);
-                 },
-                 {}});
+  submit(*this, {.run = [=] {
+    simt::live_allocation(src, bytes, "copy on the device");
+    simt::live_allocation(dst, bytes, "copy on the device");
+    std::memmove(dst, src, bytes);
+    simt::checker::host_wrote(dst, bytes);
+  }});
 }
 void Stream::fill(void* dst, int byte, size_t bytes) {
   if (bytes == 0) return;
-  submit(*this, {[=] {
-                   simt::live_allocation(dst, bytes, "fill");
-                   std::memset(dst, byte, bytes);
-                   simt::checker::host_wrote(dst, bytes);
-                 },
-                 {}});
+  submit(*this, {.run = [=] {
+    simt::live_allocation(dst, bytes, "fill");
+    std::memset(dst, byte, bytes);
+    simt::checker::host_wrote(dst, bytes);
+  }});
 }
 
 Event::Event() : handle_(new simt::EventState) {}
 Event::~Event() { delete static_cast<simt::EventState*>(handle_); }
 void Event::record(Stream& stream) {
   auto* e = static_cast<simt::EventState*>(handle_);
-  submit(stream, {[e, number = ++e->submitted] { e->reached = std::max(e->reached, number); }, {}});
+  submit(stream, {.run = [e, number = ++e->submitted] { e->reached = std::max(e->reached, number); },
+                  .is_copy = false});
 }
 
 void Event::synchronize() {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/device/attention_tile.cuh"
-#include "cuda/kernels/attention.h"
+#include "cuda/kernels/kv_launch.h"
 
 namespace llama4rt::cuda {
 
@@ -11,12 +11,7 @@ inline AttentionArgs attention_args(const AttentionCall& call) {
   const KvLayer& kv = call.kv;
   return {.out = call.out.ptr<float>(),
           .q = call.q.ptr<const float>(),
-          .kv = {.k = kv.k,
-                 .v = kv.v,
-                 .num_heads = kv.num_kv_heads,
-                 .block_size = kv.block_size,
-                 .head_dim = kv.head_dim,
-                 .cores = true},
+          .kv = kv_blocks(kv),
           .query_start = call.batch.query_start,
           .first_position = call.batch.first_position,
           .kv_begin = call.batch.kv_begin,

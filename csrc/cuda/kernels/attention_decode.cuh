@@ -16,6 +16,7 @@
 
 #include "cuda/device/attention_tile.cuh"
 #include "cuda/device/finish.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -135,6 +136,7 @@ LLAMA4RT_DEVICE void store_state(float* states, const RowState<Head>& state, int
 // A block: 16 rows (x: tile and KV head) of one sequence (y), four spans at a time (z).
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) attention_decode_kernel(AttentionArgs a) {
+  wait_for_kernel_before();
   using Head = typename Config::Head;
   const int kv_head = block_x() % a.kv.num_heads, first_row = block_x() / a.kv.num_heads * kWarpRows;
   const RowsOfSequence s(a, block_y());

@@ -17,6 +17,7 @@
 #pragma once
 
 #include "cuda/device/attention_tile.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -183,6 +184,7 @@ LLAMA4RT_DEVICE void attend_last_tile(RowState<Head>& state, const RowKeys& rows
 // A block: 128 rows (x, the last first) of one KV head (y) of one sequence (z).
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1) attention_hopper_kernel(AttentionArgs a) {
+  wait_for_kernel_before();
   using Head = typename Config::Head;
   const int kv_head = block_y(), warp = warp_index(), group = warp / 4;
   const int block_row = (grid_x() - 1 - block_x()) * Config::kRows;

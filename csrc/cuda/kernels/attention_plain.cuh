@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/device/kv_layout.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/reciprocal.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -85,6 +86,7 @@ struct PlainKeys {
 // Without the 2, ptxas aims at 40 registers and spills.
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 2) attention_plain_kernel(AttentionPlainArgs a) {
+  wait_for_kernel_before();
   LLAMA4RT_SHARED(float, shared_weights, Config::kWarps* kWarpSize);
   const int heads = a.kv.num_heads * a.group, dim = a.kv.head_dim, lane = lane_index();
   const int64_t token = block_x();

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cuda/device/attention_tile.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -67,6 +68,7 @@ LLAMA4RT_DEVICE void attend_tile(RowState<Head>& state, const QueryRows<Head>& q
 // A block: 64 rows (x, the last first: they see the most keys) of one KV head (y) of one sequence (z).
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) attention_prefill_kernel(AttentionArgs a) {
+  wait_for_kernel_before();
   using Head = typename Config::Head;
   const int kv_head = block_y(), sequence = block_z();
   const int block_row = (grid_x() - 1 - block_x()) * Config::kRows;

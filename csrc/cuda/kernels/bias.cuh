@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/exp.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/simt.h"
 
@@ -17,6 +18,7 @@ struct BiasArgs {
 // Block (t, p) does piece p of row t: x += bias, then with kGelu x = gelu(x).
 template <int kThreads, bool kGelu, bool kAligned>
 __global__ void __launch_bounds__(kThreads) bias_kernel(BiasArgs a) {
+  wait_for_kernel_before();
   const int column = (block_y() * kThreads + thread_x()) * 4;
   if (column >= a.dim) return;
   float* row = a.x + int64_t(block_x()) * a.x_stride;

@@ -1,6 +1,7 @@
 // gather_rows and scatter_rows: rows of one matrix to rows of another.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/simt.h"
 
@@ -18,6 +19,7 @@ struct CopyRowsArgs {
 // Block (i, p) copies piece p of row i: out[i] = x[rows[i]], or with kScatter out[rows[i]] = x[i].
 template <int kThreads, bool kScatter, bool kAligned>
 __global__ void __launch_bounds__(kThreads) copy_rows_kernel(CopyRowsArgs a) {
+  wait_for_kernel_before();
   const int64_t i = block_x(), row = a.rows[i];
   const int column = (block_y() * kThreads + thread_x()) * 4;
   if (column >= a.dim) return;

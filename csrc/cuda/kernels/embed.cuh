@@ -1,6 +1,7 @@
 // embed: rows of a bf16 table as fp32.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
@@ -23,6 +24,7 @@ inline constexpr int kEmbedColumns = 8;  // of one thread: 16 bytes of the table
 // kAligned: dim is a multiple of 8, table and out are aligned.
 template <int kThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads) embed_kernel(EmbedArgs a) {
+  wait_for_kernel_before();
   const int64_t token = block_x();
   const int first = (block_y() * kThreads + thread_x()) * kEmbedColumns;
   if (first >= a.dim) return;

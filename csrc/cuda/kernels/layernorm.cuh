@@ -1,6 +1,7 @@
 // layernorm of rows.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/ptx/math.cuh"
@@ -23,6 +24,7 @@ struct LayerNormArgs {
 // where the mean is large. The second and third reading of the row come from the first cache.
 template <int kThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads) layernorm_kernel(LayerNormArgs a) {
+  wait_for_kernel_before();
   const int64_t token = block_x();
   const float* row = a.x + token * a.x_stride;
   float sum = 0.0f;

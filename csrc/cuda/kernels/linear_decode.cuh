@@ -20,6 +20,7 @@
 #pragma once
 
 #include "cuda/device/finish.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/weight_tiles.cuh"
 #include "cuda/kernels/decode_args.h"
 #include "cuda/ptx/bits.cuh"
@@ -183,6 +184,7 @@ struct Loader {
   int side_place = -1;        // in a stage, after this lane's bytes of its first tile; -1: nothing
   int side_group = 0;         // of the stage's groups
   int groups_left = 0;        // of the split
+  int loaded = 0;             // stages, of those loaded before the first product
 
   LLAMA4RT_DEVICE explicit Loader(const DecodeBlock<Config>& b) {
     ring = ptx::shared_address(b.ring) + uint32_t(b.lane * 16);
@@ -194,9 +196,22 @@ struct Loader {
       side_place = Config::kZeroOffset - 16 * 16;
       side_group = b.lane - 16;
     }
+  }
+
+  // What needs nothing of the kernel before: weights of the dense matrix, to the end of the first split.
+  LLAMA4RT_DEVICE void load_early(const DecodeBlock<Config>& b) {
+    if (b.a.tokens == 0) return;
     b.start(walk);
-    if (!walk.done) point(b);
-    for (int i = 0; i < Config::kStages - 1; ++i) load_stage(b, i * Config::kStageBytes);
+    point(b);
+    while (loaded < Config::kStages - 1 && tiles_left > 0) load_stage(b, loaded++ * Config::kStageBytes);
+  }
+  // The rest of the ring. `offsets` are there.
+  LLAMA4RT_DEVICE void fill_ring(const DecodeBlock<Config>& b) {
+    if (b.a.tokens == 0) {
+      b.start(walk);
+      if (!walk.done) point(b);
+    }
+    while (loaded < Config::kStages - 1) load_stage(b, loaded++ * Config::kStageBytes);
   }
 
   // To the first stage of the walk's split.
@@ -221,6 +236,10 @@ struct Loader {
 
   // The next stage to its place, zeros where K ends inside it. When all are loaded only the group is counted.
   LLAMA4RT_DEVICE void load_stage(const DecodeBlock<Config>& b, int place) {
+    if (!walk.done && tiles_left <= 0) {
+      b.next(walk);
+      if (!walk.done) point(b);
+    }
     if (!walk.done && b.has_rows) {
       const uint32_t to = ring + uint32_t(place);
       for (int i = 0; i < Config::kStageTiles; ++i)
@@ -233,10 +252,6 @@ struct Loader {
         const int size = Weights::kZeros && b.lane >= 16 ? 1 : b.a.fp32_scales ? 4 : 2;
         side += Config::kStageGroups * 16 * size;
         groups_left -= Config::kStageGroups;
-      }
-      if (tiles_left <= 0) {
-        b.next(walk);
-        if (!walk.done) point(b);
       }
     }
     ptx::copy_commit();
@@ -353,8 +368,11 @@ LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Total& total) {
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeArgs a, int rows_of_x) {
   const DecodeBlock<Config> b(a, rows_of_x);
-  b.load_offsets();
   Loader<Config> loader(b);
+  loader.load_early(b);
+  wait_for_kernel_before();
+  b.load_offsets();
+  loader.fill_ring(b);
   const int64_t partial = int64_t(a.tokens + a.slots) * Config::kRows;
   float* const partials = a.partials + int64_t(block_x()) * grid_y() * partial;
 

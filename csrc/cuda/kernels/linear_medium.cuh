@@ -22,6 +22,7 @@
 // wait in shared memory, each thread its own. The bits are the same, and those of linear_decode.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/rows_args.cuh"
 #include "cuda/device/rows_out.cuh"
 #include "cuda/device/unroll.cuh"
@@ -264,6 +265,7 @@ LLAMA4RT_DEVICE bool meet_splits(const MediumBlock<Config>& b, MediumSums<Config
 
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) linear_medium_kernel(RowsArgs a) {
+  wait_for_kernel_before();
   using Weights = typename Config::Weights;
   const RowTiles tiles(a.offsets, a.num_experts, a.num_rows, Config::kTokens);
   if (block_z() >= tiles.total()) return;  // the grid is for the worst routing

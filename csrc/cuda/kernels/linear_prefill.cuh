@@ -23,6 +23,7 @@
 // outputs, so that one thread has both.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/rows_args.cuh"
 #include "cuda/device/rows_out.cuh"
 #include "cuda/device/unroll.cuh"
@@ -301,6 +302,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       }
     ptx::fence_mbarrier_init();
     ptx::sync_threads();
+    wait_for_kernel_before();
 
     const RowTiles tiles(a.offsets, a.num_experts, a.num_rows, Config::kTokens);
     if (warp_index() < Config::kGroupThreads / kWarpSize) {

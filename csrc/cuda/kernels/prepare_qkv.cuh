@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/kv_layout.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
@@ -94,6 +95,7 @@ LLAMA4RT_DEVICE void store_in_cache(const HeadPairs<Config>& x, const KvBlocks& 
 // Blocks (x: tokens); the warps of a token's blocks count through its heads of q, k and v.
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) prepare_qkv_kernel(PrepareQkvArgs a) {
+  wait_for_kernel_before();
   const int heads = a.num_q_heads + 2 * a.kv.num_heads;
   const int64_t token = block_x();
   const int head = block_y() * Config::kWarps + warp_index(),

@@ -1,6 +1,7 @@
 // rmsnorm, with an optional residual added first.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/ptx/math.cuh"
@@ -23,6 +24,7 @@ struct RmsNormArgs {
 // One block normalises one token. The row is read twice; the second time it comes from the first cache.
 template <int kThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(RmsNormArgs a) {
+  wait_for_kernel_before();
   const int64_t token = block_x();
   const float* row = a.x + token * a.x_stride;
   float* residual = a.residual ? a.residual + token * a.residual_stride : nullptr;

@@ -1,6 +1,7 @@
 // rotate_heads: rotation of adjacent pairs by the angles of a row within its tile.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
 
@@ -18,6 +19,7 @@ struct RotateHeadsArgs {
 // One block turns one row.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) rotate_heads_kernel(RotateHeadsArgs a) {
+  wait_for_kernel_before();
   const int64_t row = block_x();
   float* const x = a.x + row * a.x_stride;
   const float* const angles = a.rope + row % a.rows_per_tile * a.head_pairs * 2;

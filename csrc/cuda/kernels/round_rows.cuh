@@ -2,6 +2,7 @@
 // slots, so that the rows of one expert lie together.
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
 
@@ -19,6 +20,7 @@ struct RoundRowsArgs {
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) round_rows_kernel(RoundRowsArgs a) {
+  wait_for_kernel_before();
   const int row = block_x();
   const float* from = a.x + (a.slots ? a.slots[row] / a.slots_per_row : row) * a.x_stride;
   uint32_t* to = a.out + int64_t(row) * a.out_pairs;
@@ -40,6 +42,7 @@ struct CombineSlotsArgs {
 // x[t] += y[t * K] + y[t * K + 1] + ..., the slots summed first and in this order.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) combine_slots_kernel(CombineSlotsArgs a) {
+  wait_for_kernel_before();
   const int token = block_x();
   const float* y = a.y + int64_t(token) * a.top_k * a.n;
   float* x = a.x + token * a.x_stride;

@@ -19,6 +19,7 @@
 #include "cuda/device/exp.cuh"
 #include "cuda/device/finish.cuh"
 #include "cuda/device/order.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -201,6 +202,7 @@ LLAMA4RT_DEVICE void write_offsets(const RouteArgs& a, int* totals) {
 // grid: (blocks of 16 experts, groups of kTokens tokens).
 template <int kThreads, int kTokens, int kTilesAtOnce, bool kAligned>
 __global__ void __launch_bounds__(kThreads) route_logits_kernel(RouteArgs a) {
+  wait_for_kernel_before();
   write_logits<kThreads, kTokens, kTilesAtOnce, kAligned>(a);
   if (!a.fused || !last_to_arrive(a.ticket, grid_x() * grid_y())) return;
   for (int token = warp_index(); token < a.tokens; token += kThreads / kWarpSize) choose_experts(a, token);
@@ -220,6 +222,7 @@ __global__ void __launch_bounds__(kThreads) route_logits_kernel(RouteArgs a) {
 // expert into sums over the blocks before, and writes the offsets.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) route_choose_kernel(RouteArgs a) {
+  wait_for_kernel_before();
   const int tokens_per_block = kThreads / a.top_k;
   const int first = block_x() * tokens_per_block;
   const int count = first + tokens_per_block < a.tokens ? tokens_per_block : a.tokens - first;
@@ -247,6 +250,7 @@ __global__ void __launch_bounds__(kThreads) route_choose_kernel(RouteArgs a) {
 // The same blocks put their slots in place.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) route_place_kernel(RouteArgs a) {
+  wait_for_kernel_before();
   const int tokens_per_block = kThreads / a.top_k;
   const int first = block_x() * tokens_per_block;
   const int count = first + tokens_per_block < a.tokens ? tokens_per_block : a.tokens - first;

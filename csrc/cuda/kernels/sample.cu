@@ -9,7 +9,7 @@ namespace llama4rt::cuda {
 namespace {
 
 constexpr int64_t kSmallVocabulary = 8192;
-constexpr int kFewThreads = 256, kManyThreads = 1024;
+constexpr int kFewThreads = 256, kManyThreads = 768;
 constexpr int kListTokens = 3584;
 static_assert(kListTokens >= kManyThreads && sizeof(Ranked) == sizeof(uint64_t));
 

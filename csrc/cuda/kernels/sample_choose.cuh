@@ -13,6 +13,7 @@
 //   draw          sums of runs, then the run, then the token where the cumulative weight passes the target
 #pragma once
 
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/sampling.cuh"
 #include "cuda/kernels/sample_scan.cuh"
 #include "cuda/ptx/bits.cuh"
@@ -304,6 +305,7 @@ LLAMA4RT_DEVICE int draw_token(SampleBlock<kThreads>& b) {
 // least kThreads.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 1) sample_choose_kernel(SampleArgs a, int capacity) {
+  wait_for_kernel_before();
   const int64_t s = block_x();
   const SampleRow& params = a.batch.rows[s];
   SampledRow& out = a.batch.sampled[s];
@@ -340,6 +342,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_choose_kernel(SampleArgs a
   if (token >= 0 && params.greedy == 0) token = draw_token<kThreads>(b);
   if (thread_x() == 0) {
     out.token = token;
+    if (a.batch.next_ids) a.batch.next_ids[s] = token;
     if (token >= 0) out.logit = b.row[token];
   }
   ptx::sync_threads();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/device/finish.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/sampling.cuh"
 #include "cuda/device/vec.cuh"
 #include "cuda/simt.h"
@@ -33,6 +34,7 @@ LLAMA4RT_DEVICE bool is_plain(const SampleRow& row) {
 // grid: (ceil(runs / warps), S).
 template <int kThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads) sample_scan_kernel(SampleArgs a) {
+  wait_for_kernel_before();
   constexpr int kWarps = kThreads / kWarpSize;
   const int64_t s = block_y();
   const int runs = num_runs(a);
@@ -71,6 +73,7 @@ __global__ void __launch_bounds__(kThreads) sample_scan_kernel(SampleArgs a) {
     out.logit = out.max = row[best.index];
   }
   a.batch.sampled[s] = out;
+  if (a.batch.next_ids) a.batch.next_ids[s] = out.token;
 }
 
 }  // namespace llama4rt::cuda

@@ -1,7 +1,6 @@
-#include "base/checked_math.h"
+#include "cuda/kernels/kv_launch.h"
 #include "cuda/kernels/tile_pack.cuh"
 #include "cuda/kernels/tiles.h"
-#include "cuda/launch.h"
 
 namespace llama4rt::cuda {
 namespace {
@@ -31,12 +30,7 @@ void TileAttention::run(Stream& stream, const TilesCall& call, void* scratch) {
   packed.v = static_cast<unsigned char*>(scratch) + side_bytes(packed);
   const TilePackArgs args{.k = call.k.ptr<const float>(),
                           .v = call.v.ptr<const float>(),
-                          .kv = {.k = packed.k,
-                                 .v = packed.v,
-                                 .num_heads = packed.num_kv_heads,
-                                 .block_size = packed.block_size,
-                                 .head_dim = packed.head_dim,
-                                 .cores = true},
+                          .kv = kv_blocks(packed),
                           .k_stride = call.k.stride0,
                           .v_stride = call.v.stride0,
                           .rows_per_tile = int(call.rows_per_tile),

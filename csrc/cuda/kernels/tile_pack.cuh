@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/device/kv_layout.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/simt.h"
 
 namespace llama4rt::cuda {
@@ -20,6 +21,7 @@ struct TilePackArgs {
 // A block packs one row of 16 keys' worth of one head: x the granule, y the head, z the tile.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) tile_pack_kernel(TilePackArgs a) {
+  wait_for_kernel_before();
   const int head = block_y(), tile = block_z(), first = block_x() * 16, dim = a.kv.head_dim;
   auto* const keys = static_cast<uint16_t*>(a.kv.k) + head_of_block(a.kv, tile, head);
   auto* const values = static_cast<uint16_t*>(a.kv.v) + head_of_block(a.kv, tile, head);

@@ -13,6 +13,7 @@ _PARTS = (  # key of _core.plan's bytes, what it is
     ("vision", "activations of the vision tower"),
     ("images", "encoded pictures, at most"),
     ("batch", "ids, positions, block tables"),
+    ("sampling", "parameters, masks and results of sampling"),
     ("scratch", "scratch of kernels"),
     ("driver", "driver and recorded steps (an estimate)"),
 )

@@ -9,12 +9,14 @@
 
 namespace llama4rt::test {
 
-// Keys and values of one layer in device memory, full of NaN. The host's copy is the reference's.
+// Keys and values of one layer in device memory, full of NaN. The host's copy is the reference's. There is
+// memory for num_blocks blocks, of which the first has the number first_block: a small cache can be the end
+// of a very large one.
 class KvPair {
  public:
-  KvPair(cuda::Stream& stream, int num_blocks, const cases::AttentionCase& c)
+  KvPair(cuda::Stream& stream, int num_blocks, const cases::AttentionCase& c, int first_block = 0)
       : host_{.dtype = c.kv_dtype,
-              .num_blocks = num_blocks,
+              .num_blocks = first_block + num_blocks,
               .block_size = c.block_size,
               .num_kv_heads = c.num_kv_heads,
               .head_dim = c.head_dim},
@@ -24,11 +26,15 @@ class KvPair {
         device_k_(size_t(bytes_)),
         device_v_(size_t(bytes_)),
         device_(host_) {
-    host_.k = host_k_.as<void>();
-    host_.v = host_v_.as<void>();
-    device_.k = device_k_.data();
-    device_.v = device_v_.data();
-    for (void* p : {device_.k, device_.v}) stream.fill(p, 0xff, size_t(bytes_));
+    const int64_t before = first_block * host_.block_elements() * int64_t(dtype_size(c.kv_dtype));
+    const auto from = [&](void* p) {
+      return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(p) - uintptr_t(before));
+    };
+    host_.k = from(host_k_.as<void>());
+    host_.v = from(host_v_.as<void>());
+    device_.k = from(device_k_.data());
+    device_.v = from(device_v_.data());
+    for (void* p : {device_k_.data(), device_v_.data()}) stream.fill(p, 0xff, size_t(bytes_));
     stream.synchronize();
   }
   const KvLayer& host() const { return host_; }
@@ -48,6 +54,7 @@ class DeviceArray {
   DeviceArray(cuda::Stream& stream, const std::vector<T>& values) : buffer_(values.size() * sizeof(T)) {
     stream.copy_to_device(buffer_.data(), values.data(), values.size() * sizeof(T));
     stream.synchronize();
+    as_if_a_kernel_wrote(buffer_);
   }
   const T* data() const { return buffer_.as<const T>(); }
   void* get() const { return buffer_.data(); }
@@ -58,7 +65,7 @@ class DeviceArray {
 
 class AttentionWorld {
  public:
-  AttentionWorld(Rng& rng, const cases::AttentionCase& c)
+  AttentionWorld(Rng& rng, const cases::AttentionCase& c, int first_block = 0)
       : case_(c), q_(random_activations(rng, c.num_tokens(), c.num_kv_heads * c.group * c.head_dim)) {
     for (const cases::AttentionSequence& s : c.sequences) {
       const int64_t keys = s.first_position + s.length - s.kv_begin, width = c.num_kv_heads * c.head_dim;
@@ -75,11 +82,22 @@ class AttentionWorld {
     for (size_t i = shuffled.size(); i > 1; --i)
       std::swap(shuffled[i - 1], shuffled[size_t(rng.below(int64_t(i)))]);
     for (Stored& s : sequences_)
-      for (int32_t& block : s.blocks) block = shuffled[size_t(block)];
+      for (int32_t& block : s.blocks) block = first_block + shuffled[size_t(block)];
     // Probabilities that are spread over many keys: a missing key shows.
     scale_ = 0.25f / float(c.head_dim);
-    kv_ = std::make_unique<KvPair>(stream_, num_blocks_, c);
+    kv_ = std::make_unique<KvPair>(stream_, num_blocks_, c, first_block);
     fill();
+  }
+
+  // Makes the first sequence so long that its first new token is at this position: its blocks again and
+  // again.
+  void lengthen(int64_t first_position) {
+    Stored& s = sequences_[0];
+    s.shape.first_position = first_position;
+    const int64_t keys = first_position + s.shape.length - s.shape.kv_begin;
+    for (size_t i = 0; int64_t(s.blocks.size()) < ceil_div(keys, int64_t(case_.block_size)); ++i)
+      s.blocks.push_back(s.blocks[i]);
+    max_blocks_ = int(s.blocks.size()) + 1;
   }
 
   const cases::AttentionCase& shape() const { return case_; }

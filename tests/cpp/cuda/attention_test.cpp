@@ -14,6 +14,15 @@ std::string describe(const cases::AttentionCase& c) {
 // 2^-9 of each; their sum is made of the rounded ones. Plain attention rounds nothing.
 double tolerance(const cases::AttentionCase& c) { return c.kv_dtype == DType::kF32 ? 1e-5 : 0x1p-8; }
 
+// Without the checker, which has seen these kernels: a long run would take minutes with it.
+auto fast() {
+#ifdef LLAMA4RT_SIMT_EMULATOR
+  return simt::Options{.check = false};
+#else
+  return Schedule{};
+#endif
+}
+
 void check(Rng& rng, const cases::AttentionCase& c) {
   SCOPE(describe(c));
   AttentionWorld world(rng, c);
@@ -81,6 +90,53 @@ TEST(hopper_gives_the_same_bits) {
         CHECK(world.attend(row, count) == whole.part(row, count));
       }
     }
+}
+
+// Blocks whose slots, and positions whose numbers, are beyond 32 bits; every kernel.
+TEST(nothing_is_counted_in_32_bits) {
+  Rng rng(38);
+  constexpr int64_t kFar = 16 * 200'000'000LL;
+  struct Kernel {
+    DType dtype;
+    int head_dim;
+    int64_t length;
+  };
+  for (const Kernel& kernel :
+       {Kernel{DType::kBF16, 64, 1}, Kernel{DType::kBF16, 32, 40}, Kernel{DType::kBF16, 64, 40},
+        Kernel{DType::kF8E4M3, 32, 2}, Kernel{DType::kF32, 32, 2}}) {
+    const cases::AttentionCase c{
+        .num_kv_heads = 1,
+        .group = 2,
+        .head_dim = kernel.head_dim,
+        .block_size = 16,
+        .kv_dtype = kernel.dtype,
+        .sequences = {{.kv_begin = kFar, .first_position = kFar + 90, .length = kernel.length}}};
+    SCOPE(dtype_name(kernel.dtype), ", heads of ", kernel.head_dim, ", ", kernel.length, " tokens");
+    AttentionWorld world(rng, c, 200'000'000);
+    const Matrix out = world.attend(0, kernel.length);
+    CHECK(out.intact());
+    CHECK_CLOSE(worst_error(out, world.expected(kernel.dtype != DType::kF32)), 0.0, tolerance(c));
+  }
+}
+
+// Spans of every length: 40 of the middle ones and one of the long ones.
+TEST(long_contexts_conform) {
+  Rng rng(39);
+  for (const int64_t position : {49'000, 140'000}) {
+    const cases::AttentionCase c{.num_kv_heads = 1,
+                                 .group = 2,
+                                 .head_dim = 16,
+                                 .block_size = 64,
+                                 .kv_dtype = DType::kBF16,
+                                 .sequences = {{.first_position = 511, .length = 1}}};  // whole blocks
+    SCOPE(position, " keys");
+    AttentionWorld world(rng, c);
+    world.lengthen(position);
+    const WithOptions with(fast());
+    const Matrix out = world.attend(0, 1);
+    CHECK(out.intact());
+    CHECK_CLOSE(worst_error(out, world.expected(true)), 0.0, 0x1p-8);
+  }
 }
 
 // q, k and v as prepare_qkv leaves them, and what it put into the cache, seen through attention: both against

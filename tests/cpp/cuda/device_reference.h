@@ -15,6 +15,10 @@ namespace llama4rt::test {
 
 class DeviceReference final : public ReferenceBackend {
  public:
+  // `behind`: the runtime is to submit steps ahead and to leave sampling to the device.
+  explicit DeviceReference(bool behind = false) : behind_(behind) {}
+  bool works_behind() const override { return behind_; }
+  bool samples_on_device() const override { return behind_; }
   std::string name() const override { return "cuda:0"; }
   Layout matrix_layout() const override { return Layout::kCudaTile; }
   bool host_memory() const override { return false; }
@@ -73,6 +77,7 @@ class DeviceReference final : public ReferenceBackend {
     ReferenceBackend::do_paged_attention(out, q, kv, b, scale);
   }
 
+  const bool behind_;
   simt::HeapAccess open_;  // ops run here and now
   std::string* calls_ = nullptr;
   std::map<uint64_t, std::string> recorded_;

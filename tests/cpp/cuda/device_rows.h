@@ -54,6 +54,7 @@ class DeviceVector {
       : size_(int64_t(values.size())), buffer_(std::max<size_t>(values.size(), 1) * sizeof(T)) {
     stream.copy_to_device(buffer_.data(), values.data(), values.size() * sizeof(T));
     stream.synchronize();
+    as_if_a_kernel_wrote(buffer_);
   }
   Tensor view(DType dtype) const { return Tensor(buffer_.data(), dtype, {size_}); }
   void* data() const { return buffer_.data(); }

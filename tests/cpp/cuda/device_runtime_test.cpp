@@ -49,13 +49,16 @@ TEST(the_runtime_gives_the_same_tokens_as_on_the_cpu) {
   const auto expected = tokens_of(run_all(cpu, requests()));
 
   const auto same = [&](const char* name, const EngineOptions& o) {
-    SCOPE(name);
-    auto backend = std::make_unique<DeviceReference>();
-    DeviceReference& device = *backend;
-    Engine engine(dir / "cuda.l4e", o, std::move(backend));
-    CHECK(tokens_of(run_all(engine, requests())) == expected);
-    CHECK(device.num_runs() > device.num_keys());
-    CHECK(device.num_keys() >= 2);
+    for (const bool behind : {false, true}) {
+      SCOPE(name, behind ? ", steps submitted ahead" : "");
+      auto backend = std::make_unique<DeviceReference>(behind);
+      DeviceReference& device = *backend;
+      Engine engine(dir / "cuda.l4e", o, std::move(backend));
+      CHECK(tokens_of(run_all(engine, requests())) == expected);
+      CHECK(device.num_runs() > device.num_keys());
+      CHECK(device.num_keys() >= 2);
+      CHECK_EQ(engine.stats().steps_ahead > 0, behind);
+    }
   };
   same("as it is", options());
   EngineOptions o = options();
@@ -71,6 +74,62 @@ TEST(the_runtime_gives_the_same_tokens_as_on_the_cpu) {
   same("little memory for pictures", o);
   o.image_cache_bytes = 700;  // none: each on its own
   same("no memory for pictures", o);
+}
+
+// Sequences that end while the step after is under way: by a token, by the caller, by their length; and what
+// needs the host between steps.
+TEST(steps_ahead_of_a_sequence_that_ends_are_forgotten) {
+  const TempDir dir;
+  write_tiny_engine(dir / "cpu.l4e", vision_engine(Layout::kCpu16));
+  write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));
+  EngineOptions o = options();
+  o.max_num_seqs = 16;  // nobody waits for long
+  Engine cpu(dir / "cpu.l4e", o, make_reference_backend());
+  std::vector<Request> all = requests();
+  const auto plain = tokens_of(run_all(cpu, all));
+  for (size_t i = 0; i < all.size(); ++i) {
+    SamplingParams& p = all[i].sampling;
+    if (i % 3 == 0) all[i].stop_token_ids = {plain[i][4 + i % 5]};
+    if (i % 3 == 1) all[i].max_tokens = int64_t(2 + i);
+    if (i % 3 == 2 && i != 8) all[i].max_tokens = 40;  // after those that need the host
+    if (i % 4 == 0) p.logprobs = 3;
+    if (i == 7) p.repetition_penalty = 1.3;
+    if (i == 8) p.logit_bias = {{5, 4.0}, {5, 1.0}, {9, 3.0}};  // for the host
+    if (i == 5) p.min_tokens = 9;
+  }
+  all[3].n = 3;
+  const auto drive = [&](Engine& engine) {
+    std::vector<uint64_t> ids;
+    for (const Request& r : all) ids.push_back(engine.submit(r));
+    Outputs outputs;
+    for (int step = 0; engine.has_work(); ++step) {
+      collect(outputs, engine.step());
+      const Output& third = outputs[{ids[2], 0}];
+      if (third.tokens.size() == 3 && third.finish_reason.empty()) engine.abort(ids[2]);
+    }
+    check_all_blocks_free(engine);
+    return outputs;
+  };
+  const Outputs expected = drive(cpu);
+  Engine engine(dir / "cuda.l4e", o, std::make_unique<DeviceReference>(true));
+  const Outputs found = drive(engine);
+  CHECK(tokens_of(found) == tokens_of(expected));
+  CHECK_EQ(found.size(), expected.size());
+  for (auto a = found.begin(), b = expected.begin(); a != found.end() && b != expected.end(); ++a, ++b) {
+    SCOPE("request ", a->first.first);
+    CHECK_EQ(a->second.finish_reason, b->second.finish_reason);
+    CHECK_EQ(a->second.stop_token_id, b->second.stop_token_id);
+    CHECK_EQ(a->second.logprobs.size(), b->second.logprobs.size());
+  }
+  CHECK(engine.stats().steps_ahead > 10);
+  CHECK(engine.stats().steps > engine.stats().steps_ahead);
+  // One alone: nearly every step is ahead.
+  Engine single(dir / "cuda.l4e", o, std::make_unique<DeviceReference>(true));
+  std::mt19937 random(11);
+  const std::vector<int64_t> prompt = text_prompt(random, 20);
+  CHECK(tokens_of(run_all(single, {greedy(prompt, 100)})) == tokens_of(run_all(cpu, {greedy(prompt, 100)})));
+  CHECK_EQ(single.stats().steps, 100);
+  CHECK_EQ(single.stats().steps_ahead, 99);
 }
 
 TEST(what_is_planned_is_what_is_allocated) {

@@ -15,6 +15,9 @@
 #include "cuda/cuda_devices.h"
 #include "cuda/simt_test.h"
 #include "cuda/tiny_vision.h"
+#ifdef LLAMA4RT_SIMT_EMULATOR
+#include "simt_emulator/device_memory.h"
+#endif
 
 namespace llama4rt::test {
 namespace {
@@ -30,6 +33,18 @@ struct Unchecked : WithOptions {
 #else
 struct Unchecked {};
 #endif
+
+// What the device has given so far; of a real one nobody asks.
+struct Taken {
+#ifdef LLAMA4RT_SIMT_EMULATOR
+  int64_t bytes = int64_t(simt::device_bytes_in_use());
+  int allocations = simt::device_allocations();
+  static bool is(int64_t expected) { return int64_t(simt::device_bytes_in_use()) == expected; }
+#else
+  static bool is(int64_t) { return true; }
+#endif
+  bool operator==(const Taken&) const = default;
+};
 
 // Across the border of the chunk of 64, with a common beginning, with pictures.
 std::vector<Request> requests() {
@@ -78,7 +93,11 @@ TEST(a_toy_model_gives_the_tokens_of_the_cpu) {
     const CudaBackend& device = *backend;
     Engine engine(dir / "cuda.l4e", o, std::move(backend));
     const ScratchBytes planned = device.scratch_bytes();
+    const Taken at_the_start;
+    CHECK(Taken::is(engine.plan().total() - engine.plan().driver));
     const Outputs found = run_all(engine, requests());
+    CHECK(engine.stats().steps_ahead > 0);
+    CHECK(Taken() == at_the_start);  // every byte was planned, and taken then
     CHECK(tokens_of(found) == tokens_of(expected));
     CHECK(device.num_graphs() > 0);
     CHECK_EQ(device.scratch_bytes().values, planned.values);  // the plan knew

@@ -44,6 +44,9 @@ class DecodeRun {
     stream_.fill(tickets.data(), 0, 4);
     stream_.copy_to_device(sorted.data(), r.sorted_slots.data, sorted.size());
     stream_.copy_to_device(offsets.data(), r.offsets.data, offsets.size());
+    stream_.synchronize();
+    as_if_a_kernel_wrote(sorted);
+    as_if_a_kernel_wrote(offsets);
     const auto matrices = [](const Weight& w) {
       return decltype(Args::dense){static_cast<const unsigned char*>(w.data),
                                    static_cast<const unsigned char*>(w.scales), w.zeros};

@@ -86,6 +86,7 @@ class ExpertRows {
     buffer = cuda::DeviceBuffer(values.size() * sizeof(T));
     stream_.copy_to_device(buffer.data(), values.data(), values.size() * sizeof(T));
     stream_.synchronize();
+    as_if_a_kernel_wrote(buffer);
   }
 
   bool swiglu_;

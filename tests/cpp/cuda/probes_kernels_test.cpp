@@ -28,8 +28,8 @@ void run(Kernel kernel, int threads = 64, int blocks = 1) {
   Stream stream;
   const DeviceBuffer memory(64 * 4);
   stream.fill(memory.data(), 0, 32 * 4);
-  launch("probe", kernel, {.grid_x = blocks, .threads = threads, .dynamic_shared = 4096}, stream,
-         memory.as<float>(), 64);
+  launch("probe", kernel, {.grid_x = blocks, .threads = threads, .dynamic_shared = 4096, .alone = true},
+         stream, memory.as<float>(), 64);
   stream.synchronize();
 }
 
@@ -105,7 +105,7 @@ TEST(host_pointer) {
   if (kChecked) {
     Stream stream;
     const DeviceBuffer memory(256);
-    launch("probe", Local::kernel, {.threads = 32}, stream, memory.as<float>(), 64, heap);
+    launch("probe", Local::kernel, {.threads = 32, .alone = true}, stream, memory.as<float>(), 64, heap);
     CHECK(report_of([&] { stream.synchronize(); }).find("host or wild pointer") != std::string::npos);
   }
   delete[] heap;
@@ -117,7 +117,7 @@ TEST(use_after_free) {
   {
     const DeviceBuffer memory(256);
     freed = memory.as<float>();
-    launch("probe", +[](float* p) { p[thread_x()] = 0; }, {.threads = 32}, stream, freed);
+    launch("probe", +[](float* p) { p[thread_x()] = 0; }, {.threads = 32, .alone = true}, stream, freed);
   }  // before the stream has run
   CHECK(report_of([&] { stream.synchronize(); }).find("use after free") != std::string::npos);
 }
@@ -409,7 +409,9 @@ TEST(a_result_is_not_there_before_the_stream_is_waited_for) {
   Stream stream;
   const DeviceBuffer memory(128);
   float out[32] = {};
-  launch("probe", +[](float* p) { p[thread_x()] = 5.0f; }, {.threads = 32}, stream, memory.as<float>());
+  launch(
+      "probe", +[](float* p) { p[thread_x()] = 5.0f; }, {.threads = 32, .alone = true}, stream,
+      memory.as<float>());
   stream.copy_to_host(out, memory.data(), sizeof out);
   CHECK_EQ(out[3], 0.0f);
   stream.synchronize();
@@ -421,10 +423,14 @@ TEST(events_order_streams) {
     Stream first, second;
     Event event;
     const DeviceBuffer memory(128);
-    launch("write", +[](float* p) { p[thread_x()] = 5.0f; }, {.threads = 32}, first, memory.as<float>());
+    launch(
+        "write", +[](float* p) { p[thread_x()] = 5.0f; }, {.threads = 32, .alone = true}, first,
+        memory.as<float>());
     event.record(first);
     second.wait(event);
-    launch("add", +[](float* p) { p[thread_x()] += 1.0f; }, {.threads = 32}, second, memory.as<float>());
+    launch(
+        "add", +[](float* p) { p[thread_x()] += 1.0f; }, {.threads = 32, .alone = true}, second,
+        memory.as<float>());
     float out[32] = {};
     second.copy_to_host(out, memory.data(), sizeof out);
     second.synchronize();
@@ -437,8 +443,8 @@ TEST(a_graph_repeats_what_was_recorded) {
   stream.fill(memory.data(), 0, 128);
   Graph graph(stream, [&] {
     launch(
-        "add", +[](float* p, float x) { p[thread_x()] += x; }, {.threads = 32}, stream, memory.as<float>(),
-        2.0f);
+        "add", +[](float* p, float x) { p[thread_x()] += x; }, {.threads = 32, .alone = true}, stream,
+        memory.as<float>(), 2.0f);
   });
   for (int i = 0; i < 3; ++i) graph.launch(stream);
   float out[32] = {};

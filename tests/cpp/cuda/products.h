@@ -53,6 +53,7 @@ class DeviceRouting {
       tensors[i]->data = buffers_[i].data();
     }
     stream.synchronize();
+    for (const cuda::DeviceBuffer& buffer : buffers_) as_if_a_kernel_wrote(buffer);
   }
   const Routing& view() const { return view_; }
 

@@ -1,6 +1,7 @@
 #include "cuda/launch.h"
 #include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/grid.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/matrix.cuh"
 #include "cuda/ptx/mbarrier.cuh"
@@ -393,8 +394,38 @@ template <class Body>
 PtxCase plain(const char* name, size_t words = 128, double tolerance = 0) {
   return {name, tolerance, [=](Stream& stream) {
             const Buffers b(stream, words);
-            launch(name, ptx_kernel<Body>, {.threads = 128, .dynamic_shared = 32768}, stream,
+            launch(name, ptx_kernel<Body>, {.threads = 128, .dynamic_shared = 32768, .alone = true}, stream,
                    b.out.template as<uint32_t>(), b.in.template as<const uint32_t>());
+            return b.fetch(stream);
+          }};
+}
+
+// The second kernel may start while the first, which keeps its blocks busy, still runs.
+struct SlowSums {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    ptx::grid_wait();
+    ptx::grid_launch_dependents();
+    uint32_t sum = 0;
+    for (int i = 0; i < 512; ++i) sum += ptx::shuffle(in[thread_x() + i], i % kWarpSize);
+    out[thread_x()] = sum;
+  }
+};
+struct WaitsAndReverses {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    ptx::grid_wait();
+    out[thread_x()] = in[127 - thread_x()];
+  }
+};
+
+PtxCase two_kernels(const char* name) {
+  return {name, 0, [=](Stream& stream) {
+            const Buffers b(stream, 128);
+            const DeviceBuffer between(512);
+            const LaunchShape shape{.threads = 128, .dynamic_shared = 32768};
+            launch(name, ptx_kernel<SlowSums>, shape, stream, between.as<uint32_t>(),
+                   b.in.as<const uint32_t>());
+            launch(name, ptx_kernel<WaitsAndReverses>, shape, stream, b.out.as<uint32_t>(),
+                   between.as<const uint32_t>());
             return b.fetch(stream);
           }};
 }
@@ -405,8 +436,8 @@ PtxCase tensor_load(const char* name, Swizzle swizzle) {
   return {name, 0, [=](Stream& stream) {
             const Buffers b(stream, Body::kWords);
             const TensorMap map = make_tensor_map_16bit(b.in.data(), 60, 100, 208, 64, kBoxColumns, swizzle);
-            launch(name, ptx_tensor_kernel<Body>, {.threads = 128, .dynamic_shared = 32768}, stream,
-                   b.out.template as<uint32_t>(), b.in.template as<const uint32_t>(), map);
+            launch(name, ptx_tensor_kernel<Body>, {.threads = 128, .dynamic_shared = 32768, .alone = true},
+                   stream, b.out.template as<uint32_t>(), b.in.template as<const uint32_t>(), map);
             return b.fetch(stream);
           }};
 }
@@ -415,8 +446,9 @@ PtxCase tensor_store(const char* name) {
   return {name, 0, [=](Stream& stream) {
             const Buffers b(stream, 64 * 32);
             const TensorMap map = make_tensor_map_16bit(b.out.data(), 64, 64, 128, 16, 64, Swizzle::k128B);
-            launch(name, ptx_tensor_kernel<TensorStore>, {.threads = 128, .dynamic_shared = 32768}, stream,
-                   b.out.as<uint32_t>(), b.in.as<const uint32_t>(), map);
+            launch(name, ptx_tensor_kernel<TensorStore>,
+                   {.threads = 128, .dynamic_shared = 32768, .alone = true}, stream, b.out.as<uint32_t>(),
+                   b.in.as<const uint32_t>(), map);
             return b.fetch(stream);
           }};
 }
@@ -444,6 +476,7 @@ std::vector<PtxCase> ptx_cases() {
           plain<ArriveNamed>("arrive_named"),
           plain<SyncWarp>("sync_warp"),
           plain<AtomicAdd>("atomic_add, fence_device"),
+          two_kernels("grid_wait, grid_launch_dependents"),
           plain<Shuffle>("shuffle"),
           plain<ShuffleXor>("shuffle_xor"),
           plain<ShuffleUp>("shuffle_up"),

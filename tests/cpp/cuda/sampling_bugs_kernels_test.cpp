@@ -182,7 +182,7 @@ TEST(weights_have_the_bits_of_the_host) {
   logits.push_back(-std::numeric_limits<float>::infinity());
   const DeviceVector<float> dlogits(stream, logits);
   const DeviceVector<uint64_t> weights(stream, std::vector<uint64_t>(logits.size()));
-  cuda::launch("weights", weights_kernel, {.threads = kThreads}, stream,
+  cuda::launch("weights", weights_kernel, {.threads = kThreads, .alone = true}, stream,
                static_cast<uint64_t*>(weights.data()), static_cast<const float*>(dlogits.data()),
                int(logits.size()));
   const std::vector<uint64_t> found = weights.fetch(stream);

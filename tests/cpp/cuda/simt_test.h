@@ -12,6 +12,7 @@
 #include "test.h"
 
 #ifdef LLAMA4RT_SIMT_EMULATOR
+#include "simt_emulator/checker.h"
 #include "simt_emulator/executor.h"
 #endif
 
@@ -61,6 +62,13 @@ inline std::string describe(const Schedule&) { return "on the GPU"; }
 
 #endif
 
+// Inputs that in a model come from the kernel before: whoever reads them must have waited for it.
+inline void as_if_a_kernel_wrote([[maybe_unused]] const cuda::DeviceBuffer& buffer) {
+#ifdef LLAMA4RT_SIMT_EMULATOR
+  simt::checker::as_if_a_kernel_wrote(buffer.data(), buffer.size());
+#endif
+}
+
 // Whether loads and stores are seen (simt_emulator/checker.h). Without that many broken kernels are right by
 // luck.
 #ifdef LLAMA4RT_SIMT_CHECKED
@@ -88,6 +96,7 @@ class DeviceMatrix {
         buffer_(bytes_) {
     stream.copy_to_device(buffer_.data(), host.row(0), bytes_);
     stream.synchronize();
+    as_if_a_kernel_wrote(buffer_);
   }
   Tensor view() const {
     Tensor t = host_.view();

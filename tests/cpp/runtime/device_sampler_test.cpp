@@ -95,7 +95,7 @@ TEST(is_the_sampler_of_the_host) {
   ReferenceBackend backend;
   Sampler host;
   for (const int64_t size : {1, 7, 50, 256, 257, 1000, 3000}) {
-    DeviceSampler device(backend, size);
+    DeviceSampler device(backend, size, 6);
     for (int batch = 0; batch < (size > 500 ? 8 : 40); ++batch) {
       const int64_t count = 1 + rng.below(6);
       Matrix logits = random_logits(rng, count, size);
@@ -105,14 +105,29 @@ TEST(is_the_sampler_of_the_host) {
       std::vector<Request> requests;
       for (int64_t i = 0; i < count; ++i) requests.push_back(random_request(rng, size));
       device.clear();
-      for (const Request& r : requests) CHECK(device.add(r.view()));
       Matrix copy = logits;
-      const std::vector<SampledToken> tokens = device.run(copy.view());
+      std::vector<SampledToken> tokens;
+      std::vector<int32_t> next_ids(size_t(count), 77);
+      const auto run = [&] {
+        const auto first = int64_t(tokens.size());
+        const DeviceSampler::Run submitted =
+            device.submit(copy.view().rows(first, device.num_rows()), next_ids.data() + first);
+        for (SampledToken& token : device.collect(submitted)) tokens.push_back(std::move(token));
+        device.clear();
+      };
+      for (const Request& r : requests) {
+        CHECK(DeviceSampler::possible(r.view()));
+        if (device.add(r.view())) continue;
+        run();  // together they change too many tokens
+        CHECK(device.add(r.view()));
+      }
+      run();
       for (int64_t i = 0; i < count; ++i) {
         SCOPE("V ", size, ", batch ", batch, ", row ", i);
         const SampledToken expected =
             host.sample(std::span(logits.row(i), size_t(size)), requests[size_t(i)].view());
         CHECK_EQ(tokens[size_t(i)].token, expected.token);
+        CHECK_EQ(next_ids[size_t(i)], expected.token);
         if (expected.token >= 0) check_equal_logprobs(tokens[size_t(i)].logprobs, expected.logprobs);
       }
     }
@@ -121,17 +136,69 @@ TEST(is_the_sampler_of_the_host) {
 
 TEST(leaves_a_bias_given_twice_to_the_host) {
   ReferenceBackend backend;
-  DeviceSampler device(backend, 10);
+  DeviceSampler device(backend, 10, 2);
   Request r;
   r.tokens = {1, 2};
   r.params.temperature = 0;
   r.params.logit_bias = {{3, 1.0}, {4, 1.0}, {3, 2.0}};
-  CHECK(!device.add(r.view()));
-  r.params.logit_bias = {{3, 1.0}};  // and nothing of it stays behind
+  CHECK(!DeviceSampler::possible(r.view()));
+  r.params.logit_bias = {{3, 1.0}};
+  CHECK(DeviceSampler::possible(r.view()));
   CHECK(device.add(r.view()));
   Matrix logits(1, 10);
   std::fill_n(logits.row(0), 10, 0.5f);
-  CHECK_EQ(device.run(logits.view())[0].token, 3);
+  CHECK_EQ(device.collect(device.submit(logits.view()))[0].token, 3);
+}
+
+// More rows, or more edits, than fit leave what is there as it was.
+TEST(takes_what_fits) {
+  ReferenceBackend backend;
+  DeviceSampler device(backend, 10, 3);
+  Request r;
+  r.tokens = {1};
+  r.params.temperature = 0;
+  for (int64_t id = 0; id < 8; ++id) r.params.logit_bias.emplace_back(id, id == 5 ? 2.0 : -2.0);
+  CHECK(device.add(r.view()));
+  CHECK(!device.add(r.view()));  // 16 edits
+  r.params.logit_bias = {{7, 1.0}, {9, 3.0}};
+  CHECK(device.add(r.view()));
+  r.params.logit_bias.clear();
+  CHECK(device.add(r.view()));
+  CHECK(!device.add(r.view()));  // 4 rows
+  CHECK_EQ(device.num_rows(), 3);
+  Matrix logits(3, 10);
+  for (int64_t i = 0; i < 3; ++i) std::fill_n(logits.row(i), 10, 0.5f);
+  const std::vector<SampledToken> tokens = device.collect(device.submit(logits.view()));
+  CHECK_EQ(tokens[0].token, 5);
+  CHECK_EQ(tokens[1].token, 9);
+  CHECK_EQ(tokens[2].token, 0);
+}
+
+// A token that is not known yet counts where only the number of tokens matters.
+TEST(unknown_tokens_count) {
+  ReferenceBackend backend;
+  DeviceSampler device(backend, 50, 2);
+  Rng rng(5);
+  Request r;
+  r.tokens = {1, 2, 3};
+  r.num_prompt = 2;
+  r.ends = {4};
+  r.params.min_tokens = 2;
+  r.seed = 9;
+  for (int n = 0; n < 20; ++n) {
+    Matrix logits = random_logits(rng, 2, 50);
+    logits.row(0)[4] = 3;
+    std::copy_n(logits.row(0), 50, logits.row(1));
+    SampleRequest ahead = r.view();
+    ahead.num_unknown = 1;
+    Request later = r;
+    later.tokens.push_back(17);
+    device.clear();
+    CHECK(device.add(ahead) && device.add(later.view()));
+    const std::vector<SampledToken> tokens = device.collect(device.submit(logits.view()));
+    CHECK_EQ(tokens[0].token, tokens[1].token);
+    r.tokens.push_back(7);
+  }
 }
 
 // All sums of weights are exact, so they may be added in any order.

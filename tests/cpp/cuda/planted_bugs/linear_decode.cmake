@@ -31,4 +31,7 @@ llama4rt_plant(linear_decode weights_of_the_expert_before "walk.dense() ? 0 : wa
 llama4rt_plant(linear_decode rows_not_gathered "a.sorted_slots[job.first + token] / a.slots_per_row" "(job.first + token) / a.slots_per_row")
 llama4rt_plant(linear_decode stored_in_sorted_order "b.a.tokens + b.a.sorted_slots[job.first + token]" "b.a.tokens + job.first + token")
 llama4rt_plant(linear_decode first_slot_only "for (int s = 1; s < a.top_k; ++s)" "for (int s = 1; s < 1; ++s)")
+llama4rt_plant(linear_decode looks_at_offsets_too_early "  wait_for_kernel_before();\n  b.load_offsets();"
+               "  b.load_offsets();\n  wait_for_kernel_before();")
+llama4rt_plant(linear_decode forgets_to_wait "  wait_for_kernel_before();\n" "")
 llama4rt_write_planted(linear_decode)

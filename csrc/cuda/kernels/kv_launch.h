@@ -1,0 +1,39 @@
+// What launchers of kernels that touch the KV cache share.
+#pragma once
+
+#include "base/checked_math.h"
+#include "cuda/device/kv_layout.cuh"
+#include "cuda/kernels/attention.h"
+#include "cuda/launch.h"
+
+namespace llama4rt::cuda {
+
+// A layer's cache as kernels see it.
+inline KvBlocks kv_blocks(const KvLayer& kv) {
+  return {.k = kv.k,
+          .v = kv.v,
+          .num_heads = kv.num_kv_heads,
+          .block_size = kv.block_size,
+          .head_dim = kv.head_dim,
+          .cores = kv_in_cores(kv)};
+}
+
+// A warp to each head of each token: starts Kernel<Config<Element, largest head dim>>, for any cache.
+template <template <class, int> class Config, class Kernels, class Args>
+void launch_per_head(const char* name, Stream& stream, const Args& args, const KvLayer& kv, int64_t tokens,
+                     int heads, const Kernels& kernels) {
+  const auto start = [&](auto config) {
+    launch(name, kernels(config),
+           {.grid_x = int(tokens), .grid_y = ceil_div(heads, config.kWarps), .threads = config.kThreads},
+           stream, args);
+  };
+  const auto with = [&]<class Element>(Element) {
+    if (kv.head_dim <= 128) return start(Config<Element, 128>{});
+    start(Config<Element, 256>{});
+  };
+  if (kv.dtype == DType::kF32) return with(KvF32{});
+  if (kv.dtype == DType::kF8E4M3) return with(KvF8{});
+  with(KvBF16{});
+}
+
+}  // namespace llama4rt::cuda
