@@ -95,9 +95,8 @@ void check_request(const Request& request, const RequestLimits& limits) {
   LLAMA4RT_CHECK(kRequest, length > 0, "prompt_token_ids is empty; a prompt needs at least one token");
   // A request that generates needs room for one token after its prompt.
   const int64_t longest = limits.max_model_len - (request.return_logits ? 0 : 1);
-  LLAMA4RT_CHECK(kRequest, length <= longest, "the prompt has ", length, " tokens and max_tokens is ",
-                 request.max_tokens, ", but max_model_len is ", limits.max_model_len,
-                 ": the prompt may have ", longest, " tokens at most");
+  LLAMA4RT_CHECK(kRequest, length <= longest, "the prompt has ", length, " tokens, but max_model_len is ",
+                 limits.max_model_len, ": it may have ", longest, " at most");
   for (size_t i = 0; i < request.prompt_token_ids.size(); ++i)
     check_token_id("prompt_token_ids", i, request.prompt_token_ids[i], limits.vocab_size);
 

@@ -419,7 +419,7 @@ TEST(refuses_every_number_out_of_its_range_by_name) {
   refuses("prompt_token_ids[1] is 96", [](Request& r) { r.prompt_token_ids[1] = 96; });
   refuses("prompt_token_ids[2] is -1", [](Request& r) { r.prompt_token_ids[2] = -1; });
   refuses("prompt_token_ids[0] is 4294967297", [](Request& r) { r.prompt_token_ids[0] = (1ll << 32) + 1; });
-  refuses("the prompt has 50 tokens and max_tokens is 12, but max_model_len is 50",
+  refuses("the prompt has 50 tokens, but max_model_len is 50: it may have 49 at most",
           [](Request& r) { r.prompt_token_ids.assign(50, 1); });
   refuses("the prompt has 51 tokens", [](Request& r) {
     r.prompt_token_ids.assign(51, 1);
