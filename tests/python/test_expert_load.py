@@ -49,10 +49,11 @@ def test_as_the_routers_choose(
             driver.generate(ids, 1)
         counted = driver.engine.stats()["expert_tokens"]
     assert [sum(counts) for counts in counted] == [sum(counts) for counts in expected]
-    # fp32 rounding may send a token that stands between two experts to the other one.
     moved = sum(
         abs(a - b)
         for ours, theirs in zip(counted, expected, strict=True)
         for a, b in zip(ours, theirs, strict=True)
     )
-    assert moved <= 2, (counted, expected)
+    # A token that stands between two experts may go to the other one: by rounding of fp32 on the reference, and of the
+    # bf16 products of the CPU, after which such a token differs in every later layer too. Each counts twice in `moved`.
+    assert moved <= (2 if device == "reference" else sum(map(sum, expected)) // 5), (counted, expected)
