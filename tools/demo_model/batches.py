@@ -54,7 +54,7 @@ class Progress:
 # (chunks, facts, questions, key words of each list) by stage
 NEEDLE_STAGES = ((1, 2, 3, 12), (2, 4, 4, 12), (2, 4, 4, 32), (4, 5, 4, 32), (8, 6, 4, 32), (16, 6, 4, 32))
 # Of needle texts, those whose facts share words. Drawn at random few do, and the model then looks up half of a name.
-ALIKE = 0.6
+ALIKE = 0.7
 
 
 class Batches:

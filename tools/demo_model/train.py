@@ -246,7 +246,7 @@ class Trainer:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=190, help="CPU time of the whole run, of each thread")
+    add("--minutes", type=float, default=210, help="CPU time of the whole run, of each thread")
     add("--flat", type=float, default=0.55, help="part of the run before the learning rate falls")
     add("--threads", type=int, default=1)
     add("--init", type=Path, help="a trained checkpoint to go on from, such as unpack.py --dequantize writes")
