@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import random
@@ -475,7 +476,7 @@ def test_progress_of_a_long_prompt(server: RunningServer, engine: Engine) -> Non
     assert all(event["choices"] == [] for event in events if "prompt_progress" in event)
 
 
-def test_a_long_prompt_holds_others_for_one_piece_at_most(engine: Engine) -> None:
+def check_nobody_waits_for_a_long_prompt(engine: Engine, tokens: int, seconds: float) -> None:
     """Between two pieces of somebody's long prefill every running output gets its token."""
     order: list[tuple[str, Any]] = []  # as the engine thread hands them out
 
@@ -491,23 +492,41 @@ def test_a_long_prompt_holds_others_for_one_piece_at_most(engine: Engine) -> Non
 
         endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
         short = [
-            await async_engine.start("Hi", endless, deliver=partial(deliver, f"short {i}")) for i in range(3)
+            await async_engine.start([5], endless, deliver=partial(deliver, f"short {i}")) for i in range(3)
         ]
         while len({name for name, _ in order}) < 3:
             await asyncio.sleep(0.01)
-        ids = [random.randrange(3, 1000) for _ in range(12_000)]
+        ids = [random.randrange(4, 300) for _ in range(tokens)]
         asked = SamplingParams(temperature=0, max_tokens=1, report_progress=True)
         long = await async_engine.start(ids, asked, deliver=partial(deliver, "long"))
-        await asyncio.wait_for(ended.wait(), 120)
+        await asyncio.wait_for(ended.wait(), seconds)
         for running in (long, *short):
             running.close()
 
     asyncio.run(main())
     pieces = [i for i, (name, item) in enumerate(order) if name == "long" and isinstance(item, Progress)]
-    assert len(pieces) >= 20
+    assert len(pieces) >= tokens // 600
     for a, b in itertools.pairwise(pieces):
         between = [name for name, item in order[a:b] if isinstance(item, Delta)]
         assert sorted(between) == ["short 0", "short 1", "short 2"]
+
+
+def test_a_long_prompt_holds_others_for_one_piece_at_most(engine: Engine) -> None:
+    check_nobody_waits_for_a_long_prompt(engine, 12_000, 120)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_prompt_of_100k_tokens_holds_others_for_one_piece_at_most(tmp_path: Path) -> None:
+    from llama4rt import build
+    from tiny_checkpoints import KINDS, write_checkpoint
+
+    short = KINDS["real_floor_scale"]
+    long = dataclasses.replace(short, config=short.config | {"max_position_embeddings": 131_072})
+    path = tmp_path / "long.l4e"
+    build(write_checkpoint(long, tmp_path / "long"), path)
+    with Engine(path, num_threads=1, kv_cache_memory="256MiB", max_num_seqs=4) as engine:
+        check_nobody_waits_for_a_long_prompt(engine, 100_000, 1500)
 
 
 def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
