@@ -75,7 +75,9 @@ def print_tables(report: dict[str, Any]) -> None:
 
 
 def draw(report: dict[str, Any], path: Path) -> bool:
-    """Bars of tokens per second and of the fraction of the limit, beside the JSON; False without matplotlib."""
+    """Bars of tokens per second and of the fraction of the limit. False where matplotlib or every speed is missing."""
+    if not report["threads"]:  # only cold starts were asked for
+        return False
     try:
         import matplotlib
     except ImportError:
