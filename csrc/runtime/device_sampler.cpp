@@ -46,13 +46,6 @@ DeviceSampler::~DeviceSampler() {
   backend_.deallocate(memory_, places_.end);
 }
 
-bool DeviceSampler::possible(const SampleRequest& request) {
-  std::vector<int64_t> ids;
-  for (const auto& [id, bias] : request.params->logit_bias) ids.push_back(id);
-  std::sort(ids.begin(), ids.end());
-  return std::adjacent_find(ids.begin(), ids.end()) == ids.end();
-}
-
 void DeviceSampler::clear() {
   rows_.clear();
   edits_.clear();

@@ -33,11 +33,9 @@ class DeviceSampler {
   // Of the device's memory.
   static int64_t device_bytes(int64_t vocab_size, int64_t max_rows);
 
-  // False when the device cannot do it: a token stands twice in logit_bias.
-  static bool possible(const SampleRequest& request);
   // Forgets the rows.
   void clear();
-  // The next row, of a possible request. False: it does not fit beside the others, nothing was added.
+  // The next row, of a checked request. False: it does not fit beside the others, nothing was added.
   bool add(const SampleRequest& request);
   int64_t num_rows() const { return int64_t(rows_.size()); }
   // Samples the rows added, without waiting. logits: F32 [rows added, V] in the backend's memory,

@@ -245,13 +245,16 @@ void Generator::run(std::span<const Slice> slices) {
 std::optional<Generator::Flight> Generator::take_off(std::span<const Slice> slices, const Tensor& logits,
                                                      int64_t num_unknown) {
   if (!device_sampler_ || !backend_.works_behind() || outputs_.empty()) return {};
+  const auto needs_host = [&](const OutputRow& output) {
+    const Generation& g = generation(slices[output.slice]);
+    return host_reads(g, output.position) || mask_of(g);
+  };
+  if (std::any_of(outputs_.begin(), outputs_.end(), needs_host)) return {};
   device_sampler_->clear();
   for (const OutputRow& output : outputs_) {
-    const Generation& g = generation(slices[output.slice]);
-    if (g.request->request.return_logits || output.position < g.rows_wanted || mask_of(g)) return {};
-    SampleRequest sample = sample_request(g);
+    SampleRequest sample = sample_request(generation(slices[output.slice]));
     sample.num_unknown = num_unknown;
-    if (!DeviceSampler::possible(sample) || !device_sampler_->add(sample)) return {};
+    if (!device_sampler_->add(sample)) return {};
   }
   int32_t* const next_ids = outputs_.size() == slices.size() ? builder_.next_ids() : nullptr;
   return Flight{{slices.begin(), slices.end()}, outputs_, device_sampler_->submit(logits, next_ids)};
@@ -317,18 +320,13 @@ void Generator::take_rows(std::span<const Slice> slices, int64_t begin, const Te
   if (!sample_rows(slices, begin, logits)) read_rows(slices, begin, on_host(logits));
 }
 
-// Samples the rows where they are, as many at once as the sampler takes. False: a row is for the host to see,
-// or asks for what only the host does.
+// Samples the rows where they are, as many at once as the sampler takes. False: a row is for the host to see.
 bool Generator::sample_rows(std::span<const Slice> slices, int64_t begin, const Tensor& logits) {
   if (!device_sampler_) return false;
   const int64_t count = logits.size(0);
   const auto slice = [&](int64_t r) -> const Slice& { return slices[outputs_[size_t(begin + r)].slice]; };
-  for (int64_t r = 0; r < count; ++r) {
-    const Generation& g = generation(slice(r));
-    if (g.request->request.return_logits || outputs_[size_t(begin + r)].position < g.rows_wanted ||
-        !DeviceSampler::possible(sample_request(g)))
-      return false;
-  }
+  for (int64_t r = 0; r < count; ++r)
+    if (host_reads(generation(slice(r)), outputs_[size_t(begin + r)].position)) return false;
   device_sampler_->clear();
   results_.assign(size_t(count), {});
   int64_t first = 0;
@@ -408,6 +406,11 @@ void Generator::read_rows(std::span<const Slice> slices, int64_t begin, const Te
   }
   for (int64_t r = 0; r < count; ++r)
     use_row(slices[output(r).slice], output(r).position, row(r), results_[size_t(r)]);
+}
+
+// Whether the caller wants numbers of this row beyond those of a token chosen from it.
+bool Generator::host_reads(const Generation& g, int64_t position) {
+  return g.request->request.return_logits || position < g.rows_wanted;
 }
 
 SampleRequest Generator::sample_request(const Generation& g) {

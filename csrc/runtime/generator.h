@@ -128,6 +128,7 @@ class Generator {
   std::optional<Flight> take_off(std::span<const Slice> slices, const Tensor& logits, int64_t num_unknown);
   std::optional<Flight> fly_ahead(const Flight& now);
   void land();
+  static bool host_reads(const Generation& g, int64_t position);
   static SampleRequest sample_request(const Generation& g);
   static TokenMask* mask_of(const Generation& g);
   void choose_outputs(std::span<const Slice> slices);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <vector>
 
 #include "base/error.h"
 
@@ -126,11 +127,17 @@ void check_request(const Request& request, const RequestLimits& limits) {
 
   LLAMA4RT_CHECK(kRequest, s.logit_bias.size() <= kMaxLogitBias, "logit_bias has ", s.logit_bias.size(),
                  " entries; at most ", kMaxLogitBias, " are allowed");
+  std::vector<int64_t> ids;
   for (const auto& [id, bias] : s.logit_bias) {
     LLAMA4RT_CHECK(kRequest, id >= 0 && id < limits.vocab_size, "logit_bias names token ", id,
                    "; token ids of this model are 0..", limits.vocab_size - 1);
     check(kLogitBias, bias);
+    ids.push_back(id);
   }
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  LLAMA4RT_CHECK(kRequest, twice == ids.end(), "logit_bias names token ", *twice,
+                 " more than once; give the sum of its biases");
   LLAMA4RT_CHECK(kRequest, request.stop_token_ids.size() <= kMaxStopTokens, "stop_token_ids has ",
                  request.stop_token_ids.size(), " entries; at most ", kMaxStopTokens, " are allowed");
   for (size_t i = 0; i < request.stop_token_ids.size(); ++i)

@@ -14,7 +14,7 @@ MAX_TEXT_BYTES = 64 << 10  # of a regular expression or grammar
 MAX_CHOICES = 2000
 
 # How Python, and so most of what models have read, writes JSON. Free white space would let a model write nothing else.
-# Without \uXXXX a name can be written in one way only: "\u0061" would pass for another property than "a".
+# Without escapes by number a name can be written in one way only: "\u0061" would pass for another property than "a".
 _JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",

@@ -94,7 +94,8 @@ TEST(steps_ahead_of_a_sequence_that_ends_are_forgotten) {
     if (i % 3 == 2 && i != 8) all[i].max_tokens = 40;  // after those that need the host
     if (i % 4 == 0) p.logprobs = 3;
     if (i == 7) p.repetition_penalty = 1.3;
-    if (i == 8) p.logit_bias = {{5, 4.0}, {5, 1.0}, {9, 3.0}};  // for the host
+    if (i == 8) p.logit_bias = {{5, 5.0}, {9, 3.0}};
+    if (i == 8) all[i].prompt_logprobs = 2;  // for the host
     if (i == 5) p.min_tokens = 9;
   }
   all[3].n = 3;

@@ -4,24 +4,14 @@
 
 #include <cmath>
 
-#include "cuda/cuda_backend.h"
+#include "cuda/devices.h"
 #include "cuda/products.h"
 #include "cuda/simt_test.h"
 #include "ops/made_routing.h"
-#include "reference/reference_backend.h"
 
 namespace llama4rt::test {
 namespace {
 
-struct Devices {
-  cuda::Stream stream;
-  CudaBackend cuda{0};
-  ReferenceBackend reference;
-};
-Devices& devices() {
-  static Devices d;
-  return d;
-}
 void wait() { devices().cuda.copy_to_host(nullptr, nullptr, 0); }
 
 // gate_up: a [T * K, F], shared_a [T, F], h [T, H].  Returns a, then shared_a.

@@ -5,8 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cuda/cuda_backend.h"
-#include "reference/reference_backend.h"
+#include "cuda/devices.h"
 
 namespace llama4rt::test {
 namespace {
@@ -16,16 +15,6 @@ cuda::Finish finish_of(Op op) {
   return op == Op::kLinear      ? cuda::Finish::kStore
          : op == Op::kLinearAdd ? cuda::Finish::kAdd
                                 : cuda::Finish::kSwiGlu;
-}
-
-struct Devices {
-  cuda::Stream stream;
-  CudaBackend cuda{0};
-  ReferenceBackend reference;
-};
-Devices& devices() {
-  static Devices d;
-  return d;
 }
 
 void run(Backend& backend, Op op, Tensor out, Tensor x, const Weight& w) {

@@ -445,6 +445,8 @@ TEST(refuses_every_number_out_of_its_range_by_name) {
     refuses("logit_bias is", [x](Request& r) { r.sampling.logit_bias = {{1, x}}; });
   }
   refuses("logit_bias names token 96", [](Request& r) { r.sampling.logit_bias = {{96, 1.0}}; });
+  refuses("logit_bias names token 3 more than once",
+          [](Request& r) { r.sampling.logit_bias = {{3, 1.0}, {4, 1.0}, {3, 2.0}}; });
   refuses("logprobs is 21", [](Request& r) { r.sampling.logprobs = 21; });
   refuses("prompt_logprobs is -2", [](Request& r) { r.prompt_logprobs = -2; });
   refuses("stop_token_ids[0] is 100", [](Request& r) { r.stop_token_ids = {100}; });
