@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "base/checked_math.h"
 #include "cpu/generic/dot.h"
 #include "cpu/generic/kv_layout.h"
 #include "cpu/generic/math.h"
@@ -12,6 +13,13 @@
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// How many keys ahead keys and values are asked for. The lines of one head lie in pieces of a block, 4 KB,
+// and the hardware's prefetchers stop at each; asked for into the second cache, because the few misses that
+// the first one can have in flight are not enough for the bandwidth of memory.
+inline constexpr int64_t kKeysAhead = 32;
+// Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
+inline constexpr int64_t kValueKeys = 64;
 
 // Rows times vectors of dimensions whose sums stay in registers while values stream by.
 #if defined(LLAMA4RT_ISA_AVX512)
@@ -30,13 +38,18 @@ inline void score_rows(const AttentionTile& tile, const float* const* q, float* 
     const int64_t block = tile.blocks[key / kv.block_size], offset = key % kv.block_size;
     return head_of_block<Element>(kv.k, kv, block, tile.kv_head) + offset * kv.head_dim;
   };
-  const Element* keys = keys_at(begin);
+  // Behind the last keys come the first values.
+  const auto ahead_of = [&](int64_t key) {
+    if (key < end) return keys_at(key);
+    key = begin + (key - end) / kLanes * kLanes;
+    if (key >= end) return keys_at(begin);  // there are only a few, on their way long since
+    return head_of_block<Element>(kv.v, kv, tile.blocks[key / kv.block_size], tile.kv_head) +
+           key % kv.block_size * kv.head_dim;
+  };
   for (int64_t key = begin; key < end; key += kLanes) {
-    const Element* next = key + kLanes < end ? keys_at(key + kLanes) : keys;
     Vec score[kRows];
-    float_block(score, keys, next, q, kv.head_dim);
+    float_block<kRows, Element, kFar>(score, keys_at(key), ahead_of(key + kKeysAhead), q, kv.head_dim);
     for (int t = 0; t < kRows; ++t) (score[t] * scale).store(out[t] + (key - begin));
-    keys = next;
   }
 }
 
@@ -63,46 +76,50 @@ inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
 }
 
 // sum[t][d ..] += weight[t][key] * v[key][d ..] for keys [begin, end) of the block table, one key after the
-// other, and kVecs * 16 dimensions from d on; `lanes` of the last sixteen exist.   weight[t][0]: key `origin`
+// other, and kVecs * 16 dimensions from d on; `lanes` of the last sixteen exist.   weight[t][0]: key
+// `origin`; last: the end of the keys that will be wanted after these
 template <class Element, int kRows, int kVecs>
 inline void add_values(const AttentionTile& tile, float* const* sum, const float* const* weight,
-                       int64_t origin, int64_t begin, int64_t end, int64_t d, int lanes) {
+                       int64_t origin, int64_t begin, int64_t end, int64_t last, int64_t d, int lanes) {
   const KvLayer& kv = *tile.kv;
+  const int64_t block_size = kv.block_size, dim = kv.head_dim;
+  const int64_t far = round_up(kValueKeys, block_size);
+  const auto values_at = [&](int64_t block) {
+    return head_of_block<Element>(kv.v, kv, tile.blocks[block], tile.kv_head) +
+           value_index<Element>(0, d, dim);
+  };
   Vec acc[kRows][kVecs];
   for (int t = 0; t < kRows; ++t)
     for (int i = 0; i < kVecs; ++i) acc[t][i] = Vec::load(sum[t] + d + i * kLanes);
-  for (int64_t key = begin; key < end;) {
-    const int64_t block_start = key / kv.block_size * kv.block_size, next_start = block_start + kv.block_size;
-    const int64_t block_end = next_start < end ? next_start : end;
-    const auto* values = head_of_block<Element>(kv.v, kv, tile.blocks[key / kv.block_size], tile.kv_head);
-    // The next block, as far as there is one, is asked for while this one is multiplied.
-    const auto* next = next_start < end ? head_of_block<Element>(
-                                              kv.v, kv, tile.blocks[next_start / kv.block_size], tile.kv_head)
-                                        : values;
-    for (; key < block_end; key = (key & ~int64_t(1)) + 2) {
-      const int64_t pair = (key & ~int64_t(1)) - block_start;  // keys pair and pair + 1 of the block
-      const bool first_half = key % 2 == 0, second_half = !first_half || key + 1 < block_end;
+  for (int64_t key = begin, block_end; key < end; key = block_end) {
+    const int64_t block = key / block_size, block_start = block * block_size;
+    block_end = block_start + block_size < end ? block_start + block_size : end;
+    const Element* values = values_at(block);
+    const Element* ahead = block_start + far < last ? values_at(block + far / block_size) : values;
+    // One or both keys of a pair, the first of which is `even`.
+    const auto add_pair = [&]<bool kFirst, bool kSecond>(int64_t even) LLAMA4RT_INLINE_LAMBDA {
+      const int64_t at = value_index<Element>(even - block_start, 0, dim);
       Vec first[kVecs], second[kVecs];
       for (int i = 0; i < kVecs; ++i) {
-        load_value_pair(first[i], second[i], values, pair, d + i * kLanes, kv.head_dim,
-                        i + 1 == kVecs ? lanes : kLanes);
-        prefetch(next + value_index<Element>(pair, d + i * kLanes, kv.head_dim));
+        load_value_pair(first[i], second[i], values + at, i * kLanes, dim, kVecs == 1 ? lanes : kLanes);
+        prefetch<kFar>(ahead + at + value_index<Element>(0, i * kLanes, dim));
         if constexpr (sizeof(Element) == 4)
-          prefetch(next + value_index<Element>(pair + 1, d + i * kLanes, kv.head_dim));
+          prefetch<kFar>(ahead + at + value_index<Element>(1, i * kLanes, dim));
       }
-      const int64_t at = block_start + pair - origin;
-      if (first_half)
-        for (int t = 0; t < kRows; ++t) {
-          const Vec w = Vec::set1(weight[t][at]);
-          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(w, first[i], acc[t][i]);
-        }
-      if (second_half)
-        for (int t = 0; t < kRows; ++t) {
-          const Vec w = Vec::set1(weight[t][at + 1]);
-          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(w, second[i], acc[t][i]);
-        }
+      for (int t = 0; t < kRows; ++t) {
+        const float* w = weight[t] + (even - origin);
+        if constexpr (kFirst)
+          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(Vec::set1(w[0]), first[i], acc[t][i]);
+        if constexpr (kSecond)
+          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(Vec::set1(w[1]), second[i], acc[t][i]);
+      }
+    };
+    if (key % 2 != 0) {
+      add_pair.template operator()<false, true>(key - 1);
+      ++key;
     }
-    key = block_end;
+    for (; key + 2 <= block_end; key += 2) add_pair.template operator()<true, true>(key);
+    if (key < block_end) add_pair.template operator()<true, false>(key);
   }
   for (int t = 0; t < kRows; ++t)
     for (int i = 0; i < kVecs; ++i) acc[t][i].store(sum[t] + d + i * kLanes);
@@ -111,15 +128,17 @@ inline void add_values(const AttentionTile& tile, float* const* sum, const float
 // All dimensions. sum: [round_up(D, 16)] each
 template <class Element, int kRows>
 inline void add_all_values(const AttentionTile& tile, float* const* sum, const float* const* weight,
-                           int64_t origin, int64_t begin, int64_t end) {
-  if (begin >= end) return;
+                           int64_t origin, int64_t begin, int64_t end, int64_t last) {
   const int64_t dim = tile.kv->head_dim;
-  int64_t d = 0;
-  for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes)
-    add_values<Element, kRows, kValueVecs>(tile, sum, weight, origin, begin, end, d, kLanes);
-  for (; d < dim; d += kLanes)
-    add_values<Element, kRows, 1>(tile, sum, weight, origin, begin, end, d,
-                                  dim - d < kLanes ? int(dim - d) : kLanes);
+  for (int64_t next; begin < end; begin = next) {
+    next = round_up(begin + 1, kValueKeys) < end ? round_up(begin + 1, kValueKeys) : end;
+    int64_t d = 0;
+    for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes)
+      add_values<Element, kRows, kValueVecs>(tile, sum, weight, origin, begin, next, last, d, kLanes);
+    for (; d < dim; d += kLanes)
+      add_values<Element, kRows, 1>(tile, sum, weight, origin, begin, next, last, d,
+                                    dim - d < kLanes ? int(dim - d) : kLanes);
+  }
 }
 
 // Rows [row, row + kRows) of the tile, all of which see keys of this partition.
@@ -139,17 +158,24 @@ inline void attend_rows(float* states, const AttentionTile& tile, int row, int64
     weigh(weight[t], end[t] - begin, sum[t][-kStateHeader], sum[t][1 - kStateHeader]);
     for (int64_t d = 0; d < state_size - kStateHeader; d += kLanes) Vec::zero().store(sum[t] + d);
   }
-  // Keys that all rows of a group see go together; later rows then see some more of their own.
-  for (int first = 0; first < kRows;) {
-    constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
-    constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
-    const int rows = kRows - first < kGroupRows ? kRows - first : kGroupRows;
-    with_token_count<kGroupRows>(rows, [&]<int kN>() {
-      add_all_values<Element, kN>(tile, sum + first, weight + first, begin, begin, end[first]);
-    });
-    for (int t = first + 1; t < first + rows; ++t)
-      add_all_values<Element, 1>(tile, sum + t, weight + t, begin, end[first], end[t]);
-    first += rows;
+  constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
+  constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
+  // Several groups take turns on the same few keys.
+  const int64_t step = kGroups == 1 ? kPartitionKeys : kValueKeys;
+  for (int64_t from = begin, to; from < end[kRows - 1]; from = to) {
+    to = from + step;
+    const auto bounded = [&](int t) { return end[t] < to ? end[t] : to; };
+    // Keys that all rows of a group see go together; later rows then see some more of their own.
+    for (int first = 0; first < kRows; first += kGroupRows) {
+      const int rows = kRows - first < kGroupRows ? kRows - first : kGroupRows;
+      with_token_count<kGroupRows>(rows, [&]<int kN>() {
+        add_all_values<Element, kN>(tile, sum + first, weight + first, begin, from, bounded(first),
+                                    end[kRows - 1]);
+      });
+      const int64_t alone = end[first] > from ? end[first] : from;
+      for (int t = first + 1; t < first + rows; ++t)
+        add_all_values<Element, 1>(tile, sum + t, weight + t, begin, alone, bounded(t), 0);
+    }
   }
 }
 

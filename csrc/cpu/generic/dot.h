@@ -33,7 +33,11 @@ inline void with_token_count(int64_t n, const Body& body) {
 
 // Asks for the line at p. Always inline: GCC thinks a function that only prefetches does nothing, and drops
 // its calls.
-LLAMA4RT_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+enum Distance { kNear, kFar };  // into the first or the second cache
+template <Distance kDistance = kNear>
+LLAMA4RT_INLINE void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, kDistance == kNear ? 3 : 2);
+}
 
 // How far ahead of the multiplication weights are asked for. Hardware prefetchers stop at a page; this does
 // not.
@@ -66,7 +70,7 @@ inline void load_two(Vec& even, Vec& odd, const f8e4m3* lines, int64_t k) {
 
 // sum[t] = sum_k lines[k] * x[t][k]: one chain of even k, one of odd k, added at the end.   x[t]: [k]
 // Reads a whole line of two k even when num_k is odd.   ahead: the lines that will be wanted soon
-template <int kTokens, class Element>
+template <int kTokens, class Element, Distance kAhead = kNear>
 LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, const Element* ahead,
                                  const float* const* x, int64_t num_k) {
   const float* row[kTokens];
@@ -79,8 +83,8 @@ LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, cons
   int64_t k = 0;
   for (; k + 2 <= num_k; k += 2) {
     load_two(even, odd, lines, k);
-    prefetch(ahead + k * kLanes);
-    if constexpr (sizeof(Element) == 4) prefetch(ahead + (k + 1) * kLanes);
+    prefetch<kAhead>(ahead + k * kLanes);
+    if constexpr (sizeof(Element) == 4) prefetch<kAhead>(ahead + (k + 1) * kLanes);
     for (int t = 0; t < kTokens; ++t) {
       sum[t] = fma(even, Vec::set1(row[t][k]), sum[t]);
       odd_sum[t] = fma(odd, Vec::set1(row[t][k + 1]), odd_sum[t]);

@@ -70,23 +70,21 @@ inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const flo
     store_kv_as<float>(kv, slot, kv_head, k, v);
 }
 
-// Two keys' values of 16 dimensions (n of them when fewer are left); key is even.   head: values of a block
-inline void load_value_pair(Vec& first, Vec& second, const bf16* head, int64_t key, int64_t d, int64_t dim,
-                            int n) {
-  const bf16* p = head + value_index<bf16>(key, d, dim);
+// Two keys' values of 16 dimensions from d on (n of them when fewer are left).   values: of dimension 0, an
+// even key
+inline void load_value_pair(Vec& first, Vec& second, const bf16* values, int64_t d, int64_t, int n) {
+  const bf16* p = values + value_index<bf16>(0, d, 0);
   const IVec words = n == kLanes ? IVec::load(p) : IVec::load_partial(p, n);
   first = low_bf16(words);
   second = high_bf16(words);
 }
-inline void load_value_pair(Vec& first, Vec& second, const float* head, int64_t key, int64_t d, int64_t dim,
-                            int n) {
-  const float* p = head + value_index<float>(key, d, dim);
+inline void load_value_pair(Vec& first, Vec& second, const float* values, int64_t d, int64_t dim, int n) {
+  const float* p = values + d;
   first = n == kLanes ? Vec::load(p) : Vec::load_partial(p, n);
   second = n == kLanes ? Vec::load(p + dim) : Vec::load_partial(p + dim, n);
 }
-inline void load_value_pair(Vec& first, Vec& second, const f8e4m3* head, int64_t key, int64_t d, int64_t dim,
-                            int n) {
-  const f8e4m3* p = head + value_index<f8e4m3>(key, d, dim);
+inline void load_value_pair(Vec& first, Vec& second, const f8e4m3* values, int64_t d, int64_t dim, int n) {
+  const f8e4m3* p = values + d;
   if (n == kLanes) {
     first = widen_f8(p);
     second = widen_f8(p + dim);
