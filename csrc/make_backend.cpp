@@ -37,9 +37,19 @@ DeviceTraits device_traits(const std::string& device) {
   return {};
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads) {
+Activations activations_by_name(const std::string& name) {
+  if (name == "auto") return Activations::kAuto;
+  if (name == "int8") return Activations::kInt8;
+  LLAMA4RT_CHECK(kConfig, name == "int16", "activations is \"", name,
+                 "\"; it must be \"auto\", \"int8\" or \"int16\"");
+  return Activations::kInt16;
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads, Activations activations) {
+  if (device == "cpu" || device == "auto") return make_cpu_backend(num_threads, activations);
+  LLAMA4RT_CHECK(kConfig, activations == Activations::kAuto, "device \"", device,
+                 "\" has no choice of activations, the CPU has: leave it at \"auto\"");
   if (device == "reference") return make_reference_backend();
-  if (device == "cpu" || device == "auto") return make_cpu_backend(num_threads);
   if (const std::optional<int> index = cuda_index(device)) return make_cuda_backend(*index);
   throw Error(
       ErrorKind::kConfig,

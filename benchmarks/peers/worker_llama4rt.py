@@ -1,8 +1,7 @@
-"""llama4rt as a worker (protocol.py): worker_llama4rt.py ENGINE THREADS CONTEXT BATCH [ACTIVATIONS]"""
+"""llama4rt as a worker (protocol.py): worker_llama4rt.py ENGINE THREADS CONTEXT BATCH ACTIVATIONS"""
 
 from __future__ import annotations
 
-import os
 import sys
 
 from llama4rt import _core
@@ -13,8 +12,12 @@ from protocol import serve
 class Llama4rt(Bench):
     """The same measurements as `llama4rt bench`: greedy sampling is inside the decode figure."""
 
-    def __init__(self, path: str, threads: int, context: int, batch: int) -> None:
-        super().__init__(_core.Engine(path, num_threads=threads, max_model_len=context, max_num_seqs=batch))
+    def __init__(self, path: str, activations: str, threads: int, context: int, batch: int) -> None:
+        super().__init__(
+            _core.Engine(
+                path, num_threads=threads, max_model_len=context, max_num_seqs=batch, activations=activations
+            )
+        )
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         self._submit(prompt, count, use_prefix_cache=False)
@@ -25,5 +28,4 @@ class Llama4rt(Bench):
 
 
 if __name__ == "__main__":
-    os.environ["LLAMA4RT_CPU_ACTIVATIONS"] = (*sys.argv[5:], "int16")[0]
-    serve(lambda: Llama4rt(sys.argv[1], *map(int, sys.argv[2:5])))
+    serve(lambda: Llama4rt(sys.argv[1], sys.argv[5], *map(int, sys.argv[2:5])))

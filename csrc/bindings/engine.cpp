@@ -292,6 +292,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
   take_option(given, "block_size", o.block_size, taken);
   take_option(given, "max_batched_tokens", o.max_batched_tokens, taken);
   take_option(given, "kv_cache_dtype", o.kv_cache_dtype, taken);
+  take_option(given, "activations", o.activations, taken);
   take_option(given, "prefix_cache", o.prefix_cache, taken);
   take_option(given, "max_waiting", o.max_waiting, taken);
   take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);

@@ -13,12 +13,21 @@ namespace {
 
 // From here on memory comes as zero pages that are backed on first touch, by huge pages where possible.
 constexpr size_t kMapBytes = size_t(1) << 20;
-constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kHugePage = size_t(2) << 20, kPage = 4096;
+
+void* map_pages(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  LLAMA4RT_CHECK(kInternal, p != MAP_FAILED, "out of memory: the system refused ", bytes, " bytes");
+  return p;
+}
 
 }  // namespace
 
 CpuBackend::CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations)
-    : kernels_(kernels), activations_(activations), team_(num_threads), members_(size_t(team_.size())) {}
+    : kernels_(kernels),
+      activations_(activations == Activations::kAuto ? Activations::kInt16 : activations),
+      team_(num_threads),
+      members_(size_t(team_.size())) {}
 
 std::string CpuBackend::describe() const {
   return error_text("cpu ", kernels_.isa, ", ", num_threads(), num_threads() == 1 ? " thread" : " threads",
@@ -31,10 +40,16 @@ void* CpuBackend::allocate(size_t bytes) {
     LLAMA4RT_CHECK(kInternal, p, "out of memory: the system refused ", bytes, " bytes");
     return p;
   }
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  LLAMA4RT_CHECK(kInternal, p != MAP_FAILED, "out of memory: the system refused ", bytes, " bytes");
-  if (bytes >= 2 * kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a wish
-  return p;
+  if (bytes < kHugePage) return map_pages(bytes);
+  // Huge pages begin at multiples of their size: what is mapped too much in front and behind goes back.
+  auto* const first = static_cast<std::byte*>(map_pages(bytes + kHugePage));
+  const size_t front =
+      round_up(reinterpret_cast<uintptr_t>(first), kHugePage) - reinterpret_cast<uintptr_t>(first);
+  const size_t kept = round_up(bytes, kPage), behind = round_up(bytes + kHugePage, kPage) - front - kept;
+  if (front > 0) munmap(first, front);
+  if (behind > 0) munmap(first + front + kept, behind);
+  madvise(first + front, kept, MADV_HUGEPAGE);  // a wish
+  return first + front;
 }
 
 void CpuBackend::deallocate(void* p, size_t bytes) {
@@ -126,14 +141,8 @@ void CpuBackend::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform
   });
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
-  const char* text = std::getenv("LLAMA4RT_CPU_ACTIVATIONS");
-  const std::string_view name = text && *text ? text : "int16";
-  LLAMA4RT_CHECK(kConfig, name == "int16" || name == "int8", "LLAMA4RT_CPU_ACTIVATIONS is \"", name,
-                 "\"; use \"int16\" or \"int8\"");
-  return std::make_unique<CpuBackend>(
-      cpu::select_kernels(), num_threads,
-      name == "int8" ? CpuBackend::Activations::kInt8 : CpuBackend::Activations::kInt16);
+std::unique_ptr<Backend> make_cpu_backend(int num_threads, Activations activations) {
+  return std::make_unique<CpuBackend>(cpu::select_kernels(), num_threads, activations);
 }
 
 }  // namespace llama4rt

@@ -22,12 +22,8 @@ namespace llama4rt {
 
 class CpuBackend final : public Backend {
  public:
-  // What rows of activations become in front of int4 weights; in front of int8 weights they are int16 always.
-  // docs/numerics.md has the error of both.
-  enum class Activations : uint8_t { kInt16, kInt8 };
-
   // num_threads 0: all CPUs of this process.
-  CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations = Activations::kInt16);
+  CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations);
 
   std::string name() const override { return "cpu"; }
   std::string describe() const override;  // "cpu avx512_vnni, 2 threads[, int8 activations]"
@@ -118,8 +114,7 @@ class CpuBackend final : public Backend {
   cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_, tile_keys_, tile_values_;
 };
 
-// The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has; activations follow
-// LLAMA4RT_CPU_ACTIVATIONS, "int16" (the default) or "int8". Throws kConfig for other values.
-std::unique_ptr<Backend> make_cpu_backend(int num_threads);
+// The instruction set follows LLAMA4RT_CPU_ISA, or the best this machine has.
+std::unique_ptr<Backend> make_cpu_backend(int num_threads, Activations activations);
 
 }  // namespace llama4rt

@@ -227,6 +227,12 @@ class Backend {
   virtual void do_sample(const SampleBatch& batch, Tensor logits);  // throws: where the host samples
 };
 
+// What rows of activations become in front of int4 weights on a CPU; in front of int8 weights they are int16
+// always. docs/numerics.md has the error of both, and why kAuto is what it is.
+enum class Activations : uint8_t { kAuto, kInt8, kInt16 };
+// "auto", "int8" or "int16"; throws kConfig for anything else.
+Activations activations_by_name(const std::string& name);
+
 // The device that "auto" means for an engine file of this layout: a file serves one kind of device. Other
 // names stay.
 std::string choose_device(const std::string& device, Layout layout);
@@ -234,6 +240,8 @@ std::string choose_device(const std::string& device, Layout layout);
 DeviceTraits device_traits(const std::string& device);
 // "reference", "cpu" (also "auto"), "cuda" or "cuda:N"; num_threads 0 = all CPUs of this process. Throws
 // kConfig for anything else, naming what exists, and for a device that cannot be used, saying why.
-std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads);
+// Activations other than kAuto are for the CPU.
+std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads,
+                                      Activations activations = Activations::kAuto);
 
 }  // namespace llama4rt

@@ -63,6 +63,11 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
   return plan;
 }
 
+std::unique_ptr<Backend> make_backend_for(const std::string& device, const EngineOptions& options) {
+  return make_backend(device, int(option("num_threads", options.num_threads, 1024, 0)),
+                      activations_by_name(options.activations));
+}
+
 std::string device_of(const EngineFile& file, const EngineOptions& options) {
   return choose_device(options.device, file.layout());
 }
@@ -118,9 +123,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options, std::uniqu
       file_(std::make_unique<EngineFile>(path)),
       config_(file_->config()),
       backend_(std::move(backend)) {
-  if (!backend_)
-    backend_ =
-        make_backend(device_of(*file_, options), int(option("num_threads", options.num_threads, 1024, 0)));
+  if (!backend_) backend_ = make_backend_for(device_of(*file_, options), options);
   backend_->enter_thread();
   file_->require_layout(backend_->matrix_layout(), backend_->name());
   Llama4Weights::load(*file_);  // what is missing is said before gigabytes are moved
@@ -132,9 +135,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options, std::uniqu
 
 Engine::Engine(const DummyModel& model, const EngineOptions& options, std::unique_ptr<Backend> backend)
     : owner_(getpid()), config_(model.config), backend_(std::move(backend)) {
-  if (!backend_)
-    backend_ =
-        make_backend(device_of(model, options), int(option("num_threads", options.num_threads, 1024, 0)));
+  if (!backend_) backend_ = make_backend_for(device_of(model, options), options);
   backend_->enter_thread();
   plan_ = plan_engine(model, on_device(options, *backend_));
   WeightOptions weights = model.weights;

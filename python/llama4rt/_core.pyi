@@ -218,6 +218,7 @@ class Engine:
         block_size: int = 16,
         max_batched_tokens: int = 0,
         kv_cache_dtype: str = "auto",
+        activations: str = "auto",
         prefix_cache: bool = True,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,

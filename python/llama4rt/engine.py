@@ -50,7 +50,8 @@ class Engine:
     path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len:
     prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as
     "4GiB" or "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "fp8" (half the
-    memory, docs/numerics.md says what it costs) or "f32". num_threads: None takes LLAMA4RT_NUM_THREADS, else the
+    memory, docs/numerics.md says what it costs) or "f32". activations: what a CPU multiplies int4 weights
+    with: "int8", "int16" (slower, fewer roundings: docs/numerics.md) or "auto". num_threads: None takes LLAMA4RT_NUM_THREADS, else the
     processors this process may use. image_cache_memory: for pictures that are encoded, in use or kept
     for the next time; as kv_cache_memory. gpu_memory: the most to take of a GPU; None: what is free
     there. "auto" means the device the file was built for (`llama4rt build --target`).
@@ -69,6 +70,7 @@ class Engine:
         block_size: int = 16,
         max_batched_tokens: int | None = None,
         kv_cache_dtype: str = "auto",
+        activations: str = "auto",
         prefix_cache: bool = True,
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
@@ -91,6 +93,7 @@ class Engine:
             block_size=count("block_size", block_size),
             max_batched_tokens=count("max_batched_tokens", max_batched_tokens),
             kv_cache_dtype=kv_cache_dtype,
+            activations=activations,
             prefix_cache=prefix_cache,
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),

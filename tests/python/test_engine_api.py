@@ -243,6 +243,7 @@ def test_bad_options_are_typed_errors(text_engine_file: Path, tmp_path: Path) ->
         {"num_threads": 0}, {"num_threads": True}, {"max_model_len": -1}, {"max_num_seqs": 1.5},
         {"kv_cache_memory": "lots"}, {"kv_cache_memory": 0}, {"kv_cache_memory": True}, {"kv_cache_memory": "4 XB"},
         {"device": "tpu"}, {"device": "cuda:x"}, {"kv_cache_dtype": "int1"}, {"block_size": 7},
+        {"activations": "int4"}, {"activations": "int8", "device": "reference"},
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             Engine(text_engine_file, **options)

@@ -395,6 +395,8 @@ def test_hostile_prompts_of_the_public_engine(victim: Path, prompt: Any) -> None
         {"block_size": -16},
         {"max_batched_tokens": -1},
         {"kv_cache_dtype": "f16"},
+        {"activations": "int4"},
+        {"activations": "int8", "device": "reference"},
         {"kv_cache_bytes": -1},
         {"kv_cache_bytes": 1},  # too small for one block
     ],

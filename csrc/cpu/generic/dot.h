@@ -1,6 +1,6 @@
 // The two inner products everything is made of, each for one block of 16 rows (lane = row) and kTokens rows
 // of activations at once, so that what is loaded and unpacked serves all of them:
-//   float_block: bf16 or fp32 lines times fp32 activations (weights, and the keys of attention)
+//   float_block: bf16, fp8 or fp32 lines times fp32 activations (weights, and the keys of attention)
 //   int_block:   int4 or int8 lines times int16 activations, group by group
 // The order of addition of one output element never depends on kTokens.
 #pragma once
@@ -43,7 +43,7 @@ LLAMA4RT_INLINE void prefetch(const void* p) {
 // not.
 inline constexpr int64_t kPrefetchBytes = 4096;
 
-// --- float lines: [k / 2][16][2] bf16, or [k][16] fp32
+// --- float lines: [k / 2][16][2] bf16 or fp8, or [k][16] fp32
 
 // Values k and k + 1 (k even) of 16 rows.
 inline void load_two(Vec& even, Vec& odd, const bf16* lines, int64_t k) {
@@ -55,17 +55,8 @@ inline void load_two(Vec& even, Vec& odd, const float* lines, int64_t k) {
   even = Vec::load(lines + k * kLanes);
   odd = Vec::load(lines + (k + 1) * kLanes);
 }
-// Sixteen e4m3. Exponent and mantissa move into their places, where the exponent's bias is 120 too small:
-// exact, but the two NaN codes read as 480.
-inline Vec widen_f8(const f8e4m3* p) {
-  const IVec codes = IVec::load_u8(reinterpret_cast<const uint8_t*>(p));
-  const IVec magnitude = shift_left<20>(codes & IVec::set1(0x7f)),
-             sign = shift_left<24>(codes & IVec::set1(0x80));
-  return from_bits(magnitude + sign) * Vec::set1(0x1p120f);
-}
 inline void load_two(Vec& even, Vec& odd, const f8e4m3* lines, int64_t k) {
-  even = widen_f8(lines + k * kLanes);
-  odd = widen_f8(lines + (k + 1) * kLanes);
+  widen_f8_pairs(even, odd, IVec::load_u8_pairs(lines + k * kLanes));
 }
 
 // sum[t] = sum_k lines[k] * x[t][k]: one chain of even k, one of odd k, added at the end.   x[t]: [k]

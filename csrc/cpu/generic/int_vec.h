@@ -25,6 +25,10 @@ struct IVec {
   static IVec load_u8(const uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
+  // Two bytes to each lane, each to a half of 16 bits.
+  static IVec load_u8_pairs(const void* p) {
+    return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  }
   void store(void* p) const { _mm512_storeu_si512(p, v); }
   void store_i16(int16_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
@@ -103,6 +107,10 @@ struct IVec {
   static IVec load_u8(const uint8_t* p) {
     const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepu8_epi32(raw), _mm256_cvtepu8_epi32(_mm_srli_si128(raw, 8))};
+  }
+  static IVec load_u8_pairs(const void* p) {
+    const auto* q = static_cast<const __m128i*>(p);
+    return {_mm256_cvtepu8_epi16(_mm_loadu_si128(q)), _mm256_cvtepu8_epi16(_mm_loadu_si128(q + 1))};
   }
   void store(void* p) const {
     auto* q = static_cast<__m256i*>(p);
@@ -186,6 +194,10 @@ struct IVec {
   }
   static IVec load_u8(const uint8_t* p) {
     return make([=](int i) { return p[i]; });
+  }
+  static IVec load_u8_pairs(const void* p) {
+    const auto* q = static_cast<const uint8_t*>(p);
+    return make([=](int i) { return uint32_t(q[2 * i]) | uint32_t(q[2 * i + 1]) << 16; });
   }
   void store(void* p) const { std::memcpy(p, v, sizeof(v)); }
   void store_i16(int16_t* p) const {
@@ -290,5 +302,26 @@ inline int32_t reduce_max(IVec a) {
 // The two bf16 of each 32-bit word: low half and high half, as fp32.
 inline Vec low_bf16(IVec words) { return from_bits(shift_left<16>(words)); }
 inline Vec high_bf16(IVec words) { return from_bits(words & IVec::set1(int32_t(0xffff0000u))); }
+
+// The two e4m3 codes of each lane, one in each half of 16 bits, as fp32. Exact, but the two NaN codes read as
+// 480. Sign, exponent and mantissa move into the places of bf16, where the exponent's bias is 120 too small.
+inline void widen_f8_pairs(Vec& low, Vec& high, IVec codes) {
+  const IVec sign = shift_left<8>(codes) & IVec::set1(int32_t(0x80008000u));
+  const IVec magnitude = shift_left<4>(codes) & IVec::set1(0x07f007f0);
+#if defined(LLAMA4RT_ISA_AVX512)
+  // The codes below 8 have no leading one: 0 to 7 times 2^-9, from a table.
+  const __m512i small =
+      _mm512_castsi128_si512(_mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+  const __m512i words = _mm512_mask_permutexvar_epi16(
+      _mm512_add_epi16(magnitude.v, _mm512_set1_epi16(120 << 7)),
+      _mm512_cmplt_epu16_mask(magnitude.v, _mm512_set1_epi16(8 << 4)), codes.v, small);
+  low = low_bf16(IVec{words} + sign);
+  high = high_bf16(IVec{words} + sign);
+#else
+  const Vec bias = Vec::set1(0x1p120f);
+  low = low_bf16(magnitude + sign) * bias;
+  high = high_bf16(magnitude + sign) * bias;
+#endif
+}
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

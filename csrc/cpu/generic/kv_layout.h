@@ -1,8 +1,8 @@
 // Where keys and values lie inside a KV block; only store_kv and attend look. Per (block, KV head):
 //   keys    in groups of 16, lane = key, as the lines float_block wants:
-//           bf16 [P / 16][D / 2][16][2], fp32 and fp8 [P / 16][D][16]
-//   values  lane = dimension, two keys side by side in bf16 so that one load serves both:
-//           bf16 [P / 2][D][2], fp32 and fp8 [P][D]
+//           bf16 and fp8 [P / 16][D / 2][16][2], fp32 [P / 16][D][16]
+//   values  lane = dimension, two keys side by side so that one load serves both:
+//           bf16 and fp8 [P / 2][D][2], fp32 [P][D]
 #pragma once
 
 #include "cpu/generic/int_vec.h"
@@ -17,7 +17,7 @@ inline Element* head_of_block(void* cache, const KvLayer& kv, int64_t block, int
   return static_cast<Element*>(cache) + (block * kv.num_kv_heads + kv_head) * per_head;
 }
 
-// Index of (key, d) in a head's block. bf16 keys keep d and d + 1 side by side.
+// Index of (key, d) in a head's block. bf16 and fp8 keys keep d and d + 1 side by side.
 template <class Element>
 inline int64_t key_index(int64_t key, int64_t d, int64_t head_dim);
 template <>
@@ -30,7 +30,7 @@ inline int64_t key_index<float>(int64_t key, int64_t d, int64_t head_dim) {
 }
 template <>
 inline int64_t key_index<f8e4m3>(int64_t key, int64_t d, int64_t head_dim) {
-  return key_index<float>(key, d, head_dim);
+  return key_index<bf16>(key, d, head_dim);
 }
 template <class Element>
 inline int64_t value_index(int64_t key, int64_t d, int64_t head_dim);
@@ -45,7 +45,7 @@ inline int64_t value_index<float>(int64_t key, int64_t d, int64_t head_dim) {
 
 template <>
 inline int64_t value_index<f8e4m3>(int64_t key, int64_t d, int64_t head_dim) {
-  return value_index<float>(key, d, head_dim);
+  return value_index<bf16>(key, d, head_dim);
 }
 
 inline void convert(float& out, float x) { out = x; }
@@ -83,18 +83,11 @@ inline void load_value_pair(Vec& first, Vec& second, const float* values, int64_
   first = n == kLanes ? Vec::load(p) : Vec::load_partial(p, n);
   second = n == kLanes ? Vec::load(p + dim) : Vec::load_partial(p + dim, n);
 }
-inline void load_value_pair(Vec& first, Vec& second, const f8e4m3* values, int64_t d, int64_t dim, int n) {
-  const f8e4m3* p = values + d;
-  if (n == kLanes) {
-    first = widen_f8(p);
-    second = widen_f8(p + dim);
-    return;
-  }
-  f8e4m3 rows[2][kLanes] = {};
-  std::memcpy(rows[0], p, size_t(n));
-  std::memcpy(rows[1], p + dim, size_t(n));
-  first = widen_f8(rows[0]);
-  second = widen_f8(rows[1]);
+inline void load_value_pair(Vec& first, Vec& second, const f8e4m3* values, int64_t d, int64_t, int n) {
+  const f8e4m3* p = values + value_index<f8e4m3>(0, d, 0);
+  f8e4m3 some[2 * kLanes] = {};
+  if (n < kLanes) p = static_cast<const f8e4m3*>(std::memcpy(some, p, size_t(2 * n)));
+  widen_f8_pairs(first, second, IVec::load_u8_pairs(p));
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -157,6 +157,7 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
         "kv_cache_bytes": parse_bytes("kv_cache_memory", args.kv_cache_memory),
         "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
         "kv_cache_dtype": args.kv_cache_dtype,
+        "activations": args.activations,
     }
     kv = {"auto": "bf16", "bfloat16": "bf16"}.get(args.kv_cache_dtype, args.kv_cache_dtype)
     if args.config is None:

@@ -38,6 +38,12 @@ def add_engine_options(
         help="how keys and values are kept; fp8 takes half the memory of bf16 (default: auto)",
     )
     group.add_argument(
+        "--activations",
+        choices=["auto", "int8", "int16"],
+        default="auto",
+        help="what a CPU multiplies int4 weights with: int16 is slower and rounds less (default: auto)",
+    )
+    group.add_argument(
         "--weights", choices=["int4", "int8", "bf16"], help="when FILE is a checkpoint: how to build it"
     )
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
@@ -120,6 +126,7 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         max_model_len=args.max_model_len,
         kv_cache_memory=args.kv_cache_memory,
         kv_cache_dtype=args.kv_cache_dtype,
+        activations=args.activations,
         allow_image_urls=allow_image_urls,
         **options,
     )

@@ -1,29 +1,18 @@
-// int8 activations (LLAMA4RT_CPU_ACTIVATIONS): within their derived error of exact products, the same bits in
+// int8 activations: within their derived error of exact products, the same bits in
 // every table, thread count and batch, and no change where weights are not int4.
-#include <cstdlib>
-
 #include "cpu/dispatch.h"
 #include "ops/conformance.h"
 
 namespace llama4rt::test {
 namespace {
 
-// Sets LLAMA4RT_CPU_ACTIVATIONS for as long as it lives.
-class ScopedActivations {
- public:
-  explicit ScopedActivations(const char* value) { setenv("LLAMA4RT_CPU_ACTIVATIONS", value, 1); }
-  ~ScopedActivations() { unsetenv("LLAMA4RT_CPU_ACTIVATIONS"); }
-  ScopedActivations(const ScopedActivations&) = delete;
-  ScopedActivations& operator=(const ScopedActivations&) = delete;
-};
-
 // As subjects(), with int8 activations.
 const std::vector<Subject>& byte_subjects() {
   static const std::vector<Subject> all = [] {
-    const ScopedActivations int8("int8");
     std::vector<Subject> s;
-    for (const std::string& isa : cpu::supported_isas()) s.push_back({isa, cpu_backend(isa, 1)});
-    s.push_back({"3 threads", cpu_backend(cpu::supported_isas().back(), 3)});
+    for (const std::string& isa : cpu::supported_isas())
+      s.push_back({isa, cpu_backend(isa, 1, Activations::kInt8)});
+    s.push_back({"3 threads", cpu_backend(cpu::supported_isas().back(), 3, Activations::kInt8)});
     return s;
   }();
   return all;
@@ -113,9 +102,12 @@ TEST(a_group_with_nan_poisons_its_row_only_with_int8_activations) {
   }
 }
 
-TEST(unknown_activations_are_refused) {
-  const ScopedActivations wrong("int4");
-  CHECK_THROWS(kConfig, make_backend("cpu", 1));
+TEST(activations_have_names_and_belong_to_the_cpu) {
+  CHECK(activations_by_name("int8") == Activations::kInt8);
+  CHECK(activations_by_name("int16") == Activations::kInt16);
+  CHECK(activations_by_name("auto") == Activations::kAuto);
+  CHECK_THROWS(kConfig, activations_by_name("int4"));
+  CHECK_THROWS(kConfig, make_backend("reference", 1, Activations::kInt8));
 }
 
 }  // namespace llama4rt::test

@@ -34,9 +34,9 @@ class ScopedEnvironment {
 
 }  // namespace
 
-std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads) {
+std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads, Activations activations) {
   const ScopedEnvironment forced("LLAMA4RT_CPU_ISA", isa);
-  return make_backend("cpu", num_threads);
+  return make_backend("cpu", num_threads, activations);
 }
 
 const std::vector<Subject>& subjects() {

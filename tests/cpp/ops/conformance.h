@@ -21,11 +21,12 @@ struct Subject {
   std::unique_ptr<Backend> backend;
 };
 // Every CPU table this machine runs on one thread, slowest first (the scalar oracle of the others), then the
-// best on two and on three threads.
+// best on two and on three threads; all with int16 activations, for whose error the limits are made.
 const std::vector<Subject>& subjects();
 Backend& reference();
 // A CPU backend forced to one table, as LLAMA4RT_CPU_ISA does it.
-std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads);
+std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads,
+                                     Activations activations = Activations::kInt16);
 
 // --- how much error is allowed (docs/numerics.md, "Tolerances")
 
