@@ -29,7 +29,7 @@ def agreement(files: Files, threads: int) -> dict[str, int]:
             ["worker_transformers.py", str(files.checkpoint), str(threads), "float32"],
             None,
         ),
-        "llama4rt bf16": (["worker_llama4rt.py", engine, *size], engine),
+        "llama4rt bf16": (["worker_llama4rt.py", engine, *size, "auto"], engine),
         "llama.cpp f16": (["worker_llama_cpp.py", whole, *size, "1"], whole),
     }
     vocabulary = json.loads((files.checkpoint / "config.json").read_text())["vocab_size"]

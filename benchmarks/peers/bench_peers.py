@@ -40,11 +40,21 @@ from bench_e2e import RESULTS, commit, forget_pages, numbers  # noqa: E402
 from costs import gguf_cost  # noqa: E402
 from files import Files  # noqa: E402
 from gate import Gate  # noqa: E402
-from plan import GROUPS, OURS, OURS_FAST, QUANTISED, Group, Test, command, model_file  # noqa: E402
+from plan import (  # noqa: E402
+    GROUPS,
+    IK_LLAMA,
+    OURS,
+    OURS_EXACT,
+    QUANTISED,
+    Group,
+    Test,
+    command,
+    model_file,
+)
 from protocol import Worker  # noqa: E402
 from tables import draw, print_tables  # noqa: E402
 
-COLD_PROGRAMS = (OURS, OURS_FAST, "llama.cpp Q4_0", "llama.cpp Q4_K_M")
+COLD_PROGRAMS = (OURS, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_K_M")
 COLD_CONTEXT = 4096
 
 
@@ -54,7 +64,7 @@ class Run:
     def __init__(self, model: str, args: argparse.Namespace) -> None:
         self.args = args
         self.gate = Gate(args.slice)
-        self.files = Files(model, args.cache, args.scratch, max(args.threads))
+        self.files = Files(model, args.cache, args.scratch, max(args.threads), args.ik_llama)
         self._path = args.cache / f"{model}-samples.json"
         self.state: dict[str, Any] = {"threads": {}, "cold": {}, "commits": []}
         if self._path.is_file() and not args.fresh:
@@ -75,7 +85,7 @@ class Run:
             return
         workers = {
             label: Worker(command(label, self.files, threads, group.context, group.batch))
-            for label in group.programs
+            for label in self._programs(group)
         }
         for test in missing:  # warms up, and fills the caches that tests stand on
             seconds = 0.0
@@ -111,7 +121,10 @@ class Run:
 
     def _rounds_left(self, samples: dict[str, Any], group: Group, test: Test) -> int:
         done = samples.get(test.name, {})
-        return int(self.args.rounds - min(len(done.get(label, [])) for label in group.programs))
+        return int(self.args.rounds - min(len(done.get(label, [])) for label in self._programs(group)))
+
+    def _programs(self, group: Group) -> tuple[str, ...]:
+        return tuple(label for label in group.programs if label != IK_LLAMA or self.args.ik_llama)
 
     @staticmethod
     def _ask(worker: Worker, test: Test) -> float:
@@ -153,11 +166,13 @@ def report_of(model: str, run: Run) -> dict[str, Any]:
     files, args = run.files, run.args
     config = json.loads((files.checkpoint / "config.json").read_text())
     ours = {}
-    for label, path in ((OURS, files.engine), (OURS_FAST, files.engine_head8)):
+    for label, path in ((OURS, files.engine), (OURS_EXACT, files.engine_exact)):
         core = _core.Engine(str(path), num_threads=1, max_model_len=512)
         ours[label] = ModelCost.of_file(str(path), core.config, "bf16")
         core.close()
     peers = {f"llama.cpp {k}": gguf_cost(files.gguf[k], config) for k in QUANTISED}
+    if args.ik_llama:
+        peers[IK_LLAMA] = peers["llama.cpp Q4_0"]
     costs: dict[str, Any] = {**ours, **peers}
     kv_bytes = peers["llama.cpp Q4_0"].kv_bytes
     tests = {t.name: t for group in GROUPS for t in group.tests}
@@ -177,6 +192,7 @@ def report_of(model: str, run: Run) -> dict[str, Any]:
         "programs": {
             "llama4rt": _core.build_info(),
             "llama.cpp": f"llama-cpp-python {version('llama-cpp-python')}",
+            **({"ik_llama.cpp": args.ik_llama_version} if args.ik_llama else {}),
             **({"transformers": version("transformers")} if "transformers" not in args.without else {}),
         },
         "file_bytes": {label: model_file(label, files).stat().st_size for label in costs},
@@ -211,6 +227,13 @@ def main() -> None:
     parser.add_argument("--threads", type=numbers, default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--cache", type=Path, default=ROOT / "build/bench-peers")
     parser.add_argument("--scratch", type=Path, help="where large files lie for a while; default: --cache")
+    parser.add_argument(
+        "--ik-llama",
+        type=Path,
+        metavar="WORKER",
+        help="worker_ik_llama.cpp, compiled: measure that program too",
+    )
+    parser.add_argument("--ik-llama-version", default="", metavar="TEXT", help="kept in the JSON")
     parser.add_argument("--note", default="", help="kept in the JSON: what else the machine was doing")
     parser.add_argument(
         "--only", default="", help="groups of plan.py, comma-separated, or cold; default: all"

@@ -19,11 +19,14 @@ KINDS = ("Q4_0", "Q4_K_M", "Q8_0")
 class Files:
     """Makes what is missing in `cache`; about 10 GB for the 1.8 B model while GGUF files are made."""
 
-    def __init__(self, model: str, cache: Path, scratch: Path, threads: int) -> None:
-        """scratch: where GGUF in bf16 lies until it is quantised."""
+    def __init__(
+        self, model: str, cache: Path, scratch: Path, threads: int, ik_llama: Path | None = None
+    ) -> None:
+        """scratch: where GGUF in bf16 lies until it is quantised. ik_llama: its worker's program, if there is one."""
+        self.ik_llama = ik_llama
         self.checkpoint = cache / f"{model}-checkpoint"
         self.engine = cache / f"{model}.l4e"
-        self.engine_head8 = cache / f"{model}-head8.l4e"
+        self.engine_exact = cache / f"{model}-bf16-head.l4e"
         self.gguf = {kind: cache / f"{model}-{kind}.gguf" for kind in KINDS}
         self.whole_gguf = scratch / f"{model}-BF16.gguf"
         self._threads = threads
@@ -35,8 +38,8 @@ class Files:
             run(sys.executable, ROOT / "benchmarks/models.py", model, self.checkpoint)
         if not self.engine.is_file():
             self.timed("llama4rt build", lambda: self.build(self.engine))
-        if not self.engine_head8.is_file():
-            self.build(self.engine_head8, "--lm-head", "int8")
+        if not self.engine_exact.is_file():
+            self.build(self.engine_exact, "--lm-head", "bf16")
         missing = [kind for kind, path in self.gguf.items() if not path.is_file()]
         if missing:
             self.make_whole_gguf()

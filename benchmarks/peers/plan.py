@@ -8,9 +8,9 @@ from pathlib import Path
 
 from files import HERE, Files
 
-OURS = "llama4rt int4"
-# As the peers have it: activations in 8 bits, and the head too (theirs has 6.6). OURS is the default: 16 and 16.
-OURS_FAST = "llama4rt int4, int8 activations and head"
+OURS = "llama4rt int4"  # as it is by default: activations in 8 bits, and the head too (theirs has 6.6)
+OURS_EXACT = "llama4rt int4, int16 activations, bf16 head"
+IK_LLAMA = "ik_llama.cpp Q4_0"  # repacked when loaded; only with --ik-llama
 TRANSFORMERS = "transformers bf16"
 
 
@@ -51,9 +51,9 @@ class Group:
         return max(t.batch for t in self.tests)
 
 
-_INT4 = (OURS, OURS_FAST, "llama.cpp Q4_0", "llama.cpp Q4_K_M")
+_INT4 = (OURS, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_K_M", IK_LLAMA)
 # Quantised files, flash attention on; where keys are many, off as well, because off may be faster.
-_DEEP = (OURS, OURS_FAST, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0")
+_DEEP = (OURS, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0", IK_LLAMA)
 
 GROUPS = (
     Group("decode", (Test("decode", 32),), (*_INT4, "llama.cpp Q8_0")),
@@ -61,7 +61,7 @@ GROUPS = (
     Group("prefill", (Test("prefill", 64), Test("prefill", 512)), (*_INT4, "llama.cpp Q8_0")),
     Group("depth4096", (Test("decode", 32, depth=4096),), _DEEP),
     Group("depth16384", (Test("decode", 16, depth=16384),), _DEEP),
-    Group("pp4096", (Test("prefill", 4096),), (OURS, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0")),
+    Group("pp4096", (Test("prefill", 4096),), (OURS, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0", IK_LLAMA)),
     Group("transformers", (Test("prefill", 64), Test("decode", 32)), (OURS, TRANSFORMERS)),
 )
 QUANTISED = ("Q4_0", "Q4_K_M", "Q8_0")
@@ -70,10 +70,12 @@ QUANTISED = ("Q4_0", "Q4_K_M", "Q8_0")
 def command(label: str, files: Files, threads: int, context: int, batch: int) -> list[str]:
     """How to start a program's worker."""
     size = [str(threads), str(context), str(batch)]
+    if label == IK_LLAMA:
+        return [str(files.ik_llama), str(files.gguf["Q4_0"]), *size]
     if label == TRANSFORMERS:
         worker = ["worker_transformers.py", str(files.checkpoint), str(threads)]
     elif label.startswith("llama4rt"):
-        path, bits = (files.engine_head8, "int8") if label == OURS_FAST else (files.engine, "int16")
+        path, bits = (files.engine_exact, "int16") if label == OURS_EXACT else (files.engine, "auto")
         worker = ["worker_llama4rt.py", str(path), *size, bits]
     else:
         kind, flash = label.split()[1], "0" if label.endswith("fa0") else "1"
@@ -83,4 +85,4 @@ def command(label: str, files: Files, threads: int, context: int, batch: int) ->
 
 def model_file(label: str, files: Files) -> Path:
     """The file that a program opens; of transformers the checkpoint's directory."""
-    return Path(command(label, files, 1, 1, 1)[2])
+    return Path(command(label, files, 1, 1, 1)[1 if label == IK_LLAMA else 2])

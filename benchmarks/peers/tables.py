@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from plan import OURS, OURS_FAST
+from plan import OURS, OURS_EXACT
 
 SAMPLES = "samples"
 
@@ -38,7 +38,7 @@ def print_tables(report: dict[str, Any]) -> None:
             f"\n{threads} thread(s): {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s fp32, "
             f"{limits['int8_gops']:.0f} GOP/s int8\n"
         )
-        print(f"| test | program | tokens/s | of the limit | {OURS} / it | {OURS_FAST} / it |")
+        print(f"| test | program | tokens/s | of the limit | {OURS} / it | {OURS_EXACT} / it |")
         print("|---|---|---:|---:|---:|---:|")
         for test, programs in about[SAMPLES].items():
             for label, samples in programs.items():
@@ -49,7 +49,7 @@ def print_tables(report: dict[str, Any]) -> None:
                     f"{ratio(programs, ours, label):.2f}"
                     if ours in programs and not label.startswith("llama4rt")
                     else ""
-                    for ours in (OURS, OURS_FAST)
+                    for ours in (OURS, OURS_EXACT)
                 ]
                 print(
                     f"| {test} | {label} | {statistics.median(samples):.1f} | {limit} | {times[0]} | {times[1]} |"
@@ -94,7 +94,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
         tests = [i for i, programs in enumerate(samples.values()) if label in programs]
         at = [i - 0.4 + (number + 0.5) * width for i in tests]
         names = [list(samples)[i] for i in tests]
-        ours = {OURS: "#d1495b", OURS_FAST: "#e5989b"}
+        ours = {OURS: "#d1495b", OURS_EXACT: "#e5989b"}
         colour = ours.get(label) or plt.get_cmap("Blues")(0.35 + 0.6 * number / len(labels))
         speed.bar(at, [statistics.median(samples[n][label]) for n in names], width, label=label, color=colour)
         fractions = [fraction(report, threads, n, label) for n in names]

@@ -13,9 +13,8 @@ from typing import Any
 
 from llama4rt.errors import EngineFileError
 
-ENGINE_CONTENTS = (
-    "1, vision"  # format version and what builds put in: changes when a build would make another file
-)
+# Format version and what builds put in: changes when a build would make another file.
+ENGINE_CONTENTS = "1, vision, int8 head"
 
 
 def cache_directory() -> Path:

@@ -130,7 +130,7 @@ def test_inspect_prints_what_matters(engine: Path, capsys: Capsys) -> None:
         "llama3 scaling by 16 (low 1, high 1, from 64)",
         "scale 0.1, floor 8",
         "end [4, 5]",
-        "weights int4, group_size 128, quantize linear, lm_head bf16, vision bf16",
+        "weights int4, group_size 128, quantize linear, lm_head int8, vision bf16",
         "routed experts  int4 g128",
         "router          bf16",
         "the worst 5 of ",

@@ -23,7 +23,7 @@ Files = Callable[..., Path]
 Pictures = list[NDArray[np.uint8]]
 
 FP32_LIMIT = 1e-4
-CPU = {"device": "cpu", "kv_cache_dtype": "f32"}
+CPU = {"device": "cpu", "kv_cache_dtype": "f32", "activations": "int16"}
 REFERENCE = {"device": "reference"}
 KIND_NAMES = ["scout_vision", "maverick_vision", "micro_vision", "int4_vision"]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tools.demo_model.chat import default_chat
 from tools.demo_model.held_out import KINDS, Question, held_out
 
+HEADER = "| engine | tokens | loss | ± | divergence | same top |\n|---|---:|---:|---:|---:|---:|"
 _SURE = ("needle32",)  # long, and like needle16
 
 
@@ -36,10 +37,12 @@ class Totals:
 def main() -> None:
     args = arguments()
     questions = [
-        q for kind in args.kinds for q in held_out(kind, args.questions * (4 if kind == "scene" else 1), args.seed)
+        q
+        for kind in args.kinds
+        for q in held_out(kind, args.questions * (4 if kind == "scene" else 1), args.seed)
     ]
     first: list[NDArray[np.float64]] = []
-    print("| engine | tokens | loss | ± | divergence | same top |\n|---|---:|---:|---:|---:|---:|", flush=True)  # noqa: T201
+    print(HEADER, flush=True)  # noqa: T201
     for spec in args.engines:
         path, *options = spec.split(",")
         totals = Totals()
@@ -66,7 +69,9 @@ def answers(path: str, options: dict[str, Any], questions: list[Question]) -> An
             yield logits - top - log_sum, np.array(prompt.token_ids[asked:])
 
 
-def add(totals: Totals, log_p: NDArray[np.float64], first: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
+def add(
+    totals: Totals, log_p: NDArray[np.float64], first: NDArray[np.float64], ids: NDArray[np.int64]
+) -> None:
     totals.loss += (-log_p[np.arange(len(ids)), ids]).tolist()
     totals.divergence += (np.exp(first) * (first - log_p)).sum(axis=1).tolist()
     totals.same_top += (first.argmax(axis=1) == log_p.argmax(axis=1)).tolist()

@@ -83,7 +83,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--load", choices=["file", "dummy"], help="dummy: random weights, made where they are needed"
     )
     parser.add_argument("--quantize", choices=["linear", "experts"], default="linear", help="with --config")
-    parser.add_argument("--lm-head", choices=["bf16", "int8"], default="bf16", help="with --config")
+    parser.add_argument("--lm-head", choices=["auto", "bf16", "int8"], default="auto", help="with --config")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -147,6 +147,7 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
     """The engine, what its model costs, and what to call it."""
     from llama4rt import _core
     from llama4rt.cli.bench_cost import ModelCost
+    from llama4rt.cli.plan import weight_options
     from llama4rt.configs import model_config
     from llama4rt.engine_options import parse_bytes
 
@@ -171,12 +172,7 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
     if args.load != "dummy" or args.file is not None:
         raise _core.ConfigError("--config has no weights: it goes with --load dummy, and without FILE")
     config = model_config(args.config)
-    weights = {
-        "weights": args.weights or "int4",
-        "group_size": args.group_size or 128,
-        "experts_only": args.quantize == "experts",
-        "lm_head": args.lm_head,
-    }
+    weights = weight_options(args)
     core = _core.Engine.dummy(config, max_model_len=args.max_model_len or longest, **options, **weights)
     name = f"{Path(args.config).stem} {weights['weights']} (random weights)"
     return core, ModelCost.of_config(config, weights, kv), name

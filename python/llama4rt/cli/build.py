@@ -45,7 +45,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="linear",
         help="linear: experts, dense MLP and attention (default); experts: routed and shared experts only",
     )
-    parser.add_argument("--lm-head", choices=("bf16", "int8"), default="bf16", help="default bf16")
+    parser.add_argument(
+        "--lm-head",
+        choices=("auto", "bf16", "int8"),
+        default="auto",
+        help="auto (default): int8 where the other matrices are quantised by this build, else bf16",
+    )
     parser.add_argument(
         "--vision",
         choices=("bf16", "int8", "none"),

@@ -54,16 +54,19 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", choices=["int4", "int8", "bf16"], default="int4")
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128)
     group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
-    group.add_argument("--lm-head", choices=["bf16", "int8"], default="bf16")
+    group.add_argument("--lm-head", choices=["auto", "bf16", "int8"], default="auto")
 
 
 def weight_options(args: argparse.Namespace) -> dict[str, Any]:
-    """add_weight_options' answers, as _core takes them."""
+    """add_weight_options' answers, as _core takes them; None is the default."""
+    from llama4rt.convert.build import lm_head_kind
+
+    weights = args.weights or "int4"
     return {
-        "weights": args.weights,
-        "group_size": args.group_size,
+        "weights": weights,
+        "group_size": args.group_size or 128,
         "experts_only": args.quantize == "experts",
-        "lm_head": args.lm_head,
+        "lm_head": lm_head_kind(weights, args.quantize) if args.lm_head == "auto" else args.lm_head,
     }
 
 

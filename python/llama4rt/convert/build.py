@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from llama4rt.errors import CheckpointError, ConfigError
 WEIGHTS = ("int4", "int8", "bf16")
 GROUP_SIZES = (32, 64, 128)
 QUANTIZE = ("linear", "experts")
-LM_HEADS = ("bf16", "int8")
+LM_HEADS = ("auto", "bf16", "int8")
 VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 _LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/format/layout.h
@@ -60,6 +60,12 @@ class BuildOptions:
                     f"{name} is {value!r:.80}; it must be one of {', '.join(map(str, allowed))}"
                 )
 
+    def resolved(self, packed: bool) -> "BuildOptions":
+        """With what "auto" means.   packed: the checkpoint brings quantised matrices of its own."""
+        if self.lm_head != "auto":
+            return self
+        return replace(self, lm_head="bf16" if packed else lm_head_kind(self.weights, self.quantize))
+
     def kind(self, role: str, k: int) -> str:
         """How a matrix of k inputs that the checkpoint does not bring quantised is stored."""
         if role == "lm_head":
@@ -67,6 +73,13 @@ class BuildOptions:
         if role == "vision":  # of the published tower, every matrix but the patch embedding (588 inputs)
             return "int8" if self.vision == "int8" and k % self.group_size == 0 else "bf16"
         return self.weights if role in _QUANTIZED_ROLES[self.quantize] else "bf16"
+
+
+def lm_head_kind(weights: str, quantize: str) -> str:
+    """What lm_head="auto" means for a checkpoint of plain numbers: int8 where all other matrices become int4 or int8
+    too, since beside them its error does not show (docs/quantization.md).
+    """
+    return "int8" if weights != "bf16" and quantize == "linear" else "bf16"
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ def build(
     weights: str = "int4",
     group_size: int = 128,
     quantize: str = "linear",
-    lm_head: str = "bf16",
+    lm_head: str = "auto",
     vision: str = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
@@ -107,12 +120,14 @@ def build(
     """Builds the engine file `out` from `src`, a checkpoint directory or a hub id.
 
     target: whose kernels read the file, "cpu" (what "auto" means) or "cuda"; a file serves one of them. weights,
-    group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and attention)
-    or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors int4 keep their
-    codes, whatever `weights` says. vision: how the vision tower is stored, where there is one; "int8" leaves
-    matrices whose inputs are not whole groups in bf16, "none" leaves the tower out and so builds a model of text
-    alone. rope_scaling replaces numbers of the config's. progress(done, total) counts source bytes. The same
-    checkpoint and options give the same bytes. On any error, Ctrl-C included, nothing is left under the name `out`.
+    group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
+    attention) or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors
+    int4 keep their codes, whatever `weights` says. lm_head: "bf16", "int8", or "auto": int8 if all other
+    matrices are quantised here, and bf16 beside unquantised ones and in checkpoints that come quantised.
+    vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
+    whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
+    numbers of the config's. progress(done, total) counts source bytes. The same checkpoint and options give the
+    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -136,7 +151,8 @@ def build(
         vision=options.vision != "none",
     )
     plan = make_plan(config, checkpoint.tensors, declared_group_sizes(checkpoint.config))
-    job = _Build(checkpoint, config, plan, options, progress or (lambda done, total: None))
+    packed = any(piece.source.packed for target in plan.targets for piece in target.pieces)
+    job = _Build(checkpoint, config, plan, options.resolved(packed), progress or (lambda done, total: None))
     worst = job.run(_core.EngineWriter(path, num_threads or 0, options.target))
     return BuildReport(path, os.path.getsize(path), time.perf_counter() - start, worst)
 

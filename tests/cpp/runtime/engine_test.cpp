@@ -260,8 +260,10 @@ TEST(on_cpu_agrees_with_the_reference_backend) {
     write_tiny_engine(dir / "m.l4e", spec);
     EngineOptions o = small_options();
     o.kv_cache_dtype = "f32";
+    o.activations = "int16";
     Engine cpu(dir / "m.l4e", o);
     o.device = "reference";
+    o.activations = "auto";
     Engine reference(dir / "m.l4e", o);
     CHECK_EQ(cpu.backend_name(), std::string("cpu"));
     CHECK(relative_difference(score(cpu, prompt), score(reference, prompt)) < limit);
