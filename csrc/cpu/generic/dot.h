@@ -41,7 +41,7 @@ LLAMA4RT_INLINE void prefetch(const void* p) {
 
 // How far ahead of the multiplication weights are asked for. Hardware prefetchers stop at a page; this does
 // not.
-inline constexpr int64_t kPrefetchBytes = 4096;
+inline constexpr int64_t kPrefetchBytes = 8192;
 
 // --- float lines: [k / 2][16][2] bf16 or fp8, or [k][16] fp32
 
