@@ -1,5 +1,6 @@
 // Times ops on the CPU backend and compares them with what the machine can do, measured in the same run.
-//   llama4rt_bench_ops [--threads N] [--rounds N] [--json FILE] [--commit HASH] [FILTER...]
+//   llama4rt_bench_ops [--threads N] [--rounds N] [--activations int8|int16] [--json FILE] [--commit HASH]
+//   [FILTER...]
 // Cases of a group take turns, `rounds` times; the median counts. LLAMA4RT_CPU_ISA chooses the table.
 #include <algorithm>
 #include <chrono>
@@ -21,6 +22,7 @@ constexpr double kSampleSeconds = 0.03;  // one sample repeats a call for about 
 struct Options {
   int threads = 0;
   int rounds = 7;
+  std::string activations = "auto";
   std::string json;
   std::string commit;
   std::vector<std::string> filters;
@@ -106,13 +108,16 @@ Options parse(int argc, char** argv) {
       options.threads = std::atoi(value().c_str());
     else if (arg == "--rounds")
       options.rounds = std::max(1, std::atoi(value().c_str()));
+    else if (arg == "--activations")
+      options.activations = value();
     else if (arg == "--json")
       options.json = value();
     else if (arg == "--commit")
       options.commit = value();
     else if (arg.starts_with("--"))
-      throw Error(ErrorKind::kConfig,
-                  arg + " is unknown; there are --threads, --rounds, --json, --commit and filters");
+      throw Error(
+          ErrorKind::kConfig,
+          arg + " is unknown; there are --threads, --rounds, --activations, --json, --commit and filters");
     else
       options.filters.push_back(arg);
   }
@@ -127,7 +132,7 @@ cpu::MachineLimits better(const cpu::MachineLimits& a, const cpu::MachineLimits&
 }
 
 void run(const Options& options) {
-  const auto backend = make_backend("cpu", options.threads);
+  const auto backend = make_backend("cpu", options.threads, activations_by_name(options.activations));
   cpu::MachineLimits limits = cpu::measure_machine(options.threads);
   std::vector<Result> results;
   for (const BenchGroup& group : groups()) {

@@ -101,7 +101,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
         share.bar(at, [100 * f if f else 0 for f in fractions], width, color=colour)
     speed.set_ylabel("tokens/s")
     speed.set_yscale("log")
-    speed.legend(ncols=3, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     share.set_ylabel("% of the limit\n(bandwidth; prefill: int8)")
     share.set_xticks(range(len(samples)), list(samples), rotation=30, ha="right")
     figure.suptitle(f"{report['model']}, {report['machine']['cpu']}, {threads} threads")

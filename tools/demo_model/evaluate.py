@@ -35,7 +35,7 @@ def main() -> None:
     if args.checkpoint:
         sides[f"transformers {args.dtype}"] = transformers_side(args.checkpoint, args.dtype, args.threads)
     if args.engine:
-        sides["llama4rt"] = engine_side(args.engine, args.kv_cache_dtype)
+        sides["llama4rt"] = engine_side(args.engine, args.kv_cache_dtype, args.activations)
     table = {name: measure(answer, args.kinds, args.questions, args.seed) for name, answer in sides.items()}
     print(markdown(table))  # noqa: T201
     if args.out:
@@ -136,11 +136,11 @@ def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
     return answer
 
 
-def engine_side(path: Path, kv_cache_dtype: str = "auto") -> Answer:
+def engine_side(path: Path, kv_cache_dtype: str = "auto", activations: str = "auto") -> Answer:
     """The engine file under llama4rt, many conversations together: the same answers as one by one."""
     import llama4rt
 
-    engine = llama4rt.Engine(path, kv_cache_dtype=kv_cache_dtype)
+    engine = llama4rt.Engine(path, kv_cache_dtype=kv_cache_dtype, activations=activations)
     params = llama4rt.SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def answer(questions: Sequence[Question]) -> list[str]:
@@ -162,6 +162,7 @@ def arguments() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--dtype", default="bfloat16", help="what transformers computes in")
     add("--kv-cache-dtype", default="auto", help="of llama4rt: auto, bf16, fp8 or f32")
+    add("--activations", default="auto", help="likewise: auto, int8 or int16")
     add("--threads", type=int, default=1)
     add("--out", type=Path, help="a folder for accuracy.json and accuracy.md")
     return parser.parse_args()

@@ -83,6 +83,7 @@ TEST(a_toy_model_gives_the_tokens_of_the_cpu) {
   write_tiny_engine(dir / "cuda.l4e", for_cuda);
   EngineOptions on_cpu = options();
   on_cpu.device = "cpu";
+  on_cpu.activations = "int16";
   Engine cpu(dir / "cpu.l4e", on_cpu);
   const Outputs expected = run_all(cpu, requests());
   CHECK(smallest_margin(expected) > kMargin);
