@@ -189,7 +189,7 @@ def test_payload_at_any_alignment(pad: int, tmp_path: Path) -> None:
     "options",
     [
         {"weights": "int4", "group_size": 128},
-        {"weights": "int4", "group_size": 32},
+        {"weights": "int4", "group_size": 32, "lm_head": "int4"},
         {"weights": "int8", "group_size": 64, "lm_head": "int8"},
         {"weights": "int4", "group_size": 64, "quantize": "experts"},
     ],
@@ -218,7 +218,7 @@ def test_quantised_engines_stay_within_the_reported_error(
         ):
             assert kind in ("bf16", "plain"), weight
         elif weight == "lm_head":
-            assert kind == ("bf16" if options.get("quantize") == "experts" else "int8")
+            assert kind == options.get("lm_head", "bf16" if options.get("quantize") == "experts" else "int8")
         else:
             assert (kind, described[weight]["group_size"]) == (options["weights"], options["group_size"]), (
                 weight
@@ -384,7 +384,7 @@ def test_a_file_for_the_other_device_is_refused_with_the_command(tiny: Path, tmp
         ({"weights": "int3"}, "weights is 'int3'; it must be one of int4, int8, bf16"),
         ({"group_size": 48}, "group_size is 48; it must be one of 32, 64, 128"),
         ({"quantize": "all"}, "quantize is 'all'"),
-        ({"lm_head": "int4"}, "lm_head is 'int4'"),
+        ({"lm_head": "int2"}, "lm_head is 'int2'"),
         ({"vision": "int4"}, "vision is 'int4'; it must be one of bf16, int8, none"),
         ({"rope_scaling": {"factors": 2.0}}, "unknown factors"),
         ({"num_threads": -1}, "num_threads is -1"),

@@ -241,7 +241,7 @@ def test_one_moe_layer_against_bf16_transformers(
 
 QUANTISED = [
     ("int4", {"weights": "int4", "group_size": 128}),
-    ("int4", {"weights": "int4", "group_size": 32}),
+    ("int4", {"weights": "int4", "group_size": 32, "lm_head": "int4"}),
     ("int4", {"weights": "int4", "group_size": 64, "quantize": "experts"}),
     ("int4", {"weights": "int8", "group_size": 128, "lm_head": "int8"}),
     ("scout", {"weights": "int4", "group_size": 32, "lm_head": "int8"}),  # 48 = a whole group and a half one

@@ -83,7 +83,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--load", choices=["file", "dummy"], help="dummy: random weights, made where they are needed"
     )
     parser.add_argument("--quantize", choices=["linear", "experts"], default="linear", help="with --config")
-    parser.add_argument("--lm-head", choices=["auto", "bf16", "int8"], default="auto", help="with --config")
+    parser.add_argument(
+        "--lm-head", choices=["auto", "bf16", "int8", "int4"], default="auto", help="with --config"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--lm-head",
-        choices=("auto", "bf16", "int8"),
+        choices=("auto", "bf16", "int8", "int4"),
         default="auto",
         help="auto (default): int8 where the other matrices are quantised by this build, else bf16",
     )

@@ -54,7 +54,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", choices=["int4", "int8", "bf16"], default="int4")
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128)
     group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
-    group.add_argument("--lm-head", choices=["auto", "bf16", "int8"], default="auto")
+    group.add_argument("--lm-head", choices=["auto", "bf16", "int8", "int4"], default="auto")
 
 
 def weight_options(args: argparse.Namespace) -> dict[str, Any]:
