@@ -18,6 +18,9 @@ const Kernels& kernels();
 namespace avx2 {
 const Kernels& kernels();
 }
+namespace avx_vnni {
+const Kernels& kernels();
+}
 namespace avx512 {
 const Kernels& kernels();
 }
@@ -46,6 +49,11 @@ bool has_avx2() {
   return (saved_registers() & kSavesYmm) == kSavesYmm && __builtin_cpu_supports("avx2") &&
          __builtin_cpu_supports("fma");
 }
+bool has_avx_vnni() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  constexpr uint32_t kAvxVnni = 1u << 4;  // cpuid leaf 7, subleaf 1, eax
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni) != 0;
+}
 bool has_avx512() {
   return has_avx2() && (saved_registers() & kSavesZmm) == kSavesZmm && __builtin_cpu_supports("avx512f") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -70,11 +78,9 @@ struct Entry {
 };
 
 constexpr Entry kTables[] = {
-    {"scalar", [] { return true; }, scalar::kernels},
-    {"avx2", has_avx2, avx2::kernels},
-    {"avx512", has_avx512, avx512::kernels},
-    {"avx512_vnni", has_avx512_vnni, avx512_vnni::kernels},
-    {"amx", has_amx, amx::kernels},
+    {"scalar", [] { return true; }, scalar::kernels},       {"avx2", has_avx2, avx2::kernels},
+    {"avx_vnni", has_avx_vnni, avx_vnni::kernels},          {"avx512", has_avx512, avx512::kernels},
+    {"avx512_vnni", has_avx512_vnni, avx512_vnni::kernels}, {"amx", has_amx, amx::kernels},
 };
 
 std::string joined(const std::vector<std::string>& names) {

@@ -96,7 +96,7 @@ struct AttentionTile {
 };
 
 struct Kernels {
-  const char* isa;  // "scalar", "avx2", "avx512", "avx512_vnni", "amx"
+  const char* isa;  // "scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"
 
   // --- rows
   // out[i] = table[i].   table: bf16 [dim]

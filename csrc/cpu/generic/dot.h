@@ -159,9 +159,12 @@ struct LinePairs<WeightKind::kInt8> {
 };
 
 // Independent integer sums per row of activations: the dot instruction of VNNI has a latency of five cycles
-// and accumulates by itself; elsewhere the chain is a single add.
+// and accumulates by itself; elsewhere the chain is a single add. Without AVX-512 a sum takes two of sixteen
+// registers.
 constexpr int int_chains([[maybe_unused]] int tokens) {
-#if defined(LLAMA4RT_ISA_VNNI)
+#if defined(LLAMA4RT_ISA_VNNI) && defined(LLAMA4RT_ISA_AVX2)
+  return tokens == 1 ? 4 : 2;
+#elif defined(LLAMA4RT_ISA_VNNI)
   return tokens <= 2 ? 8 / tokens : tokens <= 4 ? 4 : 2;
 #else
   return 2;

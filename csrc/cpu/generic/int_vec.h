@@ -153,10 +153,28 @@ inline IVec bits(Vec a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256
 inline Vec from_bits(IVec a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline Vec to_float(IVec a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline IVec round_to_int(Vec a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+#if defined(LLAMA4RT_ISA_VNNI)
+// VNNI comes in two encodings: VEX in processors without AVX-512, EVEX in those with it.
+#if defined(__AVXVNNI__)
+inline __m256i add_byte_products(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_avx_epi32(sum, a, b);
+}
+inline __m256i add_word_products(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpwssd_avx_epi32(sum, a, b);
+}
+#else
+inline __m256i add_byte_products(__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_epi32(sum, a, b); }
+inline __m256i add_word_products(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
+#endif
+#endif
 inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
   const __m256i pair = _mm256_set1_epi32(load_i32(x));
+#if defined(LLAMA4RT_ISA_VNNI)
+  return {add_word_products(sum.lo, w.lo, pair), add_word_products(sum.hi, w.hi, pair)};
+#else
   return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, pair)),
           _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, pair))};
+#endif
 }
 inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
   return {_mm256_add_epi16(sum.lo, _mm256_maddubs_epi16(a.lo, b.lo)),
@@ -167,9 +185,13 @@ inline IVec sum_int16_pairs(IVec a) {
   return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
 }
 inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
+#if defined(LLAMA4RT_ISA_VNNI)
+  return {add_byte_products(sum.lo, a.lo, b.lo), add_byte_products(sum.hi, a.hi, b.hi)};
+#else
   const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(a.lo, b.lo), ones)),
           _mm256_add_epi32(sum.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(a.hi, b.hi), ones))};
+#endif
 }
 
 #else  // scalar
