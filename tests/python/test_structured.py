@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import random
 import re
@@ -16,6 +17,7 @@ pytest.importorskip("llguidance")
 
 from llama4rt import Engine, RequestError, SamplingParams, StructuredOutput  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt.structured.rewriting import _FORMATS  # noqa: E402
 from llama4rt.structured.schema import _ANNOTATIONS, _ENFORCED, minimal_size  # noqa: E402
 
 # One or more schemas that put each keyword to use. Every keyword of drafts 4 to 2020-12 is in this table or the next.
@@ -93,6 +95,22 @@ def test_the_tables_hold_every_keyword() -> None:
     ):
         assert set(validator.VALIDATORS) <= known
         assert set(validator.META_SCHEMA["properties"]) if "properties" in validator.META_SCHEMA else True
+
+
+def test_dates_are_those_of_the_calendar() -> None:
+    """Every day that there is, from the year 1 on, and no other: days 0 to 32 of months 0 to 13 of some years."""
+    pattern = re.compile(_FORMATS["date"])
+    years = {0, 1, 4, 96, 100, 400, 1000, 1900, 2000, 2023, 2024, 9999, *random.sample(range(10_000), 40)}
+    for year in years:
+        for month in range(14):
+            for day in range(33):
+                text = f"{year:04}-{month:02}-{day:02}"
+                try:
+                    datetime.date(year, month, day)
+                    exists = True
+                except ValueError:
+                    exists = False
+                assert bool(pattern.match(text)) == exists, text
 
 
 @pytest.mark.parametrize("keyword", sorted(ENFORCED))
