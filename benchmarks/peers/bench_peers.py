@@ -76,9 +76,7 @@ class Run:
         self._path.write_text(json.dumps(self.state))
 
     def measure_group(self, group: Group, threads: int) -> None:
-        """All rounds, with new processes now and then: where in memory a program's weights come to lie is chance, and
-        can make a quarter of its speed.
-        """
+        """All rounds, with new processes now and then, so that no chance of one process decides."""
         for part in range(1, self.args.restarts + 1):
             self._measure_rounds(group, threads, -(-self.args.rounds * part // self.args.restarts))
 

@@ -1,10 +1,13 @@
 // ik_llama.cpp as a worker (protocol.py): worker_ik_llama GGUF THREADS CONTEXT BATCH
 //
-// Its C interface is not llama.cpp's any more, so the Python bindings do not fit. With a build of it in $IK:
-//   g++ -std=c++20 -O2 benchmarks/peers/worker_ik_llama.cpp -o worker_ik_llama -I $IK/include -I
-//   $IK/ggml/include \
-//     -L $IK/build/src -L $IK/build/ggml/src -lllama -lggml -Wl,-rpath,$IK/build/src:$IK/build/ggml/src
-//   bench_peers.py --ik-llama ./worker_ik_llama
+// Its C interface is not llama.cpp's any more, so the Python bindings do not fit. With a build of it in $IK,
+// the worker is compiled with
+//   g++ -std=c++20 -O2 benchmarks/peers/worker_ik_llama.cpp -o worker_ik_llama
+// and the options
+//   -I $IK/include -I $IK/ggml/include -L $IK/build/src -L $IK/build/ggml/src -lllama -lggml
+//   -Wl,-rpath,$IK/build/src:$IK/build/ggml/src
+// and measured by bench_peers.py --ik-llama ./worker_ik_llama
+//
 // What it gets is what its authors advise for a CPU: tensors repacked when loaded (-rtr), up and gate experts
 // merged, its fused operations and flash attention on, which is its default.
 #include <llama.h>

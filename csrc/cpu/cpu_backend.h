@@ -26,7 +26,7 @@ class CpuBackend final : public Backend {
   CpuBackend(const cpu::Kernels& kernels, int num_threads, Activations activations);
 
   std::string name() const override { return "cpu"; }
-  std::string describe() const override;  // "cpu avx512_vnni, 2 threads[, int8 activations]"
+  std::string describe() const override;  // "cpu avx512_vnni, 2 threads, int8 activations"
   int num_threads() const override { return team_.size(); }
 
   void* allocate(size_t bytes) override;

@@ -13,6 +13,7 @@ over the tokens of the answers, in nats per token:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tools.demo_model.chat import default_chat
 from tools.demo_model.held_out import KINDS, Question, held_out
 
 HEADER = "| engine | tokens | loss | ± | divergence | same top |\n|---|---:|---:|---:|---:|---:|"
-_SURE = ("needle32",)  # long, and like needle16
+_LEFT_OUT = ("needle32",)  # long, and like needle16
 
 
 @dataclass
@@ -53,7 +54,9 @@ def main() -> None:
         print(row(spec, totals), flush=True)  # noqa: T201
 
 
-def answers(path: str, options: dict[str, Any], questions: list[Question]) -> Any:
+def answers(
+    path: str, options: dict[str, Any], questions: list[Question]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Of each question, in front of each token of its answer: log p [tokens, vocabulary], and the tokens [tokens]."""
     import llama4rt
 
@@ -91,7 +94,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("engines", nargs="+", metavar="ENGINE[,OPTION=VALUE..]")
-    parser.add_argument("--kinds", nargs="+", default=[k for k in KINDS if k not in _SURE])
+    parser.add_argument("--kinds", nargs="+", default=[k for k in KINDS if k not in _LEFT_OUT])
     parser.add_argument("--questions", type=int, default=100, help="of each kind, of scenes four times that")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

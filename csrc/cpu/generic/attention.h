@@ -14,9 +14,9 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// How many keys ahead keys and values are asked for. The lines of one head lie in pieces of a block, 4 KB,
-// and the hardware's prefetchers stop at each; asked for into the second cache, because the few misses that
-// the first one can have in flight are not enough for the bandwidth of memory.
+// How many keys ahead keys are asked for (values: kValueKeys). The lines of one head lie in pieces of a
+// block, 4 KB, and the hardware's prefetchers stop at each; asked for into the second cache, because the few
+// misses that the first one can have in flight are not enough for the bandwidth of memory.
 inline constexpr int64_t kKeysAhead = 32;
 // Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
 inline constexpr int64_t kValueKeys = 64;

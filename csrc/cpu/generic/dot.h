@@ -31,9 +31,10 @@ inline void with_token_count(int64_t n, const Body& body) {
   }
 }
 
+enum Distance { kNear, kFar };  // into the first or the second cache
+
 // Asks for the line at p. Always inline: GCC thinks a function that only prefetches does nothing, and drops
 // its calls.
-enum Distance { kNear, kFar };  // into the first or the second cache
 template <Distance kDistance = kNear>
 LLAMA4RT_INLINE void prefetch(const void* p) {
   __builtin_prefetch(p, 0, kDistance == kNear ? 3 : 2);
