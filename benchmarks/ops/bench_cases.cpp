@@ -191,7 +191,7 @@ struct BenchCache {
              .num_kv_heads = c.num_kv_heads,
              .head_dim = c.head_dim};
     const int64_t elements = layer.num_blocks * layer.block_elements();
-    k = AlignedBytes(elements * int64_t(dtype_size(c.kv_dtype)));
+    k = AlignedBytes(layer.num_blocks * layer.block_bytes());
     v = AlignedBytes(int64_t(k.size()));
     for (AlignedBytes* cache : {&k, &v})
       for (int64_t i = 0; i < elements; ++i) cache->as<bf16>()[i] = to_bf16(rng.uniform(-1, 1));

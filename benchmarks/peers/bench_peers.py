@@ -45,6 +45,7 @@ from plan import (  # noqa: E402
     IK_LLAMA,
     OURS,
     OURS_EXACT,
+    OURS_KV8,
     QUANTISED,
     Group,
     Test,
@@ -65,7 +66,8 @@ class Run:
         self.args = args
         self.gate = Gate(args.slice)
         self.files = Files(model, args.cache, args.scratch, max(args.threads), args.ik_llama)
-        self._path = args.cache / f"{model}-samples.json"
+        self.title = f"{model}-{args.name}" if args.name else model
+        self._path = args.cache / f"{self.title}-samples.json"
         self.state: dict[str, Any] = {"threads": {}, "cold": {}, "commits": []}
         if self._path.is_file() and not args.fresh:
             self.state = json.loads(self._path.read_text())
@@ -172,9 +174,10 @@ def report_of(model: str, run: Run) -> dict[str, Any]:
     files, args = run.files, run.args
     config = json.loads((files.checkpoint / "config.json").read_text())
     ours = {}
-    for label, path in ((OURS, files.engine), (OURS_EXACT, files.engine_exact)):
-        core = _core.Engine(str(path), num_threads=1, max_model_len=512)
-        ours[label] = ModelCost.of_file(str(path), core.config, "bf16")
+    for label in (OURS, OURS_KV8, OURS_EXACT):
+        path = str(model_file(label, files))
+        core = _core.Engine(path, num_threads=1, max_model_len=512)
+        ours[label] = ModelCost.of_file(path, core.config, "int8" if label == OURS_KV8 else "bf16")
         core.close()
     peers = {f"llama.cpp {k}": gguf_cost(files.gguf[k], config) for k in QUANTISED}
     if args.ik_llama:
@@ -243,6 +246,11 @@ def main() -> None:
         help="worker_ik_llama.cpp, compiled: measure that program too",
     )
     parser.add_argument("--ik-llama-version", default="", metavar="TEXT", help="kept in the JSON")
+    parser.add_argument(
+        "--name",
+        default="",
+        help="joins the result's file name: builds for other instruction sets (docs/benchmarking.md)",
+    )
     parser.add_argument("--note", default="", help="kept in the JSON: what else the machine was doing")
     parser.add_argument(
         "--only", default="", help="groups of plan.py, comma-separated, or cold; default: all"
@@ -271,7 +279,7 @@ def main() -> None:
         report = report_of(model, run)
         cpu = re.sub(r"[^a-z0-9]+", "-", report["machine"]["cpu"].lower()).strip("-")
         RESULTS.mkdir(parents=True, exist_ok=True)
-        path = RESULTS / f"peers-{model}-{cpu}.json"
+        path = RESULTS / f"peers-{run.title}-{cpu}.json"
         path.write_text(json.dumps(report, indent=1) + "\n")
         print_tables(report)
         print(f"\n{path.relative_to(ROOT)} written" + (", picture beside it" if draw(report, path) else ""))

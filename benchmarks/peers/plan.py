@@ -10,6 +10,7 @@ from files import HERE, Files
 
 OURS = "llama4rt int4"  # as it is by default: activations in 8 bits, and the head too (theirs has 6.6)
 OURS_EXACT = "llama4rt int4, int16 activations, bf16 head"
+OURS_KV8 = "llama4rt int4, int8 KV"  # half the bytes behind a context; the peers keep f16
 IK_LLAMA = "ik_llama.cpp Q4_0"  # repacked when loaded; only with --ik-llama
 TRANSFORMERS = "transformers bf16"
 
@@ -53,7 +54,7 @@ class Group:
 
 _INT4 = (OURS, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_K_M", IK_LLAMA)
 # Quantised files, flash attention on; where keys are many, off as well, because off may be faster.
-_DEEP = (OURS, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0", IK_LLAMA)
+_DEEP = (OURS, OURS_KV8, OURS_EXACT, "llama.cpp Q4_0", "llama.cpp Q4_0 fa0", IK_LLAMA)
 
 GROUPS = (
     Group("decode", (Test("decode", 32),), (*_INT4, "llama.cpp Q8_0")),
@@ -76,7 +77,7 @@ def command(label: str, files: Files, threads: int, context: int, batch: int) ->
         worker = ["worker_transformers.py", str(files.checkpoint), str(threads)]
     elif label.startswith("llama4rt"):
         path, bits = (files.engine_exact, "int16") if label == OURS_EXACT else (files.engine, "auto")
-        worker = ["worker_llama4rt.py", str(path), *size, bits]
+        worker = ["worker_llama4rt.py", str(path), *size, bits, "int8" if label == OURS_KV8 else "auto"]
     else:
         kind, flash = label.split()[1], "0" if label.endswith("fa0") else "1"
         worker = ["worker_llama_cpp.py", str(files.gguf[kind]), *size, flash]

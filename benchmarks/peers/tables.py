@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from plan import OURS, OURS_EXACT
+from plan import OURS, OURS_EXACT, OURS_KV8
 
 SAMPLES = "samples"
 
@@ -94,7 +94,7 @@ def draw(report: dict[str, Any], path: Path) -> bool:
         tests = [i for i, programs in enumerate(samples.values()) if label in programs]
         at = [i - 0.4 + (number + 0.5) * width for i in tests]
         names = [list(samples)[i] for i in tests]
-        ours = {OURS: "#d1495b", OURS_EXACT: "#e5989b"}
+        ours = {OURS: "#d1495b", OURS_EXACT: "#e5989b", OURS_KV8: "#b5179e"}
         colour = ours.get(label) or plt.get_cmap("Blues")(0.35 + 0.6 * number / len(labels))
         speed.bar(at, [statistics.median(samples[n][label]) for n in names], width, label=label, color=colour)
         fractions = [fraction(report, threads, n, label) for n in names]

@@ -1,4 +1,4 @@
-"""llama4rt as a worker (protocol.py): worker_llama4rt.py ENGINE THREADS CONTEXT BATCH ACTIVATIONS"""
+"""llama4rt as a worker (protocol.py): worker_llama4rt.py ENGINE THREADS CONTEXT BATCH ACTIVATIONS KV_DTYPE"""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from protocol import serve
 class Llama4rt(Bench):
     """The same measurements as `llama4rt bench`: greedy sampling is inside the decode figure."""
 
-    def __init__(self, path: str, activations: str, threads: int, context: int, batch: int) -> None:
+    def __init__(
+        self, path: str, activations: str, kv_dtype: str, threads: int, context: int, batch: int
+    ) -> None:
         super().__init__(
             _core.Engine(
-                path, num_threads=threads, max_model_len=context, max_num_seqs=batch, activations=activations
+                path,
+                num_threads=threads,
+                max_model_len=context,
+                max_num_seqs=batch,
+                activations=activations,
+                kv_cache_dtype=kv_dtype,
             )
         )
 
@@ -28,4 +35,4 @@ class Llama4rt(Bench):
 
 
 if __name__ == "__main__":
-    serve(lambda: Llama4rt(sys.argv[1], sys.argv[5], *map(int, sys.argv[2:5])))
+    serve(lambda: Llama4rt(sys.argv[1], sys.argv[5], sys.argv[6], *map(int, sys.argv[2:5])))

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "format/layout.h"
+#include "ops/kv_int8.h"
 
 namespace llama4rt {
 namespace {
@@ -76,14 +77,19 @@ void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weig
 
 void check_kv(const char* op, const KvLayer& kv) {
   LLAMA4RT_CHECK(kInternal, kv.k && kv.v, op, ": the KV cache has no memory");
-  LLAMA4RT_CHECK(kInternal, kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kF8E4M3,
-                 op, ": KV cache dtype is ", dtype_name(kv.dtype), "; expected F32, BF16 or F8_E4M3");
+  LLAMA4RT_CHECK(kInternal,
+                 kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kF8E4M3 ||
+                     kv.dtype == DType::kI8,
+                 op, ": KV cache dtype is ", dtype_name(kv.dtype), "; expected F32, BF16, F8_E4M3 or I8");
   LLAMA4RT_CHECK(kInternal, kv.block_size > 0 && kv.block_size % 16 == 0, op, ": KV block size is ",
                  kv.block_size, "; expected a multiple of 16");
   LLAMA4RT_CHECK(kInternal, kv.num_blocks > 0 && kv.num_kv_heads > 0, op, ": KV cache of ", kv.num_blocks,
                  " blocks and ", kv.num_kv_heads, " heads");
   LLAMA4RT_CHECK(kInternal, kv.head_dim > 0 && kv.head_dim % 2 == 0, op, ": head dim is ", kv.head_dim,
                  "; expected a positive even number");
+  LLAMA4RT_CHECK(
+      kInternal, kv.dtype != DType::kI8 || (kv.head_dim % 16 == 0 && kv.head_dim <= kMaxInt8HeadDim), op,
+      ": head dim is ", kv.head_dim, "; int8 caches need a multiple of 16, at most ", kMaxInt8HeadDim);
 }
 
 // q of [T, Hq * D]: any number of query heads that is a multiple of the KV heads.

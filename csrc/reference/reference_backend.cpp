@@ -9,6 +9,7 @@
 
 #include "base/checked_math.h"
 #include "format/layout.h"
+#include "ops/kv_int8.h"
 
 namespace llama4rt {
 namespace {
@@ -107,27 +108,51 @@ void transform_heads(const Tensor& x, const QkvTransform& transform, int64_t hea
     }
 }
 
-// The order inside a block is [Hkv][P][D].
-int64_t kv_index(const KvLayer& kv, int64_t block, int64_t head, int64_t offset) {
-  return ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv.head_dim;
+// Where the bytes of one token and KV head lie; the order inside a block is [Hkv][P]. Int8 has D bytes and
+// then the scale.
+int64_t kv_offset(const KvLayer& kv, int64_t block, int64_t head, int64_t offset) {
+  return ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv_head_bytes(kv.dtype, kv.head_dim);
 }
 
-void store_kv(void* cache, DType dtype, int64_t index, const float* head, int64_t head_dim) {
-  for (int64_t i = 0; i < head_dim; ++i) {
-    if (dtype == DType::kF32)
-      static_cast<float*>(cache)[index + i] = head[i];
-    else if (dtype == DType::kF8E4M3)
-      static_cast<f8e4m3*>(cache)[index + i] = to_f8e4m3(head[i]);
-    else
-      static_cast<bf16*>(cache)[index + i] = to_bf16(head[i]);
+// Calls body.template operator()<Element>() for the cache's element type.
+template <class Body>
+void with_kv_float(DType dtype, const Body& body) {
+  if (dtype == DType::kF32)
+    body.template operator()<float>();
+  else if (dtype == DType::kF8E4M3)
+    body.template operator()<f8e4m3>();
+  else
+    body.template operator()<bf16>();
+}
+
+void convert(float& out, float x) { out = x; }
+void convert(bf16& out, float x) { out = to_bf16(x); }
+void convert(f8e4m3& out, float x) { out = to_f8e4m3(x); }
+
+void store_kv(void* cache, DType dtype, int64_t at, const float* head, int64_t head_dim) {
+  void* const p = static_cast<char*>(cache) + at;
+  if (dtype == DType::kI8) {
+    float scale = 0;
+    quantize_kv(static_cast<int8_t*>(p), scale, head, head_dim);
+    std::memcpy(static_cast<char*>(p) + head_dim, &scale, sizeof(scale));
+    return;
   }
+  with_kv_float(dtype, [&]<class Element>() {
+    for (int64_t i = 0; i < head_dim; ++i) convert(static_cast<Element*>(p)[i], head[i]);
+  });
 }
 
-void load_kv(float* head, const void* cache, DType dtype, int64_t index, int64_t head_dim) {
-  for (int64_t i = 0; i < head_dim; ++i)
-    head[i] = dtype == DType::kF32      ? static_cast<const float*>(cache)[index + i]
-              : dtype == DType::kF8E4M3 ? to_float(static_cast<const f8e4m3*>(cache)[index + i])
-                                        : to_float(static_cast<const bf16*>(cache)[index + i]);
+void load_kv(float* head, const void* cache, DType dtype, int64_t at, int64_t head_dim) {
+  const void* const p = static_cast<const char*>(cache) + at;
+  if (dtype == DType::kI8) {
+    float scale = 0;
+    std::memcpy(&scale, static_cast<const char*>(p) + head_dim, sizeof(scale));
+    for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int8_t*>(p)[i]) * scale;
+    return;
+  }
+  with_kv_float(dtype, [&]<class Element>() {
+    for (int64_t i = 0; i < head_dim; ++i) head[i] = to_float(static_cast<const Element*>(p)[i]);
+  });
 }
 
 // out = sum_j softmax_j(scale * q . key(j)) value(j) over num_keys keys.   out, q, key(j), value(j): [D]
@@ -243,7 +268,7 @@ void ReferenceBackend::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTra
       for (int64_t i = 0; i < q.size(1); ++i) q.row<float>(t)[i] *= transform.q_scale.ptr<const float>()[t];
     const int64_t slot = slot_mapping.ptr<const int64_t>()[t];
     for (int64_t head = 0; head < kv.num_kv_heads; ++head) {
-      const int64_t index = kv_index(kv, slot / kv.block_size, head, slot % kv.block_size);
+      const int64_t index = kv_offset(kv, slot / kv.block_size, head, slot % kv.block_size);
       store_kv(kv.k, kv.dtype, index, k.row<const float>(t) + head * kv.head_dim, kv.head_dim);
       store_kv(kv.v, kv.dtype, index, v.row<const float>(t) + head * kv.head_dim, kv.head_dim);
     }
@@ -262,7 +287,7 @@ void ReferenceBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& k
         const auto load = [&](const void* cache, int64_t j) {
           const int64_t block = batch.block_table[s * batch.max_blocks + j / kv.block_size];
           load_kv(key_or_value.data(), cache, kv.dtype,
-                  kv_index(kv, block, head / heads_per_kv, j % kv.block_size), dim);
+                  kv_offset(kv, block, head / heads_per_kv, j % kv.block_size), dim);
           return key_or_value.data();
         };
         attend(

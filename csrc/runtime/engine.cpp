@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "ops/kv_int8.h"
 #include "runtime/device_weights.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_limit.h"
@@ -27,12 +28,20 @@ int64_t option(const char* name, int64_t value, int64_t maximum, int64_t chosen)
   return value == 0 ? chosen : value;
 }
 
-DType kv_dtype(const std::string& name, const std::string& device) {
+DType kv_dtype(const std::string& name, const std::string& device, int64_t head_dim) {
+  if (name == "int8") {
+    LLAMA4RT_CHECK(kConfig, device_traits(device).host_memory,
+                   "kv_cache_dtype \"int8\" is for CPUs; on a GPU use \"fp8\"");
+    LLAMA4RT_CHECK(kConfig, head_dim % 16 == 0 && head_dim <= kMaxInt8HeadDim,
+                   "kv_cache_dtype \"int8\" needs a ", "head_dim that is a multiple of 16, at most ",
+                   kMaxInt8HeadDim, "; the model's is ", head_dim);
+    return DType::kI8;
+  }
   if (name == "auto") return device == "reference" ? DType::kF32 : DType::kBF16;
   if (name == "bf16" || name == "bfloat16") return DType::kBF16;
   if (name == "f32" || name == "float32") return DType::kF32;
   LLAMA4RT_CHECK(kConfig, name == "fp8" || name == "fp8_e4m3", "kv_cache_dtype is \"", name,
-                 "\"; it must be \"auto\", \"bf16\", \"f32\" or \"fp8\"");
+                 "\"; it must be \"auto\", \"bf16\", \"f32\", \"fp8\" or \"int8\"");
   return DType::kF8E4M3;
 }
 
@@ -49,7 +58,7 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
   plan.max_batched_tokens = tokens == 0 ? std::max(default_tokens, plan.max_num_seqs) : tokens;
   plan.max_model_len = options.max_model_len;
   plan.block_size = int(option("block_size", options.block_size, 1024, 16));
-  plan.kv_dtype = kv_dtype(options.kv_cache_dtype, device);
+  plan.kv_dtype = kv_dtype(options.kv_cache_dtype, device, config.head_dim);
   plan.memory = option("memory", options.memory_bytes, int64_t(1) << 50, 0);
   // On a CPU, pages are backed when first written, but one day all of them may be: leave half to everything
   // else.

@@ -33,7 +33,7 @@ struct EngineOptions {  // 0: the engine chooses
   int64_t kv_cache_bytes = 0;
   int64_t block_size = 16;
   int64_t max_batched_tokens = 0;
-  std::string kv_cache_dtype = "auto";  // "auto", "bf16", "fp8" (e4m3, no scales) or "f32"
+  std::string kv_cache_dtype = "auto";  // "auto", "bf16", "f32", "fp8" (e4m3, no scales), "int8"
   std::string activations = "auto";     // "auto", "int8" or "int16", see ops/backend.h
   bool prefix_cache = true;
   int64_t max_waiting = 0;

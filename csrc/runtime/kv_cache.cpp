@@ -28,7 +28,8 @@ KvCachePlan kv_cache_shape(const ModelConfig& config, const KvCacheOptions& opti
   plan.block_size = options.block_size;
   plan.dtype = options.dtype;
   plan.chunk_size = chunk;
-  const int64_t layer_bytes = 2 * config.kv_dim() * size * int64_t(dtype_size(options.dtype));
+  const int64_t layer_bytes =
+      2 * config.num_key_value_heads * size * kv_head_bytes(options.dtype, config.head_dim);
   plan.global_block_bytes = global_layers * layer_bytes;
   plan.local_block_bytes = local_layers * layer_bytes;
   plan.spare_blocks = options.spare_blocks;
@@ -124,7 +125,7 @@ void KvCache::free_layers() {
 }
 
 size_t KvCache::side_bytes(const KvLayer& layer) const {
-  return size_t(layer.num_blocks) * size_t(layer.block_elements()) * dtype_size(layer.dtype);
+  return size_t(layer.num_blocks) * size_t(layer.block_bytes());
 }
 
 }  // namespace llama4rt

@@ -49,10 +49,11 @@ class Engine:
 
     path: a file made by `llama4rt build`. device: "auto", "cpu", "reference" or "cuda:N". max_model_len: prompt and
     output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or text such as "4GiB" or
-    "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "fp8" (half the memory,
-    docs/numerics.md says what it costs) or "f32". activations: what a CPU multiplies int4 weights with: "int8",
-    "int16" (slower, rounds less: docs/numerics.md) or "auto", which is int8, or int16 where the processor has
-    AMX. num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
+    "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "int8" (half the memory,
+    CPU only), "fp8" (half the memory; docs/numerics.md says what both cost) or "f32". activations: what a CPU
+    multiplies int4 weights with: "int8", "int16" (slower, rounds less: docs/numerics.md) or "auto", which is
+    int8, or int16 where the processor has AMX. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
+    processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).

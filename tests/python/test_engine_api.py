@@ -238,6 +238,15 @@ def test_without_a_tokenizer_only_ids_work(ids_only: Engine) -> None:
             call()
 
 
+@pytest.mark.parametrize("dtype", ["int8", "fp8"])
+def test_caches_of_8_bits_answer_alike_in_any_company(dtype: str, text_engine_file: Path) -> None:
+    prompts = ["Hello", "a" * 70, "Hello there"]
+    with Engine(text_engine_file, kv_cache_dtype=dtype, max_batched_tokens=32) as engine:
+        together = [out.outputs[0].token_ids for out in engine.generate(prompts, GREEDY)]
+    with Engine(text_engine_file, kv_cache_dtype=dtype, num_threads=1) as engine:
+        assert [engine.generate(prompt, GREEDY)[0].outputs[0].token_ids for prompt in prompts] == together
+
+
 def test_bad_options_are_typed_errors(text_engine_file: Path, tmp_path: Path) -> None:
     for options in (
         {"num_threads": 0}, {"num_threads": True}, {"max_model_len": -1}, {"max_num_seqs": 1.5},

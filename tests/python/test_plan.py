@@ -62,6 +62,13 @@ def test_the_engine_takes_what_is_planned(checkpoint: Path, tmp_path: Path) -> N
     engine.close()
 
 
+def test_int8_keys_are_for_cpus() -> None:
+    config = model_config("scout")
+    assert _core.plan_config(config, device="cpu", kv_cache_dtype="int8")["bytes"]["kv_global"] > 0
+    with pytest.raises(ConfigError, match=r"for CPUs.*fp8"):
+        _core.plan_config(config, device="cuda", kv_cache_dtype="int8")
+
+
 def test_what_does_not_fit_is_refused_with_what_would(checkpoint: Path, tmp_path: Path) -> None:
     build(checkpoint, tmp_path / "m.l4e")
     path = tmp_path / "m.l4e"

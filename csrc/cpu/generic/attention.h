@@ -1,186 +1,17 @@
 // Softmax attention of a few query rows over one partition of keys: scores of the whole partition, their
-// maximum, weights, then the weighted sum of values. Keys and values are loaded and widened once for up to
-// kTokenTile rows. Nothing a row may not see takes part in its result, not even multiplied by zero.
+// maximum, weights, then the weighted sum of values. Nothing a row may not see takes part in its result, not
+// even multiplied by zero.
 #pragma once
 
-#include <limits>
-
-#include "base/checked_math.h"
-#include "cpu/generic/dot.h"
-#include "cpu/generic/kv_layout.h"
-#include "cpu/generic/math.h"
+#include "cpu/generic/attention_float.h"
+#include "cpu/generic/attention_int8.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-// How many keys ahead keys are asked for (values: kValueKeys). The lines of one head lie in pieces of a
-// block, 4 KB, and the hardware's prefetchers stop at each; asked for into the second cache, because the few
-// misses that the first one can have in flight are not enough for the bandwidth of memory.
-inline constexpr int64_t kKeysAhead = 32;
-// Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
-inline constexpr int64_t kValueKeys = 64;
-
-// Rows times vectors of dimensions whose sums stay in registers while values stream by.
-#if defined(LLAMA4RT_ISA_AVX512)
-inline constexpr int kValueRows = 5, kValueVecs = 4;
-#else
-inline constexpr int kValueRows = 2, kValueVecs = 2;
-#endif
-
-// out[t][key] = scale * q[t] . k[key] for keys [begin, end), begin a multiple of 16; writes whole sixteens.
-template <class Element, int kRows>
-inline void score_rows(const AttentionTile& tile, const float* const* q, float* const* out, int64_t begin,
-                       int64_t end) {
-  const KvLayer& kv = *tile.kv;
-  const Vec scale = Vec::set1(tile.scale);
-  const auto keys_at = [&](int64_t key) {
-    const int64_t block = tile.blocks[key / kv.block_size], offset = key % kv.block_size;
-    return head_of_block<Element>(kv.k, kv, block, tile.kv_head) + offset * kv.head_dim;
-  };
-  // Behind the last keys come the first values.
-  const auto ahead_of = [&](int64_t key) {
-    if (key < end) return keys_at(key);
-    key = begin + (key - end) / kLanes * kLanes;
-    if (key >= end) return keys_at(begin);  // there are only a few, on their way long since
-    return head_of_block<Element>(kv.v, kv, tile.blocks[key / kv.block_size], tile.kv_head) +
-           key % kv.block_size * kv.head_dim;
-  };
-  for (int64_t key = begin; key < end; key += kLanes) {
-    Vec score[kRows];
-    float_block<kRows, Element, kFar>(score, keys_at(key), ahead_of(key + kKeysAhead), q, kv.head_dim);
-    for (int t = 0; t < kRows; ++t) (score[t] * scale).store(out[t] + (key - begin));
-  }
-}
-
-// Turns n scores into weights e^(score - maximum), in place, and the rest of the last sixteen into zeros.
-inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
-  const int64_t padded = (n + kLanes - 1) / kLanes * kLanes;
-  for (int64_t i = n; i < padded; ++i) scores[i] = kMinusInfinity;
-  Vec top = Vec::load(scores);
-  for (int64_t i = kLanes; i < padded; i += kLanes) top = max(top, Vec::load(scores + i));
-  maximum = reduce_max(top);
-  const Vec shift = Vec::set1(maximum);
-  Vec total = Vec::zero();
-  for (int64_t i = 0; i < padded; i += kLanes) {
-    Vec weight = exp(Vec::load(scores + i) - shift);
-    if (i + kLanes > n) {
-      weight.store(scores + i);
-      for (int64_t j = n; j < padded; ++j) scores[j] = 0;
-      weight = Vec::load(scores + i);
-    }
-    weight.store(scores + i);
-    total = total + weight;
-  }
-  sum = reduce_add(total);
-}
-
-// sum[t][d ..] += weight[t][key] * v[key][d ..] for keys [begin, end) of the block table, one key after the
-// other, and kVecs * 16 dimensions from d on; `lanes` of the last sixteen exist.   weight[t][0]: key
-// `origin`; last: the end of the keys that will be wanted after these
-template <class Element, int kRows, int kVecs>
-inline void add_values(const AttentionTile& tile, float* const* sum, const float* const* weight,
-                       int64_t origin, int64_t begin, int64_t end, int64_t last, int64_t d, int lanes) {
-  const KvLayer& kv = *tile.kv;
-  const int64_t block_size = kv.block_size, dim = kv.head_dim;
-  const int64_t far = round_up(kValueKeys, block_size);
-  const auto values_at = [&](int64_t block) {
-    return head_of_block<Element>(kv.v, kv, tile.blocks[block], tile.kv_head) +
-           value_index<Element>(0, d, dim);
-  };
-  Vec acc[kRows][kVecs];
-  for (int t = 0; t < kRows; ++t)
-    for (int i = 0; i < kVecs; ++i) acc[t][i] = Vec::load(sum[t] + d + i * kLanes);
-  for (int64_t key = begin, block_end; key < end; key = block_end) {
-    const int64_t block = key / block_size, block_start = block * block_size;
-    block_end = block_start + block_size < end ? block_start + block_size : end;
-    const Element* values = values_at(block);
-    const Element* ahead = block_start + far < last ? values_at(block + far / block_size) : values;
-    // One or both keys of a pair, the first of which is `even`.
-    const auto add_pair = [&]<bool kFirst, bool kSecond>(int64_t even) LLAMA4RT_INLINE_LAMBDA {
-      const int64_t at = value_index<Element>(even - block_start, 0, dim);
-      Vec first[kVecs], second[kVecs];
-      for (int i = 0; i < kVecs; ++i) {
-        load_value_pair(first[i], second[i], values + at, i * kLanes, dim, kVecs == 1 ? lanes : kLanes);
-        prefetch<kFar>(ahead + at + value_index<Element>(0, i * kLanes, dim));
-        if constexpr (sizeof(Element) == 4)
-          prefetch<kFar>(ahead + at + value_index<Element>(1, i * kLanes, dim));
-      }
-      for (int t = 0; t < kRows; ++t) {
-        const float* w = weight[t] + (even - origin);
-        if constexpr (kFirst)
-          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(Vec::set1(w[0]), first[i], acc[t][i]);
-        if constexpr (kSecond)
-          for (int i = 0; i < kVecs; ++i) acc[t][i] = fma(Vec::set1(w[1]), second[i], acc[t][i]);
-      }
-    };
-    if (key % 2 != 0) {
-      add_pair.template operator()<false, true>(key - 1);
-      ++key;
-    }
-    for (; key + 2 <= block_end; key += 2) add_pair.template operator()<true, true>(key);
-    if (key < block_end) add_pair.template operator()<true, false>(key);
-  }
-  for (int t = 0; t < kRows; ++t)
-    for (int i = 0; i < kVecs; ++i) acc[t][i].store(sum[t] + d + i * kLanes);
-}
-
-// All dimensions. sum: [round_up(D, 16)] each
-template <class Element, int kRows>
-inline void add_all_values(const AttentionTile& tile, float* const* sum, const float* const* weight,
-                           int64_t origin, int64_t begin, int64_t end, int64_t last) {
-  const int64_t dim = tile.kv->head_dim;
-  for (int64_t next; begin < end; begin = next) {
-    next = round_up(begin + 1, kValueKeys) < end ? round_up(begin + 1, kValueKeys) : end;
-    int64_t d = 0;
-    for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes)
-      add_values<Element, kRows, kValueVecs>(tile, sum, weight, origin, begin, next, last, d, kLanes);
-    for (; d < dim; d += kLanes)
-      add_values<Element, kRows, 1>(tile, sum, weight, origin, begin, next, last, d,
-                                    dim - d < kLanes ? int(dim - d) : kLanes);
-  }
-}
-
-// Rows [row, row + kRows) of the tile, all of which see keys of this partition.
-template <class Element, int kRows>
-inline void attend_rows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
-  const int64_t state_size = attention_state_floats(tile.kv->head_dim);
-  float *weight[kRows], *sum[kRows];
-  int64_t end[kRows];
-  for (int t = 0; t < kRows; ++t) {
-    weight[t] = scores + t * kPartitionKeys;
-    sum[t] = states + (row + t) * state_size + kStateHeader;
-    const int64_t n = tile.num_keys[row + t];
-    end[t] = n < begin + kPartitionKeys ? n : begin + kPartitionKeys;
-  }
-  score_rows<Element, kRows>(tile, tile.q + row, weight, begin, end[kRows - 1]);
-  for (int t = 0; t < kRows; ++t) {
-    weigh(weight[t], end[t] - begin, sum[t][-kStateHeader], sum[t][1 - kStateHeader]);
-    for (int64_t d = 0; d < state_size - kStateHeader; d += kLanes) Vec::zero().store(sum[t] + d);
-  }
-  constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
-  constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
-  // Several groups take turns on the same few keys.
-  const int64_t step = kGroups == 1 ? kPartitionKeys : kValueKeys;
-  for (int64_t from = begin, to; from < end[kRows - 1]; from = to) {
-    to = from + step;
-    const auto bounded = [&](int t) { return end[t] < to ? end[t] : to; };
-    // Keys that all rows of a group see go together; later rows then see some more of their own.
-    for (int first = 0; first < kRows; first += kGroupRows) {
-      const int rows = kRows - first < kGroupRows ? kRows - first : kGroupRows;
-      with_token_count<kGroupRows>(rows, [&]<int kN>() {
-        add_all_values<Element, kN>(tile, sum + first, weight + first, begin, from, bounded(first),
-                                    end[kRows - 1]);
-      });
-      const int64_t alone = end[first] > from ? end[first] : from;
-      for (int t = first + 1; t < first + rows; ++t)
-        add_all_values<Element, 1>(tile, sum + t, weight + t, begin, alone, bounded(t), 0);
-    }
-  }
-}
-
-template <class Element>
-inline void attend_as(float* states, const AttentionTile& tile, int64_t partition, float* scores) {
+// Rows without keys get the state of nothing; the others go, kTokenTile at most together, to
+// attend.template operator()<n>(row, begin).
+template <class Attend>
+inline void walk_rows(float* states, const AttentionTile& tile, int64_t partition, const Attend& attend) {
   const int64_t begin = partition * kPartitionKeys;
   int row = 0;
   for (; row < tile.num_rows && tile.num_keys[row] <= begin; ++row) {
@@ -190,22 +21,34 @@ inline void attend_as(float* states, const AttentionTile& tile, int64_t partitio
   }
   while (row < tile.num_rows) {
     const int rows = tile.num_rows - row < kTokenTile ? tile.num_rows - row : kTokenTile;
-    with_token_count(rows,
-                     [&]<int kRows>() { attend_rows<Element, kRows>(states, tile, row, begin, scores); });
+    with_token_count(rows, [&]<int kRows>() { attend.template operator()<kRows>(row, begin); });
     row += rows;
   }
 }
 
-inline int64_t attention_scratch_bytes() { return kTokenTile * kPartitionKeys * int64_t(sizeof(float)); }
+struct AttentionScratch {
+  float scores[kTokenTile * kPartitionKeys];
+  Int8Rows int8;
+};
+inline int64_t attention_scratch_bytes() { return int64_t(sizeof(AttentionScratch)); }
 
-inline void attend(float* states, const AttentionTile& tile, int64_t partition, std::byte* scratch) {
-  auto* scores = reinterpret_cast<float*>(scratch);
+inline void attend(float* states, const AttentionTile& tile, int64_t partition, std::byte* memory) {
+  auto& scratch = *reinterpret_cast<AttentionScratch*>(memory);
+  if (tile.kv->dtype == DType::kI8)
+    return walk_rows(states, tile, partition, [&]<int kRows>(int row, int64_t begin) {
+      attend_int8_rows<kRows>(states, tile, row, begin, scratch.scores, scratch.int8);
+    });
+  const auto attend_as = [&]<class Element>(Element) {
+    walk_rows(states, tile, partition, [&]<int kRows>(int row, int64_t begin) {
+      attend_rows<Element, kRows>(states, tile, row, begin, scratch.scores);
+    });
+  };
   if (tile.kv->dtype == DType::kBF16)
-    attend_as<bf16>(states, tile, partition, scores);
+    attend_as(bf16{});
   else if (tile.kv->dtype == DType::kF8E4M3)
-    attend_as<f8e4m3>(states, tile, partition, scores);
+    attend_as(f8e4m3{});
   else
-    attend_as<float>(states, tile, partition, scores);
+    attend_as(float{});
 }
 
 inline void merge_state(float* into, const float* next, int64_t head_dim) {

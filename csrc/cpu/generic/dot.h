@@ -99,7 +99,16 @@ struct IntBlock {
   const uint8_t* zeros;  // [groups, 16] or null
   bool f32_scales;
   int group_size;
+  int64_t ahead = kPrefetchBytes;  // from a line to the one to ask for
 
+  // Rows of one group of k values, a fp32 scale each.
+  IntBlock(const uint8_t* first_line, int64_t k, const float* row_scales)
+      : lines(first_line),
+        num_lines(cpu16::lines_per_block(WeightKind::kInt8, k)),
+        scales(row_scales),
+        zeros(nullptr),
+        f32_scales(true),
+        group_size(int(k)) {}
   IntBlock(const Weight& w, int64_t block)
       : lines(static_cast<const uint8_t*>(w.data) + block * cpu16::block_bytes(w.kind, w.k)),
         num_lines(cpu16::lines_per_block(w.kind, w.k)),
@@ -173,7 +182,8 @@ constexpr int int_chains([[maybe_unused]] int tokens) {
 }
 
 // sum[t] = sum over groups, in order, of add_group.   Rows first_row .. first_row + kTokens - 1 of q.
-template <int kTokens, WeightKind kKind>
+// kAhead: kFar asks for lines block.ahead away in the second cache, kNear kPrefetchBytes away in the first
+template <int kTokens, WeightKind kKind, Distance kAhead = kNear>
 LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const QuantizedRows& q,
                                int64_t first_row) {
   using Pairs = LinePairs<kKind>;
@@ -195,7 +205,7 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
     // Even chains take even pairs; two lines a turn, so that all chains are used.
     const auto step = [&]<int kLine>() LLAMA4RT_INLINE_LAMBDA {
       const Pairs w(line);
-      prefetch(line + kPrefetchBytes);
+      prefetch<kAhead>(line + (kAhead == kNear ? kPrefetchBytes : block.ahead));
       for (int j = 0; j < Pairs::kCount; ++j)
         for (int t = 0; t < kTokens; ++t) {
           IVec& c = chain[t][(kLine * Pairs::kCount + j) % kChains];

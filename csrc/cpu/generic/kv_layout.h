@@ -3,9 +3,15 @@
 //           bf16 and fp8 [P / 16][D / 2][16][2], fp32 [P / 16][D][16]
 //   values  lane = dimension, two keys side by side so that one load serves both:
 //           bf16 and fp8 [P / 2][D][2], fp32 [P][D]
+// int8 lies in sixteens: 16 fp32 scales and then lines as of int8 weights (format/layout.h), bytes q + 128:
+//   keys    [P / 16]{ scales, [D / 4][16 keys][4 d] }
+//   values  [P / 16]{ scales, [D / 16][16 / 4][16 d][4 keys] }
 #pragma once
 
 #include "cpu/generic/int_vec.h"
+#include "cpu/generic/quantize_row.h"
+#include "format/layout.h"
+#include "ops/kv_int8.h"
 #include "ops/op_types.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
@@ -61,11 +67,44 @@ inline void store_kv_as(const KvLayer& kv, int64_t slot, int64_t kv_head, const 
   for (int64_t d = 0; d < dim; ++d) convert(values[value_index<Element>(0, d, dim)], v[d]);
 }
 
+inline constexpr int64_t kInt8ScaleBytes = kLanes * int64_t(sizeof(float));
+
+// The int8 keys or values of sixteen tokens.   cache: kv.k or kv.v; offset: in the block, a multiple of 16
+inline uint8_t* int8_sixteen(void* cache, const KvLayer& kv, int64_t block, int64_t kv_head, int64_t offset) {
+  const int64_t token = (block * kv.num_kv_heads + kv_head) * kv.block_size + offset;
+  return static_cast<uint8_t*>(cache) + token * kv_head_bytes(DType::kI8, kv.head_dim);
+}
+
+inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  const int64_t block = slot / kv.block_size, offset = slot % kv.block_size, lane = offset % kLanes;
+  // byte(d): where the byte of dimension d goes
+  const auto store = [&](void* cache, const float* x, const auto& byte) {
+    uint8_t* sixteen = int8_sixteen(cache, kv, block, kv_head, offset - lane);
+    alignas(64) int16_t q[kMaxInt8HeadDim];
+    float scale = 0;
+    int32_t sum = 0;
+    quantize_group<int16_t, int(kKvInt8Largest)>(q, scale, sum, x, kv.head_dim);
+    std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
+    for (int64_t d = 0; d < kv.head_dim; ++d)
+      sixteen[kInt8ScaleBytes + byte(d)] = uint8_t(q[d] + symmetric_zero(WeightKind::kInt8));
+  };
+  store(kv.k, k, [&](int64_t d) {
+    return cpu16::word_offset(WeightKind::kInt8, lane, d, kv.head_dim) +
+           cpu16::bit_offset(WeightKind::kInt8, d) / 8;
+  });
+  store(kv.v, v, [&](int64_t d) {
+    return cpu16::word_offset(WeightKind::kInt8, d, lane, kLanes) +
+           cpu16::bit_offset(WeightKind::kInt8, lane) / 8;
+  });
+}
+
 inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
   if (kv.dtype == DType::kBF16)
     store_kv_as<bf16>(kv, slot, kv_head, k, v);
   else if (kv.dtype == DType::kF8E4M3)
     store_kv_as<f8e4m3>(kv, slot, kv_head, k, v);
+  else if (kv.dtype == DType::kI8)
+    store_kv_int8(kv, slot, kv_head, k, v);
   else
     store_kv_as<float>(kv, slot, kv_head, k, v);
 }

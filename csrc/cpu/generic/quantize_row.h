@@ -11,9 +11,9 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 // The group's values, its scale and its sum.   values: [size]; x: [size], size a multiple of 16
 // Value: int16_t, or int8_t in the order of store_i8_nibble_order
-template <class Value>
+template <class Value, int kLargestValue = std::numeric_limits<Value>::max()>
 inline void quantize_group(Value* values, float& scale, int32_t& sum, const float* x, int64_t size) {
-  constexpr float kLargest = std::numeric_limits<Value>::max();
+  constexpr float kLargest = kLargestValue;
   // Magnitudes compare as integers: exact in any order, and Inf and NaN come out on top.
   const IVec magnitude = IVec::set1(0x7fffffff);
   IVec top = IVec::zero();

@@ -11,7 +11,8 @@ from typing import Any
 
 from llama4rt import _core
 
-_KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1}
+_KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1, "int8": 1}
+_KV_SCALE_BYTES = {"int8": 4}  # of each token and head
 
 
 class ModelCost:
@@ -26,7 +27,8 @@ class ModelCost:
     ) -> None:
         """weights: (name, bytes with companions, [E, N, K])."""
         self._config = config
-        self._kv_bytes = _KV_BYTES.get(kv_dtype, 2)
+        head = int(config["head_dim"]) * _KV_BYTES.get(kv_dtype, 2) + _KV_SCALE_BYTES.get(kv_dtype, 0)
+        self._kv_bytes_per_token = int(2 * config["num_key_value_heads"] * head)  # of one layer, all heads
         self.total_bytes = total_bytes
         self._weights = [
             (name, size, math.prod(shape))
@@ -56,7 +58,7 @@ class ModelCost:
         total = 0.0
         for name, size, _ in self._weights:
             total += size * self._touched(name, batch)
-        return total + batch * self._kv_tokens(context) * self._kv_bytes_per_token()
+        return total + batch * self._kv_tokens(context) * self._kv_bytes_per_token
 
     def prefill_flops(self, batch: int, tokens: int, depth: int) -> float:
         """Multiplications and additions of `batch` prompts of `tokens` tokens behind `depth` cached ones."""
@@ -81,10 +83,6 @@ class ModelCost:
 
     def _expert_share(self) -> float:
         return float(self._config["num_experts_per_tok"] / max(self._config["num_local_experts"], 1))
-
-    def _kv_bytes_per_token(self) -> int:
-        """Of one layer: keys and values of all heads."""
-        return int(2 * self._config["num_key_value_heads"] * self._config["head_dim"] * self._kv_bytes)
 
     def _kv_tokens(self, context: int) -> int:
         """Cached tokens that one new token looks at, summed over the layers."""

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from llama4rt.engine import Engine
     from llama4rt.sampling_params import SamplingParams
 
+KV_CACHE_DTYPES = ("auto", "bf16", "int8", "fp8", "f32")
+
 
 def add_engine_options(
     parser: argparse.ArgumentParser, *, or_demo: bool = False, or_config: bool = False
@@ -33,9 +35,9 @@ def add_engine_options(
     group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
     group.add_argument(
         "--kv-cache-dtype",
-        choices=["auto", "bf16", "fp8", "f32"],
+        choices=KV_CACHE_DTYPES,
         default="auto",
-        help="how keys and values are kept; fp8 takes half the memory of bf16 (default: auto)",
+        help="how keys and values are kept; int8 (CPU only) and fp8 take half the memory of bf16 (default: auto)",
     )
     group.add_argument(
         "--activations",

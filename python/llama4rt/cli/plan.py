@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any
 
+from llama4rt.cli.options import KV_CACHE_DTYPES
+
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
     ("kv_global", "keys and values of global layers"),
@@ -39,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], help="default: what FILE is for; with --config: cuda"
     )
-    parser.add_argument("--kv-cache-dtype", choices=["auto", "bf16", "fp8", "f32"], default="auto")
+    parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, default="auto")
     parser.add_argument(
         "--block-size", type=int, default=16, metavar="N", help="tokens of a block (default 16)"
     )

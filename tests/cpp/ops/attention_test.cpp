@@ -1,6 +1,7 @@
 // prepare_qkv and paged_attention. The cache's inner order is each backend's own, so it is written and read
 // only through the two ops, and starts full of NaN: a key outside a query's range must not matter even so.
 #include "ops/conformance.h"
+#include "ops/kv_int8.h"
 
 namespace llama4rt::test {
 namespace {
@@ -13,7 +14,7 @@ class Cache {
                .block_size = block_size,
                .num_kv_heads = num_kv_heads,
                .head_dim = head_dim},
-        k_(int64_t(num_blocks) * layer_.block_elements() * int64_t(dtype_size(dtype))),
+        k_(int64_t(num_blocks) * layer_.block_bytes()),
         v_(int64_t(k_.size())) {
     LLAMA4RT_CHECK(kInternal, backend.host_memory(), "the tests write device memory directly");
     std::memset(k_.as<char>(), 0xff, k_.size());
@@ -108,19 +109,51 @@ Matrix attend(Backend& backend, const Cache& cache, const AttentionInputs& in, i
   return out;
 }
 
-float rounded(float x, DType dtype) {
-  if (dtype == DType::kF8E4M3) return to_float(to_f8e4m3(x));
-  return dtype == DType::kBF16 ? to_float(to_bf16(x)) : x;
-}
+// One head's key or value as a cache keeps it, and its scale (int8 only).
+struct Kept {
+  std::vector<float> x;  // [D]
+  double scale = 1;
 
-// The shared cases, and some of them with an fp8 cache.
+  Kept(const float* head, int64_t dim, DType dtype) : x(head, head + dim) {
+    if (dtype == DType::kI8) {
+      std::vector<int8_t> q(x.size());
+      float s = 0;
+      quantize_kv(q.data(), s, head, dim);
+      std::transform(q.begin(), q.end(), x.begin(), [s](int8_t i) { return float(i) * s; });
+      scale = double(s);
+    }
+    for (float& value : x) {
+      if (dtype == DType::kF8E4M3) value = to_float(to_f8e4m3(value));
+      if (dtype == DType::kBF16) value = to_float(to_bf16(value));
+    }
+  }
+};
+
+// The shared cases, and some of them with a cache of 8 bits.
 std::vector<cases::AttentionCase> all_cases() {
   std::vector<cases::AttentionCase> all = cases::attention_cases();
-  for (size_t i = 0; i < cases::attention_cases().size(); i += 3) {
+  for (size_t i = 0; i < cases::attention_cases().size(); ++i) {
+    if (i % 3 == 1) continue;
     all.push_back(all[i]);
-    all.back().kv_dtype = DType::kF8E4M3;
+    all.back().kv_dtype = i % 3 == 0 ? DType::kF8E4M3 : DType::kI8;
   }
   return all;
+}
+
+// What int16 weights of keys, 64 together, may change of a weighted sum: half a step each, for the values of
+// dimension d.
+double weight_rounding(const std::vector<double>& weight, const std::vector<Kept>& values, size_t d) {
+  double bound = 0;
+  for (size_t begin = 0; begin < values.size(); begin += 64) {
+    double largest = 0, size = 0;
+    for (size_t j = begin; j < std::min(begin + 64, values.size()); ++j) {
+      if (values[j].scale == 0) continue;
+      largest = std::max(largest, weight[j] * values[j].scale);
+      size += std::abs(double(values[j].x[d])) / values[j].scale;
+    }
+    bound += largest * size / 32767 / 2;
+  }
+  return bound;
 }
 
 Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in, float scale) {
@@ -132,29 +165,43 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
       for (int64_t head = 0; head < c.num_kv_heads * c.group; ++head) {
         const int64_t kv = head / c.group * dim, keys = s.shape.first_position + i - s.shape.kv_begin + 1;
         const float* q = in.q.row(row) + head * dim;
-        std::vector<double> score(static_cast<size_t>(keys));
-        double largest = -1e300, size = 0, q_square = 0, largest_v = 0;
-        for (int64_t d = 0; d < dim; ++d) q_square += double(q[d]) * double(q[d]);
+        std::vector<double> score;
+        std::vector<Kept> values;
+        double largest = -1e300, size = 0, q_square = 0, q_largest = 0, largest_v = 0, score_rounding = 0;
+        for (int64_t d = 0; d < dim; ++d) {
+          q_square += double(q[d]) * double(q[d]);
+          q_largest = std::max(q_largest, std::abs(double(q[d])));
+        }
         for (int64_t j = 0; j < keys; ++j) {
-          double dot = 0, k_square = 0;
+          const Kept key(s.k.row(j) + kv, dim, c.kv_dtype);
+          values.emplace_back(s.v.row(j) + kv, dim, c.kv_dtype);
+          double dot = 0, k_square = 0, k_sum = 0;
           for (int64_t d = 0; d < dim; ++d) {
-            const double key = rounded(s.k.row(j)[kv + d], c.kv_dtype);
-            dot += double(q[d]) * key;
-            k_square += key * key;
+            const double k = double(key.x[size_t(d)]);
+            dot += double(q[d]) * k;
+            k_square += k * k;
+            k_sum += std::abs(k);
             largest_v = std::max(largest_v, std::abs(double(s.v.row(j)[kv + d])));
           }
-          score[size_t(j)] = double(scale) * dot;
-          largest = std::max(largest, score[size_t(j)]);
+          score.push_back(double(scale) * dot);
+          largest = std::max(largest, score.back());
           size = std::max(size, double(scale) * std::sqrt(q_square * k_square));
+          score_rounding = std::max(score_rounding, double(scale) * k_sum * q_largest / 32767 / 2);
         }
         double sum = 0;
         for (double& p : score) sum += p = std::exp(p - largest);
+        for (double& p : score) p /= sum;
         for (int64_t d = 0; d < dim; ++d) {
-          double o = 0;
-          for (int64_t j = 0; j < keys; ++j)
-            o += score[size_t(j)] / sum * double(rounded(s.v.row(j)[kv + d], c.kv_dtype));
-          // An error of a score is a relative error of its probability.
-          oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v);
+          double o = 0, absolute = 0;
+          for (size_t j = 0; j < values.size(); ++j) {
+            o += score[j] * double(values[j].x[size_t(d)]);
+            absolute += score[j] * std::abs(double(values[j].x[size_t(d)]));
+          }
+          // An error of a score is a relative error of its probability, and of the others'.
+          const double rounding = c.kv_dtype == DType::kI8 ? std::expm1(2 * score_rounding) * absolute +
+                                                                 weight_rounding(score, values, size_t(d))
+                                                           : 0;
+          oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v, rounding);
         }
       }
   return oracle;
@@ -181,24 +228,25 @@ TEST(attention_conforms) {
 
 TEST(any_split_of_a_prompt_gives_the_same_bits) {
   SEEDED(rng);
-  const cases::AttentionCase c{.num_kv_heads = 2,
-                               .group = 5,
-                               .head_dim = 64,
-                               .block_size = 16,
-                               .kv_dtype = DType::kBF16,
-                               .sequences = {{.first_position = 0, .length = 150}}};
-  const AttentionInputs in = random_inputs(rng, c);
-  for (const Subject& s : subjects()) {
-    SCOPE(s.label);
-    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
-    fill(*s.backend, cache, in, c.group);
-    const Matrix whole = attend(*s.backend, cache, in, 0, 150, 0.125f);
-    for (int64_t slice : {1, 7, 16, 64, 149})
-      for (int64_t first = 0; first < 150; first += slice) {
-        const int64_t count = std::min<int64_t>(slice, 150 - first);
-        CHECK(attend(*s.backend, cache, in, first, count, 0.125f) == whole.part(first, count));
-      }
-  }
+  for (const DType dtype : {DType::kBF16, DType::kI8})
+    for (const Subject& s : subjects()) {
+      SCOPE(s.label, ", ", dtype_name(dtype));
+      const cases::AttentionCase c{.num_kv_heads = 2,
+                                   .group = 5,
+                                   .head_dim = 64,
+                                   .block_size = 16,
+                                   .kv_dtype = dtype,
+                                   .sequences = {{.first_position = 0, .length = 150}}};
+      const AttentionInputs in = random_inputs(rng, c);
+      const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+      fill(*s.backend, cache, in, c.group);
+      const Matrix whole = attend(*s.backend, cache, in, 0, 150, 0.125f);
+      for (int64_t slice : {1, 7, 16, 64, 149})
+        for (int64_t first = 0; first < 150; first += slice) {
+          const int64_t count = std::min<int64_t>(slice, 150 - first);
+          CHECK(attend(*s.backend, cache, in, first, count, 0.125f) == whole.part(first, count));
+        }
+    }
 }
 
 TEST(huge_scores_do_not_overflow) {
@@ -282,7 +330,7 @@ TEST(prepare_qkv_conforms) {
 TEST(the_cache_holds_the_transformed_keys) {
   SEEDED(rng);
   const int64_t tokens = 21, dim = 64, heads = 2;
-  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8}) {
     const Matrix q = random_activations(rng, tokens, heads * dim),
                  k = random_activations(rng, tokens, heads * dim),
                  v = random_activations(rng, tokens, heads * dim);
@@ -315,7 +363,16 @@ TEST(the_cache_holds_the_transformed_keys) {
       CHECK(attend(backend, at_once, in, 0, tokens, 0.125f) == attend(backend, apart, in, 0, tokens, 0.125f));
       // With one key, attention returns its value: exactly, so the sum of probabilities is exactly 1.
       const Matrix first = attend(backend, at_once, in, 0, 1, 0.125f);
-      for (int64_t i = 0; i < heads * dim; ++i) CHECK_EQ(first.row(0)[i], rounded(v.row(0)[i], dtype));
+      for (int64_t head = 0; head < heads; ++head) {
+        const Kept value(v.row(0) + head * dim, dim, dtype);
+        for (int64_t i = 0; i < dim; ++i) {
+          const float found = first.row(0)[head * dim + i], want = value.x[size_t(i)];
+          if (dtype == DType::kI8)  // its scale was divided by 32767 and multiplied again
+            CHECK_CLOSE(found, want, 1e-6f * std::abs(want));
+          else
+            CHECK_EQ(found, want);
+        }
+      }
     }
   }
 }

@@ -289,8 +289,8 @@ TEST(on_cpu_agrees_with_the_reference_backend) {
   compare(spec, 1e-5);
 }
 
-// fp8 keys and values change scores, by less than their own 2^-4, and alike on both backends.
-TEST(fp8_caches_work) {
+// Keys and values of 8 bits change scores, and alike on both backends.
+TEST(caches_of_8_bits_work) {
   std::mt19937 random(18);
   const std::vector<int64_t> prompt = random_prompt(random, 140);
   const TempDir dir;
@@ -304,11 +304,14 @@ TEST(fp8_caches_work) {
     return std::make_unique<Engine>(dir / "m.l4e", o);
   };
   const std::vector<float> exact = score(*open("reference", "f32"), prompt);
-  const std::vector<float> cpu = score(*open("cpu", "fp8"), prompt),
-                           want = score(*open("reference", "fp8"), prompt);
-  CHECK(relative_difference(want, exact) > 1e-4);
-  CHECK_CLOSE(relative_difference(want, exact), 0.0, 0.2);  // most of it: a random router that flips
-  CHECK_CLOSE(relative_difference(cpu, want), 0.0, 0.02);   // a sum on the other side of a rounding step
+  for (const char* dtype : {"fp8", "int8"}) {
+    SCOPE(dtype);
+    const std::vector<float> cpu = score(*open("cpu", dtype), prompt),
+                             want = score(*open("reference", dtype), prompt);
+    CHECK(relative_difference(want, exact) > 1e-4);
+    CHECK_CLOSE(relative_difference(want, exact), 0.0, 0.2);  // most of it: a random router that flips
+    CHECK_CLOSE(relative_difference(cpu, want), 0.0, 0.02);   // a sum on the other side of a rounding step
+  }
 }
 
 TEST(rotates_by_local_or_absolute_positions_alike) {

@@ -1,0 +1,72 @@
+// What every kind of attention shares: the rows that look at one partition of keys, and how their scores
+// become weights.
+#pragma once
+
+#include <limits>
+
+#include "cpu/generic/math.h"
+#include "cpu/kernels.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
+inline constexpr int64_t kValueKeys = 64;
+
+// Rows times vectors of dimensions whose sums stay in registers while values stream by.
+#if defined(LLAMA4RT_ISA_AVX512)
+inline constexpr int kValueRows = 5, kValueVecs = 4;
+#else
+inline constexpr int kValueRows = 2, kValueVecs = 2;
+#endif
+
+// Turns n scores into weights e^(score - maximum), in place, and the rest of the last sixteen into zeros.
+inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
+  const int64_t padded = (n + kLanes - 1) / kLanes * kLanes;
+  for (int64_t i = n; i < padded; ++i) scores[i] = kMinusInfinity;
+  Vec top = Vec::load(scores);
+  for (int64_t i = kLanes; i < padded; i += kLanes) top = max(top, Vec::load(scores + i));
+  maximum = reduce_max(top);
+  const Vec shift = Vec::set1(maximum);
+  Vec total = Vec::zero();
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    Vec weight = exp(Vec::load(scores + i) - shift);
+    if (i + kLanes > n) {
+      weight.store(scores + i);
+      for (int64_t j = n; j < padded; ++j) scores[j] = 0;
+      weight = Vec::load(scores + i);
+    }
+    weight.store(scores + i);
+    total = total + weight;
+  }
+  sum = reduce_add(total);
+}
+
+// Rows [row, row + kRows) of a tile, all of which see keys of the partition from `begin` on.
+template <int kRows>
+struct PartitionRows {
+  float* weight[kRows];  // [kPartitionKeys] scores, then weights
+  float* sum[kRows];     // [round_up(D, 16)] in the row's state, behind its header
+  int64_t end[kRows];    // sees keys [begin, end); ascending
+
+  // scores: [kRows, kPartitionKeys]
+  PartitionRows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
+    for (int t = 0; t < kRows; ++t) {
+      weight[t] = scores + t * kPartitionKeys;
+      sum[t] = states + (row + t) * attention_state_floats(tile.kv->head_dim) + kStateHeader;
+      const int64_t n = tile.num_keys[row + t];
+      end[t] = n < begin + kPartitionKeys ? n : begin + kPartitionKeys;
+    }
+  }
+
+  // Scores become weights, maxima and sums of weights go into the headers, sums of values become zero.
+  void weigh_all(int64_t begin, int64_t head_dim) const {
+    for (int t = 0; t < kRows; ++t) {
+      weigh(weight[t], end[t] - begin, sum[t][-kStateHeader], sum[t][1 - kStateHeader]);
+      for (int64_t d = 0; d < head_dim; d += kLanes) Vec::zero().store(sum[t] + d);
+    }
+  }
+};
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA
