@@ -75,7 +75,7 @@ void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weig
   check_separate(op, out, x);
 }
 
-void check_kv(const char* op, const KvLayer& kv) {
+void check_kv(const char* op, const KvLayer& kv, bool host_memory) {
   LLAMA4RT_CHECK(kInternal, kv.k && kv.v, op, ": the KV cache has no memory");
   LLAMA4RT_CHECK(kInternal,
                  kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kF8E4M3 ||
@@ -87,9 +87,10 @@ void check_kv(const char* op, const KvLayer& kv) {
                  " blocks and ", kv.num_kv_heads, " heads");
   LLAMA4RT_CHECK(kInternal, kv.head_dim > 0 && kv.head_dim % 2 == 0, op, ": head dim is ", kv.head_dim,
                  "; expected a positive even number");
-  LLAMA4RT_CHECK(
-      kInternal, kv.dtype != DType::kI8 || (kv.head_dim % 16 == 0 && kv.head_dim <= kMaxInt8HeadDim), op,
-      ": head dim is ", kv.head_dim, "; int8 caches need a multiple of 16, at most ", kMaxInt8HeadDim);
+  if (kv.dtype != DType::kI8) return;
+  LLAMA4RT_CHECK(kInternal, host_memory, op, ": int8 KV caches are for CPUs");
+  LLAMA4RT_CHECK(kInternal, kv.head_dim % 16 == 0 && kv.head_dim <= kMaxInt8HeadDim, op, ": head dim is ",
+                 kv.head_dim, "; int8 caches need a multiple of 16, at most ", kMaxInt8HeadDim);
 }
 
 // q of [T, Hq * D]: any number of query heads that is a multiple of the KV heads.
@@ -248,7 +249,7 @@ void Backend::gate_up(Tensor a, Tensor h, const Weight& gate_up) {
 void Backend::prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
                           Tensor slot_mapping) {
   const char* op = "prepare_qkv";
-  check_kv(op, kv);
+  check_kv(op, kv, host_memory());
   check_query_width(op, q, kv);
   const int64_t num_tokens = q.size(0);
   const int64_t kv_width = int64_t(kv.num_kv_heads) * kv.head_dim;
@@ -276,7 +277,7 @@ void Backend::prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& tran
 void Backend::paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
                               float scale) {
   const char* op = "paged_attention";
-  check_kv(op, kv);
+  check_kv(op, kv, host_memory());
   check_query_width(op, q, kv);
   check_tensor(op, "q", q, DType::kF32, {q.size(0), q.size(1)});
   check_tensor(op, "out", out, DType::kF32, {q.size(0), q.size(1)});

@@ -171,6 +171,11 @@ TEST(attention_refuses) {
   CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
   bad = kv, bad.dtype = DType::kF16;
   CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
+  bad = kv, bad.dtype = DType::kI8;
+  prepare(64, 32, bad, 63);
+  bad.head_dim = 8;  // four KV heads of it, eight query heads
+  bad.num_kv_heads = 4;
+  CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
   bad = kv, bad.v = nullptr;
   CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
 
