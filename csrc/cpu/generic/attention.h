@@ -1,6 +1,6 @@
 // Softmax attention of a few query rows over one partition of keys: scores of the whole partition, their
 // maximum, weights, then the weighted sum of values. Nothing a row may not see takes part in its result, not
-// even multiplied by zero.
+// even multiplied by zero; only int8 values, which are never NaN, meet an exact integer zero.
 #pragma once
 
 #include "cpu/generic/attention_float.h"
