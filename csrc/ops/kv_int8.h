@@ -10,7 +10,7 @@
 namespace llama4rt {
 
 inline constexpr int64_t kMaxInt8HeadDim = 256;  // sums of D products of 8 and 16 bits stay below 2^31
-inline constexpr float kKvInt8Largest = 127;
+inline constexpr int kKvInt8Largest = 127;
 
 // Rounds to nearest, ties to even. A head with Inf or NaN gets the scale NaN, one of (nearly) denormal
 // numbers becomes zero, as its inverse would overflow.   q, x: [dim]
@@ -21,8 +21,8 @@ inline void quantize_kv(int8_t* q, float& scale, const float* x, int64_t dim) {
     finite = finite && std::isfinite(x[d]);
     absmax = std::max(absmax, std::abs(x[d]));
   }
-  scale = finite ? absmax / kKvInt8Largest : std::numeric_limits<float>::quiet_NaN();
-  const float inverse = finite && absmax > 1e-30f ? kKvInt8Largest / absmax : 0;
+  scale = finite ? absmax / float(kKvInt8Largest) : std::numeric_limits<float>::quiet_NaN();
+  const float inverse = finite && absmax > 1e-30f ? float(kKvInt8Largest) / absmax : 0;
   for (int64_t d = 0; d < dim; ++d) q[d] = inverse == 0 ? int8_t(0) : int8_t(std::nearbyint(x[d] * inverse));
 }
 

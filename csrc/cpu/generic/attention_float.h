@@ -9,31 +9,23 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-// How many keys ahead keys are asked for (values: kValueKeys). The lines of one head lie in pieces of a
-// block, 4 KB, and the hardware's prefetchers stop at each; asked for into the second cache, because the few
-// misses that the first one can have in flight are not enough for the bandwidth of memory.
-inline constexpr int64_t kKeysAhead = 32;
 // out[t][key] = scale * q[t] . k[key] for keys [begin, end), begin a multiple of 16; writes whole sixteens.
 template <class Element, int kRows>
 inline void score_rows(const AttentionTile& tile, const float* const* q, float* const* out, int64_t begin,
                        int64_t end) {
   const KvLayer& kv = *tile.kv;
   const Vec scale = Vec::set1(tile.scale);
-  const auto keys_at = [&](int64_t key) {
+  const auto at = [&](void* cache, int64_t key) {
     const int64_t block = tile.blocks[key / kv.block_size], offset = key % kv.block_size;
-    return head_of_block<Element>(kv.k, kv, block, tile.kv_head) + offset * kv.head_dim;
+    return head_of_block<Element>(cache, kv, block, tile.kv_head) + offset * kv.head_dim;
   };
-  // Behind the last keys come the first values.
-  const auto ahead_of = [&](int64_t key) {
-    if (key < end) return keys_at(key);
-    key = begin + (key - end) / kLanes * kLanes;
-    if (key >= end) return keys_at(begin);  // there are only a few, on their way long since
-    return head_of_block<Element>(kv.v, kv, tile.blocks[key / kv.block_size], tile.kv_head) +
-           key % kv.block_size * kv.head_dim;
-  };
+  const auto keys_at = [&](int64_t key) { return at(kv.k, key); };
+  const auto values_at = [&](int64_t key) { return at(kv.v, key); };
   for (int64_t key = begin; key < end; key += kLanes) {
     Vec score[kRows];
-    float_block<kRows, Element, kFar>(score, keys_at(key), ahead_of(key + kKeysAhead), q, kv.head_dim);
+    float_block<kRows, Element, kFar>(score, keys_at(key),
+                                      keys_or_values(key + kKeysAhead, begin, end, keys_at, values_at), q,
+                                      kv.head_dim);
     for (int t = 0; t < kRows; ++t) (score[t] * scale).store(out[t] + (key - begin));
   }
 }
@@ -46,7 +38,7 @@ inline void add_values(const AttentionTile& tile, float* const* sum, const float
                        int64_t origin, int64_t begin, int64_t end, int64_t last, int64_t d, int lanes) {
   const KvLayer& kv = *tile.kv;
   const int64_t block_size = kv.block_size, dim = kv.head_dim;
-  const int64_t far = round_up(kValueKeys, block_size);
+  const int64_t far = round_up(kKeysAhead, block_size);
   const auto values_at = [&](int64_t block) {
     return head_of_block<Element>(kv.v, kv, tile.blocks[block], tile.kv_head) +
            value_index<Element>(0, d, dim);
@@ -107,12 +99,12 @@ inline void add_all_values(const AttentionTile& tile, float* const* sum, const f
 // Rows [row, row + kRows) of the tile, all of which see keys of this partition.
 template <class Element, int kRows>
 inline void attend_rows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
-  const PartitionRows<kRows> rows_of(states, tile, row, begin, scores);
-  const auto& [weight, sum, end] = rows_of;
+  using Partition = PartitionRows<kRows>;
+  constexpr int kGroups = Partition::kGroups, kGroupRows = Partition::kGroupRows;
+  const Partition partition(states, tile, row, begin, scores);
+  const auto& [weight, sum, end] = partition;
   score_rows<Element, kRows>(tile, tile.q + row, weight, begin, end[kRows - 1]);
-  rows_of.weigh_all(begin, tile.kv->head_dim);
-  constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
-  constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
+  partition.weigh_all(begin, tile.kv->head_dim);
   // Several groups take turns on the same few keys.
   const int64_t step = kGroups == 1 ? kPartitionKeys : kValueKeys;
   for (int64_t from = begin, to; from < end[kRows - 1]; from = to) {

@@ -12,9 +12,7 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-// How many keys ahead keys and values are asked for, into the second cache; why: attention_float.h.
-inline constexpr int64_t kInt8KeysAhead = 64;
-inline constexpr int64_t kValueGroups = kPartitionKeys / kValueKeys;
+// Sums are exact in 32 bits, and a group of weights fits where a query does.
 static_assert(255LL * 32767 * kMaxInt8HeadDim < (1LL << 31) && kValueKeys <= kMaxInt8HeadDim);
 
 // Queries [D], or weights of one group of keys, of up to kTokenTile rows.
@@ -39,16 +37,12 @@ inline void score_int8_rows(const AttentionTile& tile, Int8Rows& q, float* const
   const QuantizedRows rows{
       .values = q.values, .scales = q.scales, .sums = q.sums, .stride = dim, .groups = 1};
   const Vec scale = Vec::set1(tile.scale);
-  // Behind the last keys come the first values.
-  const auto ahead_of = [&](int64_t key) {
-    if (key < end) return int8_at(tile, kv.k, key);
-    key = begin + (key - end) / kLanes * kLanes;
-    return key < end ? int8_at(tile, kv.v, key) : int8_at(tile, kv.k, begin);
-  };
+  const auto keys_at = [&](int64_t key) { return int8_at(tile, kv.k, key); };
+  const auto values_at = [&](int64_t key) { return int8_at(tile, kv.v, key); };
   for (int64_t key = begin; key < end; key += kLanes) {
-    const uint8_t* scales = int8_at(tile, kv.k, key);
+    const uint8_t* scales = keys_at(key);
     IntBlock block(scales + kInt8ScaleBytes, dim, reinterpret_cast<const float*>(scales));
-    const uint8_t* ahead = ahead_of(key + kInt8KeysAhead);
+    const uint8_t* ahead = keys_or_values(key + kKeysAhead, begin, end, keys_at, values_at);
     block.ahead = ahead - scales;
     prefetch<kFar>(ahead);
     Vec score[kRows];
@@ -92,8 +86,7 @@ inline void add_int8_values(const AttentionTile& tile, float* const* sum, const 
     for (IVec& v : row) v = IVec::zero();
   for (int64_t key = begin; key < end; key += kLanes) {
     const uint8_t* sixteen = int8_at(tile, tile.kv->v, key);
-    const uint8_t* ahead =
-        key + kInt8KeysAhead < last ? int8_at(tile, tile.kv->v, key + kInt8KeysAhead) : sixteen;
+    const uint8_t* ahead = key + kKeysAhead < last ? int8_at(tile, tile.kv->v, key + kKeysAhead) : sixteen;
     if (d == 0) prefetch<kFar>(ahead);
     const int16_t* w = weights.values + first * kValueKeys + (key - begin);
     for (int line = 0; line < kLinesPerVec; ++line, w += Pairs::kCount * 2) {
@@ -124,26 +117,26 @@ inline void add_int8_values(const AttentionTile& tile, float* const* sum, const 
 template <int kRows>
 inline void attend_int8_rows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores,
                              Int8Rows& ints) {
-  const PartitionRows<kRows> rows_of(states, tile, row, begin, scores);
-  const int64_t dim = tile.kv->head_dim, last = rows_of.end[kRows - 1];
+  using Partition = PartitionRows<kRows>;
+  constexpr int kGroupRows = Partition::kGroupRows;
+  const Partition partition(states, tile, row, begin, scores);
+  const int64_t dim = tile.kv->head_dim, last = partition.end[kRows - 1];
   for (int t = 0; t < kRows; ++t)
     quantize_group(ints.values + t * dim, ints.scales[t], ints.sums[t], tile.q[row + t], dim);
-  score_int8_rows<kRows>(tile, ints, rows_of.weight, begin, last);
-  rows_of.weigh_all(begin, dim);
-  constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
-  constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
+  score_int8_rows<kRows>(tile, ints, partition.weight, begin, last);
+  partition.weigh_all(begin, dim);
   for (int64_t from = begin; from < last; from += kValueKeys) {
     const float* weight[kRows];
-    for (int t = 0; t < kRows; ++t) weight[t] = rows_of.weight[t] + (from - begin);
-    quantize_weights<kRows>(tile, ints, weight, rows_of.end, from);
+    for (int t = 0; t < kRows; ++t) weight[t] = partition.weight[t] + (from - begin);
+    quantize_weights<kRows>(tile, ints, weight, partition.end, from);
     const int64_t to = from + kValueKeys < last ? from + kValueKeys : last;
     for (int first = 0; first < kRows; first += kGroupRows)
       with_token_count<kGroupRows>(kRows - first < kGroupRows ? kRows - first : kGroupRows, [&]<int kN>() {
         int64_t d = 0;
         for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes)
-          add_int8_values<kN, kValueVecs>(tile, rows_of.sum + first, ints, first, from, to, last, d);
+          add_int8_values<kN, kValueVecs>(tile, partition.sum + first, ints, first, from, to, last, d);
         for (; d < dim; d += kLanes)
-          add_int8_values<kN, 1>(tile, rows_of.sum + first, ints, first, from, to, last, d);
+          add_int8_values<kN, 1>(tile, partition.sum + first, ints, first, from, to, last, d);
       });
   }
 }

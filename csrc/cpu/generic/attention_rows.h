@@ -11,6 +11,10 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+// How many keys ahead keys and values are asked for. The lines of one head lie in pieces of a block, 2 to 4
+// KB, and the hardware's prefetchers stop at each; asked for into the second cache, because the few misses
+// that the first one can have in flight are not enough for the bandwidth of memory.
+inline constexpr int64_t kKeysAhead = 64;
 // Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
 inline constexpr int64_t kValueKeys = 64;
 
@@ -20,6 +24,16 @@ inline constexpr int kValueRows = 5, kValueVecs = 4;
 #else
 inline constexpr int kValueRows = 2, kValueVecs = 2;
 #endif
+
+// What to ask for instead of the keys at `key`, which is ahead of the ones being multiplied: behind the last
+// keys come the first values, and of only a few keys all are on their way long since.   keys [begin, end)
+template <class KeysAt, class ValuesAt>
+inline auto keys_or_values(int64_t key, int64_t begin, int64_t end, const KeysAt& keys_at,
+                           const ValuesAt& values_at) {
+  if (key < end) return keys_at(key);
+  key = begin + (key - end) / kLanes * kLanes;
+  return key < end ? values_at(key) : keys_at(begin);
+}
 
 // Turns n scores into weights e^(score - maximum), in place, and the rest of the last sixteen into zeros.
 inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
@@ -46,6 +60,10 @@ inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
 // Rows [row, row + kRows) of a tile, all of which see keys of the partition from `begin` on.
 template <int kRows>
 struct PartitionRows {
+  // Sums of values are computed for as many rows at once as registers hold, in groups of about one size.
+  static constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
+  static constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
+
   float* weight[kRows];  // [kPartitionKeys] scores, then weights
   float* sum[kRows];     // [round_up(D, 16)] in the row's state, behind its header
   int64_t end[kRows];    // sees keys [begin, end); ascending

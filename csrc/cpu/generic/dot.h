@@ -99,9 +99,9 @@ struct IntBlock {
   const uint8_t* zeros;  // [groups, 16] or null
   bool f32_scales;
   int group_size;
-  int64_t ahead = kPrefetchBytes;  // from a line to the one to ask for
+  int64_t ahead = 0;  // from a line to the one to ask for, where that is not kPrefetchBytes
 
-  // Rows of one group of k values, a fp32 scale each.
+  // int8 rows of one group of k values, a fp32 scale each.
   IntBlock(const uint8_t* first_line, int64_t k, const float* row_scales)
       : lines(first_line),
         num_lines(cpu16::lines_per_block(WeightKind::kInt8, k)),

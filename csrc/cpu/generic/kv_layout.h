@@ -83,7 +83,7 @@ inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, cons
     alignas(64) int16_t q[kMaxInt8HeadDim];
     float scale = 0;
     int32_t sum = 0;
-    quantize_group<int16_t, int(kKvInt8Largest)>(q, scale, sum, x, kv.head_dim);
+    quantize_group<int16_t, kKvInt8Largest>(q, scale, sum, x, kv.head_dim);
     std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
     for (int64_t d = 0; d < kv.head_dim; ++d)
       sixteen[kInt8ScaleBytes + byte(d)] = uint8_t(q[d] + symmetric_zero(WeightKind::kInt8));

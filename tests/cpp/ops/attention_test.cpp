@@ -249,6 +249,39 @@ TEST(any_split_of_a_prompt_gives_the_same_bits) {
     }
 }
 
+// A key or value that is no number makes the rows that see it so, in every dimension it reaches, and no other
+// row.
+TEST(a_bad_key_or_value_reaches_those_who_see_it_only) {
+  SEEDED(rng);
+  constexpr int64_t kTokens = 90, kBad = 41;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8})
+    for (const bool in_key : {true, false})
+      for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+        // An infinite float key may only mean "never this one": a score of minus infinity.
+        if (in_key && dtype != DType::kI8 && std::isinf(bad)) continue;
+        const cases::AttentionCase c{.num_kv_heads = 1,
+                                     .group = 3,
+                                     .head_dim = 64,
+                                     .block_size = 16,
+                                     .kv_dtype = dtype,
+                                     .sequences = {{.first_position = 0, .length = kTokens}}};
+        const AttentionInputs good = random_inputs(rng, c);
+        AttentionInputs spoilt = good;
+        (in_key ? spoilt.sequences[0].k : spoilt.sequences[0].v).row(kBad)[5] = bad;
+        for (const Subject& s : subjects()) {
+          SCOPE(s.label, ", ", dtype_name(dtype), in_key ? ", key " : ", value ", bad);
+          const auto run = [&](const AttentionInputs& in) {
+            const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, dtype);
+            fill(*s.backend, cache, in, c.group);
+            return attend(*s.backend, cache, in, 0, kTokens, 0.125f);
+          };
+          const Matrix out = run(spoilt);
+          CHECK(out.part(0, kBad) == run(good).part(0, kBad));
+          for (int64_t i = kBad; i < kTokens; ++i) CHECK(!std::isfinite(out.row(i)[5]));
+        }
+      }
+}
+
 TEST(huge_scores_do_not_overflow) {
   SEEDED(rng);
   const cases::AttentionCase c{.num_kv_heads = 1,
