@@ -373,12 +373,12 @@ py::list weight_list(const std::string& config, const py::kwargs& given) {
   DummyModel model = dummy_model(config);
   engine_options(given, &model.weights);
   py::list out;
-  for (const ListedTensor& tensor : list_weights(model.config, model.weights)) {
-    if (!tensor.shape.empty()) continue;
-    const Weight& w = tensor.weight;
-    out.append(py::make_tuple(tensor.name, std::string(weight_kind_name(w.kind)),
+  for (const TensorSpec& spec : model_tensors(model.config)) {
+    if (spec.is_plain()) continue;
+    const Weight w = stored_weight(spec, model.weights);
+    out.append(py::make_tuple(spec.name, std::string(weight_kind_name(w.kind)),
                               std::vector<int64_t>{w.num_experts, w.n, w.k},
-                              tensor.data_bytes() + tensor.scale_bytes()));
+                              stored_bytes(spec, model.weights).total()));
   }
   return out;
 }

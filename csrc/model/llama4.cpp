@@ -79,8 +79,8 @@ void Llama4::feed_forward(Tensor x, size_t l) {
   const Tensor shared_a = ws_.take(num_tokens, cfg_.intermediate_size);
   // SwiGLU(score * h) by expert, and SwiGLU(h) of the shared expert: every token's, never scaled by the
   // router.
-  be_.moe_gate_up(a, shared_a, h, moe.gate_up, moe.shared.gate_up, routing);
-  be_.moe_down_add(x, a, shared_a, moe.down, moe.shared.down,
+  be_.moe_gate_up(a, shared_a, h, moe.experts.gate_up, moe.shared.gate_up, routing);
+  be_.moe_down_add(x, a, shared_a, moe.experts.down, moe.shared.down,
                    routing);  // x += shared, x += sum of the routed
 }
 

@@ -17,10 +17,9 @@ struct Llama4Weights {
     Weight down;     // [H, F]
   };
   struct Moe {
-    Weight router;   // [E, H]
-    Mlp shared;      // the expert every token passes through
-    Weight gate_up;  // stack of E
-    Weight down;     // stack of E
+    Weight router;  // [E, H]
+    Mlp shared;     // the expert every token passes through
+    Mlp experts;    // stacks of E
   };
   struct Layer {
     Tensor attn_norm;  // F32 [H]

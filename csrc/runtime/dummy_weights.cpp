@@ -59,16 +59,17 @@ class Filler {
   std::vector<char> bits_;
 };
 
-bool is_gain(const std::string& name) {  // of a norm: one, so that activations keep their size
-  return name.ends_with("norm") || name.ends_with("norm.weight");
-}
+// A norm's gain is one, so that activations keep their size.
+bool is_gain(const std::string& name) { return name.ends_with("norm") || name.ends_with("norm.weight"); }
 
 }  // namespace
 
 int64_t DummyWeights::bytes(const ModelConfig& config, const WeightOptions& options) {
   int64_t total = 0;
-  for (const ListedTensor& tensor : list_weights(config, options))
-    total += placed_bytes(tensor.data_bytes()) + placed_bytes(tensor.scale_bytes());
+  for (const TensorSpec& spec : model_tensors(config)) {
+    const TensorBytes bytes = stored_bytes(spec, options);
+    total += placed_bytes(bytes.data) + placed_bytes(bytes.scales);
+  }
   return total;
 }
 
@@ -78,31 +79,32 @@ DummyWeights::DummyWeights(const ModelConfig& config, const WeightOptions& optio
   try {
     Filler fill(backend);
     char* at = base_;
-    for (const ListedTensor& tensor : list_weights(config, options)) {
+    for (const TensorSpec& spec : model_tensors(config)) {
+      const TensorBytes bytes = stored_bytes(spec, options);
       char* const data = at;
-      char* const scales = data + placed_bytes(tensor.data_bytes());
-      at = scales + placed_bytes(tensor.scale_bytes());
-      if (!tensor.shape.empty()) {
-        const float value = is_gain(tensor.name) ? 1.0f : 0.0f;
-        fill.constant(data, tensor.data_bytes(), &value, sizeof value);
-        Tensor view(data, DType::kF32, {tensor.shape[0]});
-        if (tensor.shape.size() == 2) view = Tensor(data, DType::kF32, {tensor.shape[0], tensor.shape[1]});
-        tensors_.emplace(tensor.name, view);
+      char* const scales = data + placed_bytes(bytes.data);
+      at = scales + placed_bytes(bytes.scales);
+      if (spec.is_plain()) {
+        const float value = is_gain(spec.name) ? 1.0f : 0.0f;
+        fill.constant(data, bytes.data, &value, sizeof value);
+        tensors_.emplace(spec.name, spec.role == TensorRole::kTable
+                                        ? Tensor(data, DType::kF32, {spec.n, spec.k})
+                                        : Tensor(data, DType::kF32, {spec.n}));
         continue;
       }
-      Weight w = tensor.weight;
+      Weight w = stored_weight(spec, options);
       w.data = data;
       const float deviation = 1 / std::sqrt(float(w.k));  // a product has the size of its input
       if (w.quantized()) {
-        fill.bits(data, tensor.data_bytes());
+        fill.bits(data, bytes.data);
         // Codes are uniform, of deviation 4.6 (int4) or 74 (int8).
         const bf16 scale = to_bf16(deviation / (w.kind == WeightKind::kInt4 ? 4.6f : 74.0f));
-        fill.constant(scales, tensor.scale_bytes(), &scale, sizeof scale);
+        fill.constant(scales, bytes.scales, &scale, sizeof scale);
         w.scales = scales;
       } else {
-        fill.bf16_numbers(data, tensor.data_bytes(), tensor.name == "embed" ? 1.0f : deviation);
+        fill.bf16_numbers(data, bytes.data, spec.role == TensorRole::kEmbed ? 1.0f : deviation);
       }
-      weights_.emplace(tensor.name, w);
+      weights_.emplace(spec.name, w);
     }
     backend.finish_upload();
   } catch (...) {

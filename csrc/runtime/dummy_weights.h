@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "format/weight_source.h"
-#include "model/weight_list.h"
+#include "model/shape.h"
 #include "ops/backend.h"
 
 namespace llama4rt {

@@ -14,25 +14,13 @@
 
 namespace llama4rt::test {
 
-inline constexpr int64_t kPatch = 91;
-inline constexpr int kSide = 16;  // pixels of a tile, which is 4 tokens
+inline constexpr int64_t kPatch = kTinyPatchToken;
+inline constexpr int kSide = kTinySide;
 
 inline TinyEngine vision_engine(Layout layout) {
   TinyEngine spec;
   spec.layout = layout;
-  VisionConfig v;
-  v.hidden_size = 16;
-  v.num_hidden_layers = 1;
-  v.num_attention_heads = 2;
-  v.intermediate_size = 64;
-  v.adapter_hidden_size = 32;
-  v.output_dim = 32;
-  v.image_size = kSide;
-  v.patch_size = 4;
-  v.rope_theta = 10000;
-  v.norm_eps = 1e-5f;
-  v.patch_token_id = kPatch;
-  spec.config.vision = v;
+  spec.config.vision = tiny_vision_config(1);
   return spec;
 }
 

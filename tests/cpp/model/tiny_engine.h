@@ -45,6 +45,27 @@ inline ModelConfig tiny_config() {
   return c;
 }
 
+inline constexpr int64_t kTinyPatchToken = 91;
+inline constexpr int kTinySide =
+    16;  // pixels of an image tile, which is 4 tokens: 4 x 4 patches, four to a token
+
+// The smallest tower with more than one head.
+inline VisionConfig tiny_vision_config(int layers) {
+  VisionConfig v;
+  v.hidden_size = 16;
+  v.num_hidden_layers = layers;
+  v.num_attention_heads = 2;
+  v.intermediate_size = 64;
+  v.adapter_hidden_size = 32;
+  v.output_dim = 32;
+  v.image_size = kTinySide;
+  v.patch_size = 4;
+  v.rope_theta = 10000;
+  v.norm_eps = 1e-5f;
+  v.patch_token_id = kTinyPatchToken;
+  return v;
+}
+
 struct TinyEngine {
   ModelConfig config = tiny_config();
   Layout layout = Layout::kCpu16;

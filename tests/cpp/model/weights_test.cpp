@@ -29,7 +29,7 @@ TEST(finds_every_matrix_of_dense_and_moe_layers) {
   const Llama4Weights w = Llama4Weights::load(file);
   CHECK_EQ(w.layers.size(), size_t(4));
   CHECK(!w.layers[0].moe && w.layers[1].moe && !w.layers[2].moe && w.layers[3].moe);
-  CHECK_EQ(w.layers[1].moe->gate_up.num_experts, 4);
+  CHECK_EQ(w.layers[1].moe->experts.gate_up.num_experts, 4);
   CHECK_EQ(w.layers[0].mlp.down.k, 72);
   CHECK_EQ(w.lm_head.n, 96);
 }

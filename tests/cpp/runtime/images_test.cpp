@@ -16,27 +16,15 @@ namespace {
 
 using namespace test;
 
-constexpr int64_t kPatch = 91;
-constexpr int kSide = 16;  // pixels of a tile
+constexpr int64_t kPatch = kTinyPatchToken;
+constexpr int kSide = kTinySide;
 constexpr int64_t kTileBytes = kSide * kSide * 3;
 constexpr int64_t kTokens = 4;                   // of a tile: 4 x 4 patches of 4 pixels, four to a token
 constexpr int64_t kRowBytes = kTokens * 64 * 4;  // embeddings of a tile
 
 TinyEngine vision_engine() {
   TinyEngine spec;
-  VisionConfig v;
-  v.hidden_size = 16;
-  v.num_hidden_layers = 2;
-  v.num_attention_heads = 2;
-  v.intermediate_size = 64;
-  v.adapter_hidden_size = 32;
-  v.output_dim = 32;
-  v.image_size = kSide;
-  v.patch_size = 4;
-  v.rope_theta = 10000;
-  v.norm_eps = 1e-5f;
-  v.patch_token_id = kPatch;
-  spec.config.vision = v;
+  spec.config.vision = tiny_vision_config(2);
   return spec;
 }
 
