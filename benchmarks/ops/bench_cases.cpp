@@ -42,7 +42,7 @@ std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
   return std::make_shared<Matrix>(test::random_activations(rng, rows, columns));
 }
 
-std::vector<BenchCase> rmsnorm_cases(Backend& backend) {
+std::vector<BenchCase> rmsnorm_cases(Device& backend) {
   Rng rng(1);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kRmsNormSpeed) {
@@ -53,14 +53,14 @@ std::vector<BenchCase> rmsnorm_cases(Backend& backend) {
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
                    .flops = 4.0 * double(c.tokens * c.dim),
                    .run = [&backend, x, weight, out, dim = c.dim] {
-                     backend.rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
-                                     1e-5f);
+                     backend.ops().rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
+                                           1e-5f);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> layernorm_cases(Backend& backend) {
+std::vector<BenchCase> layernorm_cases(Device& backend) {
   Rng rng(5);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kLayerNormSpeed) {
@@ -71,14 +71,15 @@ std::vector<BenchCase> layernorm_cases(Backend& backend) {
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + 2 * c.dim),
                    .flops = 7.0 * double(c.tokens * c.dim),
                    .run = [&backend, x, weight, out, dim = c.dim] {
-                     backend.layernorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
-                                       Tensor(weight->row(1), DType::kF32, {dim}), 1e-5f);
+                     backend.ops().layernorm(out->view(), x->view(),
+                                             Tensor(weight->row(0), DType::kF32, {dim}),
+                                             Tensor(weight->row(1), DType::kF32, {dim}), 1e-5f);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> gelu_cases(Backend& backend) {
+std::vector<BenchCase> gelu_cases(Device& backend) {
   Rng rng(6);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kGeluSpeed) {
@@ -88,13 +89,13 @@ std::vector<BenchCase> gelu_cases(Backend& backend) {
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
                    .flops = 40.0 * double(c.tokens * c.dim),  // two polynomials and a division
                    .run = [&backend, x, bias, dim = c.dim] {
-                     backend.gelu(x->view(), Tensor(bias->row(0), DType::kF32, {dim}));
+                     backend.ops().gelu(x->view(), Tensor(bias->row(0), DType::kF32, {dim}));
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> linear_cases(Backend& backend, const cases::WeightSpec& spec) {
+std::vector<BenchCase> linear_cases(Device& backend, const cases::WeightSpec& spec) {
   std::vector<BenchCase> all;
   std::shared_ptr<ColdWeight> weight;
   int64_t n = 0, k = 0;  // of `weight`
@@ -105,12 +106,13 @@ std::vector<BenchCase> linear_cases(Backend& backend, const cases::WeightSpec& s
     n = c.n, k = c.k;
     const auto x = activations(rng, c.tokens, c.k);
     const auto out = std::make_shared<Matrix>(c.tokens, c.n);
-    all.push_back(
-        {.op = "linear",
-         .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
-         .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
-         .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
-         .run = [&backend, x, weight, out] { backend.linear(out->view(), x->view(), weight->next()); }});
+    all.push_back({.op = "linear",
+                   .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
+                   .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
+                   .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
+                   .run = [&backend, x, weight, out] {
+                     backend.ops().linear(out->view(), x->view(), weight->next());
+                   }});
   }
   return all;
 }
@@ -136,7 +138,7 @@ struct EvenRouting {
   }
 };
 
-std::vector<BenchCase> experts_cases(Backend& backend, const cases::WeightSpec& spec, bool gate_up) {
+std::vector<BenchCase> experts_cases(Device& backend, const cases::WeightSpec& spec, bool gate_up) {
   std::vector<BenchCase> all;
   std::shared_ptr<ColdWeight> weight;
   int64_t hidden = 0, width = 0;  // of `weight`
@@ -166,9 +168,9 @@ std::vector<BenchCase> experts_cases(Backend& backend, const cases::WeightSpec& 
                    .run = [&backend, gate_up, routings, in, out, weight, turn = size_t(0)]() mutable {
                      const Routing& routing = (*routings)[turn++ / weight->copies() % routings->size()].view;
                      if (gate_up)
-                       backend.experts_gate_up(out->view(), in->view(), weight->next(), routing);
+                       backend.ops().experts_gate_up(out->view(), in->view(), weight->next(), routing);
                      else
-                       backend.experts_down_add(out->view(), in->view(), weight->next(), routing);
+                       backend.ops().experts_down_add(out->view(), in->view(), weight->next(), routing);
                    }});
   }
   return all;
@@ -211,7 +213,7 @@ struct BenchCache {
   }
 };
 
-std::vector<BenchCase> attention_cases(Backend& backend) {
+std::vector<BenchCase> attention_cases(Device& backend) {
   Rng rng(4);
   std::vector<BenchCase> all;
   for (const cases::AttentionCase& c : cases::attention_speed_cases()) {
@@ -227,13 +229,13 @@ std::vector<BenchCase> attention_cases(Backend& backend) {
                    .bytes = double(cache->k.size() + cache->v.size()) + 8.0 * double(s.length * width),
                    .flops = 4.0 * pairs * double(heads * c.head_dim),
                    .run = [&backend, cache, q, out, scale = 1.0f / std::sqrt(float(c.head_dim))] {
-                     backend.paged_attention(out->view(), q->view(), cache->layer, cache->batch, scale);
+                     backend.ops().paged_attention(out->view(), q->view(), cache->layer, cache->batch, scale);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> tile_attention_cases(Backend& backend) {
+std::vector<BenchCase> tile_attention_cases(Device& backend) {
   Rng rng(7);
   std::vector<BenchCase> all;
   for (const cases::TilesCase& c : cases::kTilesSpeed) {
@@ -246,8 +248,8 @@ std::vector<BenchCase> tile_attention_cases(Backend& backend) {
          .flops = 4.0 * double(rows * c.rows * width),
          .run = [&backend, qkv, out, c, width, scale = 1.0f / std::sqrt(float(c.head_dim))] {
            const Tensor in = qkv->view();
-           backend.tile_attention(out->view(), in.columns(0, width), in.columns(width, width),
-                                  in.columns(2 * width, width), c.rows, c.num_heads, scale);
+           backend.ops().tile_attention(out->view(), in.columns(0, width), in.columns(width, width),
+                                        in.columns(2 * width, width), c.rows, c.num_heads, scale);
          }});
   }
   return all;
@@ -259,9 +261,9 @@ std::vector<BenchGroup> groups() {
   std::vector<BenchGroup> all = {
       {"rmsnorm", rmsnorm_cases}, {"layernorm", layernorm_cases}, {"gelu", gelu_cases}};
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kInt8, cases::kBF16})
-    all.push_back({"linear " + name_of(spec), [spec](Backend& b) { return linear_cases(b, spec); }});
-  all.push_back({"experts_gate_up", [](Backend& b) { return experts_cases(b, cases::kInt4, true); }});
-  all.push_back({"experts_down_add", [](Backend& b) { return experts_cases(b, cases::kInt4, false); }});
+    all.push_back({"linear " + name_of(spec), [spec](Device& b) { return linear_cases(b, spec); }});
+  all.push_back({"experts_gate_up", [](Device& b) { return experts_cases(b, cases::kInt4, true); }});
+  all.push_back({"experts_down_add", [](Device& b) { return experts_cases(b, cases::kInt4, false); }});
   all.push_back({"paged_attention", attention_cases});
   all.push_back({"tile_attention", tile_attention_cases});
   return all;

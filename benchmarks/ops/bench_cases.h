@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/backend.h"
+#include "ops/ops.h"
 
 namespace llama4rt::bench {
 
@@ -23,7 +23,7 @@ struct BenchCase {
 // Cases that share weights come as one group: it is built, timed in turns and dropped before the next.
 struct BenchGroup {
   std::string name;
-  std::function<std::vector<BenchCase>(Backend&)> make;
+  std::function<std::vector<BenchCase>(Device&)> make;
 };
 std::vector<BenchGroup> groups();
 

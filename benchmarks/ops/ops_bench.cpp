@@ -72,7 +72,7 @@ std::string cpu_model() {
   return "unknown";
 }
 
-json::Value report(const Options& options, const Backend& backend, const cpu::MachineLimits& limits,
+json::Value report(const Options& options, const Device& backend, const cpu::MachineLimits& limits,
                    const std::vector<Result>& results) {
   json::Array rows;
   for (const Result& r : results)
@@ -132,7 +132,8 @@ cpu::MachineLimits better(const cpu::MachineLimits& a, const cpu::MachineLimits&
 }
 
 void run(const Options& options) {
-  const auto backend = make_backend("cpu", options.threads, activations_by_name(options.activations));
+  const auto backend = make_device(
+      "cpu", {.num_threads = options.threads, .activations = activations_by_name(options.activations)});
   cpu::MachineLimits limits = cpu::measure_machine(options.threads);
   std::vector<Result> results;
   for (const BenchGroup& group : groups()) {

@@ -1,6 +1,6 @@
 // The runtime classes of llama4rt._core: Request, Event, Engine. The GIL is released while an engine opens,
 // steps and closes; everything else returns at once.
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -175,17 +175,32 @@ struct PyEvent {
   py::object logits;
 };
 
+// (logprob, [(id, logprob), ...]) of each token.
+py::list token_logprobs(const TokenEvent& event) {
+  py::list out;
+  for (const OutputToken& token : event.tokens)
+    out.append(py::make_tuple(token.logprobs.logprob, token.logprobs.top));
+  return out;
+}
+
+std::vector<int32_t> token_ids(const TokenEvent& event) {
+  std::vector<int32_t> ids;
+  for (const OutputToken& token : event.tokens) ids.push_back(token.id);
+  return ids;
+}
+
+// What most events are, cheap to ask for.
 int32_t only_token(const TokenEvent& e) {
-  return e.finish_reason.empty() && e.prompt_computed < 0 && !e.prompt_logprobs ? e.token_id : -1;
+  const bool only = e.tokens.size() == 1 && e.finish_reason.empty() && !e.prompt_logprobs;
+  return only ? e.tokens[0].id : -1;
 }
 
 void bind_event(py::module_& m) {
   py::class_<PyEvent>(m, "Event")
       .def_property_readonly("request_id", [](const PyEvent& e) { return e.event.request_id; })
       .def_property_readonly("index", [](const PyEvent& e) { return e.event.index; })
-      .def_property_readonly("token_id", [](const PyEvent& e) { return e.event.token_id; })
-      .def_property_readonly("logprob", [](const PyEvent& e) { return e.event.logprobs.logprob; })
-      .def_property_readonly("top_logprobs", [](const PyEvent& e) { return e.event.logprobs.top; })
+      .def_property_readonly("token_ids", [](const PyEvent& e) { return token_ids(e.event); })
+      .def_property_readonly("logprobs", [](const PyEvent& e) { return token_logprobs(e.event); })
       .def_property_readonly("prompt_logprobs", [](const PyEvent& e) { return prompt_logprobs(e.event); })
       .def_property_readonly("logits", [](const PyEvent& e) { return e.logits; })
       .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
@@ -293,6 +308,9 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
   take_option(given, "max_batched_tokens", o.max_batched_tokens, taken);
   take_option(given, "kv_cache_dtype", o.kv_cache_dtype, taken);
   take_option(given, "activations", o.activations, taken);
+  take_option(given, "cuda_prefill", o.cuda_prefill, taken);
+  take_option(given, "cuda_run_ahead", o.cuda_run_ahead, taken);
+  take_option(given, "cuda_overlap", o.cuda_overlap, taken);
   take_option(given, "prefix_cache", o.prefix_cache, taken);
   take_option(given, "max_waiting", o.max_waiting, taken);
   take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);
@@ -409,7 +427,7 @@ void bind_engine(py::module_& m) {
                              })
       .def_property_readonly("max_model_len", &Engine::max_model_len)
       .def_property_readonly("max_num_seqs", &Engine::max_num_seqs)
-      .def_property_readonly("backend", &Engine::backend_name)
+      .def_property_readonly("backend", &Engine::device_name)
       .def("file_bytes", &file_bytes, py::arg("name"))
       .def("file_names",
            [](const Engine& engine) {

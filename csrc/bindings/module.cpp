@@ -10,7 +10,7 @@
 #include "bindings/bindings.h"
 #include "cpu/dispatch.h"
 #include "cuda/cuda_devices.h"
-#include "runtime/memory_limit.h"
+#include "runtime/plan/memory_limit.h"
 
 namespace py = pybind11;
 
@@ -107,7 +107,7 @@ py::dict cuda_dict() {
     system = find_cuda();
   }
   py::list devices;
-  for (const CudaDevice& d : system.devices) {
+  for (const CudaDeviceInfo& d : system.devices) {
     py::dict device;
     device["name"] = d.name;
     device["compute_capability"] = py::make_tuple(d.major, d.minor);

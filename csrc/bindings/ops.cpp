@@ -1,5 +1,7 @@
 // Single ops on numpy arrays, so that Python tests can look at one layer of the cake; and the machine's
 // limits.
+#include "ops/ops.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -10,7 +12,6 @@
 #include "cpu/machine_limits.h"
 #include "format/engine_file.h"
 #include "format/layout.h"
-#include "ops/backend.h"
 
 namespace py = pybind11;
 
@@ -33,7 +34,7 @@ FloatArray rmsnorm(const FloatArray& x, const FloatArray& weight, float eps, con
   const Tensor out = matrix_view(result, "out");
   const Tensor w(const_cast<float*>(weight.data()), DType::kF32, {in.size(1)});
   const py::gil_scoped_release no_gil;
-  make_backend(device, 0)->rmsnorm(out, in, w, eps);
+  make_device(device, {.num_threads = 0})->ops().rmsnorm(out, in, w, eps);
   return result;
 }
 
@@ -47,7 +48,7 @@ FloatArray linear(const EngineFile& file, const std::string& name, const FloatAr
   FloatArray result({in.size(0), stack.n});
   const Tensor out = matrix_view(result, "out");
   const py::gil_scoped_release no_gil;
-  make_backend(device, 0)->linear(out, in, expert_view(stack, expert));
+  make_device(device, {.num_threads = 0})->ops().linear(out, in, expert_view(stack, expert));
   return result;
 }
 

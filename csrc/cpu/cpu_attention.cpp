@@ -2,7 +2,7 @@
 // its query heads) and shares them. A single token with a long context is cut by partition of keys as well.
 #include <algorithm>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/cpu_ops.h"
 
 namespace llama4rt {
 
@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kAlone = int64_t(64) << 10;
 }  // namespace
 
-struct CpuBackend::AttentionCall {
+struct CpuOps::AttentionCall {
   Tensor out, q;
   const KvLayer& kv;
   const AttentionBatch& batch;
@@ -53,7 +53,7 @@ struct CpuBackend::AttentionCall {
 };
 
 // Fills attention_units_, and merges_ with those tokens whose partitions are computed apart.
-void CpuBackend::plan_attention(const AttentionCall& call) {
+void CpuOps::plan_attention(const AttentionCall& call) {
   attention_units_.clear();
   merges_.clear();
   const int64_t tokens_per_unit = std::max<int64_t>(1, kMaxAttentionRows / call.group);
@@ -76,14 +76,14 @@ void CpuBackend::plan_attention(const AttentionCall& call) {
   attention_states_.get<float>(state_rows * call.state_size);
 }
 
-void CpuBackend::reserve_attention(int64_t head_dim) {
+void CpuOps::reserve_attention(int64_t head_dim) {
   for (Member& m : members_) {
     m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
     m.states.get<float>(2 * kMaxAttentionRows * cpu::attention_state_floats(head_dim));
   }
 }
 
-const float* CpuBackend::attend_all(int member, const AttentionTile& tile) {
+const float* CpuOps::attend_all(int member, const AttentionTile& tile) {
   Member& m = members_[size_t(member)];
   const int64_t dim = tile.kv->head_dim, state_size = cpu::attention_state_floats(dim);
   auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
@@ -98,7 +98,7 @@ const float* CpuBackend::attend_all(int member, const AttentionTile& tile) {
   return states;
 }
 
-void CpuBackend::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
+void CpuOps::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
   Member& m = members_[size_t(member)];
   auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
   const int64_t num_rows = unit.num_tokens * call.group, dim = call.kv.head_dim;
@@ -118,8 +118,8 @@ void CpuBackend::run_attention_unit(const AttentionCall& call, int member, const
   }
 }
 
-void CpuBackend::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
-                                    float scale) {
+void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
+                                float scale) {
   const int64_t dim = kv.head_dim;
   const AttentionCall call{
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};

@@ -2,7 +2,7 @@
 // each once.
 #include <algorithm>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/cpu_ops.h"
 #include "format/layout.h"
 
 namespace llama4rt {
@@ -40,9 +40,9 @@ bool alike(const Weight& a, const Weight& b) {
 
 }  // namespace
 
-void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) {
+void CpuOps::do_route(const Routing& routing, Tensor logits, Tensor h, const Weight& router) {
   const int64_t num_tokens = h.size(0), top_k = routing.expert_ids.size(1);
-  multiply_one(logits, h, router, cpu::Finish::kStore);
+  multiply_one(logits, h, router, Finish::kStore);
   for_rows(num_tokens, router.n * top_k, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       int32_t* experts = routing.expert_ids.row<int32_t>(t);
@@ -55,9 +55,8 @@ void CpuBackend::do_route(const Routing& routing, Tensor logits, Tensor h, const
              routing.expert_ids.ptr<const int32_t>(), num_tokens * top_k, router.n);
 }
 
-void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x,
-                                 int64_t slots_per_x, const Weight& stack, const Routing& routing,
-                                 cpu::Finish finish) {
+void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
+                             const Weight& stack, const Routing& routing, Finish finish) {
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
   for (int64_t e = 0; e < stack.num_experts; ++e) {
     if (offsets[e] == offsets[e + 1]) continue;
@@ -72,27 +71,27 @@ void CpuBackend::collect_experts(float* out, int64_t out_stride, int64_t out_wid
     p.rows.out_width = out_width;
     p.rows.slots = routing.sorted_slots.ptr<const int32_t>() + offsets[e];
     p.rows.slots_per_x = slots_per_x;
-    if (finish == cpu::Finish::kSwiGlu) p.rows.scores = routing.scores.ptr<const float>();
+    if (finish == Finish::kSwiGlu) p.rows.scores = routing.scores.ptr<const float>();
   }
 }
 
-void CpuBackend::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
+void CpuOps::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing) {
   products_.clear();
   collect_experts(a.ptr<float>(), a.stride0, a.size(1), h, routing.expert_ids.size(1), gate_up, routing,
-                  cpu::Finish::kSwiGlu);
+                  Finish::kSwiGlu);
   run_products();
 }
 
-void CpuBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
+void CpuOps::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
   const int64_t top_k = routing.expert_ids.size(1), num_tokens = x.size(0), n = x.size(1);
   products_.clear();
   if (top_k == 1) {  // slot t belongs to token t
-    collect_experts(x.ptr<float>(), x.stride0, n, a, 1, down, routing, cpu::Finish::kAdd);
+    collect_experts(x.ptr<float>(), x.stride0, n, a, 1, down, routing, Finish::kAdd);
     return run_products();
   }
   const int64_t stride = round_up(n, int64_t(16));
   float* y = slot_outputs_.get<float>(num_tokens * top_k * stride);
-  collect_experts(y, stride, n, a, 1, down, routing, cpu::Finish::kStore);
+  collect_experts(y, stride, n, a, 1, down, routing, Finish::kStore);
   run_products();
   for_rows(num_tokens, n * top_k, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
@@ -101,29 +100,29 @@ void CpuBackend::do_experts_down_add(Tensor x, Tensor a, const Weight& down, con
 }
 
 // The shared expert's rows and the routed ones in one go: no thread waits between them.
-void CpuBackend::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
-                                const Weight& shared, const Routing& routing) {
+void CpuOps::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                            const Routing& routing) {
   if (!alike(experts, shared)) {
     do_gate_up(shared_a, h, shared);
     return do_experts_gate_up(a, h, experts, routing);
   }
   products_.clear();
-  add_product(shared_a, h, shared, cpu::Finish::kSwiGlu);
+  add_product(shared_a, h, shared, Finish::kSwiGlu);
   collect_experts(a.ptr<float>(), a.stride0, a.size(1), h, routing.expert_ids.size(1), experts, routing,
-                  cpu::Finish::kSwiGlu);
+                  Finish::kSwiGlu);
   run_products();
 }
 
 // One token with one expert: both add to the same outputs, block by block in the order that they have apart.
-void CpuBackend::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
-                                 const Weight& shared, const Routing& routing) {
+void CpuOps::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                             const Routing& routing) {
   if (x.size(0) > 1 || routing.expert_ids.size(1) > 1 || !alike(experts, shared)) {
     do_linear_add(x, shared_a, shared);
     return do_experts_down_add(x, a, experts, routing);
   }
   products_.clear();
-  add_product(x, shared_a, shared, cpu::Finish::kAdd);
-  collect_experts(x.ptr<float>(), x.stride0, x.size(1), a, 1, experts, routing, cpu::Finish::kAdd);
+  add_product(x, shared_a, shared, Finish::kAdd);
+  collect_experts(x.ptr<float>(), x.stride0, x.size(1), a, 1, experts, routing, Finish::kAdd);
   run_products(true);
 }
 

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <span>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/cpu_ops.h"
 #include "format/layout.h"
 
 namespace llama4rt {
 namespace {
 
-using cpu::Finish;
 using cpu::Product;
 
 // Activations of a task stay in the second-level cache while row after row of weights passes.
@@ -34,7 +33,7 @@ int64_t rows_per_task(const Product& p) {
 
 }  // namespace
 
-void CpuBackend::add_product(Tensor out, Tensor x, const Weight& w, Finish finish) {
+void CpuOps::add_product(Tensor out, Tensor x, const Weight& w, Finish finish) {
   Product& p = products_.emplace_back();
   p.weight = w;
   p.finish = finish;
@@ -46,21 +45,21 @@ void CpuBackend::add_product(Tensor out, Tensor x, const Weight& w, Finish finis
   p.rows.out_width = out.size(1);
 }
 
-void CpuBackend::multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish) {
+void CpuOps::multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish) {
   products_.clear();
   add_product(out, x, w, finish);
   run_products();
 }
 
-void CpuBackend::do_linear(Tensor out, Tensor x, const Weight& w) { multiply_one(out, x, w, Finish::kStore); }
-void CpuBackend::do_linear_add(Tensor x, Tensor a, const Weight& w) { multiply_one(x, a, w, Finish::kAdd); }
-void CpuBackend::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
+void CpuOps::do_linear(Tensor out, Tensor x, const Weight& w) { multiply_one(out, x, w, Finish::kStore); }
+void CpuOps::do_linear_add(Tensor x, Tensor a, const Weight& w) { multiply_one(x, a, w, Finish::kAdd); }
+void CpuOps::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   multiply_one(a, h, gate_up, Finish::kSwiGlu);
 }
 
 // Fills tasks_ from products_, or from the first of two chained ones: contiguous row blocks, large enough to
 // stream and many enough to share.
-void CpuBackend::plan_products(bool chained) {
+void CpuOps::plan_products(bool chained) {
   tasks_.clear();
   const std::span<const Product> planned(products_.data(), chained ? 1 : products_.size());
   int64_t total = 0;
@@ -79,7 +78,7 @@ void CpuBackend::plan_products(bool chained) {
 }
 
 // Rows [begin, end) of all products' rows, one after the other.
-void CpuBackend::quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end) {
+void CpuOps::quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end) {
   for (const Product& p : products_) {
     const int64_t first = std::max<int64_t>(0, begin - p.first_row);
     const int64_t last = std::min(p.rows.count, end - p.first_row);
@@ -92,7 +91,7 @@ void CpuBackend::quantize_products(const cpu::QuantizedRows& q, int64_t begin, i
   }
 }
 
-void CpuBackend::run_products(bool chained) {
+void CpuOps::run_products(bool chained) {
   if (products_.empty()) return;
   const Weight& w = products_[0].weight;
   const int64_t k = w.k;

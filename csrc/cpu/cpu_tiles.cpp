@@ -2,14 +2,14 @@
 // laid out like one block of a KV cache per head, so that the kernels of paged attention serve here as well.
 #include <algorithm>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/cpu_ops.h"
 
 namespace llama4rt {
 
 using cpu::AttentionTile;
 using cpu::kMaxAttentionRows;
 
-void CpuBackend::do_rotate_heads(Tensor x, Tensor rope) {
+void CpuOps::do_rotate_heads(Tensor x, Tensor rope) {
   const int64_t dim = 2 * rope.size(1);
   for_rows(x.size(0), x.size(1), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
@@ -19,8 +19,8 @@ void CpuBackend::do_rotate_heads(Tensor x, Tensor rope) {
   });
 }
 
-void CpuBackend::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile,
-                                   int num_heads, float scale) {
+void CpuOps::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                               float scale) {
   const int64_t dim = q.size(1) / num_heads, state_size = cpu::attention_state_floats(dim);
   KvLayer kv{.dtype = DType::kF32,
              .num_blocks = 1,

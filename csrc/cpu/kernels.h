@@ -12,13 +12,6 @@
 
 namespace llama4rt::cpu {
 
-// What becomes of a finished product y[n] of one row.
-enum class Finish : uint8_t {
-  kStore,   // out[n] = y[n]
-  kAdd,     // out[n] += y[n]
-  kSwiGlu,  // out[f] = silu(c * y[gate f]) * (c * y[up f]), c the row's score
-};
-
 // The rows one matrix is multiplied with. Row i is row i of x and out, or, for the rows of an expert, slot
 // s = slots[i]: row s / slots_per_x of x and row s of out.
 struct ProductRows {

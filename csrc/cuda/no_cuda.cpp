@@ -1,5 +1,6 @@
-// cuda_devices.h for a build without CUDA: says so.
-#include "cuda/cuda_devices.h"
+// cuda_system.h for a build without CUDA: says so.
+#include "base/error.h"
+#include "cuda/cuda_system.h"
 
 namespace llama4rt {
 namespace {
@@ -14,7 +15,7 @@ CudaSystem find_cuda() {
   return {.built = false, .driver = 0, .runtime = 0, .problem = kProblem, .devices = {}};
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int device) {
+std::unique_ptr<Device> make_cuda_device(int device, const DeviceOptions&) {
   throw Error(ErrorKind::kConfig,
               error_text("device \"cuda:", device, "\": ", kProblem, "; or use device=\"cpu\""));
 }

@@ -80,11 +80,11 @@ DeviceInfo device_info(int device) {
 
 void set_device(int device) { check(cudaSetDevice(device), "set device"); }
 
-Stream::Stream() {
+Stream::Stream(bool overlap) {
   cudaStream_t s = nullptr;
   check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "create stream");
   handle_ = s;
-  overlaps_ = overlap_wanted() && current_device_runs_sm90_code();
+  overlaps_ = overlap && current_device_runs_sm90_code();
 }
 Stream::~Stream() { (void)cudaStreamDestroy(raw(*this)); }
 void Stream::synchronize() { check(cudaStreamSynchronize(raw(*this)), "a kernel or copy failed"); }

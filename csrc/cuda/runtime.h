@@ -5,10 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "cuda/launch_shape.h"
@@ -41,17 +39,12 @@ size_t free_memory();
 
 class Event;
 
-// Whether streams made from now on let a kernel's blocks take their places before the kernel before it is
-// done (device/overlap.cuh), on devices where kernels know how: LLAMA4RT_CUDA_PDL=0 says no.
-inline bool overlap_wanted() {
-  const char* const choice = std::getenv("LLAMA4RT_CUDA_PDL");
-  return !choice || std::string_view(choice) != "0";
-}
-
 // Work in order of submission. Movable handles are not needed: one owner per stream.
 class Stream {
  public:
-  Stream();
+  // overlap: a kernel's blocks may take their places before the kernel before it has ended
+  // (device/overlap.cuh), on devices whose code knows how.
+  explicit Stream(bool overlap = true);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -65,7 +58,7 @@ class Stream {
   void copy_on_device(void* dst, const void* src, size_t bytes);
   void fill(void* dst, int byte, size_t bytes);
   void* handle() const { return handle_; }
-  bool overlaps() const { return overlaps_; }  // kernels, as overlap_wanted() says
+  bool overlaps() const { return overlaps_; }
 
  private:
   void* handle_ = nullptr;

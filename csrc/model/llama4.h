@@ -1,4 +1,4 @@
-// Llama4: the text decoder, written once over Backend. It knows neither requests nor scheduling: a Batch
+// Llama4: the text decoder, written once over Ops. It knows neither requests nor scheduling: a Batch
 // comes in, logits of the rows it names come out. docs/model.md lists where Llama 4 differs from what one
 // expects.
 #pragma once
@@ -10,21 +10,20 @@
 
 #include "format/model_config.h"
 #include "model/batch.h"
+#include "model/step_shape.h"
 #include "model/weights.h"
-#include "ops/backend.h"
+#include "ops/device.h"
+#include "ops/ops.h"
 #include "ops/workspace.h"
 
 namespace llama4rt {
 
-struct StepLimits {
-  int64_t max_tokens = 0;   // largest T
-  int64_t max_outputs = 0;  // largest S
-  int64_t logit_rows = 0;   // rows of logits in memory at once: V is large, S may be too
-};
-
 class Llama4 {
  public:
-  Llama4(Backend& backend, const ModelConfig& config, const Llama4Weights& weights, const StepLimits& limits);
+  // Keeps references to the first three. workspace_bytes: what the largest step takes, as measured
+  // (runtime/plan/measure_step.h).
+  Llama4(Device& device, const ModelConfig& config, const Llama4Weights& weights, const StepShape& shape,
+         size_t workspace_bytes);
 
   // Runs every layer, stores keys and values of the batch in `kv` ([L]) and keeps the final states of
   // batch.output_rows for logits().
@@ -40,7 +39,6 @@ class Llama4 {
   // where the device keeps its routing to itself: to look there would make every step wait.
   const std::vector<std::vector<int64_t>>& expert_tokens() const { return expert_tokens_; }
 
-  static size_t workspace_bytes(const ModelConfig& config, const StepLimits& limits);
   const Workspace& workspace() const { return ws_; }
 
  private:
@@ -49,7 +47,7 @@ class Llama4 {
   void mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t width);
   void count_experts(size_t layer, const Routing& routing);
 
-  Backend& be_;
+  Ops& ops_;
   const ModelConfig& cfg_;
   const Llama4Weights& w_;
   Workspace ws_;

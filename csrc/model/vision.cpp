@@ -1,6 +1,5 @@
 #include "model/vision.h"
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
@@ -50,18 +49,19 @@ void rope_table(float* out, const VisionConfig& c) {
 
 }  // namespace
 
-VisionTower::VisionTower(Backend& backend, const ModelConfig& config, const VisionWeights& weights,
-                         int64_t max_tiles)
-    : be_(backend),
+VisionTower::VisionTower(Device& device, const ModelConfig& config, const VisionWeights& weights,
+                         int64_t max_tiles, size_t workspace_bytes)
+    : device_(device),
+      ops_(device.ops()),
       cfg_(*config.vision),
       w_(weights),
       max_tiles_(max_tiles),
-      ws_(backend, workspace_bytes(config, max_tiles)) {
+      ws_(device, workspace_bytes) {
   const int64_t hidden = cfg_.hidden_size, pairs = cfg_.head_dim() / 2, grid = cfg_.grid();
   positions_.resize(size_t(w_.positional_embedding.numel()));
   class_row_.resize(size_t(hidden));
-  be_.copy_to_host(positions_.data(), w_.positional_embedding.data, positions_.size() * sizeof(float));
-  be_.copy_to_host(class_row_.data(), w_.class_embedding.data, class_row_.size() * sizeof(float));
+  device_.copy_to_host(positions_.data(), w_.positional_embedding.data, positions_.size() * sizeof(float));
+  device_.copy_to_host(class_row_.data(), w_.class_embedding.data, class_row_.size() * sizeof(float));
   const float* const class_position = positions_.data() + cfg_.num_patches() * hidden;
   for (int64_t i = 0; i < hidden; ++i) class_row_[size_t(i)] += class_position[i];
   positions_.resize(size_t(cfg_.num_patches() * hidden));
@@ -69,7 +69,7 @@ VisionTower::VisionTower(Backend& backend, const ModelConfig& config, const Visi
   rope_ = ws_.take(rows_per_tile(), 2 * pairs);
   std::vector<float> angles(size_t(rope_.numel()));
   rope_table(angles.data(), cfg_);
-  be_.copy_to_device(rope_.data, angles.data(), angles.size() * sizeof(float));
+  device_.copy_to_device(rope_.data, angles.data(), angles.size() * sizeof(float));
   rope_ = Tensor(rope_.data, DType::kF32, {rows_per_tile(), pairs, 2});
 
   // Pixel shuffle: an output token is a square of 2 x 2 patches, side by side.
@@ -81,7 +81,7 @@ VisionTower::VisionTower(Backend& backend, const ModelConfig& config, const Visi
              {y * grid + x, y * grid + x + 1, (y + 1) * grid + x, (y + 1) * grid + x + 1})
           rows.push_back(int32_t(tile * rows_per_tile() + patch));
   shuffle_ = ws_.take_vector(DType::kI32, int64_t(rows.size()));
-  be_.copy_to_device(shuffle_.data, rows.data(), rows.size() * sizeof(int32_t));
+  device_.copy_to_device(shuffle_.data, rows.data(), rows.size() * sizeof(int32_t));
 }
 
 void VisionTower::encode(Tensor out, std::span<const uint8_t> tiles) {
@@ -97,12 +97,12 @@ void VisionTower::encode(Tensor out, std::span<const uint8_t> tiles) {
   const auto scratch = ws_.frame();
   const Tensor x = ws_.take(num_tiles * rows_per_tile(), cfg_.hidden_size);  // the residual stream
   embed(x, tiles);
-  be_.layernorm(x, x, w_.pre_norm.weight, w_.pre_norm.bias, cfg_.norm_eps);
+  ops_.layernorm(x, x, w_.pre_norm.weight, w_.pre_norm.bias, cfg_.norm_eps);
   for (const VisionWeights::Layer& layer : w_.layers) {
     attention(x, layer);  // x += Attn(LayerNorm(x))
     mlp(x, layer);        // x += MLP(LayerNorm(x))
   }
-  be_.layernorm(x, x, w_.post_norm.weight, w_.post_norm.bias, cfg_.norm_eps);
+  ops_.layernorm(x, x, w_.post_norm.weight, w_.post_norm.bias, cfg_.norm_eps);
   adapt(out, x);
 }
 
@@ -118,11 +118,11 @@ void VisionTower::embed(Tensor x, std::span<const uint8_t> tiles) {
     const Tensor tile = x.rows(begin, num_patches);
     cut_patches(pixels.data(), tiles.data(), cfg_, values);
     tiles = tiles.subspan(tile_bytes);
-    be_.copy_to_device(patches.data, pixels.data(), pixels.size() * sizeof(float));
-    be_.copy_to_device(tile.data, positions_.data(), positions_.size() * sizeof(float));
-    be_.linear_add(tile, patches, w_.patch_embedding);
-    be_.copy_to_device(x.row<float>(begin + num_patches), class_row_.data(),
-                       class_row_.size() * sizeof(float));
+    device_.copy_to_device(patches.data, pixels.data(), pixels.size() * sizeof(float));
+    device_.copy_to_device(tile.data, positions_.data(), positions_.size() * sizeof(float));
+    ops_.linear_add(tile, patches, w_.patch_embedding);
+    device_.copy_to_device(x.row<float>(begin + num_patches), class_row_.data(),
+                           class_row_.size() * sizeof(float));
   }
 }
 
@@ -131,26 +131,26 @@ void VisionTower::attention(Tensor x, const VisionWeights::Layer& layer) {
   const int64_t hidden = cfg_.hidden_size;
   const Tensor h = ws_.take(x.size(0), hidden);
   const Tensor qkv = ws_.take(x.size(0), 3 * hidden);
-  be_.layernorm(h, x, layer.attn_norm.weight, layer.attn_norm.bias, cfg_.norm_eps);
-  be_.linear(qkv, h, layer.qkv.weight);
-  be_.add_bias(qkv, layer.qkv.bias);
-  be_.rotate_heads(qkv.columns(0, 2 * hidden), rope_);  // q and k
-  be_.tile_attention(h, qkv.columns(0, hidden), qkv.columns(hidden, hidden), qkv.columns(2 * hidden, hidden),
-                     rows_per_tile(), cfg_.num_attention_heads,
-                     float(1 / std::sqrt(double(cfg_.head_dim()))));
-  be_.linear_add(x, h, layer.o.weight);
-  be_.add_bias(x, layer.o.bias);
+  ops_.layernorm(h, x, layer.attn_norm.weight, layer.attn_norm.bias, cfg_.norm_eps);
+  ops_.linear(qkv, h, layer.qkv.weight);
+  ops_.add_bias(qkv, layer.qkv.bias);
+  ops_.rotate_heads(qkv.columns(0, 2 * hidden), rope_);  // q and k
+  ops_.tile_attention(h, qkv.columns(0, hidden), qkv.columns(hidden, hidden), qkv.columns(2 * hidden, hidden),
+                      rows_per_tile(), cfg_.num_attention_heads,
+                      float(1 / std::sqrt(double(cfg_.head_dim()))));
+  ops_.linear_add(x, h, layer.o.weight);
+  ops_.add_bias(x, layer.o.bias);
 }
 
 void VisionTower::mlp(Tensor x, const VisionWeights::Layer& layer) {
   const auto scratch = ws_.frame();
   const Tensor h = ws_.take(x.size(0), cfg_.hidden_size);
   const Tensor a = ws_.take(x.size(0), cfg_.intermediate_size);
-  be_.layernorm(h, x, layer.mlp_norm.weight, layer.mlp_norm.bias, cfg_.norm_eps);
-  be_.linear(a, h, layer.fc1.weight);
-  be_.gelu(a, layer.fc1.bias);
-  be_.linear_add(x, a, layer.fc2.weight);
-  be_.add_bias(x, layer.fc2.bias);
+  ops_.layernorm(h, x, layer.mlp_norm.weight, layer.mlp_norm.bias, cfg_.norm_eps);
+  ops_.linear(a, h, layer.fc1.weight);
+  ops_.gelu(a, layer.fc1.bias);
+  ops_.linear_add(x, a, layer.fc2.weight);
+  ops_.add_bias(x, layer.fc2.bias);
 }
 
 // Pixel shuffle, which leaves the class tokens behind, the adapter with its GELU after both products, and the
@@ -161,29 +161,13 @@ void VisionTower::adapt(Tensor out, Tensor x) {
   const Tensor patches = ws_.take(4 * num_tokens, cfg_.hidden_size);
   const Tensor a = ws_.take(num_tokens, cfg_.adapter_hidden_size);
   const Tensor b = ws_.take(num_tokens, cfg_.output_dim);
-  be_.gather_rows(patches, x, shuffle_.rows(0, 4 * num_tokens));
+  ops_.gather_rows(patches, x, shuffle_.rows(0, 4 * num_tokens));
   const Tensor squares(patches.data, DType::kF32, {num_tokens, 4 * cfg_.hidden_size});
-  be_.linear(a, squares, w_.adapter_fc1);
-  be_.gelu(a, {});
-  be_.linear(b, a, w_.adapter_fc2);
-  be_.gelu(b, {});
-  be_.linear(out, b, w_.projector);
-}
-
-// Follows the takes above, frame by frame.
-size_t VisionTower::workspace_bytes(const ModelConfig& config, int64_t tiles) {
-  const VisionConfig& c = *config.vision;
-  const auto f32 = [](int64_t elements) { return Workspace::bytes_for(DType::kF32, elements); };
-  const int64_t rows = tiles * (c.num_patches() + 1), tokens = tiles * c.tokens_per_tile();
-  const size_t hidden = f32(rows * c.hidden_size);
-  const size_t embed = f32(c.num_patches() * c.patch_dim());
-  const size_t attention = hidden + f32(rows * 3 * c.hidden_size);
-  const size_t mlp = hidden + f32(rows * c.intermediate_size);
-  const size_t adapt =
-      f32(4 * tokens * c.hidden_size) + f32(tokens * c.adapter_hidden_size) + f32(tokens * c.output_dim);
-  return f32((c.num_patches() + 1) * c.head_dim()) +
-         Workspace::bytes_for(DType::kI32, tiles * c.num_patches()) + hidden +
-         std::max({embed, attention, mlp, adapt});
+  ops_.linear(a, squares, w_.adapter_fc1);
+  ops_.gelu(a, {});
+  ops_.linear(b, a, w_.adapter_fc2);
+  ops_.gelu(b, {});
+  ops_.linear(out, b, w_.projector);
 }
 
 }  // namespace llama4rt

@@ -1,5 +1,5 @@
 // VisionTower: from the pixels of picture tiles to rows of the decoder's embedding sequence, written once
-// over Backend. Preparing tiles (decoding, resizing, cutting) is Python's business; which rows of a prompt
+// over Ops. Preparing tiles (decoding, resizing, cutting) is Python's business; which rows of a prompt
 // the result replaces is the runtime's.
 #pragma once
 
@@ -10,16 +10,18 @@
 
 #include "format/model_config.h"
 #include "model/vision_weights.h"
-#include "ops/backend.h"
+#include "ops/device.h"
+#include "ops/ops.h"
 #include "ops/workspace.h"
 
 namespace llama4rt {
 
 class VisionTower {
  public:
-  // Keeps references to all three; config.vision must be there. Memory for max_tiles tiles at a time is
-  // reserved here, once.
-  VisionTower(Backend& backend, const ModelConfig& config, const VisionWeights& weights, int64_t max_tiles);
+  // Keeps references to the first three; config.vision must be there. workspace_bytes: what max_tiles tiles
+  // at a time take, as measured (runtime/plan/measure_step.h).
+  VisionTower(Device& device, const ModelConfig& config, const VisionWeights& weights, int64_t max_tiles,
+              size_t workspace_bytes);
 
   // Features of n tiles, n <= max_tiles.
   // out: F32 [n * tokens_per_tile, H], tile by tile, row-major inside a tile.
@@ -28,7 +30,6 @@ class VisionTower {
   void encode(Tensor out, std::span<const uint8_t> tiles);
 
   int64_t max_tiles() const { return max_tiles_; }
-  static size_t workspace_bytes(const ModelConfig& config, int64_t tiles);
   const Workspace& workspace() const { return ws_; }
 
  private:
@@ -39,7 +40,8 @@ class VisionTower {
 
   int64_t rows_per_tile() const { return cfg_.num_patches() + 1; }  // patches, then the class token
 
-  Backend& be_;
+  Device& device_;
+  Ops& ops_;
   const VisionConfig& cfg_;
   const VisionWeights& w_;
   int64_t max_tiles_;

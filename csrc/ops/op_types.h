@@ -10,6 +10,14 @@
 
 namespace llama4rt {
 
+// What a linear op does with its sums y[n] of one row.
+enum class Finish : uint8_t {
+  kStore,   // out[n] = y[n]
+  kAdd,     // out[n] += y[n]
+  kSwiGlu,  // out[f] = silu(c * y[gate f]) * (c * y[up f]), c the row's score; rows interleaved as in
+            // layout.h
+};
+
 // Bytes that the keys, or the values, of one token and one head take. Int8 ones have a scale beside them.
 constexpr int64_t kv_head_bytes(DType dtype, int64_t head_dim) {
   return head_dim * int64_t(dtype_size(dtype)) + (dtype == DType::kI8 ? 4 : 0);

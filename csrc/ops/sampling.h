@@ -1,5 +1,5 @@
 // What sampling on a device is given and gives back: plain structs of fixed layout, arrays of them in the
-// memory ops work on. Backend::sample says what they mean; runtime/device_sampler.h fills them.
+// memory ops work on. Ops::sample says what they mean; runtime/runner/device_sampler.h fills them.
 #pragma once
 
 #include <bit>

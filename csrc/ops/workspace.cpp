@@ -3,17 +3,18 @@
 #include <algorithm>
 
 #include "base/checked_math.h"
-#include "ops/backend.h"
+#include "base/error.h"
+#include "ops/device.h"
 
 namespace llama4rt {
 namespace {
 constexpr size_t kAlignment = 64;
 }
 
-Workspace::Workspace(Backend& backend, size_t bytes)
-    : backend_(backend), base_(static_cast<char*>(backend.allocate(bytes))), capacity_(bytes) {}
+Workspace::Workspace(Device& device, size_t bytes)
+    : device_(device), base_(static_cast<char*>(device.allocate(bytes))), capacity_(bytes) {}
 
-Workspace::~Workspace() { backend_.deallocate(base_, capacity_); }
+Workspace::~Workspace() { device_.deallocate(base_, capacity_); }
 
 size_t Workspace::bytes_for(DType dtype, int64_t elements) {
   return round_up(size_t(elements) * dtype_size(dtype), kAlignment);

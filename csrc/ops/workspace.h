@@ -9,17 +9,18 @@
 
 namespace llama4rt {
 
-class Backend;
+class Device;
 
 class Workspace {
  public:
-  Workspace(Backend& backend, size_t bytes);
+  // `device` outlives the workspace.
+  Workspace(Device& device, size_t bytes);
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // Uninitialised fp32 [rows, columns], 64-byte aligned. Throws kInternal when the arena is too small: sizing
-  // it is the model's job (Llama4::workspace_bytes).
+  // Uninitialised fp32 [rows, columns], 64-byte aligned. Throws kInternal when the arena is too small: its
+  // size comes from measuring the largest step (runtime/plan/measure_step.h).
   Tensor take(int64_t rows, int64_t columns) { return take(DType::kF32, rows, columns); }
   Tensor take(DType dtype, int64_t rows, int64_t columns);
   Tensor take_vector(DType dtype, int64_t size);
@@ -42,7 +43,7 @@ class Workspace {
   [[nodiscard]] Frame frame() { return Frame(*this); }
 
  private:
-  Backend& backend_;
+  Device& device_;
   char* base_ = nullptr;
   size_t capacity_ = 0;
   size_t used_ = 0;

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt {
 namespace {
@@ -96,7 +96,7 @@ SampledRow sample_row(const Row& raw, const SampleRow& params, const SampleBatch
 
 }  // namespace
 
-void ReferenceBackend::do_sample(const SampleBatch& batch, Tensor logits) {
+void ReferenceOps::do_sample(const SampleBatch& batch, Tensor logits) {
   for (int64_t s = 0; s < batch.num_rows; ++s) {
     const float* row = logits.row<const float>(s);
     batch.sampled[s] = sample_row(Row(row, row + logits.size(1)), batch.rows[s], batch,

@@ -14,4 +14,14 @@ namespace llama4rt::simt {
 
 void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch);
 
+// While one lives, kernels are launched but not run: for tests of what the host asks for. Memory need not be
+// there.
+class DroppedLaunches {
+ public:
+  DroppedLaunches();
+  ~DroppedLaunches();
+  DroppedLaunches(const DroppedLaunches&) = delete;
+  DroppedLaunches& operator=(const DroppedLaunches&) = delete;
+};
+
 }  // namespace llama4rt::simt

@@ -49,7 +49,6 @@ struct AttentionArgs {
 inline constexpr int kGranuleKeys = 16;
 inline constexpr int kTileKeys = 64;
 inline constexpr int kTileGranules = kTileKeys / kGranuleKeys;
-inline constexpr int kWarpRows = 16;
 
 LLAMA4RT_DEVICE float minus_infinity() { return ptx::float_from_bits(0xff800000u); }
 

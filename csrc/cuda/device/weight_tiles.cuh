@@ -9,12 +9,12 @@
 //   4. splits ascending: total = total + split's sum, from 0.
 #pragma once
 
+#include "cuda/device/split_columns.h"
 #include "cuda/ptx/math.cuh"
 #include "cuda/simt.h"
 
 namespace llama4rt::cuda {
 
-inline constexpr int kSplitColumns = 1024;
 inline constexpr int kTileBytes = 512;  // 16 rows of kTileColumns columns
 
 // Each kind of weight has

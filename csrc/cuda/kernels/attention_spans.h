@@ -15,6 +15,8 @@ namespace llama4rt::cuda {
 #define LLAMA4RT_HOST_AND_DEVICE
 #endif
 
+inline constexpr int kWarpRows = 16;  // query rows that a warp takes at once
+
 struct Spans {
   static constexpr int64_t kShort = 256, kMiddle = 1024, kLong = 8192;  // keys
   static constexpr int64_t kMiddleBegin = 8192, kLongBegin = 131072;    // first key of the longer ones

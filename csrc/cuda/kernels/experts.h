@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/tensor.h"
+#include "cuda/kernels/linear_decode.h"
 #include "cuda/runtime.h"
 #include "format/quant.h"
 #include "ops/op_types.h"
@@ -14,12 +15,19 @@ namespace llama4rt::cuda {
 // Experts of a few tokens each, read once: made for decode, right for any T. A shared expert of the same kind
 // of weight rides in the same launch. Grids depend on T, not on the routing.
 struct ExpertsDecode {
-  static bool supports(const Weight& experts);
+  static bool supports(const Weight& experts) {
+    return decode_supports(experts) && experts.num_experts <= kMostDecodeExperts;
+  }
   // Whether `shared` can ride with `experts`.
-  static bool same_kind(const Weight& experts, const Weight& shared);
+  static bool same_kind(const Weight& e, const Weight& s) {
+    return s.kind == e.kind && s.layout == e.layout && s.group_size == e.group_size && s.n == e.n &&
+           s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype;
+  }
   // Bytes of scratch and of tickets for T tokens, with or without a shared expert.
-  static size_t scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared);
-  static size_t ticket_bytes(const Weight& experts);
+  static size_t scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared) {
+    return decode_scratch_bytes(experts, tokens * top_k + (shared ? tokens : 0));
+  }
+  static size_t ticket_bytes(const Weight& experts) { return decode_ticket_bytes(experts); }
 
   // The shared expert's part; no weight: none.
   struct Shared {

@@ -19,18 +19,6 @@ DecodeArgs routed_args(const Weight& experts, const Routing& routing, void* scra
 
 }  // namespace
 
-bool ExpertsDecode::supports(const Weight& experts) {
-  return decode_supports(experts) && experts.num_experts <= 4096;  // offsets are in shared memory
-}
-bool ExpertsDecode::same_kind(const Weight& e, const Weight& s) {
-  return s.kind == e.kind && s.layout == e.layout && s.group_size == e.group_size && s.n == e.n &&
-         s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype;
-}
-size_t ExpertsDecode::scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared) {
-  return decode_scratch_bytes(experts, tokens * top_k + (shared ? tokens : 0));
-}
-size_t ExpertsDecode::ticket_bytes(const Weight& experts) { return decode_ticket_bytes(experts); }
-
 void ExpertsDecode::gate_up(Stream& stream, Tensor a, Tensor h, const Weight& experts, const Routing& routing,
                             const Shared& shared, void* scratch, uint32_t* tickets) {
   DecodeArgs args = routed_args(experts, routing, scratch, tickets);

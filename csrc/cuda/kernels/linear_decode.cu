@@ -16,16 +16,6 @@ static_assert(Int8Weights<128>::kTileColumns == cuda_tile::tile_columns(WeightKi
 static_assert(BF16Weights::kTileColumns == cuda_tile::tile_columns(WeightKind::kBF16));
 static_assert(DecodeConfig<BF16Weights, 1>::kRows == kDecodeRows);
 
-// From so many blocks of rows on, a GPU of 132 multiprocessors is full without splitting K.
-constexpr int64_t kEnoughBlocks = 1024;
-// Up to so many places partial sums of every split are kept.
-constexpr int64_t kMostSplitPlaces = 256;
-// Tokens of one launch with a single matrix.
-constexpr int64_t kTokensOfLaunch = 128;
-
-int64_t row_groups(const Weight& w) { return ceil_div(w.n, int64_t(kDecodeRows)); }
-int64_t num_splits(const Weight& w) { return ceil_div(w.k, int64_t(kSplitColumns)); }
-
 // The choice of template arguments, one by one.
 struct Call {
   Stream& stream;
@@ -68,25 +58,11 @@ bool jobs_of_16(const DecodeArgs& args, int64_t tokens) {
 
 }  // namespace
 
-bool decode_supports(const Weight& w) {
-  if (w.layout != Layout::kCudaTile) return false;
-  if (w.kind == WeightKind::kInt8 && w.zeros) return false;  // the format has none
-  return w.n <= int64_t(1) << 30 && num_splits(w) <= 65535;
-}
-
 DecodeMatrices decode_matrices(const Weight& w) {
   return {.tiles = static_cast<const unsigned char*>(w.data),
           .scales = static_cast<const unsigned char*>(w.scales),
           .zeros = w.zeros};
 }
-
-int decode_parts(const Weight& w, int64_t places) {
-  return places > kMostSplitPlaces || row_groups(w) >= kEnoughBlocks ? 1 : int(num_splits(w));
-}
-size_t decode_scratch_bytes(const Weight& w, int64_t places) {
-  return size_t(row_groups(w) * decode_parts(w, places) * places * kDecodeRows * 4);
-}
-size_t decode_ticket_bytes(const Weight& w) { return size_t(row_groups(w) * 4); }
 
 void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens) {
   args.n = int(w.n);
@@ -94,22 +70,17 @@ void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens
   args.fp32_scales = w.scale_dtype == DType::kF32;
   Call call{.stream = stream,
             .args = args,
-            .shape = {.grid_x = int(row_groups(w)), .grid_y = decode_parts(w, args.tokens + args.slots)},
+            .shape = {.grid_x = int(decode_row_groups(w)),
+                      .grid_y = int(decode_parts(w, args.tokens + args.slots))},
             .many_tokens = jobs_of_16(args, tokens),
             .tokens = tokens};
   call.choose(w);
 }
 
-bool LinearDecode::supports(const Weight& w) { return decode_supports(w) && w.num_experts == 1; }
-size_t LinearDecode::scratch_bytes(const Weight& w, int64_t tokens) {
-  return decode_scratch_bytes(w, std::min(tokens, kTokensOfLaunch));
-}
-size_t LinearDecode::ticket_bytes(const Weight& w) { return decode_ticket_bytes(w); }
-
 void LinearDecode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* scratch,
                        uint32_t* tickets) {
-  for (int64_t first = 0; first < x.size(0); first += kTokensOfLaunch) {
-    const int64_t tokens = std::min(x.size(0) - first, kTokensOfLaunch);
+  for (int64_t first = 0; first < x.size(0); first += kTokensOfDecodeLaunch) {
+    const int64_t tokens = std::min(x.size(0) - first, kTokensOfDecodeLaunch);
     run_decode(stream,
                {.dense = decode_matrices(w),
                 .dense_x = x.row<const float>(first),

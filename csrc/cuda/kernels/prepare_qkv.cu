@@ -3,10 +3,6 @@
 
 namespace llama4rt::cuda {
 
-bool kv_in_cores(const KvLayer& kv) {
-  return kv.dtype != DType::kF32 && kv.head_dim % 16 == 0 && kv.head_dim <= 128 && kv.block_size % 16 == 0;
-}
-
 bool PrepareQkv::supports(const KvLayer& kv) { return kv.head_dim % 2 == 0 && kv.head_dim <= 256; }
 
 void PrepareQkv::run(Stream& stream, Tensor q, Tensor k, Tensor v, const QkvTransform& transform,

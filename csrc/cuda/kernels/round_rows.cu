@@ -8,8 +8,6 @@ namespace {
 constexpr int kThreads = 256;
 }
 
-int64_t rounded_stride(int64_t k) { return round_up(k, int64_t(64)); }
-
 void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* slots, int64_t num_slots,
                     int64_t slots_per_row) {
   const int64_t rows = slots ? num_slots : x.size(0);

@@ -9,11 +9,9 @@ namespace llama4rt::cuda {
 namespace {
 
 constexpr int kLogitsThreads = 512;
-constexpr int kSortThreads = 256;
+constexpr int kSortThreads = Route::kSortThreads;
 constexpr int kTokens = 8;  // of a block, when there is more than one
 static_assert(Route::kFusedSlots <= kLogitsThreads && Route::kMaxTopK <= kSortThreads);
-
-int64_t sort_blocks(int64_t tokens, int64_t top_k) { return ceil_div(tokens, kSortThreads / top_k); }
 
 // Counts of each warp, and totals.
 size_t sort_shared(int threads, int64_t experts) {
@@ -29,11 +27,6 @@ const char* Route::refusal(const Weight& router, int64_t top_k) {
   if (router.n > 2048) return "more than 2048 experts";
   if (router.k > 65536) return "more than 65536 columns";
   return nullptr;
-}
-
-size_t Route::scratch_bytes(int64_t tokens, int64_t experts, int64_t top_k) {
-  if (tokens * top_k <= kFusedSlots) return 0;
-  return size_t(sort_blocks(tokens, top_k) * experts) * 4;
 }
 
 void Route::run(Stream& stream, const Routing& routing, Tensor logits, Tensor h, const Weight& router,

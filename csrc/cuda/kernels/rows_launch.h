@@ -11,18 +11,6 @@
 
 namespace llama4rt::cuda {
 
-inline bool rows_supports(const Weight& w) {
-  if (w.layout != Layout::kCudaTile || (w.kind == WeightKind::kInt8 && w.zeros)) return false;
-  // Scales are found with 32-bit indices.
-  return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, 32) < int64_t(1) << 31;
-}
-
-// Tiles of `size` rows there can be at most, however rows are spread over experts.
-inline int64_t most_row_tiles(int64_t rows, int64_t experts, int64_t size) {
-  if (experts == 1) return ceil_div(rows, size);
-  return rows / size + std::min(experts, rows);
-}
-
 inline RowsArgs rows_args(const RowsProduct& p, const Weight& w) {
   return {.out = p.out.ptr<float>(),
           .x = static_cast<const uint16_t*>(p.x),

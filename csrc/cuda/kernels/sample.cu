@@ -11,13 +11,9 @@ namespace {
 constexpr int64_t kSmallVocabulary = 8192;
 constexpr int kFewThreads = 256, kManyThreads = 768;
 constexpr int kListTokens = 3584;
-static_assert(kListTokens >= kManyThreads && sizeof(Ranked) == sizeof(uint64_t));
+static_assert(kListTokens >= kManyThreads && sizeof(Ranked) == Sample::kRankedBytes);
 
 }  // namespace
-
-size_t Sample::scratch_bytes(int64_t rows, int64_t vocabulary) {
-  return size_t(rows * ceil_div(vocabulary, int64_t(kRunTokens))) * sizeof(Ranked);
-}
 
 void Sample::run(Stream& stream, const SampleBatch& batch, Tensor logits, void* scratch, uint32_t* tickets) {
   const SampleArgs args{.logits = logits.ptr<float>(),

@@ -9,11 +9,11 @@
 #include "cuda/device/overlap.cuh"
 #include "cuda/device/sampling.cuh"
 #include "cuda/device/vec.cuh"
+#include "cuda/kernels/sampling.h"
 #include "cuda/simt.h"
 
 namespace llama4rt::cuda {
 
-inline constexpr int kRunTokens = 256;
 inline constexpr uint32_t kNotFinite = 0xffffffffu;  // the key of a run that holds NaN or infinity
 
 struct SampleArgs {

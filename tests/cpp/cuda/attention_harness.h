@@ -3,9 +3,9 @@
 // cancels.
 #pragma once
 
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/simt_test.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 
@@ -106,7 +106,7 @@ class AttentionWorld {
   cuda::Stream& stream() { return stream_; }
   float scale() const { return scale_; }
   void set_scale(float scale) { scale_ = scale; }
-  CudaBackend& backend() { return backend_; }
+  CudaDevice& backend() { return backend_; }
 
   // The batch of query rows [first, first + count), which may cut sequences anywhere.
   struct Rows {
@@ -161,7 +161,7 @@ class AttentionWorld {
   }
   Matrix attend(int64_t first, int64_t count) {
     return on_device(first, count, [&](Tensor out, Tensor q, const AttentionBatch& batch) {
-      backend_.paged_attention(out, q, kv_->device(), batch, scale_);
+      backend_.ops().paged_attention(out, q, kv_->device(), batch, scale_);
     });
   }
 
@@ -176,9 +176,9 @@ class AttentionWorld {
       for (int64_t t = 0; t < q.rows(); ++t)
         for (int64_t i = 0; i < q.columns(); ++i) q.row(t)[i] = to_float(to_bf16(q.row(t)[i]));
     Expected e{Matrix(q.rows(), q.columns()), Matrix(q.rows(), q.columns())};
-    reference_.paged_attention(e.value.view(), q.view(), kv_->host(), r.batch, scale_);
+    reference_.ops().paged_attention(e.value.view(), q.view(), kv_->host(), r.batch, scale_);
     store_on_host(true);
-    reference_.paged_attention(e.size.view(), q.view(), kv_->host(), r.batch, scale_);
+    reference_.ops().paged_attention(e.size.view(), q.view(), kv_->host(), r.batch, scale_);
     store_on_host(false);
     return e;
   }
@@ -203,8 +203,8 @@ class AttentionWorld {
         for (int64_t i = 0; i < v.rows(); ++i)
           for (int64_t j = 0; j < v.columns(); ++j) v.row(i)[j] = std::abs(v.row(i)[j]);
       std::vector<int64_t> at = slots(s);
-      reference_.prepare_qkv(q.view(), k.view(), v.view(), {}, kv_->host(),
-                             Tensor(at.data(), DType::kI64, {int64_t(at.size())}));
+      reference_.ops().prepare_qkv(q.view(), k.view(), v.view(), {}, kv_->host(),
+                                   Tensor(at.data(), DType::kI64, {int64_t(at.size())}));
     }
   }
   void fill() {
@@ -213,8 +213,8 @@ class AttentionWorld {
       Matrix k = s.k, v = s.v, q = s.k;
       DeviceMatrix dk(stream_, k), dv(stream_, v), dq(stream_, q);
       const DeviceArray<int64_t> at(stream_, slots(s));
-      backend_.prepare_qkv(dq.view(), dk.view(), dv.view(), {}, kv_->device(),
-                           Tensor(at.get(), DType::kI64, {s.k.rows()}));
+      backend_.ops().prepare_qkv(dq.view(), dk.view(), dv.view(), {}, kv_->device(),
+                                 Tensor(at.get(), DType::kI64, {s.k.rows()}));
       backend_.copy_to_host(nullptr, nullptr, 0);
     }
   }
@@ -225,8 +225,8 @@ class AttentionWorld {
   int num_blocks_ = 0, max_blocks_ = 0;
   float scale_ = 0;
   cuda::Stream stream_;
-  CudaBackend backend_{0};
-  ReferenceBackend reference_;
+  CudaDevice backend_{0};
+  ReferenceDevice reference_;
   std::unique_ptr<KvPair> kv_;
 };
 

@@ -144,8 +144,8 @@ TEST(long_contexts_conform) {
 TEST(prepare_qkv_conforms) {
   Rng rng(33);
   cuda::Stream stream;
-  CudaBackend backend(0);
-  ReferenceBackend reference;
+  CudaDevice backend(0);
+  ReferenceDevice reference;
   size_t turn = 0;
   for (const cases::QkvCase& c : cases::qkv_cases()) {
     const WithOptions with(schedules()[turn % 3]);
@@ -170,16 +170,16 @@ TEST(prepare_qkv_conforms) {
     const DeviceArray<int64_t> dslots(stream, slots);
     KvPair kv(stream, 2,
               {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_dtype = dtype});
-    const auto prepare = [&](Backend& on, Tensor qkv, const KvLayer& layer, void* rope, void* q_scale,
+    const auto prepare = [&](Device& on, Tensor qkv, const KvLayer& layer, void* rope, void* q_scale,
                              void* at) {
       QkvTransform transform;
       transform.qk_norm = c.qk_norm;
       transform.qk_norm_eps = 1e-5f;
       if (c.rope) transform.rope = Tensor(rope, DType::kF32, {c.tokens, dim / 2, 2});
       if (c.q_scale) transform.q_scale = Tensor(q_scale, DType::kF32, {c.tokens});
-      on.prepare_qkv(qkv.columns(0, q_width), qkv.columns(q_width, kv_width),
-                     qkv.columns(q_width + kv_width, kv_width), transform, layer,
-                     Tensor(at, DType::kI64, {c.tokens}));
+      on.ops().prepare_qkv(qkv.columns(0, q_width), qkv.columns(q_width, kv_width),
+                           qkv.columns(q_width + kv_width, kv_width), transform, layer,
+                           Tensor(at, DType::kI64, {c.tokens}));
     };
     prepare(reference, expected.view(), kv.host(), angles.data(), temperature.data(), slots.data());
     DeviceMatrix dx(stream, x);
@@ -211,12 +211,12 @@ TEST(prepare_qkv_conforms) {
                          .max_query_len = 1};
     // Token 15 went to the first slot of block 1; with fewer tokens nothing did.
     if (c.tokens < 16) continue;
-    reference.paged_attention(want.view(), q.view(), kv.host(), batch, 1.0f);
+    reference.ops().paged_attention(want.view(), q.view(), kv.host(), batch, 1.0f);
     batch.query_start = dstarts.data();
     batch.block_table = dtable.data();
     batch.first_position = batch.kv_begin = dzeros.data();
     DeviceMatrix dq(stream, q), dout(stream, out);
-    backend.paged_attention(dout.view(), dq.view(), kv.device(), batch, 1.0f);
+    backend.ops().paged_attention(dout.view(), dq.view(), kv.device(), batch, 1.0f);
     backend.copy_to_host(nullptr, nullptr, 0);
     dout.fetch(stream);
     CHECK(out == want);

@@ -5,11 +5,11 @@
 #include <random>
 #include <string>
 
-#include "cuda/cuda_backend.h"
-#include "cuda/cuda_devices.h"
+#include "cuda/cuda_device.h"
+#include "cuda/cuda_system.h"
 #include "cuda/device_reference.h"
 #include "cuda/tiny_vision.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 namespace llama4rt::test {
 namespace {
@@ -45,7 +45,7 @@ TEST(the_runtime_gives_the_same_tokens_as_on_the_cpu) {
   const TempDir dir;
   write_tiny_engine(dir / "cpu.l4e", vision_engine(Layout::kCpu16));
   write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));
-  Engine cpu(dir / "cpu.l4e", options(), make_reference_backend());
+  Engine cpu(dir / "cpu.l4e", options(), std::make_unique<ReferenceDevice>());
   const auto expected = tokens_of(run_all(cpu, requests()));
 
   const auto same = [&](const char* name, const EngineOptions& o) {
@@ -84,7 +84,7 @@ TEST(steps_ahead_of_a_sequence_that_ends_are_forgotten) {
   write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));
   EngineOptions o = options();
   o.max_num_seqs = 16;  // nobody waits for long
-  Engine cpu(dir / "cpu.l4e", o, make_reference_backend());
+  Engine cpu(dir / "cpu.l4e", o, std::make_unique<ReferenceDevice>());
   std::vector<Request> all = requests();
   const auto plain = tokens_of(run_all(cpu, all));
   for (size_t i = 0; i < all.size(); ++i) {
@@ -142,8 +142,8 @@ TEST(what_is_planned_is_what_is_allocated) {
     o.max_model_len = model_len;
     o.kv_cache_bytes = 0;
     const MemoryPlan plan = plan_engine(EngineFile(dir / "cuda.l4e"), o);
-    const Engine engine(dir / "cuda.l4e", o, make_cuda_backend(0));
-    CHECK_EQ(engine.backend_name(), "cuda:0");
+    const Engine engine(dir / "cuda.l4e", o, std::make_unique<CudaDevice>(0));
+    CHECK_EQ(engine.device_name(), "cuda:0");
     CHECK_EQ(engine.plan().total(), plan.total());
     CHECK_EQ(int64_t(simt::device_bytes_in_use() - before), plan.total() - plan.driver);
     CHECK_EQ(plan.full_sequences(), 5);
@@ -163,7 +163,7 @@ TEST(a_model_that_does_not_fit_is_refused_with_the_longest_context) {
   const int64_t longest = longest_context(file, o);
   CHECK(longest > 0 && longest < 512);
   try {
-    Engine(dir / "cuda.l4e", o, make_cuda_backend(0));
+    Engine(dir / "cuda.l4e", o, std::make_unique<CudaDevice>(0));
     CHECK(false);
   } catch (const Error& e) {
     CHECK(e.kind() == ErrorKind::kConfig);
@@ -172,7 +172,7 @@ TEST(a_model_that_does_not_fit_is_refused_with_the_longest_context) {
   }
   CHECK_EQ(simt::device_bytes_in_use(), size_t(0));  // nothing was loaded
   o.max_model_len = longest;
-  CHECK_EQ(Engine(dir / "cuda.l4e", o, make_cuda_backend(0)).max_model_len(), longest);
+  CHECK_EQ(Engine(dir / "cuda.l4e", o, std::make_unique<CudaDevice>(0)).max_model_len(), longest);
   o.max_model_len = longest + 1;
   CHECK_THROWS(kConfig, plan_engine(file, o));
   o.max_model_len = 0;  // then it is chosen
@@ -190,7 +190,7 @@ TEST(files_for_the_other_device_are_refused) {
     o.device = device;
     try {
       const Engine engine(dir / name, o);
-      return engine.backend_name();
+      return engine.device_name();
     } catch (const Error& e) {
       CHECK(e.kind() == ErrorKind::kEngineFile);
       return e.what();
@@ -235,7 +235,7 @@ TEST(uploads_arrive_whole_whatever_their_size) {
 
 // A recorded step reads what lies at its addresses when it runs, not what lay there when it was recorded.
 TEST(a_replayed_step_computes_anew) {
-  CudaBackend backend(0);
+  CudaDevice backend(0);
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
   constexpr int64_t kRows = 3, kColumns = 50;
@@ -260,9 +260,9 @@ TEST(a_replayed_step_computes_anew) {
     put(x);
     backend.run_captured(17, [&] {
       ++submitted;
-      backend.rmsnorm(out, x, gain, 1e-5f);
+      backend.ops().rmsnorm(out, x, gain, 1e-5f);
     });
-    backend.rmsnorm(direct, x, gain, 1e-5f);
+    backend.ops().rmsnorm(direct, x, gain, 1e-5f);
     CHECK(get(out) == get(direct));
   }
   CHECK_EQ(submitted, 2);  // directly, and for the record
@@ -279,7 +279,7 @@ TEST(random_weights_have_every_tensor_and_run) {
     SCOPE(weight_kind_name(kind));
     model.weights.weights = kind;
     model.weights.group_size = 32;
-    Engine cpu(model, o, make_reference_backend());
+    Engine cpu(model, o, std::make_unique<ReferenceDevice>());
     Engine device(model, o, std::make_unique<DeviceReference>());
     CHECK(cpu.file() == nullptr);
     const auto tokens = tokens_of(run_all(device, requests()));

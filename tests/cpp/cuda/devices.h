@@ -1,15 +1,15 @@
 // The two backends that tests of products compare, and a stream for what they send there.
 #pragma once
 
-#include "cuda/cuda_backend.h"
-#include "reference/reference_backend.h"
+#include "cuda/cuda_device.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 
 struct Devices {
   cuda::Stream stream;
-  CudaBackend cuda{0};
-  ReferenceBackend reference;
+  CudaDevice cuda{0};
+  ReferenceDevice reference;
 };
 
 inline Devices& devices() {

@@ -4,15 +4,15 @@
 //
 // CUDA rounds the inputs of products to bf16 and the CPU to integers, so logits differ in the third digit;
 // the model's seed is one whose winners stay clear of the runners-up by more than that, which is checked too.
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 #include <algorithm>
 #include <memory>
 #include <random>
 #include <string>
 
-#include "cuda/cuda_backend.h"
-#include "cuda/cuda_devices.h"
+#include "cuda/cuda_device.h"
+#include "cuda/cuda_system.h"
 #include "cuda/simt_test.h"
 #include "cuda/tiny_vision.h"
 #ifdef LLAMA4RT_SIMT_EMULATOR
@@ -90,8 +90,8 @@ TEST(a_toy_model_gives_the_tokens_of_the_cpu) {
 
   const auto same = [&](const char* name, const EngineOptions& o) {
     SCOPE(name);
-    auto backend = std::make_unique<CudaBackend>(0);
-    const CudaBackend& device = *backend;
+    auto backend = std::make_unique<CudaDevice>(0);
+    const CudaDevice& device = *backend;
     Engine engine(dir / "cuda.l4e", o, std::move(backend));
     const ScratchBytes planned = device.scratch_bytes();
     const Taken at_the_start;

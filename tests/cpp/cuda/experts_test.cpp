@@ -32,10 +32,10 @@ struct GateUp {
     const DeviceRouting dr(devices().stream, routing);
     DeviceMatrix dh(devices().stream, h), da(devices().stream, a), ds(devices().stream, shared_a);
     if (with_shared)
-      devices().cuda.moe_gate_up(da.view(), ds.view(), dh.view(), device_experts.view(), device_shared.view(),
-                                 dr.view());
+      devices().cuda.ops().moe_gate_up(da.view(), ds.view(), dh.view(), device_experts.view(),
+                                       device_shared.view(), dr.view());
     else
-      devices().cuda.experts_gate_up(da.view(), dh.view(), device_experts.view(), dr.view());
+      devices().cuda.ops().experts_gate_up(da.view(), dh.view(), device_experts.view(), dr.view());
     wait();
     da.fetch(devices().stream);
     if (with_shared) ds.fetch(devices().stream);
@@ -61,8 +61,8 @@ void check_gate_up(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   const Matrix h = uneven_activations(rng, c.tokens, c.hidden);
   MadeRouting routing = random_routing(rng, c);
   Matrix rounded = rounded_to_bf16(h), a(c.tokens * c.top_k, c.width), shared_a(c.tokens, c.width);
-  devices().reference.moe_gate_up(a.view(), shared_a.view(), rounded.view(), g.experts.view(),
-                                  g.shared.view(), routing.view());
+  devices().reference.ops().moe_gate_up(a.view(), shared_a.view(), rounded.view(), g.experts.view(),
+                                        g.shared.view(), routing.view());
   const auto [alone, unused] = g.run(h, routing, false);
   const auto [together, found_shared] = g.run(h, routing, true);
   CHECK(alone.intact() && together.intact() && found_shared.intact());
@@ -91,10 +91,10 @@ struct Down {
     const DeviceRouting dr(devices().stream, routing);
     DeviceMatrix dx(devices().stream, x), da(devices().stream, a), ds(devices().stream, shared_a);
     if (with_shared)
-      devices().cuda.moe_down_add(dx.view(), da.view(), ds.view(), device_experts.view(),
-                                  device_shared.view(), dr.view());
+      devices().cuda.ops().moe_down_add(dx.view(), da.view(), ds.view(), device_experts.view(),
+                                        device_shared.view(), dr.view());
     else
-      devices().cuda.experts_down_add(dx.view(), da.view(), device_experts.view(), dr.view());
+      devices().cuda.ops().experts_down_add(dx.view(), da.view(), device_experts.view(), dr.view());
     wait();
     dx.fetch(devices().stream);
     return x;
@@ -114,10 +114,10 @@ void check_down(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpec& 
   CHECK(found.intact());
   Matrix expected = x;
   if (with_shared)
-    devices().reference.moe_down_add(expected.view(), a.view(), shared_a.view(), d.experts.view(),
-                                     d.shared.view(), routing.view());
+    devices().reference.ops().moe_down_add(expected.view(), a.view(), shared_a.view(), d.experts.view(),
+                                           d.shared.view(), routing.view());
   else
-    devices().reference.experts_down_add(expected.view(), a.view(), d.experts.view(), routing.view());
+    devices().reference.ops().experts_down_add(expected.view(), a.view(), d.experts.view(), routing.view());
   for (int64_t t = 0; t < c.tokens; ++t)
     for (int64_t n = 0; n < c.hidden; ++n) {
       double size = std::abs(double(x.row(t)[n])) + std::abs(double(expected.row(t)[n]));

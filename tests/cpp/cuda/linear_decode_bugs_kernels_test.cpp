@@ -107,7 +107,7 @@ class DecodeRun {
 template <class Config, class Kernel>
 bool is_right(DecodeRun& run, Kernel kernel) {
   for (const int splits : {2, 1})
-    if (!run.is_right<Config>(kernel, cuda::Finish::kAdd, splits)) return false;
+    if (!run.is_right<Config>(kernel, Finish::kAdd, splits)) return false;
   return true;
 }
 

@@ -1,5 +1,5 @@
 // Every barrier, wait and fence of linear_decode removed, one at a time (teeth.h).
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/kernels/linear.h"
 #include "cuda/products.h"
 #include "cuda/teeth.h"
@@ -31,8 +31,8 @@ void check(const cases::WeightSpec& spec, size_t fewest_places) {
         const cuda::DeviceBuffer scratch(cuda::LinearDecode::scratch_bytes(dw.view(), t));  // never written
         const cuda::DeviceBuffer tickets(cuda::LinearDecode::ticket_bytes(dw.view()));
         stream.fill(tickets.data(), 0, tickets.size());
-        cuda::LinearDecode::run(stream, dout.view(), dx.view(), dw.view(), cuda::Finish::kStore,
-                                scratch.data(), tickets.as<uint32_t>());
+        cuda::LinearDecode::run(stream, dout.view(), dx.view(), dw.view(), Finish::kStore, scratch.data(),
+                                tickets.as<uint32_t>());
         dout.fetch(stream);
         return all_close(out, expected, 1e-2);
       },
@@ -67,10 +67,10 @@ TEST(every_break_with_experts_is_caught) {
   check_teeth(
       "linear_decode",
       [&] {
-        CudaBackend backend(0);
+        CudaDevice backend(0);
         Matrix out = x;
         DeviceMatrix da(stream, a), dout(stream, out);
-        backend.experts_down_add(dout.view(), da.view(), device_experts.view(), device_routing.view());
+        backend.ops().experts_down_add(dout.view(), da.view(), device_experts.view(), device_routing.view());
         backend.copy_to_host(nullptr, nullptr, 0);
         dout.fetch(stream);
         return all_close(out, expected, 1e-2);

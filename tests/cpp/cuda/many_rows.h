@@ -41,7 +41,7 @@ inline void experts_gate_up_rows(cuda::Stream& stream, RowsKernel kernel, Tensor
   multiply_rows(stream, kernel,
                 {.out = a,
                  .rows = routing.sorted_slots.size(0),
-                 .finish = cuda::Finish::kSwiGlu,
+                 .finish = Finish::kSwiGlu,
                  .offsets = routing.offsets.ptr<const int32_t>(),
                  .slots = routing.sorted_slots.ptr<const int32_t>(),
                  .scores = routing.scores.ptr<const float>()},
@@ -53,12 +53,12 @@ inline void experts_down_add_rows(cuda::Stream& stream, RowsKernel kernel, Tenso
   const cuda::DeviceBuffer y(size_t(slots * w.n * 4));
   cuda::RowsProduct product{.out = x,
                             .rows = slots,
-                            .finish = cuda::Finish::kAdd,
+                            .finish = Finish::kAdd,
                             .offsets = routing.offsets.ptr<const int32_t>(),
                             .slots = routing.sorted_slots.ptr<const int32_t>()};
   if (top_k > 1) {
     product.out = Tensor(y.data(), DType::kF32, {slots, w.n});
-    product.finish = cuda::Finish::kStore;
+    product.finish = Finish::kStore;
   }
   multiply_rows(stream, kernel, product, a, w);
   if (top_k > 1) cuda::run_combine_slots(stream, x, y.as<const float>(), top_k);

@@ -53,7 +53,7 @@ class ExpertRows {
         cuda::RowsProduct{.out = dout.view(),
                           .x = x_.data(),
                           .rows = rows_,
-                          .finish = swiglu_ ? cuda::Finish::kSwiGlu : cuda::Finish::kStore,
+                          .finish = swiglu_ ? Finish::kSwiGlu : Finish::kStore,
                           .offsets = offsets_.as<const int32_t>(),
                           .slots = slots_.as<const int32_t>(),
                           .scores = scores_.as<const float>()},

@@ -11,16 +11,14 @@ namespace llama4rt::test {
 namespace {
 
 enum class Op { kLinear, kLinearAdd, kGateUp };
-cuda::Finish finish_of(Op op) {
-  return op == Op::kLinear      ? cuda::Finish::kStore
-         : op == Op::kLinearAdd ? cuda::Finish::kAdd
-                                : cuda::Finish::kSwiGlu;
+Finish finish_of(Op op) {
+  return op == Op::kLinear ? Finish::kStore : op == Op::kLinearAdd ? Finish::kAdd : Finish::kSwiGlu;
 }
 
-void run(Backend& backend, Op op, Tensor out, Tensor x, const Weight& w) {
-  if (op == Op::kLinear) return backend.linear(out, x, w);
-  if (op == Op::kLinearAdd) return backend.linear_add(out, x, w);
-  backend.gate_up(out, x, w);
+void run(Device& backend, Op op, Tensor out, Tensor x, const Weight& w) {
+  if (op == Op::kLinear) return backend.ops().linear(out, x, w);
+  if (op == Op::kLinearAdd) return backend.ops().linear_add(out, x, w);
+  backend.ops().gate_up(out, x, w);
 }
 
 std::string describe_product(Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
@@ -193,13 +191,13 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   const RandomGateUp gate_up(rng, spec, c.experts, c.width, c.hidden);
   const DeviceWeight device_gate_up(stream, gate_up.view());
   Matrix h = rounded_to_bf16(uneven_activations(rng, c.tokens, c.hidden)), a(slots, c.width);
-  devices().reference.experts_gate_up(a.view(), h.view(), gate_up.view(), routing.view());
+  devices().reference.ops().experts_gate_up(a.view(), h.view(), gate_up.view(), routing.view());
   const RandomWeight down(rng, spec, c.experts, c.hidden, c.width);
   const DeviceWeight device_down(stream, down.view());
   Matrix down_in = rounded_to_bf16(uneven_activations(rng, slots, c.width));
   const Matrix x = random_activations(rng, c.tokens, c.hidden);
   Matrix added = x;
-  devices().reference.experts_down_add(added.view(), down_in.view(), down.view(), routing.view());
+  devices().reference.ops().experts_down_add(added.view(), down_in.view(), down.view(), routing.view());
 
   std::vector<Matrix> of_gate_up, of_down;
   for (const RowsKernel kernel : kRowsKernels) {
@@ -222,8 +220,8 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   const DeviceRouting alone_on_device(stream, alone);
   Matrix h1 = h.part(t, 1), a1(c.top_k, c.width), in1 = down_in.part(t * c.top_k, c.top_k), x1 = x.part(t, 1);
   DeviceMatrix dh(stream, h1), da(stream, a1), din(stream, in1), dx(stream, x1);
-  devices().cuda.experts_gate_up(da.view(), dh.view(), device_gate_up.view(), alone_on_device.view());
-  devices().cuda.experts_down_add(dx.view(), din.view(), device_down.view(), alone_on_device.view());
+  devices().cuda.ops().experts_gate_up(da.view(), dh.view(), device_gate_up.view(), alone_on_device.view());
+  devices().cuda.ops().experts_down_add(dx.view(), din.view(), device_down.view(), alone_on_device.view());
   devices().cuda.copy_to_host(nullptr, nullptr, 0);
   da.fetch(stream);
   dx.fetch(stream);

@@ -46,7 +46,7 @@ void half_of_it_waits(float* state, const float* weights) {
 // 96 floats of state, zero, and 32 of weights, all one.
 class Pair {
  public:
-  Pair() : state_(96 * 4), weights_(32 * 4) {
+  explicit Pair(bool overlap = true) : stream_(overlap), state_(96 * 4), weights_(32 * 4) {
     const std::vector<float> ones(32, 1.0f);
     stream_.fill(state_.data(), 0, state_.size());
     stream_.copy_to_device(weights_.data(), ones.data(), weights_.size());
@@ -137,9 +137,7 @@ TEST(a_recorded_kernel_overlaps_too) {
 }
 
 TEST(overlap_can_be_switched_off) {
-  setenv("LLAMA4RT_CUDA_PDL", "0", 1);
-  Pair p;
-  unsetenv("LLAMA4RT_CUDA_PDL");
+  Pair p(/*overlap=*/false);
   CHECK(!p.stream().overlaps());
   p.start("first", writes);
   p.start("second", half_of_it_waits);

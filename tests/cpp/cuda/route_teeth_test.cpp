@@ -1,5 +1,5 @@
 // Every barrier, fence and shuffle of the router's kernels removed, one at a time (teeth.h).
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/device_rows.h"
 #include "cuda/teeth.h"
 
@@ -38,10 +38,10 @@ void check(int64_t tokens, int64_t hidden, int64_t top_k, size_t fewest_places) 
   check_teeth(
       "route",
       [&] {
-        CudaBackend backend(0);  // new scratch, never written
+        CudaDevice backend(0);  // new scratch, never written
         Workspace ws(backend, 1 << 20);
         const DeviceRows dh(stream, h, true);
-        const Routing r = backend.route(dh.view(), router.view(), int(top_k), ws);
+        const Routing r = backend.ops().route(dh.view(), router.view(), int(top_k), ws);
         std::vector<int32_t> found_ids(ids.size()), found_sorted(ids.size());
         std::vector<float> found_scores(ids.size());
         backend.copy_to_host(found_ids.data(), r.expert_ids.data, ids.size() * 4);

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/device_rows.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 namespace {
@@ -147,17 +147,17 @@ TEST(many_tokens_take_three_kernels) {
 TEST(the_backend_routes_as_the_reference) {
   Rng rng(73);
   cuda::Stream stream;
-  CudaBackend backend(0);
-  ReferenceBackend reference;
+  CudaDevice backend(0);
+  ReferenceDevice reference;
   for (const cases::RouteCase& c : cases::kRouteCases) {
     SCOPE("T ", c.tokens, ", H ", c.hidden, ", E ", c.experts, ", K ", c.top_k);
     const RandomWeight plain(rng, cases::kBF16, 1, c.experts, c.hidden);
     const DeviceWeight router(stream, plain.view());
     Matrix h = random_activations(rng, c.tokens, c.hidden);
     Workspace host(reference, 1 << 20), device(backend, 1 << 20);
-    const Routing expected = reference.route(h.view(), plain.view(), c.top_k, host);
+    const Routing expected = reference.ops().route(h.view(), plain.view(), c.top_k, host);
     const DeviceRows dh(stream, h, true);
-    const Routing found = backend.route(dh.view(), router.view(), c.top_k, device);
+    const Routing found = backend.ops().route(dh.view(), router.view(), c.top_k, device);
     std::vector<int32_t> ids(size_t(c.tokens * c.top_k));
     backend.copy_to_host(ids.data(), found.expert_ids.data, ids.size() * 4);
     for (int64_t t = 0; t < c.tokens; ++t)
@@ -218,11 +218,11 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
 TEST(no_tokens_have_no_slots) {
   Rng rng(76);
   cuda::Stream stream;
-  CudaBackend backend(0);
+  CudaDevice backend(0);
   const RandomWeight plain(rng, cases::kBF16, 1, 5, 64);
   const DeviceWeight router(stream, plain.view());
   Workspace ws(backend, 1 << 16);
-  const Routing r = backend.route(Tensor(nullptr, DType::kF32, {0, 64}), router.view(), 2, ws);
+  const Routing r = backend.ops().route(Tensor(nullptr, DType::kF32, {0, 64}), router.view(), 2, ws);
   std::vector<int32_t> offsets(6, -1);
   backend.copy_to_host(offsets.data(), r.offsets.data, offsets.size() * 4);
   CHECK(offsets == std::vector<int32_t>(6, 0));

@@ -4,13 +4,13 @@
 #include <numbers>
 
 #include "cuda/device_rows.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 namespace {
 
-ReferenceBackend& reference() {
-  static ReferenceBackend backend;
+ReferenceDevice& reference() {
+  static ReferenceDevice backend;
   return backend;
 }
 
@@ -103,7 +103,7 @@ TEST(add_bias_is_exact) {
   for (const cases::RowsCase& c : cases::kRowsCases) {
     const Matrix x = random_activations(rng, c.tokens, c.dim);
     Matrix bias = random_activations(rng, 1, c.dim), expected = x;
-    reference().add_bias(expected.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
+    reference().ops().add_bias(expected.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
     const DeviceVector<float> dbias = row_on_device(stream, bias);
     in_every_way([&](bool aligned) {
       SCOPE(c.tokens, " tokens, dim ", c.dim);
@@ -121,7 +121,8 @@ TEST(gelu_conforms) {
     for (const bool with_bias : {true, false}) {
       const Matrix x = random_activations(rng, c.tokens, c.dim);
       Matrix bias = random_activations(rng, 1, c.dim), expected = x;
-      reference().gelu(expected.view(), with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
+      reference().ops().gelu(expected.view(),
+                             with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
       const DeviceVector<float> dbias = row_on_device(stream, bias);
       in_every_way([&](bool aligned) {
         SCOPE(c.tokens, " tokens, dim ", c.dim, with_bias ? ", bias" : "");

@@ -6,7 +6,7 @@
 #include "cuda/teeth.h"
 #include "planted_bugs/sample_choose_bugs.h"
 #include "planted_bugs/sample_scan_bugs.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 namespace {
@@ -41,7 +41,7 @@ class SamplingRun {
 
  private:
   void add(SamplingCase c) {
-    expected_.push_back(sample_on_host(reference_, c));
+    expected_.push_back(sample_on_host(reference_.ops(), c));
     cases_.push_back(std::move(c));
   }
 
@@ -161,7 +161,7 @@ class SamplingRun {
   }
 
   cuda::Stream stream_;
-  ReferenceBackend reference_;
+  ReferenceDevice reference_;
   std::vector<SamplingCase> cases_;
   std::vector<Sampled> expected_;
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/device_rows.h"
+#include "ops/ops.h"
 #include "ops/sampling.h"
 
 namespace llama4rt::test {
@@ -109,9 +110,8 @@ Sampled sample_on_device(cuda::Stream& stream, const SamplingCase& c, bool align
   return {sampled.fetch(stream), top.fetch(stream)};
 }
 
-// The same by a backend that works on host memory.
-template <class Backend>
-Sampled sample_on_host(Backend& backend, SamplingCase c) {
+// The same by ops that work on host memory.
+inline Sampled sample_on_host(Ops& ops, SamplingCase c) {
   Sampled out{std::vector<SampledRow>(c.rows.size()),
               std::vector<SampledTop>(c.rows.size() * kMaxTopLogprobs)};
   SampleBatch batch;
@@ -121,7 +121,7 @@ Sampled sample_on_host(Backend& backend, SamplingCase c) {
   batch.masks = c.masks.data();
   batch.sampled = out.rows.data();
   batch.top = out.top.data();
-  backend.sample(batch, c.logits.view());
+  ops.sample(batch, c.logits.view());
   return out;
 }
 

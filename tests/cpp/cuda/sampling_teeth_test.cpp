@@ -1,15 +1,15 @@
 // Every barrier, fence and shuffle of the sampling kernels removed, one at a time (teeth.h).
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/sampling_cases.h"
 #include "cuda/teeth.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 
 TEST(every_break_is_caught) {
   Rng rng(111);
   cuda::Stream stream;
-  ReferenceBackend reference;
+  ReferenceDevice reference;
   const int64_t size = 5000;  // three blocks of the scan meet
   SamplingCase c(4, size);
   for (int64_t i = 0; i < 4; ++i) {
@@ -29,13 +29,13 @@ TEST(every_break_is_caught) {
   c.rows[2].num_logprobs = 0;
   c.rows[3].top_k = 20;  // found among those gathered
   c.rows[3].temperature = 0.3f;
-  const Sampled expected = sample_on_host(reference, c);
+  const Sampled expected = sample_on_host(reference.ops(), c);
   check_teeth(
       "sampling",
       [&] {
-        CudaBackend backend(0);  // new scratch, never written
+        CudaDevice backend(0);  // new scratch, never written
         const Sampled found = sample_on_device(stream, c, true, [&](const SampleBatch& batch, Tensor logits) {
-          backend.sample(batch, logits);
+          backend.ops().sample(batch, logits);
           backend.copy_to_host(nullptr, nullptr, 0);
         });
         return difference(c, found, expected).empty();

@@ -2,9 +2,9 @@
 // the same bits for a row whatever else is in the batch.
 #include "cuda/kernels/sampling.h"
 
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/sampling_cases.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 namespace {
@@ -21,8 +21,8 @@ Sampled on_gpu(cuda::Stream& stream, const SamplingCase& c, bool aligned) {
 }
 
 void check(cuda::Stream& stream, const SamplingCase& c, bool aligned) {
-  ReferenceBackend reference;
-  CHECK_EQ(difference(c, on_gpu(stream, c, aligned), sample_on_host(reference, c)), "");
+  ReferenceDevice reference;
+  CHECK_EQ(difference(c, on_gpu(stream, c, aligned), sample_on_host(reference.ops(), c)), "");
 }
 
 SamplingCase plain_greedy(Rng& rng, int64_t count, int64_t size) {
@@ -114,7 +114,7 @@ TEST(flat_distributions_conform) {
 TEST(a_row_does_not_see_the_batch) {
   Rng rng(104);
   cuda::Stream stream;
-  CudaBackend backend(0);
+  CudaDevice backend(0);
   const SamplingCase all = random_sampling_case(rng, 5, 600);
   const Sampled together = on_gpu(stream, all, true);
   for (int64_t i = 0; i < 5; ++i) {
@@ -125,7 +125,7 @@ TEST(a_row_does_not_see_the_batch) {
     one.masks = all.masks;
     const WithOptions with(schedules()[size_t(i) % schedules().size()]);
     const Sampled alone = sample_on_device(stream, one, false, [&](const SampleBatch& batch, Tensor logits) {
-      backend.sample(batch, logits);
+      backend.ops().sample(batch, logits);
       backend.copy_to_host(nullptr, nullptr, 0);  // waits for the backend's stream
     });
     const SampledRow &a = alone.rows[0], &b = together.rows[size_t(i)];

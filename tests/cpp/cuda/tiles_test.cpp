@@ -1,7 +1,7 @@
 // rotate_heads and tile_attention on the emulated GPU, through the CUDA backend, against the reference.
-#include "cuda/cuda_backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/simt_test.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 
 namespace llama4rt::test {
 namespace {
@@ -16,9 +16,9 @@ struct Tiles {
         qkv(random_activations(rng, c.tiles * c.rows, 3 * c.num_heads * c.head_dim)),
         scale(0.25f / float(c.head_dim)) {}
   int64_t width() const { return shape.num_heads * shape.head_dim; }
-  void attend(Backend& backend, Tensor out, Tensor in) const {
-    backend.tile_attention(out, in.columns(0, width()), in.columns(width(), width()),
-                           in.columns(2 * width(), width()), shape.rows, shape.num_heads, scale);
+  void attend(Device& backend, Tensor out, Tensor in) const {
+    backend.ops().tile_attention(out, in.columns(0, width()), in.columns(width(), width()),
+                                 in.columns(2 * width(), width()), shape.rows, shape.num_heads, scale);
   }
 };
 
@@ -35,8 +35,8 @@ Matrix rounded(const Matrix& m) {
 TEST(tile_attention_conforms) {
   Rng rng(41);
   cuda::Stream stream;
-  CudaBackend backend(0);
-  ReferenceBackend reference;
+  CudaDevice backend(0);
+  ReferenceDevice reference;
   size_t turn = 0;
   for (const cases::TilesCase& c : cases::kTilesCases) {
     SCOPE(c.tiles, " tiles of ", c.rows, " rows, ", c.num_heads, " heads of ", c.head_dim);
@@ -68,8 +68,8 @@ TEST(tile_attention_conforms) {
 TEST(rotate_heads_conforms) {
   Rng rng(42);
   cuda::Stream stream;
-  CudaBackend backend(0);
-  ReferenceBackend reference;
+  CudaDevice backend(0);
+  ReferenceDevice reference;
   for (const cases::TilesCase& c : cases::kTilesCases) {
     if (c.rows > 100) continue;  // time
     SCOPE(c.tiles, " tiles of ", c.rows, " rows, ", c.num_heads, " heads of ", c.head_dim);
@@ -81,9 +81,9 @@ TEST(rotate_heads_conforms) {
       angles.row(0)[i + 1] = float(std::sin(angle));
     }
     const auto rope = [&](void* data) { return Tensor(data, DType::kF32, {c.rows, c.head_dim / 2, 2}); };
-    reference.rotate_heads(expected.view(), rope(angles.row(0)));
+    reference.ops().rotate_heads(expected.view(), rope(angles.row(0)));
     DeviceMatrix dx(stream, x), dangles(stream, angles);
-    backend.rotate_heads(dx.view(), rope(dangles.view().data));
+    backend.ops().rotate_heads(dx.view(), rope(dangles.view().data));
     backend.copy_to_host(nullptr, nullptr, 0);
     dx.fetch(stream);
     CHECK(x.intact());

@@ -10,7 +10,7 @@
 
 #include "model/tiny_engine.h"
 #include "runtime/drive_engine.h"
-#include "runtime/request.h"
+#include "runtime/sequences/request.h"
 
 namespace llama4rt::test {
 

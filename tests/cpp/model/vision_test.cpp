@@ -8,6 +8,7 @@
 
 #include "model/tiny_engine.h"
 #include "ops/conformance.h"
+#include "runtime/plan/measure_step.h"
 
 namespace llama4rt::test {
 namespace {
@@ -196,12 +197,20 @@ class PlainTower {
   const VisionConfig& c_;
 };
 
+int64_t workspace_bytes(const TowerFile& tower, Device& device, int64_t tiles) {
+  return measure_vision_step(*tower.file, device.traits(), tiles).workspace;
+}
+VisionTower tower_on(Device& device, const TowerFile& tower, int64_t max_tiles) {
+  return VisionTower(device, tower.config(), tower.weights, max_tiles,
+                     size_t(workspace_bytes(tower, device, max_tiles)));
+}
+
 // Features of tiles [first, first + count) by a tower with room for `max_tiles`.
-Matrix encode(Backend& backend, const TowerFile& tower, const std::vector<uint8_t>& tiles, int64_t first,
+Matrix encode(Device& backend, const TowerFile& tower, const std::vector<uint8_t>& tiles, int64_t first,
               int64_t count, int64_t max_tiles) {
   const VisionConfig& c = tower.vision();
   const size_t tile_bytes = size_t(c.image_size * c.image_size * 3);
-  VisionTower made(backend, tower.config(), tower.weights, max_tiles);
+  VisionTower made = tower_on(backend, tower, max_tiles);
   Matrix out(count * c.tokens_per_tile(), tower.config().hidden_size);
   made.encode(out.view(), std::span(tiles).subspan(size_t(first) * tile_bytes, size_t(count) * tile_bytes));
   CHECK(out.intact());
@@ -245,7 +254,7 @@ TEST(agrees_with_the_plain_tower) {
     double largest = 0;
     for (const std::vector<double>& row : expected)
       for (double value : row) largest = std::max(largest, std::abs(value));
-    const auto check = [&](Backend& backend) {
+    const auto check = [&](Device& backend) {
       const Matrix found = encode(backend, tower, tiles, 0, test.tiles, test.tiles);
       double worst = 0;
       for (size_t i = 0; i < expected.size(); ++i)
@@ -268,7 +277,7 @@ TEST(a_tile_does_not_depend_on_its_company) {
   const TowerFile tower(vision_config(64, 2, 2, 12, 3), 5);
   const int64_t tokens = tower.vision().tokens_per_tile();
   const std::vector<uint8_t> tiles = random_tiles(rng, tower.vision(), 5);
-  const auto check = [&](Backend& backend) {
+  const auto check = [&](Device& backend) {
     const Matrix all = encode(backend, tower, tiles, 0, 5, 5);
     for (int64_t first = 0; first < 5; ++first)
       for (int64_t count = 1; first + count <= 5; ++count)
@@ -288,7 +297,7 @@ TEST(a_tower_can_be_used_again) {
   const VisionConfig& c = tower.vision();
   const std::vector<uint8_t> tiles = random_tiles(rng, c, 3);
   const size_t tile_bytes = tiles.size() / 3;
-  VisionTower reused(*subjects().back().backend, tower.config(), tower.weights, 3);
+  VisionTower reused = tower_on(*subjects().back().backend, tower, 3);
   Matrix all(3 * c.tokens_per_tile(), tower.config().hidden_size);
   reused.encode(all.view(), tiles);
   for (const int64_t t : {2, 0, 1}) {
@@ -303,11 +312,10 @@ TEST(the_workspace_is_exactly_as_large_as_needed) {
   for (const TowerCase& test : tower_cases()) {
     const TowerFile tower(test.config, 1);
     const std::vector<uint8_t> tiles = random_tiles(rng, tower.vision(), test.tiles);
-    VisionTower made(*subjects().back().backend, tower.config(), tower.weights, test.tiles);
+    VisionTower made = tower_on(*subjects().back().backend, tower, test.tiles);
     Matrix out(test.tiles * tower.vision().tokens_per_tile(), tower.config().hidden_size);
     made.encode(out.view(), tiles);
     CHECK_EQ(made.workspace().peak(), made.workspace().capacity());
-    CHECK_EQ(made.workspace().capacity(), VisionTower::workspace_bytes(tower.config(), test.tiles));
   }
 }
 
@@ -317,7 +325,7 @@ TEST(refuses_other_numbers_of_pixels_or_rows) {
   const std::vector<uint8_t> tiles = random_tiles(rng, tower.vision(), 3);
   const std::span<const uint8_t> pixels(tiles);
   const size_t tile_bytes = tiles.size() / 3;
-  VisionTower made(reference(), tower.config(), tower.weights, 2);
+  VisionTower made = tower_on(reference(), tower, 2);
   Matrix one(1, 64), two(2, 64), three(3, 64), narrow(1, 63);
   made.encode(two.view(), pixels.first(2 * tile_bytes));
   CHECK_THROWS(kInternal, made.encode(three.view(), pixels));  // more than it has room for

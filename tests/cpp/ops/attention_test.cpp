@@ -8,7 +8,7 @@ namespace {
 
 class Cache {
  public:
-  Cache(Backend& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, DType dtype)
+  Cache(Device& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, DType dtype)
       : layer_{.dtype = dtype,
                .num_blocks = num_blocks,
                .block_size = block_size,
@@ -16,7 +16,8 @@ class Cache {
                .head_dim = head_dim},
         k_(int64_t(num_blocks) * layer_.block_bytes()),
         v_(int64_t(k_.size())) {
-    LLAMA4RT_CHECK(kInternal, backend.host_memory(), "the tests write device memory directly");
+    LLAMA4RT_CHECK(kInternal, backend.traits().has_own_memory == false,
+                   "the tests write device memory directly");
     std::memset(k_.as<char>(), 0xff, k_.size());
     std::memset(v_.as<char>(), 0xff, v_.size());
     layer_.k = k_.as<void>();
@@ -66,7 +67,7 @@ AttentionInputs random_inputs(Rng& rng, const cases::AttentionCase& c) {
   return in;
 }
 
-void fill(Backend& backend, const Cache& cache, const AttentionInputs& in, int group) {
+void fill(Device& backend, const Cache& cache, const AttentionInputs& in, int group) {
   for (const StoredSequence& s : in.sequences) {
     Matrix k = s.k, v = s.v, q(s.k.rows(), s.k.columns() * group);
     for (int64_t i = 0; i < q.rows(); ++i) std::fill_n(q.row(i), q.columns(), 0.0f);
@@ -74,12 +75,12 @@ void fill(Backend& backend, const Cache& cache, const AttentionInputs& in, int g
     for (int64_t j = 0; j < s.k.rows(); ++j)
       slots.push_back(int64_t(s.blocks[size_t(j / cache.layer().block_size)]) * cache.layer().block_size +
                       j % cache.layer().block_size);
-    backend.prepare_qkv(q.view(), k.view(), v.view(), {}, cache.layer(), slots_of(slots));
+    backend.ops().prepare_qkv(q.view(), k.view(), v.view(), {}, cache.layer(), slots_of(slots));
   }
 }
 
 // Attention of query rows [first, first + count), which may cut sequences anywhere.
-Matrix attend(Backend& backend, const Cache& cache, const AttentionInputs& in, int64_t first, int64_t count,
+Matrix attend(Device& backend, const Cache& cache, const AttentionInputs& in, int64_t first, int64_t count,
               float scale) {
   std::vector<int32_t> query_start = {0}, table;
   std::vector<int64_t> first_position, kv_begin;
@@ -105,7 +106,7 @@ Matrix attend(Backend& backend, const Cache& cache, const AttentionInputs& in, i
   batch.kv_begin = kv_begin.data();
   batch.block_table = table.data();
   Matrix q = in.q.part(first, count), out(count, in.q.columns());
-  backend.paged_attention(out.view(), q.view(), cache.layer(), batch, scale);
+  backend.ops().paged_attention(out.view(), q.view(), cache.layer(), batch, scale);
   return out;
 }
 
@@ -218,7 +219,7 @@ TEST(attention_conforms) {
     const AttentionInputs in = random_inputs(rng, c);
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(c, in, scale), fp32_tolerance(c.head_dim), in.q.rows(),
-            [&](Backend& backend, int64_t first, int64_t count) {
+            [&](Device& backend, int64_t first, int64_t count) {
               const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
               fill(backend, cache, in, c.group);
               return attend(backend, cache, in, first, count, scale);
@@ -339,7 +340,7 @@ TEST(prepare_qkv_conforms) {
         for (int64_t i = 0; i < dim; ++i)
           oracle.set(t, head * dim + i, x[size_t(i)] * factor, std::abs(size[size_t(i)]) * factor);
       }
-    conform(oracle, fp32_tolerance(dim), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
       Matrix out = qkv.part(first, count);
       const Cache cache(backend, int(ceil_div(count, int64_t(16))), 16, c.num_kv_heads, c.head_dim,
                         c.kv_dtype);
@@ -351,9 +352,9 @@ TEST(prepare_qkv_conforms) {
       std::vector<int64_t> slots(static_cast<size_t>(count));
       std::iota(slots.begin(), slots.end(), int64_t(0));
       const Tensor all = out.view();
-      backend.prepare_qkv(all.columns(0, q_width), all.columns(q_width, kv_width),
-                          all.columns(q_width + kv_width, kv_width), transform, cache.layer(),
-                          slots_of(slots));
+      backend.ops().prepare_qkv(all.columns(0, q_width), all.columns(q_width, kv_width),
+                                all.columns(q_width + kv_width, kv_width), transform, cache.layer(),
+                                slots_of(slots));
       return out;
     });
   }
@@ -376,7 +377,7 @@ TEST(the_cache_holds_the_transformed_keys) {
     std::iota(slots.begin(), slots.end(), int64_t(0));
     for (const Subject& s : subjects()) {
       SCOPE(s.label, ", ", dtype_name(dtype));
-      Backend& backend = *s.backend;
+      Device& backend = *s.backend;
       // One backend does everything at once; the other two steps apart: transform, then store as it is.
       const Cache at_once(backend, 2, 16, int(heads), int(dim), dtype),
           apart(backend, 2, 16, int(heads), int(dim), dtype);
@@ -385,9 +386,9 @@ TEST(the_cache_holds_the_transformed_keys) {
       transform.rope = Tensor(rope.data(), DType::kF32, {tokens, dim / 2, 2});
       transform.qk_norm = true;
       transform.qk_norm_eps = 1e-5f;
-      backend.prepare_qkv(q1.view(), k1.view(), v1.view(), transform, at_once.layer(), slots_of(slots));
+      backend.ops().prepare_qkv(q1.view(), k1.view(), v1.view(), transform, at_once.layer(), slots_of(slots));
       Matrix q2 = q1, k2 = k1, v2 = v;
-      backend.prepare_qkv(q2.view(), k2.view(), v2.view(), {}, apart.layer(), slots_of(slots));
+      backend.ops().prepare_qkv(q2.view(), k2.view(), v2.view(), {}, apart.layer(), slots_of(slots));
       CHECK(q2 == q1);
       CHECK(k2 == k1);
       CHECK(v1 == v);

@@ -2,7 +2,7 @@
 // instructions, gives the bits of the scalar table. Only the encoding itself stays unproven there.
 #include <algorithm>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/cpu_device.h"
 #include "cpu/dispatch.h"
 #include "ops/conformance.h"
 
@@ -24,14 +24,14 @@ TEST(avx_vnni_gives_the_bits_of_the_scalar_table) {
   if (!can_run()) return;
   SEEDED(rng);
   for (const Activations activations : {Activations::kInt8, Activations::kInt16}) {
-    CpuBackend twin(cpu::avx_vnni_twin::kernels(), 2, activations);
+    CpuDevice twin(cpu::avx_vnni_twin::kernels(), {.num_threads = 2, .activations = activations});
     const auto scalar = cpu_backend("scalar", 1, activations);
     const auto check = [&](const cases::LinearCase& c, const cases::WeightSpec& spec) {
       SCOPE("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", describe(spec));
       const RandomWeight weight(rng, spec, 1, c.n, c.k);
       Matrix x = random_activations(rng, c.tokens, c.k), found(c.tokens, c.n), expected(c.tokens, c.n);
-      twin.linear(found.view(), x.view(), weight.view());
-      scalar->linear(expected.view(), x.view(), weight.view());
+      twin.ops().linear(found.view(), x.view(), weight.view());
+      scalar->ops().linear(expected.view(), x.view(), weight.view());
       CHECK(found.intact());
       CHECK(found == expected);
     };

@@ -18,9 +18,9 @@ const std::vector<Subject>& byte_subjects() {
   return all;
 }
 
-Matrix linear(Backend& backend, const Matrix& x, const Weight& w) {
+Matrix linear(Device& backend, const Matrix& x, const Weight& w) {
   Matrix in = x, out(x.rows(), w.n);
-  backend.linear(out.view(), in.view(), w);
+  backend.ops().linear(out.view(), in.view(), w);
   CHECK(out.intact());
   return out;
 }
@@ -107,7 +107,9 @@ TEST(activations_have_names_and_belong_to_the_cpu) {
   CHECK(activations_by_name("int16") == Activations::kInt16);
   CHECK(activations_by_name("auto") == Activations::kAuto);
   CHECK_THROWS(kConfig, activations_by_name("int4"));
-  CHECK_THROWS(kConfig, make_backend("reference", 1, Activations::kInt8));
+  CHECK_THROWS(kConfig, make_device("reference", {.num_threads = 1, .activations = Activations::kInt8}));
+  CHECK_THROWS(kConfig, make_device("cpu", {.prefill = PrefillKernels::kMedium}));
+  CHECK_THROWS(kConfig, make_device("reference", {.run_ahead = false}));
 }
 
 }  // namespace llama4rt::test

@@ -34,9 +34,9 @@ class ScopedEnvironment {
 
 }  // namespace
 
-std::unique_ptr<Backend> cpu_backend(const std::string& isa, int num_threads, Activations activations) {
+std::unique_ptr<Device> cpu_backend(const std::string& isa, int num_threads, Activations activations) {
   const ScopedEnvironment forced("LLAMA4RT_CPU_ISA", isa);
-  return make_backend("cpu", num_threads, activations);
+  return make_device("cpu", {.num_threads = num_threads, .activations = activations});
 }
 
 const std::vector<Subject>& subjects() {
@@ -54,8 +54,8 @@ const std::vector<Subject>& subjects() {
   return all;
 }
 
-Backend& reference() {
-  static const std::unique_ptr<Backend> backend = make_backend("reference", 1);
+Device& reference() {
+  static const std::unique_ptr<Device> backend = make_device("reference", {.num_threads = 1});
   return *backend;
 }
 
@@ -104,7 +104,7 @@ void compare(const std::string& what, const Oracle& oracle, const Matrix& found,
 }  // namespace
 
 void conform(const Oracle& oracle, const Tolerance& tolerance, int64_t rows, const RunRows& run) {
-  const auto run_checked = [&](Backend& backend, int64_t first, int64_t count) {
+  const auto run_checked = [&](Device& backend, int64_t first, int64_t count) {
     Matrix out = run(backend, first, count);
     CHECK(out.intact());
     return out;

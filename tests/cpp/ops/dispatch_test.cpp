@@ -29,9 +29,9 @@ TEST(an_unknown_table_is_refused) {
 }
 
 TEST(an_unknown_device_is_refused) {
-  CHECK_THROWS(kConfig, make_backend("gpu", 1));
-  CHECK_THROWS(kConfig, make_backend("", 1));
-  CHECK_THROWS(kConfig, make_backend("cuda:0", 1));
+  CHECK_THROWS(kConfig, make_device("gpu", {.num_threads = 1}));
+  CHECK_THROWS(kConfig, make_device("", {}));
+  CHECK_THROWS(kConfig, make_device("cuda:0", {.num_threads = 1}));
 }
 
 }  // namespace llama4rt::test

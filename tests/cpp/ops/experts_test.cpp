@@ -21,16 +21,15 @@ TEST(experts_gate_up_conforms) {
           oracle.set(slot / c.top_k, slot % c.top_k * c.width + f, a.value, a.magnitude, a.rounding);
         }
       }
-      conform(oracle, fp32_tolerance(c.hidden), c.tokens,
-              [&](Backend& backend, int64_t first, int64_t count) {
-                Matrix in = h.part(first, count), a(count * c.top_k, c.width), out(count, c.top_k * c.width);
-                MadeRouting part = routing.part(first, count);
-                backend.experts_gate_up(a.view(), in.view(), weight.view(), part.view());
-                CHECK(a.intact());
-                for (int64_t slot = 0; slot < a.rows(); ++slot)
-                  std::copy_n(a.row(slot), c.width, out.row(slot / c.top_k) + slot % c.top_k * c.width);
-                return out;
-              });
+      conform(oracle, fp32_tolerance(c.hidden), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+        Matrix in = h.part(first, count), a(count * c.top_k, c.width), out(count, c.top_k * c.width);
+        MadeRouting part = routing.part(first, count);
+        backend.ops().experts_gate_up(a.view(), in.view(), weight.view(), part.view());
+        CHECK(a.intact());
+        for (int64_t slot = 0; slot < a.rows(); ++slot)
+          std::copy_n(a.row(slot), c.width, out.row(slot / c.top_k) + slot % c.top_k * c.width);
+        return out;
+      });
     }
 }
 
@@ -55,10 +54,10 @@ TEST(experts_down_add_conforms) {
           }
           oracle.set(t, n, value, magnitude, rounding);
         }
-      conform(oracle, fp32_tolerance(c.width), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+      conform(oracle, fp32_tolerance(c.width), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
         Matrix x = residual.part(first, count), in = a.part(first * c.top_k, count * c.top_k);
         MadeRouting part = routing.part(first, count);
-        backend.experts_down_add(x.view(), in.view(), weight.view(), part.view());
+        backend.ops().experts_down_add(x.view(), in.view(), weight.view(), part.view());
         return x;
       });
     }
@@ -75,27 +74,27 @@ void check_moe(Rng& rng, int64_t tokens, int64_t top_k, const cases::WeightSpec&
   const RandomWeight shared_down(rng, shared_spec, 1, c.hidden, shared_width);
   Matrix h = random_activations(rng, c.tokens, c.hidden);
   MadeRouting routing = random_routing(rng, c);
-  const auto check = [&](Backend& backend) {
+  const auto check = [&](Device& backend) {
     SCOPE(backend.describe());
     Matrix a(c.tokens * c.top_k, c.width), shared_a(c.tokens, shared_width), x = h;
     Matrix a1 = a, shared_a1 = shared_a, x1 = h;
-    backend.moe_gate_up(a.view(), shared_a.view(), h.view(), gate_up.view(), shared_gate_up.view(),
-                        routing.view());
-    backend.gate_up(shared_a1.view(), h.view(), shared_gate_up.view());
-    backend.experts_gate_up(a1.view(), h.view(), gate_up.view(), routing.view());
+    backend.ops().moe_gate_up(a.view(), shared_a.view(), h.view(), gate_up.view(), shared_gate_up.view(),
+                              routing.view());
+    backend.ops().gate_up(shared_a1.view(), h.view(), shared_gate_up.view());
+    backend.ops().experts_gate_up(a1.view(), h.view(), gate_up.view(), routing.view());
     CHECK(a == a1);
     CHECK(shared_a == shared_a1);
-    backend.moe_down_add(x.view(), a.view(), shared_a.view(), down.view(), shared_down.view(),
-                         routing.view());
-    backend.linear_add(x1.view(), shared_a.view(), shared_down.view());
-    backend.experts_down_add(x1.view(), a.view(), down.view(), routing.view());
+    backend.ops().moe_down_add(x.view(), a.view(), shared_a.view(), down.view(), shared_down.view(),
+                               routing.view());
+    backend.ops().linear_add(x1.view(), shared_a.view(), shared_down.view());
+    backend.ops().experts_down_add(x1.view(), a.view(), down.view(), routing.view());
     CHECK(x == x1);
     if (shared_width == c.width) return;
-    CHECK_THROWS(kInternal, backend.moe_down_add(x.view(), a.view(), a.view(), down.view(),
-                                                 shared_down.view(), routing.view()));
+    CHECK_THROWS(kInternal, backend.ops().moe_down_add(x.view(), a.view(), a.view(), down.view(),
+                                                       shared_down.view(), routing.view()));
     if (top_k == 1) return;  // as many rows in both, and widths that end in the same row block
-    CHECK_THROWS(kInternal, backend.moe_gate_up(shared_a.view(), a.view(), h.view(), gate_up.view(),
-                                                shared_gate_up.view(), routing.view()));
+    CHECK_THROWS(kInternal, backend.ops().moe_gate_up(shared_a.view(), a.view(), h.view(), gate_up.view(),
+                                                      shared_gate_up.view(), routing.view()));
   };
   check(reference());
   for (const Subject& s : subjects()) check(*s.backend);
@@ -130,10 +129,10 @@ TEST(route_conforms) {
         oracle.set(t, i, score, 0.25 * logits[size_t(t)][0].magnitude + score);
       }
     }
-    conform(oracle, fp32_tolerance(c.hidden), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(c.hidden), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
       Workspace ws(backend, 1 << 20);
       Matrix in = h.part(first, count), scores(count, c.top_k);
-      const Routing r = backend.route(in.view(), router.view(), c.top_k, ws);
+      const Routing r = backend.ops().route(in.view(), router.view(), c.top_k, ws);
       MadeRouting made({r.expert_ids.ptr<int32_t>(), r.expert_ids.ptr<int32_t>() + count * c.top_k},
                        {r.scores.ptr<float>(), r.scores.ptr<float>() + count * c.top_k}, c.experts, c.top_k);
       const Routing sorted = made.view();
@@ -162,10 +161,10 @@ TEST(equal_logits_go_to_the_lowest_experts) {
   const RandomWeight router(rng, cases::kBF16, 1, 6, 64);
   Matrix h(2, 64);
   for (int64_t t = 0; t < 2; ++t) std::fill_n(h.row(t), 64, 0.0f);  // all logits are 0
-  const auto check = [&](Backend& backend) {
+  const auto check = [&](Device& backend) {
     SCOPE(backend.describe());
     Workspace ws(backend, 1 << 16);
-    const Routing r = backend.route(h.view(), router.view(), 3, ws);
+    const Routing r = backend.ops().route(h.view(), router.view(), 3, ws);
     for (int64_t t = 0; t < 2; ++t)
       for (int i = 0; i < 3; ++i) {
         CHECK_EQ(r.expert_ids.row<int32_t>(t)[i], i);
@@ -184,7 +183,7 @@ TEST(route_gives_its_scratch_back) {
   size_t after_one = 0;
   for (int i = 0; i < 3; ++i) {
     const auto scope = ws.frame();
-    reference().route(h.view(), router.view(), 1, ws);
+    reference().ops().route(h.view(), router.view(), 1, ws);
     if (i == 0) after_one = ws.peak();
   }
   CHECK_EQ(ws.peak(), after_one);

@@ -7,8 +7,8 @@ namespace {
 double exact_gelu(double y) { return 0.5 * y * std::erfc(-y / std::sqrt(2.0)); }
 
 // gelu of any number of values, without a bias.
-std::vector<float> gelu_of(Backend& backend, std::vector<float> values) {
-  backend.gelu(Tensor(values.data(), DType::kF32, {1, int64_t(values.size())}), {});
+std::vector<float> gelu_of(Device& backend, std::vector<float> values) {
+  backend.ops().gelu(Tensor(values.data(), DType::kF32, {1, int64_t(values.size())}), {});
   return values;
 }
 
@@ -27,9 +27,9 @@ TEST(gelu_conforms) {
           const double value = x.row(t)[i], plus = with_bias ? double(bias.row(0)[i]) : 0.0;
           oracle.set(t, i, exact_gelu(value + plus), std::abs(value) + std::abs(plus));
         }
-      conform(oracle, fp32_tolerance(1), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+      conform(oracle, fp32_tolerance(1), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
         Matrix out = x.part(first, count);
-        backend.gelu(out.view(), with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
+        backend.ops().gelu(out.view(), with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
         return out;
       });
     }
@@ -80,9 +80,9 @@ TEST(add_bias_is_exact) {
     Matrix bias = random_activations(rng, 1, c.dim), expected = x;
     for (int64_t t = 0; t < c.tokens; ++t)
       for (int64_t i = 0; i < c.dim; ++i) expected.row(t)[i] += bias.row(0)[i];
-    const auto check = [&](Backend& backend) {
+    const auto check = [&](Device& backend) {
       Matrix out = x;
-      backend.add_bias(out.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
+      backend.ops().add_bias(out.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
       CHECK(out == expected);
     };
     check(reference());

@@ -33,9 +33,9 @@ TEST(conforms) {
                    (std::abs(value) + std::sqrt(square)) * std::abs(by) + std::abs(plus));
       }
     }
-    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
       Matrix in = x.part(first, count), out(count, c.dim);
-      backend.layernorm(out.view(), in.view(), w, b, eps);
+      backend.ops().layernorm(out.view(), in.view(), w, b, eps);
       return out;
     });
   }
@@ -46,10 +46,10 @@ TEST(works_in_place) {
   Matrix x = random_activations(rng, 5, 333), weight = random_activations(rng, 1, 333),
          bias = random_activations(rng, 1, 333);
   const Tensor w(weight.row(0), DType::kF32, {333}), b(bias.row(0), DType::kF32, {333});
-  const auto check = [&](Backend& backend) {
+  const auto check = [&](Device& backend) {
     Matrix out(5, 333), in_place = x;
-    backend.layernorm(out.view(), x.view(), w, b, 1e-5f);
-    backend.layernorm(in_place.view(), in_place.view(), w, b, 1e-5f);
+    backend.ops().layernorm(out.view(), x.view(), w, b, 1e-5f);
+    backend.ops().layernorm(in_place.view(), in_place.view(), w, b, 1e-5f);
     CHECK(in_place == out);
   };
   check(reference());
@@ -63,8 +63,8 @@ TEST(eps_stands_inside_the_root) {
   Matrix x(1, 4), out(1, 4);
   for (int i = 0; i < 4; ++i) x.row(0)[i] = i < 2 ? 6.0f : 4.0f;  // mean 5, variance 1
   std::vector<float> ones(4, 1.0f), bias(4, 10.0f);
-  reference().layernorm(out.view(), x.view(), Tensor(ones.data(), DType::kF32, {4}),
-                        Tensor(bias.data(), DType::kF32, {4}), 3.0f);
+  reference().ops().layernorm(out.view(), x.view(), Tensor(ones.data(), DType::kF32, {4}),
+                              Tensor(bias.data(), DType::kF32, {4}), 3.0f);
   CHECK_EQ(out.row(0)[0], 10.5f);  // 1 / sqrt(1 + 3) + 10
   CHECK_EQ(out.row(0)[3], 9.5f);
 }

@@ -8,9 +8,9 @@ namespace {
 constexpr int64_t kTokens = 8, kInputs = 5120, kOutputs = 64;
 
 // Rms of error over rms of magnitude, whole tensor.
-double relative_error(Backend& backend, const Matrix& x, const Weight& w, const std::vector<Product>& exact) {
+double relative_error(Device& backend, const Matrix& x, const Weight& w, const std::vector<Product>& exact) {
   Matrix in = x, out(kTokens, kOutputs);
-  backend.linear(out.view(), in.view(), w);
+  backend.ops().linear(out.view(), in.view(), w);
   double error = 0, magnitude = 0;
   for (int64_t t = 0; t < kTokens; ++t)
     for (int64_t n = 0; n < kOutputs; ++n) {

@@ -22,9 +22,9 @@ TEST(conforms) {
         oracle.set(t, i, y, std::abs(y));
       }
     }
-    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Backend& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
       Matrix in = x.part(first, count), out(count, c.dim);
-      backend.rmsnorm(out.view(), in.view(), w, eps);
+      backend.ops().rmsnorm(out.view(), in.view(), w, eps);
       return out;
     });
   }
@@ -37,8 +37,8 @@ TEST(works_in_place) {
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
     Matrix out(5, 333), in_place = x;
-    s.backend->rmsnorm(out.view(), x.view(), w, 1e-5f);
-    s.backend->rmsnorm(in_place.view(), in_place.view(), w, 1e-5f);
+    s.backend->ops().rmsnorm(out.view(), x.view(), w, 1e-5f);
+    s.backend->ops().rmsnorm(in_place.view(), in_place.view(), w, 1e-5f);
     CHECK(in_place == out);
   }
 }
@@ -48,7 +48,7 @@ TEST(eps_stands_inside_the_root) {
   std::fill_n(x.row(0), 4, 0.0f);
   x.row(0)[1] = 2.0f;  // mean square 1
   std::vector<float> ones(4, 1.0f);
-  reference().rmsnorm(out.view(), x.view(), Tensor(ones.data(), DType::kF32, {4}), 3.0f);
+  reference().ops().rmsnorm(out.view(), x.view(), Tensor(ones.data(), DType::kF32, {4}), 3.0f);
   CHECK_EQ(out.row(0)[1], 1.0f);  // 2 / sqrt(1 + 3)
   CHECK_EQ(out.row(0)[0], 0.0f);
 }

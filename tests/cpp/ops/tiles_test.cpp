@@ -22,12 +22,12 @@ Matrix by_tile(const Matrix& m, int64_t rows) {
   return tiles;
 }
 
-Matrix attend(Backend& backend, Matrix qkv, const cases::TilesCase& c, float scale) {
+Matrix attend(Device& backend, Matrix qkv, const cases::TilesCase& c, float scale) {
   const int64_t width = c.num_heads * c.head_dim;
   Matrix out(qkv.rows(), width);
   const Tensor all = qkv.view();
-  backend.tile_attention(out.view(), all.columns(0, width), all.columns(width, width),
-                         all.columns(2 * width, width), c.rows, c.num_heads, scale);
+  backend.ops().tile_attention(out.view(), all.columns(0, width), all.columns(width, width),
+                               all.columns(2 * width, width), c.rows, c.num_heads, scale);
   CHECK(out.intact());
   return out;
 }
@@ -75,7 +75,7 @@ TEST(tile_attention_conforms) {
     const Matrix qkv = random_activations(rng, c.tiles * c.rows, 3 * c.num_heads * c.head_dim);
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(qkv, c, double(scale)), fp32_tolerance(c.head_dim), c.tiles,
-            [&](Backend& backend, int64_t first, int64_t count) {
+            [&](Device& backend, int64_t first, int64_t count) {
               return by_tile(attend(backend, qkv.part(first * c.rows, count * c.rows), c, scale), c.rows);
             });
   }
@@ -85,7 +85,7 @@ TEST(a_single_row_gets_its_own_value) {
   SEEDED(rng);
   const cases::TilesCase c{.tiles = 3, .rows = 1, .num_heads = 2, .head_dim = 20};
   const Matrix qkv = random_activations(rng, 3, 120);
-  const auto check = [&](Backend& backend) {
+  const auto check = [&](Device& backend) {
     const Matrix out = attend(backend, qkv, c, 0.3f);
     for (int64_t t = 0; t < 3; ++t)
       for (int64_t i = 0; i < 40; ++i) CHECK_EQ(out.row(t)[i], qkv.row(t)[80 + i]);
@@ -144,9 +144,9 @@ TEST(rotate_heads_conforms) {
         oracle.set(t / c.rows, at, re * cosine - im * sine, size);
         oracle.set(t / c.rows, at + 1, re * sine + im * cosine, size);
       }
-    conform(oracle, fp32_tolerance(2), c.tiles, [&](Backend& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(2), c.tiles, [&](Device& backend, int64_t first, int64_t count) {
       Matrix out = x.part(first * c.rows, count * c.rows);
-      backend.rotate_heads(out.view(), rope);
+      backend.ops().rotate_heads(out.view(), rope);
       CHECK(out.intact());
       return by_tile(out, c.rows);
     });

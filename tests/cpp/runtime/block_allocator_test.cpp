@@ -1,5 +1,5 @@
 // The allocator against a model so plain that it cannot be wrong: sets and a list.
-#include "runtime/block_allocator.h"
+#include "runtime/sequences/block_allocator.h"
 
 #include <algorithm>
 #include <list>

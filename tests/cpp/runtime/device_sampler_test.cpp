@@ -1,13 +1,13 @@
-// Sampling through Backend::sample, as the reference backend defines it, against the sampler of the host: the
+// Sampling through Ops::sample, as the reference backend defines it, against the sampler of the host: the
 // same tokens and log probabilities.
-#include "runtime/device_sampler.h"
+#include "runtime/runner/device_sampler.h"
 
 #include <algorithm>
 #include <cmath>
 #include <random>
 
 #include "ops/random_weights.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 #include "test.h"
 
 namespace llama4rt::test {
@@ -92,7 +92,7 @@ TEST(is_the_sampler_of_the_host) {
   const uint64_t seed = std::random_device{}();
   SCOPE("seed ", seed);
   Rng rng(seed);
-  ReferenceBackend backend;
+  ReferenceDevice backend;
   Sampler host;
   for (const int64_t size : {1, 7, 50, 256, 257, 1000, 3000}) {
     DeviceSampler device(backend, size, 6);
@@ -134,7 +134,7 @@ TEST(is_the_sampler_of_the_host) {
 }
 
 TEST(biases_count_when_all_else_is_equal) {
-  ReferenceBackend backend;
+  ReferenceDevice backend;
   DeviceSampler device(backend, 10, 2);
   Request r;
   r.tokens = {1, 2};
@@ -148,7 +148,7 @@ TEST(biases_count_when_all_else_is_equal) {
 
 // More rows, or more edits, than fit leave what is there as it was.
 TEST(takes_what_fits) {
-  ReferenceBackend backend;
+  ReferenceDevice backend;
   DeviceSampler device(backend, 10, 3);
   Request r;
   r.tokens = {1};
@@ -172,7 +172,7 @@ TEST(takes_what_fits) {
 
 // A token that is not known yet counts where only the number of tokens matters.
 TEST(unknown_tokens_count) {
-  ReferenceBackend backend;
+  ReferenceDevice backend;
   DeviceSampler device(backend, 50, 2);
   Rng rng(5);
   Request r;

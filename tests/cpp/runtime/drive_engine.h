@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "test.h"
 
 namespace llama4rt::test {
@@ -30,9 +30,9 @@ inline void collect(Outputs& outputs, std::vector<TokenEvent> events) {
     Output& o = outputs[{e.request_id, e.index}];
     CHECK(o.finish_reason.empty());  // nothing comes after the end
     if (first) o.cached_tokens = e.cached_tokens;
-    if (e.token_id >= 0) {
-      o.tokens.push_back(e.token_id);
-      o.logprobs.push_back(e.logprobs);
+    for (OutputToken& token : e.tokens) {
+      o.tokens.push_back(token.id);
+      o.logprobs.push_back(std::move(token.logprobs));
     }
     if (e.prompt_logprobs) {
       CHECK(first);

@@ -1,6 +1,6 @@
-// The engine end to end on a tiny random model: whatever the batch, the slices, the blocks, the memory and
+// The engine end to end on a tiny random model: whatever the batch, the chunks, the blocks, the memory and
 // the prefix cache do, every request gets the tokens it gets alone, and every block comes back.
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "model/tiny_engine.h"
-#include "reference/reference_backend.h"
+#include "reference/reference_ops.h"
 #include "runtime/drive_engine.h"
 #include "test.h"
 
@@ -71,7 +71,7 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
   add("without prefix cache", [](EngineOptions& o) { o.prefix_cache = false; });
   add("one thread", [](EngineOptions& o) { o.num_threads = 1; });
   for (int64_t tokens : {1, 7, 33})
-    add("prefill in small slices", [tokens](EngineOptions& o) { o.max_batched_tokens = tokens; });
+    add("prefill in small chunks", [tokens](EngineOptions& o) { o.max_batched_tokens = tokens; });
   add("blocks of 32", [](EngineOptions& o) { o.block_size = 32; });
   add("blocks of 64", [](EngineOptions& o) { o.block_size = 64; });
   add("few sequences", [](EngineOptions& o) { o.max_num_seqs = 3; });
@@ -194,9 +194,9 @@ TEST(scores_and_prompt_logprobs_agree_and_ignore_the_prefix_cache) {
   std::mt19937 random(3);
   const std::vector<int64_t> prompt = random_prompt(random, 150);
   std::vector<float> first;
-  for (int64_t slice : {0, 16, 41}) {
+  for (int64_t chunk : {0, 16, 41}) {
     EngineOptions o = small_options();
-    o.max_batched_tokens = slice;
+    o.max_batched_tokens = chunk;
     Engine engine(dir / "m.l4e", o);
     run_all(engine, {greedy(prompt)});  // fills the prefix cache
     const std::vector<float> logits = score(engine, prompt);
@@ -265,7 +265,7 @@ TEST(on_cpu_agrees_with_the_reference_backend) {
     o.device = "reference";
     o.activations = "auto";
     Engine reference(dir / "m.l4e", o);
-    CHECK_EQ(cpu.backend_name(), std::string("cpu"));
+    CHECK_EQ(cpu.device_name(), std::string("cpu"));
     CHECK(relative_difference(score(cpu, prompt), score(reference, prompt)) < limit);
   };
   TinyEngine spec;
@@ -527,16 +527,26 @@ TEST(ends_only_the_sequence_whose_logits_are_not_finite) {
   CHECK((outputs.at({2, 0}).error.find("position 1 hold NaN or infinity") != std::string::npos));
 }
 
-// The reference backend, which fails when told to.
-class FailingBackend : public ReferenceBackend {
+// The reference, which fails when told to.
+class FailingOps : public ReferenceOps {
  public:
+  using ReferenceOps::ReferenceOps;
   int fail_after = -1;  // linear_add calls
 
  private:
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override {
     if (fail_after >= 0 && fail_after-- == 0) throw std::bad_alloc();
-    ReferenceBackend::do_linear_add(x, a, w);
+    ReferenceOps::do_linear_add(x, a, w);
   }
+};
+class FailingDevice : public HostDevice {
+ public:
+  FailingDevice() : HostDevice(device_traits("reference")), failing(traits()) {}
+  Ops& ops() override { return failing; }
+  std::string name() const override { return "reference"; }
+  std::string describe() const override { return "reference, failing"; }
+
+  FailingOps failing;
 };
 
 TEST(keeps_serving_after_a_step_that_throws) {
@@ -545,9 +555,9 @@ TEST(keeps_serving_after_a_step_that_throws) {
   spec.config.num_local_experts = 0;
   const TempDir dir;
   write_tiny_engine(dir / "m.l4e", spec);
-  auto backend = std::make_unique<FailingBackend>();
-  FailingBackend& faulty = *backend;
-  Engine engine(dir / "m.l4e", small_options(), std::move(backend));
+  auto device = std::make_unique<FailingDevice>();
+  FailingOps& faulty = device->failing;
+  Engine engine(dir / "m.l4e", small_options(), std::move(device));
   const Request request = greedy({4, 5, 6});
   const auto expected = run_all(engine, {request}).begin()->second.tokens;
   for (int when : {0, 3, 9, 20}) {

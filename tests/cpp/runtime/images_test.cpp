@@ -1,5 +1,5 @@
 // Requests with pictures: their tiles take the places of the prompt's patch tokens, whatever the batch, the
-// slices, the memory and the caches do; nothing of a picture outlives its use beyond the limit.
+// chunks, the memory and the caches do; nothing of a picture outlives its use beyond the limit.
 #include <algorithm>
 #include <random>
 #include <string>
@@ -7,8 +7,8 @@
 
 #include "model/tiny_engine.h"
 #include "runtime/drive_engine.h"
-#include "runtime/engine.h"
-#include "runtime/image_encoder.h"
+#include "runtime/engine/engine.h"
+#include "runtime/runner/image_encoder.h"
 #include "test.h"
 
 namespace llama4rt {
@@ -96,8 +96,8 @@ TEST(gives_the_same_tokens_in_every_circumstance) {
   check("batched", [](EngineOptions&) {});
   check("without prefix cache", [](EngineOptions& o) { o.prefix_cache = false; });
   check("one thread", [](EngineOptions& o) { o.num_threads = 1; });
-  for (int64_t tokens : {1, 3, 7, 33})  // slices end inside pictures and tiles
-    check("small slices", [tokens](EngineOptions& o) { o.max_batched_tokens = tokens; });
+  for (int64_t tokens : {1, 3, 7, 33})  // chunks end inside pictures and tiles
+    check("small chunks", [tokens](EngineOptions& o) { o.max_batched_tokens = tokens; });
   check("preemption", [](EngineOptions& o) {
     o.kv_cache_bytes = 12 * kTinyBlockBytes;
     o.prefix_cache = false;

@@ -1,5 +1,5 @@
 // How a byte budget becomes blocks, and what is refused.
-#include "runtime/kv_cache.h"
+#include "runtime/runner/kv_cache.h"
 
 #include <string>
 
@@ -72,7 +72,7 @@ TEST(plan_of_models_with_one_group) {
   global.attention_chunk_size = 0;
   const KvCachePlan g = plan_kv_cache(global, budget(int64_t(1) << 30));
   CHECK_EQ(g.num_local_blocks, 0);
-  CHECK_EQ(g.chunk_size, 0);
+  CHECK_EQ(g.attention_chunk, 0);
   CHECK_EQ(g.max_model_len, g.num_global_blocks * 16);
   ModelConfig local = scout();
   local.chunked_layers.assign(48, true);

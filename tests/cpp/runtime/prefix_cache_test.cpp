@@ -1,6 +1,6 @@
 // The prefix cache: directed cases of the two groups, then random operations against a map from whole
 // prefixes to blocks, with hashes of 64 and of 4 bits.
-#include "runtime/prefix_cache.h"
+#include "runtime/sequences/prefix_cache.h"
 
 #include <list>
 #include <map>
@@ -80,7 +80,7 @@ TEST(finds_the_longest_prefix_and_leaves_one_token_to_compute) {
   CHECK_EQ(w.locals.size(), size_t(1));  // [8, 12)
   w.finish();
   CHECK_EQ(w.resume(iota_tokens(17), 16), 16);
-  CHECK_EQ(w.locals.size(), size_t(0));  // a chunk boundary needs no local block
+  CHECK_EQ(w.locals.size(), size_t(0));  // a attention chunk boundary needs no local block
   w.finish();
   Tokens other = tokens;
   other[5] = 99;

@@ -1,5 +1,5 @@
 // The sampler against a slow implementation of the same rules, written with full sorts and double sums.
-#include "runtime/sampler.h"
+#include "runtime/sampling/sampler.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "runtime/philox.h"
+#include "runtime/sampling/philox.h"
 #include "test.h"
 
 namespace llama4rt {

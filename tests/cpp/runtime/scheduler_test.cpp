@@ -1,7 +1,7 @@
 // The scheduler with a simulated cache: every slot remembers which whole prefix was written to it, every read
 // is checked, and the "model" picks the next token from the prefix alone. Whatever the blocks, the chunk, the
 // budget, preemption and the prefix cache do, each sequence must produce the tokens it produces alone.
-#include "runtime/scheduler.h"
+#include "runtime/sequences/scheduler.h"
 
 #include <algorithm>
 #include <memory>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/checked_math.h"
 #include "test.h"
 
 namespace llama4rt {
@@ -71,16 +72,16 @@ class Simulation {
 
   void step() {
     const bool was_ahead = !ahead_.empty();
-    const std::vector<Slice> slices = was_ahead ? take_ahead() : scheduler.schedule();
+    const std::vector<Chunk> chunks = was_ahead ? take_ahead() : scheduler.schedule();
     int total = 0;
     std::set<const Sequence*> seen;
-    for (const Slice& slice : slices) {
-      total += slice.count;
-      CHECK(seen.insert(slice.sequence).second);
-      check_slice(slice);
+    for (const Chunk& chunk : chunks) {
+      total += chunk.count;
+      CHECK(seen.insert(chunk.sequence).second);
+      check_slice(chunk);
     }
     CHECK(total <= options_.max_batched_tokens);
-    CHECK(int(slices.size()) <= options_.max_num_seqs);
+    CHECK(int(chunks.size()) <= options_.max_num_seqs);
     // The oldest that has blocks or could have them is always served.
     const Sequence* oldest = nullptr;
     for (const auto& job : jobs)
@@ -89,14 +90,14 @@ class Simulation {
         break;
       }
     if (oldest) CHECK(seen.count(oldest) == 1);
-    if (scheduler.has_work() && !was_ahead) CHECK(!slices.empty());
+    if (scheduler.has_work() && !was_ahead) CHECK(!chunks.empty());
 
-    for (const Slice& slice : slices) write(slice);
-    for (const Slice& slice : slices) read(slice);
-    for (const Slice& slice : slices) scheduler.commit(slice);
-    if (steps_ahead) schedule_ahead(slices);
-    for (const Slice& slice : slices) {
-      Sequence& s = *slice.sequence;
+    for (const Chunk& chunk : chunks) write(chunk);
+    for (const Chunk& chunk : chunks) read(chunk);
+    for (const Chunk& chunk : chunks) commit(chunk);
+    if (steps_ahead) schedule_ahead(chunks);
+    for (const Chunk& chunk : chunks) {
+      Sequence& s = *chunk.sequence;
       if (s.num_computed != s.length()) continue;
       uint64_t h = 1;
       for (int32_t token : s.tokens) h = extend_hash(h, token);
@@ -105,7 +106,7 @@ class Simulation {
       const Job& job = *jobs[s.arrival];
       if (s.num_output() == job.output) scheduler.release(s);
     }
-    for (const Slice& slice : slices) trace.push_back(slice.begin * 1000 + slice.count);
+    for (const Chunk& chunk : chunks) trace.push_back(chunk.begin * 1000 + chunk.count);
   }
 
   void finish() {
@@ -122,51 +123,72 @@ class Simulation {
   Scheduler scheduler;
   std::vector<std::unique_ptr<Job>> jobs;
   std::vector<int64_t> trace;
+  std::mt19937* rejections = nullptr;  // where set, only some tokens of a chunk are accepted
+  int64_t num_rejected = 0;
   bool steps_ahead = false;  // are scheduled where they can be
   int64_t num_ahead = 0;     // that were
 
  private:
-  int64_t chunk_begin(int64_t p) const { return options_.chunk_size ? p - p % options_.chunk_size : 0; }
+  int64_t attention_chunk_begin(int64_t p) const {
+    return options_.attention_chunk ? p - p % options_.attention_chunk : 0;
+  }
+  // Blocks must hold exactly what was accepted; the rest is computed again.
+  void commit(const Chunk& chunk) {
+    int accepted = chunk.count;
+    if (rejections) accepted = 1 + int((*rejections)() % uint32_t(chunk.count));
+    scheduler.commit(chunk, accepted);
+    if (accepted == chunk.count) return;
+    num_rejected += chunk.count - accepted;
+    const Sequence& s = *chunk.sequence;
+    CHECK_EQ(s.num_computed, chunk.begin + accepted);
+    CHECK(s.num_registered * options_.block_size <= s.num_computed);
+    const auto blocks = [&](int64_t tokens) {
+      return size_t(ceil_div(tokens, int64_t(options_.block_size)));
+    };
+    if (options_.num_global_blocks > 0) CHECK_EQ(s.global_blocks.size(), blocks(s.num_computed));
+    if (options_.num_local_blocks > 0)
+      CHECK_EQ(s.local_blocks.size(), blocks(s.num_computed - attention_chunk_begin(s.num_computed)));
+  }
   size_t global_slot(const Sequence& s, int64_t p) const {
     const auto size = int64_t(options_.block_size);
     return size_t(s.global_blocks.at(size_t(p / size)) * size + p % size);
   }
   size_t local_slot(const Sequence& s, int64_t p) const {
     const auto size = int64_t(options_.block_size);
-    const int64_t inside = p - chunk_begin(p);
+    const int64_t inside = p - attention_chunk_begin(p);
     return size_t(s.local_blocks.at(size_t(inside / size)) * size + inside % size);
   }
 
-  // While the tokens of `slices` are still being chosen.
-  void schedule_ahead(const std::vector<Slice>& slices) {
-    for (const Slice& slice : scheduler.schedule_ahead(slices)) {
-      const Sequence& s = *slice.sequence;
-      CHECK(slice.begin == s.length() && slice.count == 1);
-      ahead_.push_back({slice, global_.empty() ? 0 : global_slot(s, slice.begin),
-                        local_.empty() ? 0 : local_slot(s, slice.begin)});
+  // While the tokens of `chunks` are still being chosen.
+  void schedule_ahead(const std::vector<Chunk>& chunks) {
+    for (const Chunk& chunk : scheduler.schedule_ahead(chunks)) {
+      const Sequence& s = *chunk.sequence;
+      CHECK(chunk.begin == s.length() && chunk.count == 1);
+      ahead_.push_back({chunk, global_.empty() ? 0 : global_slot(s, chunk.begin),
+                        local_.empty() ? 0 : local_slot(s, chunk.begin)});
     }
     num_ahead += !ahead_.empty();
   }
   // The step that was scheduled ahead. Rows of sequences that have ended since are computed all the same.
-  std::vector<Slice> take_ahead() {
-    std::vector<Slice> slices;
+  std::vector<Chunk> take_ahead() {
+    std::vector<Chunk> chunks;
     for (const Ahead& a : std::exchange(ahead_, {})) {
-      if (a.slice.sequence->status == SequenceStatus::kRunning) {
-        slices.push_back(a.slice);
+      if (a.chunk.sequence->status == SequenceStatus::kRunning) {
+        chunks.push_back(a.chunk);
         continue;
       }
       if (!global_.empty()) global_[a.global_slot] = 0;
       if (!local_.empty()) local_[a.local_slot] = 0;
     }
-    return slices;
+    return chunks;
   }
 
-  void check_slice(const Slice& slice) {
-    const Sequence& s = *slice.sequence;
-    CHECK(slice.count > 0 && slice.begin == s.num_computed && slice.end() <= s.length());
-    if (options_.chunk_size > 0)
-      CHECK_EQ(slice.begin / options_.chunk_size, (slice.end() - 1) / options_.chunk_size);
-    for (int64_t p = slice.begin; p < slice.end(); ++p) {  // nobody else may see what is written now
+  void check_slice(const Chunk& chunk) {
+    const Sequence& s = *chunk.sequence;
+    CHECK(chunk.count > 0 && chunk.begin == s.num_computed && chunk.end() <= s.length());
+    if (options_.attention_chunk > 0)
+      CHECK_EQ(chunk.begin / options_.attention_chunk, (chunk.end() - 1) / options_.attention_chunk);
+    for (int64_t p = chunk.begin; p < chunk.end(); ++p) {  // nobody else may see what is written now
       const auto size = int64_t(options_.block_size);
       if (!global_.empty())
         CHECK_EQ(scheduler.global_blocks().references(int32_t(int64_t(global_slot(s, p)) / size)), 1);
@@ -175,24 +197,24 @@ class Simulation {
     }
   }
 
-  void write(const Slice& slice) {
-    const Sequence& s = *slice.sequence;
+  void write(const Chunk& chunk) {
+    const Sequence& s = *chunk.sequence;
     uint64_t h = 1;
-    for (int64_t p = 0; p < slice.end(); ++p) {
+    for (int64_t p = 0; p < chunk.end(); ++p) {
       h = extend_hash(h, s.tokens[size_t(p)]);
-      if (p < slice.begin) continue;
+      if (p < chunk.begin) continue;
       if (!global_.empty()) global_[global_slot(s, p)] = h;
       if (!local_.empty()) local_[local_slot(s, p)] = h;
     }
   }
 
-  void read(const Slice& slice) {
-    const Sequence& s = *slice.sequence;
+  void read(const Chunk& chunk) {
+    const Sequence& s = *chunk.sequence;
     uint64_t h = 1;
-    for (int64_t p = 0; p < slice.end(); ++p) {
+    for (int64_t p = 0; p < chunk.end(); ++p) {
       h = extend_hash(h, s.tokens[size_t(p)]);
       if (!global_.empty()) CHECK_EQ(global_[global_slot(s, p)], h);
-      if (!local_.empty() && p >= chunk_begin(slice.begin)) CHECK_EQ(local_[local_slot(s, p)], h);
+      if (!local_.empty() && p >= attention_chunk_begin(chunk.begin)) CHECK_EQ(local_[local_slot(s, p)], h);
     }
   }
 
@@ -200,7 +222,7 @@ class Simulation {
   std::vector<uint64_t> global_;  // [blocks * P] hash of the whole prefix whose last token lies there
   std::vector<uint64_t> local_;
   struct Ahead {
-    Slice slice;
+    Chunk chunk;
     size_t global_slot, local_slot;
   };
   std::vector<Ahead> ahead_;
@@ -215,25 +237,27 @@ Tokens random_tokens(std::mt19937& random, size_t count) {
 struct Outcome {
   std::vector<int64_t> trace;
   SchedulerStats stats;
-  int64_t num_ahead = 0;
+  int64_t num_ahead = 0, num_rejected = 0;
 };
 
-Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false) {
+Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool rejects = false) {
   std::mt19937 random(seed);
   SchedulerOptions options;
   options.block_size = 4;
   const uint32_t groups = seed % 3;  // both, global only, local only
-  options.chunk_size = groups == 1 ? 0 : 8 << random() % 2;
+  options.attention_chunk = groups == 1 ? 0 : 8 << random() % 2;
   const int64_t longest = 60;
   // From "one sequence just fits" to comfortable.
   options.num_global_blocks = groups == 2 ? 0 : int32_t(longest / 4 + random() % 40);
-  options.num_local_blocks = groups == 1 ? 0 : int32_t(options.chunk_size / 4 + random() % 12);
+  options.num_local_blocks = groups == 1 ? 0 : int32_t(options.attention_chunk / 4 + random() % 12);
   options.max_num_seqs = 1 + int(random() % 6);
   options.max_batched_tokens = options.max_num_seqs + int(random() % 20);
   options.prefix_cache = random() % 4 != 0;
   options.prefix_hash_bits = hash_bits;
   Simulation sim(options);
   sim.steps_ahead = steps_ahead;
+  std::mt19937 rejections(seed);
+  if (rejects) sim.rejections = &rejections;
   for (int i = 0; i < 60; ++i) {
     const Tokens prompt = random_tokens(random, 1 + random() % 40);
     const int output = 1 + int(random() % 20);
@@ -244,7 +268,7 @@ Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false) {
     if (random() % 5 == 0) sim.abort(*sim.jobs[random() % sim.jobs.size()]);
   }
   sim.finish();
-  return {sim.trace, sim.scheduler.stats(), sim.num_ahead};
+  return {sim.trace, sim.scheduler.stats(), sim.num_ahead, sim.num_rejected};
 }
 
 TEST(keeps_every_sequence_exact_under_random_load) {
@@ -258,7 +282,7 @@ TEST(keeps_every_sequence_exact_under_random_load) {
   CHECK(hits > 5000);
 }
 
-// The same when the next step is scheduled before tokens are known, as the Generator does on a GPU.
+// The same when the next step is scheduled before tokens are known, as the step loop does on a GPU.
 TEST(steps_scheduled_ahead_keep_every_sequence_exact) {
   int64_t preemptions = 0, ahead = 0;
   for (uint32_t seed = 300; seed < 420; ++seed) {
@@ -270,6 +294,20 @@ TEST(steps_scheduled_ahead_keep_every_sequence_exact) {
   CHECK(ahead > 10000);
 }
 
+// The same when tokens of a step turn out not to be final, as guessed ones will.
+TEST(rejected_tokens_leave_nothing_behind) {
+  int64_t preemptions = 0, rejected = 0, hits = 0;
+  for (uint32_t seed = 500; seed < 620; ++seed) {
+    const Outcome outcome = random_run(seed, 64, /*steps_ahead=*/false, /*rejects=*/true);
+    preemptions += outcome.stats.preemptions;
+    rejected += outcome.num_rejected;
+    hits += outcome.stats.prefix_hit_tokens;
+  }
+  CHECK(preemptions > 200);
+  CHECK(rejected > 5000);
+  CHECK(hits > 2000);
+}
+
 TEST(does_not_depend_on_the_quality_of_the_prefix_hash) {
   for (uint32_t seed = 200; seed < 215; ++seed)
     CHECK(random_run(seed, 64).trace == random_run(seed, 4).trace);
@@ -278,7 +316,7 @@ TEST(does_not_depend_on_the_quality_of_the_prefix_hash) {
 SchedulerOptions two_groups() {
   SchedulerOptions options;
   options.block_size = 16;
-  options.chunk_size = 64;
+  options.attention_chunk = 64;
   options.num_global_blocks = 32;
   options.num_local_blocks = 16;
   options.max_num_seqs = 4;
@@ -367,7 +405,7 @@ TEST(refuses_budgets_that_could_starve_a_sequence) {
   options.max_batched_tokens = 3;
   CHECK_THROWS(kConfig, Scheduler(options));
   options = two_groups();
-  options.chunk_size = 40;
+  options.attention_chunk = 40;
   CHECK_THROWS(kConfig, Scheduler(options));
 }
 

@@ -1,6 +1,6 @@
 // Masks: what the sampler may choose under one, who waits for whom, and what an engine does with a mask that
 // fails.
-#include "runtime/token_mask.h"
+#include "runtime/sequences/token_mask.h"
 
 #include <algorithm>
 #include <random>
@@ -8,7 +8,7 @@
 
 #include "model/tiny_engine.h"
 #include "runtime/drive_engine.h"
-#include "runtime/sampler.h"
+#include "runtime/sampling/sampler.h"
 #include "test.h"
 
 namespace llama4rt {
@@ -113,7 +113,7 @@ TEST(an_engine_obeys_masks_and_ends_what_fails) {
   while (engine.has_work()) {
     std::vector<TokenEvent> events = engine.step();
     for (const TokenEvent& e : events) {
-      if (e.request_id != id || e.token_id < 0) continue;
+      if (e.request_id != id || e.tokens.empty()) continue;
       TokenMask& mask = *masked.masks[size_t(e.index)];
       if (e.index == 1 && ++tokens == 3)
         mask.fail("the grammar broke");
@@ -155,10 +155,10 @@ TEST(progress_is_told_of_pieces_before_the_last) {
   while (engine.has_work()) {
     for (const TokenEvent& e : engine.step()) {
       if (e.prompt_computed < 0) {
-        token_seen = token_seen || e.token_id >= 0;
+        token_seen = token_seen || !e.tokens.empty();
         continue;
       }
-      CHECK(!token_seen && e.index == 0 && e.token_id < 0);
+      CHECK(!token_seen && e.index == 0 && e.tokens.empty());
       CHECK(e.prompt_computed > done && e.prompt_computed < 150);
       done = e.prompt_computed;
       ++told;

@@ -1,0 +1,131 @@
+// Engine: the entrance to an opened engine file. Checks what callers ask, takes requests and aborts from any
+// thread, and lets one thread run steps (StepLoop). It speaks token ids; text is Python's business.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "format/engine_file.h"
+#include "ops/device.h"
+#include "runtime/engine/step_loop.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/runner/dummy_weights.h"
+#include "runtime/sequences/request.h"
+
+namespace llama4rt {
+
+struct EngineOptions {  // 0: the engine chooses
+  std::string device = "auto";
+  int64_t num_threads = 0;
+  int64_t max_model_len = 0;
+  int64_t max_num_seqs = 0;
+  int64_t kv_cache_bytes = 0;
+  int64_t block_size = 16;
+  int64_t max_batched_tokens = 0;
+  std::string kv_cache_dtype = "auto";  // "auto", "bf16", "f32", "fp8" (e4m3, no scales), "int8"
+  std::string activations = "auto";     // "auto", "int8" or "int16": of a CPU, see ops/device.h
+  std::string cuda_prefill = "auto";    // "auto" or "medium": of a GPU, as the next two
+  bool cuda_run_ahead = true;
+  bool cuda_overlap = true;
+  bool prefix_cache = true;
+  int64_t max_waiting = 0;
+  int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
+  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
+};
+
+// A model without a file: random weights of this shape (runtime/dummy_weights.h).
+struct DummyModel {
+  ModelConfig config;
+  WeightOptions weights;  // the layout is that of the device
+};
+
+// What an engine of these options would take of a device, whether there is one or not; device "auto" is the
+// one the file was built for. Throws as Engine's constructor does.
+MemoryPlan plan_engine(const EngineFile& file, const EngineOptions& options);
+MemoryPlan plan_engine(const DummyModel& model, const EngineOptions& options);
+// The longest max_model_len for max_num_seqs sequences at the same time within options.memory_bytes, or 0.
+int64_t longest_context(const EngineFile& file, const EngineOptions& options);
+int64_t longest_context(const DummyModel& model, const EngineOptions& options);
+
+class Engine {
+ public:
+  // Throws kEngineFile or kConfig. `device` replaces options.device when given.
+  Engine(const std::string& path, const EngineOptions& options, std::unique_ptr<Device> device = nullptr);
+  Engine(const DummyModel& model, const EngineOptions& options, std::unique_ptr<Device> device = nullptr);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Any thread. Throws kRequest when the request is invalid, can never fit, or too many are waiting.
+  uint64_t submit(Request request);
+  void abort(uint64_t id);
+  // reason: "stop" (the caller found a stop string) or "abort".
+  void abort_sequence(uint64_t id, int64_t index, const std::string& reason);
+  bool has_work() const;
+  EngineStats stats() const;
+
+  // One thread at a time (a second one waits).
+  std::vector<TokenEvent> step();
+  // The vision tower alone; see StepLoop::encode_image. Waits for the step that is running.
+  std::vector<float> encode_image(std::span<const uint8_t> tiles);
+  // Frees blocks, workspace and threads; later calls that need them throw. Idempotent.
+  void close();
+
+  const ModelConfig& config() const { return config_; }
+  int64_t max_model_len() const { return limits_.max_model_len; }
+  int64_t max_num_seqs() const { return plan_.max_num_seqs; }
+  const std::string& device_name() const { return device_name_; }
+  const MemoryPlan& plan() const { return plan_; }
+  const EngineFile* file() const { return file_.get(); }  // null for random weights
+
+ private:
+  struct Submission {
+    uint64_t id;
+    Request request;
+    uint64_t seed;
+  };
+  struct Ending {
+    uint64_t id;
+    int index;  // < 0: all
+    std::string reason;
+  };
+
+  void start(const EngineOptions& options, const WeightSource& source);
+  void check_usable() const;
+  void post_ending(uint64_t id, int index, const std::string& reason);
+
+  const pid_t owner_;  // threads do not survive a fork, so neither does an engine
+  const std::unique_ptr<EngineFile> file_;
+  const ModelConfig config_;
+  MemoryPlan plan_;
+  std::string device_name_;
+  RequestLimits limits_;
+  int64_t max_waiting_ = 0;
+
+  std::mutex step_mutex_;  // guards what follows
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<WeightSource> weights_;  // in the device's memory; null where the file's mapping serves
+  std::unique_ptr<StepLoop> loop_;
+
+  mutable std::mutex mutex_;  // guards what follows; never held during a step
+  bool closed_ = false;
+  bool busy_ = false;  // the loop has work
+  std::vector<std::variant<Submission, Ending>> inbox_;
+  int64_t submitted_sequences_ = 0;  // in the inbox
+  uint64_t next_id_ = 1;
+  std::mt19937_64 seeds_;
+  EngineStats stats_;  // after the latest step
+};
+
+}  // namespace llama4rt

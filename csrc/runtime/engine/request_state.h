@@ -1,0 +1,68 @@
+// RequestState: a request inside the engine, and Generation: one of its n sequences, with what the caller
+// still expects of it. Owned by the step loop; blocks and status belong to the scheduler.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/runner/image_encoder.h"
+#include "runtime/runner/output_row.h"
+#include "runtime/sequences/request.h"
+#include "runtime/sequences/sequence.h"
+
+namespace llama4rt {
+
+struct RequestState;
+
+struct Generation : Sequence {
+  RequestState* request = nullptr;
+  int index = 0;            // which of the n
+  int64_t rows_wanted = 0;  // prompt positions whose logits the caller wants: the first so many
+  int64_t rows_done = 0;
+  std::vector<TokenLogprobs> prompt_logprobs;
+  LogitRows logits;       // of the step's chunk
+  bool reported = false;  // has had its first event
+
+  bool is_finished() const { return status == SequenceStatus::kFinished; }
+};
+
+struct RequestState {
+  uint64_t id = 0;
+  Request request;
+  uint64_t seed = 0;
+  std::vector<int32_t> end_tokens;
+  std::vector<std::unique_ptr<Generation>> sequences;
+  std::vector<ImageEncoder::Entry*> images;  // held until the request ends: preemption may need them again
+  bool scheduled = false;                    // its sequences are with the scheduler
+  int live = 0;                              // sequences that have not finished
+};
+
+inline Generation& generation_of(const Chunk& chunk) { return static_cast<Generation&>(*chunk.sequence); }
+
+// Whether the caller wants numbers of this row beyond those of a token chosen from it.
+inline bool host_reads(const Generation& g, int64_t position) {
+  return g.request->request.return_logits || position < g.rows_wanted;
+}
+
+inline SampleRequest sample_request(const Generation& g) {
+  SampleRequest sample;
+  sample.params = &g.request->request.sampling;
+  sample.tokens = g.tokens;
+  sample.num_prompt = g.num_prompt;
+  sample.end_tokens = g.request->end_tokens;
+  sample.seed = g.request->seed;
+  sample.index = uint32_t(g.index);
+  return sample;
+}
+
+inline OutputRow output_row(const Generation& g, size_t chunk, int64_t position) {
+  const auto& masks = g.request->request.masks;
+  return {.chunk = chunk,
+          .position = position,
+          .host_reads = host_reads(g, position),
+          .sample = sample_request(g),
+          .mask = masks.empty() ? nullptr : masks[size_t(g.index)].get()};
+}
+
+}  // namespace llama4rt

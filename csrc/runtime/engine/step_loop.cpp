@@ -1,0 +1,263 @@
+#include "runtime/engine/step_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace llama4rt {
+namespace {
+
+SchedulerOptions scheduler_options(const MemoryPlan& memory, const StepLoopOptions& options) {
+  const KvCachePlan& plan = memory.kv;
+  SchedulerOptions out;
+  out.block_size = plan.block_size;
+  out.attention_chunk = plan.attention_chunk;
+  out.num_global_blocks = plan.num_global_blocks;
+  out.num_local_blocks = plan.num_local_blocks;
+  out.max_num_seqs = int(memory.max_num_seqs);
+  out.max_batched_tokens = int(memory.max_batched_tokens);
+  out.prefix_cache = options.prefix_cache;
+  return out;
+}
+
+RunnerMemory runner_memory(const MemoryPlan& plan, const StepLoopOptions& options) {
+  return {.kv = plan.kv,
+          .step = plan.step,
+          .workspace = plan.workspace + plan.logits,
+          .vision_workspace = plan.vision,
+          .images = plan.images,
+          .zero_cache = options.zero_cache};
+}
+
+}  // namespace
+
+StepLoop::StepLoop(const WeightSource& source, Device& device, const MemoryPlan& plan,
+                   const StepLoopOptions& options)
+    : max_model_len_(plan.kv.max_model_len),
+      runner_(source, device, runner_memory(plan, options)),
+      scheduler_(scheduler_options(plan, options)),
+      reporter_(scheduler_, runner_.config(), max_model_len_, runner_.num_threads()) {
+  if (ImageEncoder* const encoder = runner_.images())
+    image_queue_.emplace(*encoder, runner_.config().vision->patch_token_id);
+  constant_stats_.weight_bytes = plan.weights;
+  constant_stats_.kv_cache_bytes = plan.kv.bytes();
+  constant_stats_.workspace_bytes = runner_.workspace_bytes();
+  constant_stats_.block_size = plan.kv.block_size;
+  constant_stats_.global_block_bytes = plan.kv.global_block_bytes;
+  constant_stats_.local_block_bytes = plan.kv.local_block_bytes;
+}
+
+StepLoop::~StepLoop() {
+  if (!in_flight_) return;
+  try {
+    runner_.discard(*in_flight_);
+  } catch (const Error&) {  // there is no caller left to tell
+  }
+}
+
+void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
+  RequestState& state = requests_[id];
+  state.id = id;
+  state.request = std::move(request);
+  state.seed = seed;
+  const Request& r = state.request;
+  const ModelConfig& config = runner_.config();
+  state.end_tokens.assign(r.stop_token_ids.begin(), r.stop_token_ids.end());
+  if (!r.ignore_eos)
+    state.end_tokens.insert(state.end_tokens.end(), config.eos_token_ids.begin(), config.eos_token_ids.end());
+  const auto prompt = int64_t(r.prompt_token_ids.size());
+  for (int i = 0; i < int(r.n); ++i) {
+    auto g = std::make_unique<Generation>();
+    g->arrival = next_arrival_++;
+    g->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
+    g->num_prompt = prompt;
+    g->assume_computed = r.assume_computed;
+    g->use_prefix_cache = r.use_prefix_cache && r.assume_computed == 0;
+    g->request = &state;
+    g->index = i;
+    if (r.return_logits) g->rows_wanted = prompt;
+    if (!r.return_logits && r.prompt_logprobs >= 0 && i == 0) g->rows_wanted = prompt - 1;
+    if (g->rows_wanted > 0) g->max_cached_tokens = 0;
+    if (i > 0) g->leader = state.sequences[0].get();
+    state.sequences.push_back(std::move(g));
+    ++state.live;
+  }
+  if (r.images.empty())
+    enter_schedule(state);
+  else
+    image_queue_->add(state);
+}
+
+// Hands the request's sequences to the scheduler.
+void StepLoop::enter_schedule(RequestState& state) {
+  state.scheduled = true;
+  for (auto& g : state.sequences) {
+    if (g->status != SequenceStatus::kNew) continue;  // aborted while it waited
+    if (g->leader && g->leader->status == SequenceStatus::kFinished) g->leader = nullptr;
+    scheduler_.add(*g);
+  }
+}
+
+void StepLoop::admit_ready_images() {
+  if (!image_queue_) return;
+  int64_t tiles = image_queue_->tiles_of_step(scheduler_.has_work());
+  while (!image_queue_->empty()) {
+    RequestState& front = *image_queue_->waiting().front();
+    try {
+      RequestState* const ready = image_queue_->next_ready(tiles);
+      if (!ready) return;
+      enter_schedule(*ready);
+    } catch (const std::exception& e) {
+      image_queue_->remove(front);
+      for (auto& g : front.sequences) reporter_.finish(*g, "error", e.what());
+    }
+  }
+}
+
+std::vector<float> StepLoop::encode_image(std::span<const uint8_t> tiles) {
+  LLAMA4RT_CHECK(kRequest, runner_.images() != nullptr, "this engine file holds no vision tower");
+  return runner_.images()->encode_tiles(tiles);
+}
+
+void StepLoop::end(uint64_t id, int index, const std::string& reason) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  for (auto& g : it->second.sequences)
+    if (index < 0 || g->index == index) reporter_.finish(*g, reason);
+  drop_finished_requests();
+}
+
+std::vector<TokenEvent> StepLoop::step() {
+  if (!in_flight_) counter_.begin();
+  const int64_t generated_before = reporter_.generated_tokens();
+  try {
+    admit_ready_images();
+    if (!in_flight_) in_flight_ = submit_next();
+    if (in_flight_) {
+      std::optional<Step> next = submit_ahead(*in_flight_);
+      collect(*in_flight_);
+      counter_.end(in_flight_->chunks, reporter_.generated_tokens() - generated_before);
+      keep_in_flight(std::move(next));
+    }
+  } catch (const std::exception& e) {
+    fail(e.what());
+  }
+  counter_.begin();  // of the step in flight
+  drop_finished_requests();
+  return reporter_.take_events();
+}
+
+std::optional<StepLoop::Step> StepLoop::submit_next() {
+  const std::vector<Chunk>& chunks = scheduler_.schedule();
+  if (chunks.empty()) return {};
+  in_flight_.emplace().chunks = chunks;  // an error in between ends these sequences
+  Step step = runner_.submit(chunks, reporter_.choose_outputs(chunks));
+  commit(step);
+  return step;
+}
+
+// --- steps ahead
+//
+// Before a step in flight is collected the next one is submitted, if it is certain which tokens that is: one
+// more of each of the same sequences. The device finds their ids where sampling left them; blocks, positions
+// and arrays do not depend on them. Should a sequence turn out to have ended, its row of that step is
+// computed for nothing: what it writes goes to blocks that are given to others only by later steps, which the
+// device runs later.
+
+std::optional<StepLoop::Step> StepLoop::submit_ahead(const Step& now) {
+  if ((image_queue_ && !image_queue_->empty()) || !runner_.can_follow(now)) return {};
+  for (const Chunk& chunk : now.chunks) {
+    const Generation& g = generation_of(chunk);
+    const SamplingParams& p = g.request->request.sampling;
+    const bool needs_ids = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+    const bool ends = g.num_output() + 1 == g.request->request.max_tokens || g.length() + 1 == max_model_len_;
+    if (needs_ids || ends) return {};
+  }
+  std::vector<Chunk> chunks = scheduler_.schedule_ahead(now.chunks);
+  if (chunks.empty()) return {};
+  std::vector<OutputRow> outputs;
+  for (size_t i = 0; i < chunks.size(); ++i)
+    outputs.push_back(output_row(generation_of(chunks[i]), i, chunks[i].begin));
+  counter_.count_ahead();
+  return runner_.submit(std::move(chunks), std::move(outputs), /*follows=*/true);
+}
+
+// The step submitted ahead stays in flight while one of its sequences is still running.
+void StepLoop::keep_in_flight(std::optional<Step> next) {
+  in_flight_ = std::move(next);
+  if (!in_flight_) return;
+  const auto runs = [](const Chunk& chunk) { return chunk.sequence->status == SequenceStatus::kRunning; };
+  if (std::any_of(in_flight_->chunks.begin(), in_flight_->chunks.end(), runs)) return commit(*in_flight_);
+  runner_.discard(*in_flight_);
+  in_flight_.reset();
+}
+
+void StepLoop::collect(Step& step) {
+  while (!step.is_done()) {
+    StepRows rows = runner_.collect(step);
+    reporter_.use(step, rows);
+  }
+  for (const Chunk& chunk : step.chunks) reporter_.finish_chunk(chunk);
+}
+
+// The ids of the step's tokens are known and its keys and values are on their way: the sequences have
+// advanced.
+void StepLoop::commit(const Step& step) {
+  for (const Chunk& chunk : step.chunks) {
+    if (chunk.sequence->status != SequenceStatus::kRunning) continue;
+    scheduler_.commit(chunk, chunk.count);
+    reporter_.report_progress(chunk);
+  }
+}
+
+// Ends the sequences of the step in flight; where there is none, something is wrong with the schedule itself,
+// and no sequence that holds blocks can be trusted to go on.
+void StepLoop::fail(const std::string& error) {
+  if (const std::optional<Step> failed = std::exchange(in_flight_, {})) {
+    for (const Chunk& chunk : failed->chunks) reporter_.finish(generation_of(chunk), "error", error);
+    return;
+  }
+  for (auto& [id, state] : requests_)
+    for (auto& g : state.sequences)
+      if (g->status == SequenceStatus::kRunning) reporter_.finish(*g, "error", error);
+}
+
+void StepLoop::drop_finished_requests() {
+  if (reporter_.take_ended()) requests_may_be_finished_ = true;
+  if (!std::exchange(requests_may_be_finished_, false)) return;
+  const auto flies = [this](const RequestState& state) {
+    return in_flight_ &&
+           std::any_of(in_flight_->chunks.begin(), in_flight_->chunks.end(),
+                       [&](const Chunk& chunk) { return generation_of(chunk).request == &state; });
+  };
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (it->second.live > 0) {
+      ++it;
+    } else if (flies(it->second)) {
+      requests_may_be_finished_ = true;  // later
+      ++it;
+    } else {
+      if (image_queue_) {
+        image_queue_->remove(it->second);
+        image_queue_->release(it->second);
+      }
+      it = requests_.erase(it);
+    }
+  }
+}
+
+EngineStats StepLoop::stats() const {
+  EngineStats stats = constant_stats_;
+  counter_.add_to(stats);
+  stats.scheduler = scheduler_.stats();
+  if (image_queue_)
+    for (const RequestState* const state : image_queue_->waiting()) stats.scheduler.waiting += state->live;
+  if (runner_.images()) stats.images = runner_.images()->stats();
+  stats.expert_tokens = runner_.expert_tokens();
+  stats.global = group_stats(scheduler_.global_blocks());
+  stats.local = group_stats(scheduler_.local_blocks());
+  return stats;
+}
+
+}  // namespace llama4rt

@@ -1,0 +1,97 @@
+// Scheduler: decides which tokens of which sequences the next step computes, and owns every block of keys and
+// values. Pure host logic without tensors: tests run thousands of steps in milliseconds.
+//
+// Rules: one token for every generating sequence first, then pieces of prompts, oldest first, up to
+// max_batched_tokens. A piece never crosses a attention chunk boundary of the local layers. When blocks run
+// out, the youngest running sequence gives all of its own back and returns to its place in the waiting queue;
+// its tokens are kept and computed again later. The oldest sequence therefore always advances, and a sequence
+// that fits into an empty cache always ends.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "runtime/sequences/block_allocator.h"
+#include "runtime/sequences/prefix_cache.h"
+#include "runtime/sequences/sequence.h"
+
+namespace llama4rt {
+
+struct SchedulerOptions {
+  int block_size = 16;            // P
+  int64_t attention_chunk = 0;    // C of the local group, a multiple of P; 0 when there is no such group
+  int32_t num_global_blocks = 0;  // 0 when no layer attends globally
+  int32_t num_local_blocks = 0;
+  int max_num_seqs = 16;
+  int max_batched_tokens = 512;  // at least max_num_seqs, so that the oldest always gets a token
+  bool prefix_cache = true;
+  int prefix_hash_bits = 64;
+};
+
+struct SchedulerStats {
+  int64_t running = 0, waiting = 0;
+  int64_t preemptions = 0;
+  int64_t prefix_queries = 0, prefix_query_tokens = 0, prefix_hit_tokens = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+
+  // Queues a new sequence by its arrival number. The caller keeps it alive until release().
+  void add(Sequence& sequence);
+  // The chunks of the next step, with blocks for every token in them; empty when nothing can run.
+  const std::vector<Chunk>& schedule();
+  // The step after `chunks`, the latest step, whose tokens are not known yet: one more token for each of its
+  // sequences. Empty, and nothing is done, when it would be another step: somebody else runs or could be let
+  // in, a chunk ends before the last known token, or there are no blocks without preempting.
+  std::vector<Chunk> schedule_ahead(std::span<const Chunk> chunks);
+  // The chunk's keys and values are computed, and the tokens of its first `accepted` positions are final (all
+  // of them, unless some were guesses): advances the sequence past those, shares their full blocks through
+  // the prefix cache, gives back blocks that hold none of them, and frees the local blocks of a finished
+  // attention chunk.
+  void commit(const Chunk& chunk, int accepted);
+  // The one way out, whatever the reason: frees everything the sequence holds. Twice is harmless.
+  void release(Sequence& sequence);
+
+  bool has_work() const { return !waiting_.empty() || !running_.empty(); }
+  SchedulerStats stats() const;
+  const BlockAllocator& global_blocks() const { return global_; }
+  const BlockAllocator& local_blocks() const { return local_; }
+  const PrefixCache& prefix_cache() const { return cache_; }
+
+ private:
+  bool uses_cache(const Sequence& s) const { return options_.prefix_cache && s.use_prefix_cache; }
+  int chunk_length(const Sequence& s, int budget) const;
+  int64_t attention_chunk_begin(const Sequence& s) const;
+  int64_t blocks_until_end(const Sequence& s) const;
+  int64_t local_blocks_until_end(const Sequence& s) const;
+  void schedule_running(bool decode, int& budget);
+  void admit_waiting(int& budget);
+  bool admit(Sequence& s);
+  bool make_room(Sequence& s, int count, int& budget);
+  void preempt(Sequence& s, int& budget);
+  struct BlockNeed {
+    int64_t global = 0, local = 0;
+  };
+  BlockNeed blocks_until(const Sequence& s, int64_t end) const;
+  void take_blocks(Sequence& s, int64_t end);
+  void free_blocks(Sequence& s);
+  void free_local_blocks(Sequence& s);
+  void trim_blocks(Sequence& s);
+  void register_full_blocks(Sequence& s);
+  void wake_followers(const Sequence& leader);
+
+  const SchedulerOptions options_;
+  BlockAllocator global_;
+  BlockAllocator local_;
+  PrefixCache cache_;
+  std::map<uint64_t, Sequence*> waiting_;  // by arrival
+  std::map<uint64_t, Sequence*> running_;
+  std::vector<Chunk> chunks_;
+  SchedulerStats stats_;
+};
+
+}  // namespace llama4rt
