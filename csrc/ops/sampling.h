@@ -1,4 +1,4 @@
-// What sampling on a device is given and gives back: plain structs of fixed layout, arrays of them in the
+// The inputs and outputs of sampling on a device: plain structs of fixed layout, arrays of them in the
 // memory ops work on. Backend::sample says what they mean; runtime/device_sampler.h fills them.
 #pragma once
 
@@ -87,8 +87,8 @@ struct SampleBatch {
   SampledRow* sampled = nullptr;    // [S]
   SampledTop* top = nullptr;        // [S, kMaxTopLogprobs] best first; of rows with num_logprobs > 0
   int32_t* next_ids = nullptr;      // [S] or null: the tokens once more, where the next step looks for them
-  bool all_plain =
-      false;  // every row is greedy without edits, mask and log probabilities; what the host knows
+  // Every row is greedy, without edits, mask and log probabilities, as far as the host knows.
+  bool all_plain = false;
 };
 
 }  // namespace llama4rt

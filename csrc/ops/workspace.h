@@ -1,5 +1,5 @@
-// Workspace: the arena activations of a step come from. Sized once; a Frame gives everything taken inside a
-// scope back.
+// Workspace: the arena for the activations of a step. Sized once; a Frame gives back everything taken inside
+// a scope.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // Uninitialised fp32 [rows, columns], 64-byte aligned. Throws kInternal when the arena is too small: sizing
-  // it is the model's job (Llama4::workspace_bytes).
+  // Uninitialised fp32 [rows, columns], 64-byte aligned. Throws kInternal when the arena is too small: the
+  // model states its size (Llama4::workspace_bytes).
   Tensor take(int64_t rows, int64_t columns) { return take(DType::kF32, rows, columns); }
   Tensor take(DType dtype, int64_t rows, int64_t columns);
   Tensor take_vector(DType dtype, int64_t size);
