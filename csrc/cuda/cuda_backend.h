@@ -107,7 +107,7 @@ class CudaBackend final : public Backend {
   // Throws when no kernel takes these experts.
   ExpertsMemory experts_memory(const char* op, const Weight& experts, int64_t tokens, const Routing& routing,
                                bool shared);
-  // Whether so many rows are too many for streaming the weights past them.
+  // Whether there are too many rows for linear_decode.
   static bool many_rows(int64_t rows, const Weight& w);
   // Products of many rows (cuda_many_rows.cpp); false, and nothing done, when there are too few for that, or
   // no kernel takes this weight. Row i of x is row slots[i] / slots_per_row. With y_bytes the product goes to
@@ -120,8 +120,8 @@ class CudaBackend final : public Backend {
   // order, so the next may overwrite what one leaves. Grows when more is asked for than ever before, after
   // waiting for the stream; not while a graph is captured, because its kernels keep the pointer.
   void* scratch(size_t bytes);
-  // Counters for blocks that meet: zero when a kernel starts, and every kernel leaves them zero. Grows
-  // likewise.
+  // Counters with which blocks find out which of them is last: zero when a kernel starts, and every kernel
+  // leaves them zero. Grows likewise.
   uint32_t* tickets(size_t bytes);
   void grow(cuda::DeviceBuffer& buffer, size_t bytes, const char* what);
 
@@ -132,7 +132,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Uploader> uploader_;  // while weights come in
   cuda::DeviceBuffer scratch_, tickets_;
   std::unordered_map<uint64_t, std::unique_ptr<cuda::Graph>> graphs_;  // null: seen once
-  // Mark n is the latest record of marks_[n % kMarks]: who waits for an old one may wait for a newer.
+  // Mark n is an event in marks_[n % kMarks]. Waiting for a mark more than 16 behind the latest waits for a
+  // newer one.
   static constexpr uint64_t kMarks = 16;
   cuda::Event marks_[kMarks];
   uint64_t num_marks_ = 0;

@@ -1,5 +1,5 @@
-// What this machine offers the CUDA backend, for make_backend and for people (`llama4rt doctor`). No CUDA
-// header is seen here; built without CUDA, no_cuda.cpp answers instead.
+// The CUDA devices of this machine, for make_backend and for `llama4rt doctor`. No CUDA header is included
+// here; built without CUDA, no_cuda.cpp answers instead.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct CudaDevice {
   int minor = 0;
   int multiprocessors = 0;
   int64_t memory = 0;  // bytes
-  // What clocks and units make possible, 0 when unknown: 1e9 bytes read per second, and 1e12 flops per second
-  // of bf16 products summed in fp32.
+  // Peak rates from clocks and units, 0 when unknown: 1e9 bytes read per second, and 1e12 flops per second of
+  // bf16 products summed in fp32.
   double peak_gbps = 0;
   double peak_tflops = 0;
   std::string problem;  // why it cannot be used; empty when it can

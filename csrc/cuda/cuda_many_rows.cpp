@@ -1,5 +1,5 @@
-// CudaBackend: products with many rows of x, of one matrix and of routed experts. Which kernel takes a
-// product depends on the number of rows; a row's bits do not.
+// CudaBackend: linears with many rows of x, of one matrix and of routed experts. Which kernel runs depends on
+// the number of rows; a row's bits do not.
 #include <cstdlib>
 #include <string_view>
 
@@ -10,8 +10,7 @@
 namespace llama4rt {
 namespace {
 
-// Rows per matrix, on average, up to which streaming the weights past them is the better way, and up to which
-// linear_medium is.
+// Rows per matrix, on average, up to which linear_decode is faster, and up to which linear_medium is.
 constexpr int64_t kMostDecodeRows = 16;
 constexpr int64_t kMostMediumRows = 128;
 constexpr int64_t kMostMediumRowsOfExpert = 64;  // its tile of x; linear_prefill's has 128

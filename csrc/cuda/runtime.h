@@ -26,7 +26,7 @@ struct DeviceInfo {
   int memory_clock_khz = 0;
   int memory_bus_bits = 0;
 };
-// What the driver and this build say of each other; never throws.
+// The driver, this build, and whether they fit together; never throws.
 struct SystemInfo {
   int driver = 0;       // CUDA version the driver supports, 13000 for 13.0; 0: no driver
   int runtime = 0;      // CUDA version of this build
@@ -41,8 +41,8 @@ size_t free_memory();
 
 class Event;
 
-// Whether streams made from now on let a kernel's blocks take their places before the kernel before it is
-// done (device/overlap.cuh), on devices where kernels know how: LLAMA4RT_CUDA_PDL=0 says no.
+// Whether streams made from now on let a kernel's blocks start before the kernel before it is done
+// (device/overlap.cuh), on devices whose kernels have the wait: LLAMA4RT_CUDA_PDL=0 says no.
 inline bool overlap_wanted() {
   const char* const choice = std::getenv("LLAMA4RT_CUDA_PDL");
   return !choice || std::string_view(choice) != "0";

@@ -43,8 +43,8 @@ void with_head(const KvLayer& kv, const Start& start) {
   with_head<KvBF16>(kv.head_dim, start);
 }
 
-// What both kernels rely on: sequences fit a grid's y and z, and keys are counted in int by granules and
-// rows.
+// Checks what the kernels rely on: sequences fit a grid's y and z, and keys are counted in int by granules
+// and rows.
 inline bool mma_can_take(const AttentionCall& call) {
   return kv_in_cores(call.kv) && call.scale > 0 && call.batch.num_seqs <= 65535 &&
          call.kv.num_kv_heads <= 65535 && call.max_rows() < int64_t(1) << 30;

@@ -8,11 +8,11 @@
 namespace llama4rt::cuda {
 namespace {
 
-// Rows beyond 32 would read the keys three times and more.
+// With more than 32 rows the keys would be read three times or more.
 constexpr int64_t kMaxRows = 2 * kWarpRows;
 // Partial results are small beside the keys, but there may be many sequences.
 constexpr size_t kMaxScratch = size_t(1) << 30;
-// Blocks along the keys; more spans than that go around.
+// Blocks along the keys; where there are more spans, a warp takes several.
 constexpr int kMaxSplits = 512;
 
 int64_t row_tiles(const AttentionCall& call) { return ceil_div(call.max_rows(), int64_t(kWarpRows)); }

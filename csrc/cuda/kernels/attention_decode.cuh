@@ -58,8 +58,8 @@ struct GranuleStream {
   int granules = 0;       // of the span
   uint32_t window = 0;    // lane i: the block of granule i of the 32 that are being loaded
 
-  // The last part of the span before was in the last stage, and this fills all others: no lane can still be
-  // reading there.
+  // The last part of the span before was in the last stage, and open() fills all others: no lane can still be
+  // reading them.
   static_assert(2 * kTileGranules % Config::kStages == 0);
   LLAMA4RT_DEVICE void open(int64_t begin, int64_t end) {
     first_granule = int(begin / kGranuleKeys);
@@ -69,7 +69,7 @@ struct GranuleStream {
   LLAMA4RT_DEVICE uint32_t stage(int n) const {
     return stages + uint32_t(n % Config::kStages * Head::kMaxGranuleBytes);
   }
-  // Waits for part n (all lanes' copies) and sends for the part that takes the place of n - 1.
+  // Waits for part n (all lanes' copies) and starts copying the part that takes the place of n - 1.
   LLAMA4RT_DEVICE uint32_t arrive(int n) {
     ptx::copy_wait<Config::kStages - 2>();
     ptx::sync_warp(0xffffffffu);

@@ -35,7 +35,7 @@ struct AttentionHopperConfig {
   static constexpr int kRows = kGroups * kGroupRows;
   static constexpr int kThreads = kGroups * 128;  // up to 255 registers each
   static constexpr int kAhead = 2;                // tiles under way while one is multiplied
-  static constexpr int kStages = kAhead + 2;      // so warp 0 need not wait for the slowest
+  static constexpr int kStages = kAhead + 2;      // so that warp 0 need not wait for the slowest warp
   static constexpr int kSideBytes = kTileGranules * Head::kMaxGranuleBytes;  // keys or values of a tile
   static constexpr int kStageBytes = 2 * kSideBytes;
   static constexpr int kOctetBytes = Head::kMaxGranuleBytes / 2;  // 8 keys, all dims

@@ -1,4 +1,4 @@
-// Launchers of the matmuls with routed experts.
+// Launchers of the linears of routed experts.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +11,11 @@
 
 namespace llama4rt::cuda {
 
-// Experts of a few tokens each, read once: made for decode, right for any T. A shared expert of the same kind
-// of weight rides in the same launch. Grids depend on T, not on the routing.
+// Experts of a few tokens each, read once: made for decode, correct for any T. A shared expert of the same
+// kind of weight goes in the same launch. Grids depend on T, not on the routing.
 struct ExpertsDecode {
   static bool supports(const Weight& experts);
-  // Whether `shared` can ride with `experts`.
+  // Whether `shared` can go in the launch of `experts`.
   static bool same_kind(const Weight& experts, const Weight& shared);
   // Bytes of scratch and of tickets for T tokens, with or without a shared expert.
   static size_t scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared);

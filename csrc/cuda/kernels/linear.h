@@ -1,4 +1,4 @@
-// Launchers of the matmuls with one matrix.
+// Launchers of the linears with one matrix.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +10,14 @@
 
 namespace llama4rt::cuda {
 
-// What a matmul does with its sums.
+// Where the sums of a linear go.
 enum class Finish {
   kStore,   // out = sums
   kAdd,     // out += sums
   kSwiGlu,  // out[t, f] = silu(gate) * up; rows of w are interleaved as format/layout.h says
 };
 
-// The matmul that streams weights past 8 or 16 tokens at a time: made for decode, right for any T.
+// linear_decode.cuh, 8 or 16 tokens at a time: made for decode, correct for any T.
 struct LinearDecode {
   static bool supports(const Weight& w);
   // Bytes of scratch and of tickets for T tokens. Tickets must be zero before the first run; each run leaves

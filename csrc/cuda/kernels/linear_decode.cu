@@ -16,9 +16,9 @@ static_assert(Int8Weights<128>::kTileColumns == cuda_tile::tile_columns(WeightKi
 static_assert(BF16Weights::kTileColumns == cuda_tile::tile_columns(WeightKind::kBF16));
 static_assert(DecodeConfig<BF16Weights, 1>::kRows == kDecodeRows);
 
-// From so many blocks of rows on, a GPU of 132 multiprocessors is full without splitting K.
+// With so many blocks of rows a GPU of 132 multiprocessors is full without splitting K.
 constexpr int64_t kEnoughBlocks = 1024;
-// Up to so many places partial sums of every split are kept.
+// Tokens and slots up to which partial sums of every split are kept.
 constexpr int64_t kMostSplitPlaces = 256;
 // Tokens of one launch with a single matrix.
 constexpr int64_t kTokensOfLaunch = 128;
@@ -60,7 +60,7 @@ struct Call {
   }
 };
 
-// Jobs of 16 tokens cost more products, jobs of 8 may read an expert's weights again (from the second cache).
+// Jobs of 16 tokens multiply more; jobs of 8 may read an expert's weights twice (from the second cache).
 bool jobs_of_16(const DecodeArgs& args, int64_t tokens) {
   if (tokens <= 8) return false;
   return args.slots == 0 || args.slots >= 4 * int64_t(args.experts);

@@ -115,7 +115,7 @@ struct Walk {
   }
 };
 
-// What one block knows about its place.
+// Position and pointers of one block.
 template <class Config>
 struct DecodeBlock {
   const DecodeArgs& a;
@@ -212,7 +212,7 @@ struct Loader {
     }
   }
 
-  // What needs nothing of the kernel before: weights of the dense matrix, to the end of the first split.
+  // Stages that do not depend on the kernel before: weights of the dense matrix, in the first split.
   LLAMA4RT_DEVICE void load_early(const DecodeBlock<Config>& b) {
     if (b.a.tokens == 0) return;
     b.start(walk);
@@ -344,7 +344,7 @@ LLAMA4RT_DEVICE void store_partials(float* partials, const DecodeBlock<Config>& 
     }
 }
 
-// Totals to where they belong.  total(place, row of the block) -> float; places are tokens, then slots.
+// Writes the totals to the outputs.  total(place, row of the block) -> float; places are tokens, then slots.
 template <class Config, class Total>
 LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Total& total) {
   const DecodeArgs& a = b.a;
@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
     ptx::sync_threads();
     uint32_t x_address[Config::kTokenTiles];  // of row lane % 8, columns 8 * (lane / 8) of 32
     for (int i = 0; i < Config::kTokenTiles; ++i) {
-      // Past the job's tokens any row will do: nobody reads their sums.
+      // Past the job's tokens any row will do: their sums are not used.
       const int token = min_of(i * 8 + b.lane % 8, job.count() - 1);
       x_address[i] = ptx::shared_address(b.x + token * Config::kXRowBytes + b.lane / 8 * 16);
     }

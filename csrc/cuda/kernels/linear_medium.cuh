@@ -65,7 +65,7 @@ struct LinearMediumConfig {
   }
 };
 
-// What one block knows about its place.
+// Position and pointers of one block.
 template <class Config>
 struct MediumBlock {
   using Weights = typename Config::Weights;
@@ -230,7 +230,7 @@ LLAMA4RT_DEVICE void multiply_step(MediumSums<Config>& sums, MediumSums<Config>&
   }
 }
 
-// Sums to where they belong.
+// Writes the sums to the outputs.
 template <class Config>
 LLAMA4RT_DEVICE void finish(const MediumBlock<Config>& b, const MediumSums<Config>& sums) {
   const RowsArgs& a = b.a;
@@ -252,7 +252,8 @@ LLAMA4RT_DEVICE void finish(const MediumBlock<Config>& b, const MediumSums<Confi
   }
 }
 
-// Splits beside each other: true in the block that came last, whose sums then are those of all splits.
+// When splits run beside each other: true in the block that came last, whose sums then are those of all
+// splits.
 template <class Config>
 LLAMA4RT_DEVICE bool meet_splits(const MediumBlock<Config>& b, MediumSums<Config>& sums) {
   constexpr int64_t kPartial = Config::kSums * Config::kThreads;
@@ -283,7 +284,7 @@ __global__ void __launch_bounds__(Config::kThreads) linear_medium_kernel(RowsArg
   group_sums.clear();
   for (int i = 0; i < b.num_steps; ++i) {
     ptx::copy_wait<Config::kStages - 2>();
-    ptx::sync_threads();                   // everybody's copies are there, and the stage before is read
+    ptx::sync_threads();                   // all copies are there, and no thread reads the stage before
     b.load_step(i + Config::kStages - 1);  // where the stage before was
     if (b.has_rows(b.row_block)) multiply_step(sums, group_sums, b, i);
 

@@ -143,7 +143,7 @@ LLAMA4RT_DEVICE void produce(const RowsArgs& a, const TensorMap* x_map, const Ro
     work.get(tile, first_row_block);
     for (int step = 0; step < steps; ++step) {
       if (lane_index() == 0) {
-        ptx::mbarrier_wait(place.empty(), place.parity ^ 1u);  // the first time round it is
+        ptx::mbarrier_wait(place.empty(), place.parity ^ 1u);  // an unused stage is empty
         load_step<Config>(a, x_map, tile, first_row_block, step, place);
       }
       place.advance();
@@ -215,7 +215,7 @@ struct StepWeights {
   }
 };
 
-// The sums of one tile to where they belong.
+// Writes the sums of one tile to the outputs.
 template <class Config>
 LLAMA4RT_DEVICE void finish(const RowsArgs& a, const RowTile& tile, int first_row_block, const LaneRows& rows,
                             const float (&sums)[Config::kSums]) {

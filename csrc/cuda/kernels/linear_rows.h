@@ -1,6 +1,6 @@
-// Launchers of the matmuls with many rows of x: single matrices and stacks of experts.
+// Launchers of the linears with many rows of x: single matrices and stacks of experts.
 //
-// A product takes its rows through round_rows first; which kernel then multiplies changes no bit.
+// The rows of x go through round_rows first; which kernel then multiplies changes no bit.
 #pragma once
 
 #include <cstddef>
