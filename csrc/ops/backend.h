@@ -26,7 +26,7 @@
 
 namespace llama4rt {
 
-// What happens to q, k and v between their product and attention; see Backend::prepare_qkv.
+// The steps between the qkv linear and attention; see Backend::prepare_qkv.
 struct QkvTransform {
   Tensor rope;  // F32 [T, D/2, 2] cos and sin of each pair's angle, or empty: no rotation (NoPE layer)
   bool qk_norm = false;  // unit RMS per head after rotation
@@ -34,7 +34,7 @@ struct QkvTransform {
   Tensor q_scale;  // F32 [T] temperature of each token, or empty; q only
 };
 
-// The largest step a device must be ready for.
+// The largest step a device must be able to run.
 struct StepShape {
   int64_t max_tokens = 0;   // T
   int64_t max_outputs = 0;  // rows of logits at once
@@ -51,7 +51,7 @@ struct ScratchBytes {
   int64_t total() const { return values + tickets; }
 };
 
-// What a plan must know of a kind of device, without having one.
+// Facts about a kind of device for a memory plan, which is made without the device.
 struct DeviceTraits {
   Layout layout = Layout::kCpu16;
   bool host_memory = true;
@@ -69,8 +69,8 @@ class Backend {
   // How the matrices it multiplies with are stored; an engine file is built for one layout.
   virtual Layout matrix_layout() const { return Layout::kCpu16; }
 
-  // To be called by every thread that is about to call anything else here: what is current belongs to threads
-  // on some devices.
+  // Every thread must call this before anything else here: on some devices the current device is a state of
+  // the thread.
   virtual void enter_thread() {}
 
   // --- memory: 64-byte aligned, not initialised (large CPU allocations read as zero and are backed on first
@@ -83,27 +83,27 @@ class Backend {
   // `src` is free when it returns.
   virtual void upload(void* dst, const void* src, size_t bytes) { copy_to_device(dst, src, bytes); }
   virtual void zero(void* p, size_t bytes) { std::memset(p, 0, bytes); }
-  // After the last upload: waits for it, and gives up what uploads needed.
+  // After the last upload: waits for it and frees the buffers of uploads.
   virtual void finish_upload() {}
-  // Takes the memory that ops will need beside what they are given now rather than later.
+  // Allocates now the scratch that ops would otherwise allocate at their first call.
   virtual void reserve_scratch(const ScratchBytes& /*bytes*/) {}
-  // Bytes that allocate() could still give, about.
+  // About how many bytes allocate() can still give.
   virtual int64_t free_memory() const { return INT64_MAX; }
   // True when ops read and write host memory, so that copies can be skipped.
   virtual bool host_memory() const { return true; }
 
-  // --- without waiting, on a device that works behind the host's back
+  // --- asynchronous work, on a device that runs ops while the host goes on
   // Whether ops return before they are done, so that the host can prepare the next step meanwhile.
   virtual bool works_behind() const { return false; }
-  // Host memory for the two copies below: they are done when a later mark is reached, and until then nobody
-  // may touch it.
+  // Host memory for the two copies below. A copy is done when a later mark is reached; until then the memory
+  // may not be read or written.
   virtual void* allocate_staging(size_t bytes) { return ::operator new(bytes); }
   virtual void deallocate_staging(void* p) { ::operator delete(p); }
-  // In order with ops, but does not wait for them.
+  // Both run in order with ops and return at once.
   virtual void send(void* dst, const void* staging, size_t bytes) { copy_to_device(dst, staging, bytes); }
   virtual void fetch(void* staging, const void* src, size_t bytes) { copy_to_host(staging, src, bytes); }
-  // A mark behind everything asked for so far; and waits until it is reached. Who waits for one that sixteen
-  // others have followed may wait for those too.
+  // mark(): a mark behind all ops and copies submitted so far. wait_for(): returns when the mark is reached;
+  // for a mark older than the latest sixteen it may wait for a newer one.
   virtual uint64_t mark() { return 0; }
   virtual void wait_for(uint64_t /*mark*/) {}
 
@@ -178,9 +178,9 @@ class Backend {
   // x[t, n] += sum over i (in order i = 0..K-1, summed first) of a[t * K + i] . down_e[n].
   // x: F32 [T, H]; a: F32 [T * K, F]; down: stack of E matrices [H, F].
   void experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing);
-  // The same with the shared expert beside the routed ones, as a layer needs them: a device may do both in
-  // one go.  gate_up of `shared` into shared_a, and experts_gate_up.   a: F32 [T * K, F]; shared_a: F32 [T,
-  // F']; h: F32 [T, H].
+  // The same with the shared expert beside the routed ones, as a layer needs them: a device may compute both
+  // in one launch.  gate_up of `shared` into shared_a, and experts_gate_up.   a: F32 [T * K, F]; shared_a:
+  // F32 [T, F']; h: F32 [T, H].
   void moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
                    const Routing& routing);
   // linear_add of `shared`, then experts_down_add.   x: F32 [T, H]; a: F32 [T * K, F]; shared_a: F32 [T, F'].
@@ -188,7 +188,8 @@ class Backend {
                     const Routing& routing);
 
   // --- sampling
-  // True when sample() saves the way of the logits to the host. Otherwise runtime/sampler.h does it there.
+  // True when sample() runs on the device, without copying logits. Otherwise runtime/sampler.h samples on the
+  // host.
   virtual bool samples_on_device() const { return false; }
   // Chooses a token for every row of logits: edits (bias, then penalties as in runtime/sampler.cpp), mask,
   // then the largest logit, ties to the lowest id; or a draw: weights e^((logit - max) / temperature), those
@@ -227,16 +228,16 @@ class Backend {
   virtual void do_sample(const SampleBatch& batch, Tensor logits);  // throws: where the host samples
 };
 
-// What rows of activations become in front of int4 weights on a CPU; in front of int8 weights they are int16
-// always. docs/numerics.md has the error of both, and why kAuto is what it is.
+// The type to which a CPU quantises activations in front of int4 weights; in front of int8 weights it is
+// always int16. docs/numerics.md has the error of both, and why kAuto is what it is.
 enum class Activations : uint8_t { kAuto, kInt8, kInt16 };
 // "auto", "int8" or "int16"; throws kConfig for anything else.
 Activations activations_by_name(const std::string& name);
 
-// The device that "auto" means for an engine file of this layout: a file serves one kind of device. Other
-// names stay.
+// The device that "auto" means for an engine file of this layout: a file is built for one kind of device.
+// Other names are returned as they are.
 std::string choose_device(const std::string& device, Layout layout);
-// For plans: of "cpu", "reference" and any "cuda", whether such a device is there or not.
+// For memory plans: of "cpu", "reference" and any "cuda", whether such a device is there or not.
 DeviceTraits device_traits(const std::string& device);
 // "reference", "cpu" (also "auto"), "cuda" or "cuda:N"; num_threads 0 = all CPUs of this process. Throws
 // kConfig for anything else, naming what exists, and for a device that cannot be used, saying why.
