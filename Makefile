@@ -116,6 +116,7 @@ check: $(DONE)/dev
 	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	run scripts/check_layers.py
 	run scripts/check_size.py
+	run scripts/check_pages.py
 	run scripts/check_cuda.py
 	run $(MAKE) -s nvcc-check
 	exit $$failed

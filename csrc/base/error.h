@@ -9,8 +9,7 @@
 namespace llama4rt {
 
 enum class ErrorKind {
-  kEngineFile,  // llama4rt.EngineFileError: the engine file is damaged, truncated, hostile or of another
-                // version
+  kEngineFile,  // llama4rt.EngineFileError: the engine file is damaged, hostile or of another version
   kConfig,      // llama4rt.ConfigError (also ValueError): a model config or an engine option is impossible
   kCheckpoint,  // llama4rt.CheckpointError: the source checkpoint is incomplete or malformed
   kRequest,     // llama4rt.RequestError (also ValueError): one request asks for something invalid

@@ -311,7 +311,7 @@ class Parser {
       number.is_integer = status == std::errc() && p == at_;
     }
     const auto [p, status] = std::from_chars(start, at_, number.real);
-    // Underflow is reported like overflow; what is too small for a double is a number nobody means.
+    // Underflow is reported like overflow: no real file holds a number too small for a double.
     if (status != std::errc() || p != at_) {
       at_ = start;
       fail("a number outside the range of double");

@@ -91,8 +91,8 @@ void OutputFile::read_at(uint64_t offset, void* data, uint64_t bytes) const {
 
 void OutputFile::publish() {
   if (fsync(fd_) != 0) fail(error_text(temporary_, ": cannot be flushed to disk"), errno);
-  // What was written in pieces is cached in small pages, and stays so. Whoever maps the file may want huge
-  // ones (Advice::kHugePages), which it gets by reading it again.
+  // Bytes written in chunks are cached in small pages, and stay so. Dropping them from the page cache lets a
+  // later reader that maps the file with Advice::kHugePages get huge ones.
   posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
   if (rename(temporary_.c_str(), path_.c_str()) != 0)
     fail(error_text(path_, ": cannot be put in place"), errno);

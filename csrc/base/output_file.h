@@ -1,8 +1,7 @@
 // OutputFile: a file that appears under its final name complete or not at all. Bytes go to `<path>.tmp`
 // beside it, which has its full size from the start (a full disk is an early error) and is locked against a
-// second writer; publish() flushes and renames it, the destructor removes it. What a killed process leaves
-// behind is a temporary nobody has locked, and the next writer takes it over. Errors are kInternal and name
-// the path.
+// second writer; publish() flushes and renames it, the destructor removes it. A killed process leaves an
+// unlocked temporary, which the next writer takes over. Errors are kInternal and name the path.
 #pragma once
 
 #include <cstdint>

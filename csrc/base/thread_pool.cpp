@@ -159,7 +159,7 @@ void ThreadPool::begin(const std::function<void(int, int)>& job) {
   if (s.workers.empty()) s.start();
   s.job = &job;
   s.pending.store(s.num_threads - 1, std::memory_order_relaxed);
-  // Nobody is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_job.
+  // No worker is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_job.
   s.ticket.store((s.job_number() + 1) * State::kOneJob);
   if (s.sleepers.load() > 0) {
     {

@@ -1,5 +1,5 @@
 // XXH64, the 64-bit hash of the xxHash family, written from its public specification (all arithmetic modulo
-// 2^64, input read as little-endian). It finds damage; it is no signature: whoever can change a file can
+// 2^64, input read as little-endian). It finds damage; it is no signature: anyone who can change a file can
 // change its hash.
 #pragma once
 

@@ -7,7 +7,7 @@ namespace llama4rt {
 namespace {
 
 constexpr int kReaders = 8;
-constexpr int64_t kGrain = int64_t(64) << 10;  // smallest piece of one thread, in bytes
+constexpr int64_t kGrain = int64_t(64) << 10;  // bytes: the smallest chunk of one thread
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Uploader: large data to the device through two pinned buffers. While the device reads one, threads fill the
-// other; several of them, because one alone waits for each page of a mapped file in turn.
+// Uploader: large data to the device through two pinned buffers. While the device reads one, several threads
+// fill the other: a single thread would wait for the pages of a mapped file one by one.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What launchers of row kernels share: alignment, and grids that cut rows into pieces.
+// Shared by launchers of row kernels: alignment, and grids that cut rows into parts.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline bool rows_aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rank <= 1 || t.stride0 % 4 == 0);
 }
 
-// One block per row and piece of a row.
+// One block per row and part of a row.
 inline LaunchShape row_pieces(int64_t rows, int64_t columns, int64_t columns_per_block, int threads) {
   return {.grid_x = int(rows), .grid_y = int(ceil_div(columns, columns_per_block)), .threads = threads};
 }

@@ -11,7 +11,7 @@ struct LaunchShape {
   int grid_z = 1;
   int threads = 1;            // of a block, along x
   size_t dynamic_shared = 0;  // bytes
-  // The kernel does not wait for the one before (device/overlap.cuh), so it may not start early.
+  // The kernel has no wait for the kernel before it (device/overlap.cuh), so it may not start early.
   bool alone = false;
 };
 

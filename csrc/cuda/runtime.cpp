@@ -21,7 +21,7 @@ std::string version_text(int version) { return error_text(version / 1000, ".", v
 // Shared memory a block gets without asking for more.
 constexpr size_t kDefaultSharedBytes = 48 << 10;
 
-// Other devices compile the PTX of sm_80, in which kernels do not know how to wait for the one before.
+// Other devices compile the PTX of sm_80, in which kernels have no wait for the kernel before.
 bool current_device_runs_sm90_code() {
   int device = 0, major = 0, minor = 0;
   check(cudaGetDevice(&device), "current device");

@@ -24,7 +24,7 @@ struct DeviceInfo {
   int memory_clock_khz = 0;
   int memory_bus_bits = 0;
 };
-// What the driver and this build say of each other; never throws.
+// The driver, this build, and whether they fit together; never throws.
 struct SystemInfo {
   int driver = 0;       // CUDA version the driver supports, 13000 for 13.0; 0: no driver
   int runtime = 0;      // CUDA version of this build

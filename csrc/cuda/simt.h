@@ -1,4 +1,4 @@
-// The only door from kernels to the machine they run on: thread indices, shared memory, and the words that
+// The only interface of kernels to the machine they run on: thread indices, shared memory, and the words that
 // mark device code. Compiled by nvcc it is CUDA; with LLAMA4RT_SIMT_EMULATOR it is ordinary C++ over
 // tests/simt_emulator, which runs each thread as a fiber. Instructions are in ptx/.
 //

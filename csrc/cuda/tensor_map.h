@@ -1,4 +1,4 @@
-// TensorMap: what a TMA copy needs to know of a tensor in global memory. Made on the host, passed to kernels
+// TensorMap: describes a tensor in global memory to TMA copies. Made on the host, passed to kernels
 // by value as `const __grid_constant__ TensorMap`. 128 opaque bytes that only make_tensor_map and ptx/tma.cuh
 // look into.
 #pragma once
@@ -11,7 +11,7 @@ struct alignas(64) TensorMap {
   unsigned char bytes[128];
 };
 
-// How the rows of a box are permuted in shared memory, so that 8 rows of a column meet 8 different banks.
+// How the rows of a box are permuted in shared memory, so that 8 rows of a column lie in 8 different banks.
 // Values as in the descriptor of a wgmma operand.
 enum class Swizzle : int { kNone = 0, k128B = 1, k64B = 2, k32B = 3 };
 

@@ -343,7 +343,7 @@ Tensor EngineFile::tensor(std::string_view name) const {
   if (!stored_tensor.dtype->dtype || stored_tensor.shape.size() > size_t(Tensor::kMaxRank))
     fail(error_text(json::printable(name), ": ", stored_tensor.describe(), " is not a plain tensor"));
   Tensor view;
-  // Tensor has no const form; nobody writes through weights, and the mapping is read-only.
+  // Tensor has no const form; weights are never written, and the mapping is read-only.
   view.data = const_cast<std::byte*>(bytes(stored_tensor).data());
   view.dtype = *stored_tensor.dtype->dtype;
   view.rank = int(stored_tensor.shape.size());

@@ -1,7 +1,7 @@
-// EngineFile: an engine file opened, validated and mapped. Everything the header says is checked before
-// anybody reads a byte of payload, so a view handed out here always lies inside the file, whatever the header
-// claims. Payload bytes are checked only by verify(). The format is described in docs/engine-file.md; whether
-// the tensors are the ones the model needs is model/weights.h's business.
+// EngineFile: an engine file opened, validated and mapped. Everything the header says is checked before a
+// byte of payload is read, so a view handed out here always lies inside the file, whatever the header claims.
+// Payload bytes are checked only by verify(). The format is described in docs/engine-file.md; model/weights.h
+// checks that the tensors are the ones the model needs.
 #pragma once
 
 #include <cstddef>
@@ -63,7 +63,7 @@ class EngineFile final : public WeightSource {
   const ModelConfig& config() const override { return config_; }
   Layout layout() const override { return layout_; }  // of every packed weight
   // Throws kEngineFile, naming the command that builds the other file, unless the packed weights are in
-  // `layout`. device: who asks, for the message.
+  // `layout`. device: the device that asks, for the message.
   void require_layout(Layout layout, const std::string& device) const;
   const std::vector<std::pair<std::string, std::string>>& metadata() const { return header_.metadata(); }
   const std::string* find_metadata(std::string_view key) const { return header_.find_metadata(key); }

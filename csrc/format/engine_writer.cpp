@@ -314,7 +314,7 @@ void EngineWriter::convert_rows(const StoredTensor& tensor, std::span<const int6
   std::vector<bool>& written = plain_rows_[tensor.name];
   written.resize(size_t(tensor.shape[0]), false);
   mark_rows(written, tensor.name, rows);
-  // A slice at a time, so that a large table is never in memory twice.
+  // A chunk of rows at a time, so that a large table is never in memory twice.
   const int64_t slice = std::max<int64_t>(1, int64_t(kIoChunk) * 4 / std::max<int64_t>(1, source.columns));
   std::vector<bf16> converted;
   for (int64_t first = 0; first < source.rows; first += slice) {

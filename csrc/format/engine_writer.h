@@ -52,7 +52,7 @@ class EngineWriter {
                      const SourceMatrix& source);
   void import_int4_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
                         const Int4Codes& source, DType scale_dtype);
-  // What quantize_rows has lost in `name` so far.
+  // The error of what quantize_rows has packed into `name` so far.
   PackError report(const std::string& name) const;
 
   // The shape of a weight as declared; throws kInternal for an unknown name.

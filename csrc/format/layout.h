@@ -1,31 +1,57 @@
-// Where weight (n, k) lies in memory. Packer, reference backend and kernels all use these functions and
-// nothing else.
+// Where weight (n, k) lies in memory. The packer, the reference backend and all kernels use these functions
+// and nothing else.
 //
-// Layout::kCpu16: rows go in blocks of 16, so that one 512-bit register (or two 256-bit ones) holds one value
-// of 16 output rows, lane = row. Along K a block is a run of 64-byte *lines*; a line holds for each of the 16
-// rows one 32-bit word with the next 2 (bf16), 4 (int8) or 8 (int4) values of k:
+// Layout::kCpu16, for the CPU and reference backends. Rows go in blocks of 16, so that one 512-bit register
+// (or two 256-bit ones) holds one value of 16 output rows, lane = row:
 //
-//   bf16  word = k0 | k1 << 16                      even k in the low half, as the fp32 shift trick and AMX
-//   want it int8  word bytes   b0..b3 = k0 k2 k1 k3         so that (word & 0x00ff00ff) = (k0, k1) as int16
-//   pair,
-//                                                   ((word >> 8) & 0x00ff00ff) = (k2, k3)
-//   int4  word nibbles h0..h7 = k0 k2 k4 k6 k1 k3 k5 k7
-//                                                   so that ((word >> 4j) & 0x000f000f) = (k 2j, k 2j+1), j =
-//                                                   0..3
+//   matrix  | block: rows 0..15 | block: rows 16..31 | ...      N is padded to a multiple of 16
+//   block   | line 0 | line 1 | line 2 | ...                    along K, which is padded to whole lines
+//   line    | row 0 | row 1 | row 2 | ... | row 15 |            64 bytes: one 32-bit word for each row
 //
-// N is padded to a multiple of 16 and K to a whole line; padding is q = 0 with scale 0 for rows, and
-// activations are zero in the K padding, so its q (0) does not matter. Scales and zero points:
-// [N/16][group][16], lane = row.
+// A word holds the next 2 (bf16), 4 (int8) or 8 (int4) values of k of its row, low bits first:
 //
-// Layout::kCudaTile: what the tensor cores of a GPU take as the left operand of m16n8k16, so that a warp
-// reads a tile with one coalesced 16-byte load per lane and every lane finds its own registers in it. A
-// *tile* is 16 rows times 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes.
-// Tiles follow each other along K, then along N. Within a tile, step = column / 16 and c = column % 16 lie in
-// lane (row % 8) * 4 + c % 8 / 2, register r = row / 8 + 2 * (c / 8), half h = c % 2:
+//   bit       0       4       8       12      16      20      24      28      32
+//             +-------------------------------+-------------------------------+
+//   bf16      |              k0               |              k1               |
+//             +---------------+---------------+---------------+---------------+
+//   int8      |      k0       |      k2       |      k1       |      k3       |
+//             +-------+-------+-------+-------+-------+-------+-------+-------+
+//   int4      |  k0   |  k2   |  k4   |  k6   |  k1   |  k3   |  k5   |  k7   |
+//             +-------+-------+-------+-------+-------+-------+-------+-------+
 //
-//   bf16  word r of the lane, bits 16 h
-//   int8  word 2 step + r / 2, bits 8 (r % 2) + 16 h     ((word >> 8 j) & 0x00ff00ff) is one register
-//   int4  word step, bits 4 r + 16 h                     ((word >> 4 r) & 0x000f000f) is one register
+//   bf16      even k in the low half, where the shift to fp32 and AMX want it
+//   int8      (word >> 8 j) & 0x00ff00ff  is the pair (k 2j, k 2j+1) as two int16, j = 0, 1
+//   int4      (word >> 4 j) & 0x000f000f  is the pair (k 2j, k 2j+1) as two int16, j = 0 .. 3
+//
+// Padding rows have q = 0 and scale 0. Padding in K has q = 0; its activations are zero, so its q does not
+// matter. Scales and zero points: [N/16][group][16], lane = row.
+//
+// Layout::kCudaTile, for the tensor cores of a GPU: the left operand of m16n8k16. A *tile* is 16 rows times
+// 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes. So a warp reads a tile with
+// one coalesced 16-byte load per lane, and every lane finds its own registers in it. Tiles follow each other
+// along K, then along N. A tile consists of 4 (int4), 2 (int8) or 1 (bf16) steps of 16 columns. The lane that
+// holds element (row, column) of a step, and the register r of its operand:
+//
+//   column    0 1   2 3   4 5   6 7   8 9  10 11 12 13 14 15
+//            +-----------------------+-----------------------+
+//   row 0    |  0     1     2     3  |  0     1     2     3  |      A register holds two columns: the even
+//   row 1    |  4     5     6     7  |  4     5     6     7  |      one in its low half, the odd one in its
+//    ...     |         r = 0         |         r = 2         |      high half.
+//   row 7    | 28    29    30    31  | 28    29    30    31  |
+//            +-----------------------+-----------------------+
+//   row 8    |  0     1     2     3  |  0     1     2     3  |      lane = (row % 8) * 4 + column % 8 / 2
+//    ...     |         r = 1         |         r = 3         |      r    = row / 8 + 2 * (column / 8)
+//   row 15   | 28    29    30    31  | 28    29    30    31  |
+//            +-----------------------+-----------------------+
+//
+// The four words of a lane's 16 bytes:
+//
+//             word 0         word 1         word 2         word 3
+//            +--------------+--------------+--------------+--------------+
+//   bf16     | r0           | r1           | r2           | r3           |   the word is the register
+//   int8     | step 0: r0,r1| step 0: r2,r3| step 1: r0,r1| step 1: r2,r3|   (word >> 8 (r % 2)) & 0x00ff00ff
+//   int4     | step 0: r0-r3| step 1: r0-r3| step 2: r0-r3| step 3: r0-r3|   (word >> 4 r) & 0x000f000f
+//            +--------------+--------------+--------------+--------------+
 //
 // N is padded to 16 and K to a whole tile, with q = 0. Scales and zero points are those of kCpu16.
 #pragma once

@@ -135,7 +135,7 @@ RopeScaling parse_rope_scaling(const json::Value& value) {
   return scaling;
 }
 
-// What one field of the vision tower alone cannot tell.
+// Checks between fields of the vision tower.
 void check_together(const VisionConfig& v) {
   if (v.hidden_size % v.num_attention_heads != 0)
     fail(error_text("vision.hidden_size (", v.hidden_size,
@@ -195,7 +195,7 @@ json::Object vision_object(const VisionConfig& v) {
   };
 }
 
-// What one field alone cannot tell.
+// Checks between fields.
 void check_together(const ModelConfig& c) {
   if (c.num_attention_heads % c.num_key_value_heads != 0)
     fail(error_text("num_attention_heads (", c.num_attention_heads,

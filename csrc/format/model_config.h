@@ -1,6 +1,6 @@
 // ModelConfig: the numbers of one Llama 4, in Hugging Face's names, validated. Parsed from the canonical JSON
-// that the engine builder writes (docs/engine-file.md); the many spellings found in checkpoints are the
-// converter's business.
+// that the engine builder writes (docs/engine-file.md); the converter knows the many spellings found in
+// checkpoints.
 #pragma once
 
 #include <cstdint>

@@ -65,7 +65,7 @@ class BlockStore {
   virtual void store(int64_t index, const PackedBlock& block) = 0;
 };
 
-// What packing lost, summed over elements.
+// The error of packing, summed over elements.
 struct PackError {
   double squared = 0;         // sum of (w - value)^2
   double weight_squared = 0;  // sum of w^2

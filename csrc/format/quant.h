@@ -5,7 +5,7 @@
 //   bf16:  w[n, k] as stored
 //   int8:  w[n, k] = (q[n, k] - 128) * scale[n, k / group]                          q in 0..255
 //   int4:  w[n, k] = (q[n, k] - z)   * scale[n, k / group]     z = 8 or zero[n, k / group], q in 0..15
-// Scales are bf16 or fp32. Where each element lies is format/layout.h's business.
+// Scales are bf16 or fp32. format/layout.h says where each element lies.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,8 @@ enum class WeightKind : uint8_t { kBF16, kInt8, kInt4 };
 
 enum class Layout : uint8_t {
   kRowMajor,  // bf16 only: [N, K]; embedding tables, gathered by row
-  kCpu16,     // blocks of 16 rows, see format/layout.h; every matrix the CPU and reference backends multiply
-              // with
-  kCudaTile,  // tiles of 16 rows and 512 bytes, see format/layout.h; every matrix the CUDA backend multiplies
-              // with
+  kCpu16,     // blocks of 16 rows (format/layout.h): the matrices of the CPU and reference backends
+  kCudaTile,  // tiles of 16 rows and 512 bytes (format/layout.h): the matrices of the CUDA backend
 };
 
 constexpr std::string_view weight_kind_name(WeightKind kind) {

@@ -1,5 +1,5 @@
 // How one group of weights becomes integer codes and a scale. Pure arithmetic on floats: no layout, no files,
-// no threads. The meaning of codes and scales is format/quant.h's; docs/quantization.md explains the search.
+// no threads. format/quant.h defines codes and scales; docs/quantization.md explains the search.
 #pragma once
 
 #include <cstdint>

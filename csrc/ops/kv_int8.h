@@ -1,4 +1,4 @@
-// What int8 keys and values are: x[d] ~ q[d] * scale, -127 <= q[d] <= 127, one scale for the keys and one for
+// int8 keys and values: x[d] ~ q[d] * scale, -127 <= q[d] <= 127, one scale for the keys and one for
 // the values of each token and KV head. Backends store the same integers and scales, in their own order.
 #pragma once
 

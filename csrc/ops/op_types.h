@@ -41,7 +41,7 @@ struct KvLayer {
   int64_t block_bytes() const { return int64_t(num_kv_heads) * block_size * kv_head_bytes(dtype, head_dim); }
 };
 
-// What the attention of one layer group computes in one step. Each sequence contributes a run of consecutive
+// The attention of one layer group in one step. Each sequence contributes a run of consecutive
 // query tokens; query token at absolute position p attends to keys kv_begin..p. For a chunked layer kv_begin
 // is the start of p's chunk (a run never crosses a chunk boundary), for a global layer it is 0. kv_begin is a
 // multiple of P. All arrays are host memory on CPU backends, device memory on CUDA.
@@ -55,7 +55,7 @@ struct AttentionBatch {
   int max_query_len = 0;  // longest run, for choosing a schedule
 };
 
-// Where tokens go: the router's decision for T tokens. A *slot* is t * K + i, the i-th expert of token t.
+// The router's decision for T tokens. A *slot* is t * K + i, the i-th expert of token t.
 struct Routing {
   Tensor expert_ids;    // I32 [T, K], best logit first; ties go to the lowest expert
   Tensor scores;        // F32 [T, K], sigmoid of the selected logits

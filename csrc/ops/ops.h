@@ -21,7 +21,7 @@
 
 namespace llama4rt {
 
-// What happens to q, k and v between their product and attention; see Ops::prepare_qkv.
+// The steps between the qkv linear and attention; see Ops::prepare_qkv.
 struct QkvTransform {
   Tensor rope;  // F32 [T, D/2, 2] cos and sin of each pair's angle, or empty: no rotation (NoPE layer)
   bool qk_norm = false;  // unit RMS per head after rotation
@@ -100,8 +100,8 @@ class Ops {
   // x[t, n] += sum over i (in order i = 0..K-1, summed first) of a[t * K + i] . down_e[n].
   // x: F32 [T, H]; a: F32 [T * K, F]; down: stack of E matrices [H, F].
   void experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing);
-  // The same with the shared expert beside the routed ones, as a layer needs them: a device may do both in
-  // one go.  gate_up of `shared` into shared_a, and experts_gate_up.   a: F32 [T * K, F]; shared_a: F32 [T,
+  // The same with the shared expert beside the routed ones, as a layer needs them: a device may compute both in
+  // one launch.  gate_up of `shared` into shared_a, and experts_gate_up.   a: F32 [T * K, F]; shared_a: F32 [T,
   // F']; h: F32 [T, H].
   void moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
                    const Routing& routing);

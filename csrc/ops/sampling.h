@@ -1,4 +1,4 @@
-// What sampling on a device is given and gives back: plain structs of fixed layout, arrays of them in the
+// The inputs and outputs of sampling on a device: plain structs of fixed layout, arrays of them in the
 // memory ops work on. Ops::sample says what they mean; runtime/runner/device_sampler.h fills them.
 #pragma once
 

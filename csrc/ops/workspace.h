@@ -1,5 +1,5 @@
-// Workspace: the arena activations of a step come from. Sized once; a Frame gives everything taken inside a
-// scope back.
+// Workspace: the arena for the activations of a step. Sized once; a Frame gives back everything taken inside
+// a scope.
 #pragma once
 
 #include <cstddef>

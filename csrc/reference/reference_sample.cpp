@@ -1,4 +1,4 @@
-// What sampling means: full sorts and sums in plain order, on a copy of the row.
+// The definition of sampling: full sorts and sums in plain order, on a copy of the row.
 #include <algorithm>
 #include <cmath>
 #include <limits>

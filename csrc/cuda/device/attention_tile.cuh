@@ -1,7 +1,7 @@
-// What attention kernels with mma share: 16 query rows of a warp against 64 keys at a time.
+// Shared by the attention kernels with mma: 16 query rows of a warp against 64 keys at a time.
 //
 //   scores  S = Q K^T    16 rows x 64 keys, from four granules of 16 keys (kv_layout.cuh)
-//   weigh   P = 2^(S - running maximum), rounded to bf16; the accumulators are turned to the new maximum
+//   weigh   P = 2^(S - running maximum), rounded to bf16; the accumulators are rescaled to the new maximum
 //   values  O += P V     16 rows x D, granule by granule
 //
 // A row is one query head of one token: row r of a sequence is head r % group of token r / group, so that all
@@ -10,8 +10,8 @@
 // they stand.
 //
 // Order, on which results' bits depend: dims ascending in steps of 16; keys ascending in steps of 16; a new
-// maximum every 64 keys; spans (attention_spans.h) ascending. What a row may not see has weight 0, which
-// changes no bit of its sums; so it does not matter how many rows or keys a kernel takes at a time.
+// maximum every 64 keys; spans (attention_spans.h) ascending. A key that a row may not see has weight 0,
+// which changes no bit of its sums; so it does not matter how many rows or keys a kernel takes at a time.
 #pragma once
 
 #include "cuda/device/kv_layout.cuh"
@@ -134,7 +134,7 @@ struct QueryRows : RowKeys {
   }
 };
 
-// What is known of the rows after some keys. Nothing: maximum -inf and zeros.
+// Running maximum, sum and output of the rows after some keys. Before any key: -inf and zeros.
 template <class Config>
 struct RowState {
   float maximum[2], sum[2];
@@ -159,7 +159,7 @@ struct Exponent {
     return maximum == minus_infinity() ? 0.0f : ptx::mul(maximum, scores_scale);
   }
   LLAMA4RT_DEVICE float weight(float score) const { return ptx::exp2(ptx::fma(score, scale, -base)); }
-  // What turns sums made with another maximum to this one.
+  // The factor that rescales sums made with another maximum to this one.
   LLAMA4RT_DEVICE float factor(float maximum) const {
     return maximum == minus_infinity() ? 0.0f : ptx::exp2(base_of(scale, maximum) - base);
   }
@@ -300,7 +300,7 @@ LLAMA4RT_DEVICE void weigh(uint32_t (&weights)[kTileGranules][4], float (&scores
 
 // --- merging spans
 
-// Turns two partial results of a row to their common maximum.
+// Rescales two partial results of a row to their common maximum.
 struct Merge {
   float maximum, total_factor, span_factor;
   LLAMA4RT_DEVICE Merge(float total, float span, float scale) : maximum(span > total ? span : total) {

@@ -1,4 +1,4 @@
-// How matmuls end, shared by all of them.
+// The end of a linear kernel, shared by all of them.
 #pragma once
 
 #include "cuda/ptx/math.cuh"
@@ -15,8 +15,8 @@ LLAMA4RT_DEVICE float swiglu(float gate, float up, float c) {
   return g / (1.0f + ptx::exp2(-g * kLog2E)) * (c * up);
 }
 
-// Blocks that share a ticket (zero before and after) have each stored their part of a result: true in all
-// threads of the block that came last, which then sees every part.   flag: shared memory for one int.
+// Called by blocks that share a ticket (zero before and after), each after storing its part of a result: true
+// in all threads of the last block to call it, which then sees every part.   flag: shared memory for one int.
 LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks, int* flag) {
   ptx::sync_threads();
   if (thread_x() == 0) {

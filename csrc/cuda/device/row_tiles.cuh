@@ -6,7 +6,7 @@
 
 namespace llama4rt::cuda {
 
-// At most `size` rows that meet the same matrix.
+// At most `size` rows that are multiplied with the same matrix.
 struct RowTile {
   int expert;
   int first_row;
@@ -40,7 +40,7 @@ class RowTiles {
   LLAMA4RT_DEVICE RowTile at(int index) const {
     int expert = 0, tile = index;
     if (offsets_) {
-      // One lane finds it and the others learn of it: expert in the high half, its tile in the low one.
+      // One lane finds it and tells the others: expert in the high half, its tile in the low one.
       uint32_t found = 0;
       if (index >= before_ && index < before_ + mine_) {
         tile = index - before_;

@@ -1,4 +1,4 @@
-// The arguments of the matmuls with many rows of x, of one matrix or of a stack of experts (linear_medium,
+// The arguments of the linears with many rows of x, of one matrix or of a stack of experts (linear_medium,
 // linear_prefill). x has been rounded to bf16 before (round_rows).
 #pragma once
 

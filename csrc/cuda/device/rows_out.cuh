@@ -1,4 +1,4 @@
-// What the matmuls with many rows of x share: where the weights of an expert are, and where sums go.
+// Shared by the linears with many rows of x: where the weights of an expert are, and where sums go.
 #pragma once
 
 #include "cuda/device/finish.cuh"

@@ -44,7 +44,7 @@ LLAMA4RT_DEVICE float value_of_key(uint32_t key) {
   return ptx::float_from_bits(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-// What SampleEdit says.
+// The logit after a SampleEdit.
 LLAMA4RT_DEVICE float edited(float logit, const SampleEdit& e, const SampleRow& row) {
   logit = ptx::add(logit, e.bias);
   if (e.seen == 0) return logit;

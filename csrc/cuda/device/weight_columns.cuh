@@ -1,5 +1,5 @@
 // 64 columns of 16 rows of weights, and the scales that belong to them, in the registers of a warp: for the
-// matmuls with many rows of x, which all step through K by 64.
+// linears with many rows of x, which all step through K by 64.
 #pragma once
 
 #include "cuda/device/weight_tiles.cuh"
@@ -19,7 +19,7 @@ struct WeightColumns {
 
   U32x4 words[kTiles];  // this lane's
 
-  // address: of the first of the tiles in shared memory; tiles: how many are there, the others are 0.
+  // address: of the first of the tiles in shared memory; tiles: how many exist, the others are read as 0.
   LLAMA4RT_DEVICE void load(uint32_t address, int tiles = kTiles) {
     for (int i = 0; i < kTiles; ++i)
       words[i] = i < tiles ? ptx::load_shared_v4(address + uint32_t(i * kTileBytes + lane_index() * 16))

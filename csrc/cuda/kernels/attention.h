@@ -29,7 +29,7 @@ struct PrepareQkv {
                   const KvLayer& kv, Tensor slot_mapping);
 };
 
-// What every attention launcher takes: Ops::paged_attention's arguments. All memory is the device's.
+// Ops::paged_attention's arguments, for every attention launcher. All pointers are device memory.
 struct AttentionCall {
   Tensor out;  // [T, Hq * D]
   Tensor q;    // [T, Hq * D]
@@ -51,14 +51,15 @@ inline bool mma_can_take(const AttentionCall& call) {
          call.kv.num_kv_heads <= 65535 && call.max_rows() < int64_t(1) << 30;
 }
 
-// A warp per query head and token in plain fp32: any cache dtype, any head dim up to 256. For what the others
-// do not support.
+// A warp per query head and token in plain fp32: any cache dtype, any head dim up to 256. For caches
+// that the others do not support.
 struct AttentionPlain {
   static bool supports(const AttentionCall& call);
   static void run(Stream& stream, const AttentionCall& call);
 };
 
-// Few rows, many keys (decode): keys are shared out by span and partial results merged. For caches in cores.
+// Few rows, many keys (decode): the keys are cut into spans whose partial results are merged. For caches in
+// cores.
 struct AttentionDecode {
   // Rows beyond 32 would read the keys three times and more.
   static constexpr int64_t kMaxRows = 2 * kWarpRows;
@@ -93,7 +94,7 @@ struct AttentionDecode {
   static void run(Stream& stream, const AttentionCall& call, void* scratch, uint32_t* tickets);
 };
 
-// Many rows (prefill), or many sequences: each block takes 64 rows past all of their keys. The same bits as
+// Many rows (prefill), or many sequences: a block computes 64 rows over all of their keys. The same bits as
 // AttentionDecode. For caches in cores.
 struct AttentionPrefill {
   static bool supports(const AttentionCall& call);

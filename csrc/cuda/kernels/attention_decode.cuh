@@ -1,17 +1,30 @@
-// Attention of few rows over many keys: a stream of KV granules, cut into spans.
+// Attention of few rows over many keys. The keys of a sequence are cut into spans (attention_spans.h); one
+// warp takes one span for 16 rows of one KV head. A row is one query head of one token; a token has 5 in
+// Llama 4.
 //
-//            spans of one sequence's keys            A warp takes one span for the 16 rows of one KV head
-//            (all
-//          +------+------+------+------+--...        query heads of a token, 5 in Llama 4) and streams its
-//   head 0 | warp | warp | warp | warp |             granules past through kStages stages of cp.async, 28 KB
-//   in
-//          +------+------+------+------+--...        flight with bf16 heads of 128: no warp waits for
-//          another,
-//   head 1 | ...                                     and no byte of the cache is read twice.
+//                 keys of a sequence, oldest first             grid x: tile of 16 rows, KV head
+//               span 0   span 1   span 2   span 3   span 4     grid y: sequence
+//             +--------+--------+--------+--------+-- ...      grid z: spans, 4 at a time
+//   KV head 0 | warp 0 | warp 1 | warp 2 | warp 3 | warp 0
+//             +--------+--------+--------+--------+-- ...
+//   KV head 1 | warp 0 | warp 1 | warp 2 | warp 3 | warp 0
+//             +--------+--------+--------+--------+-- ...
+//              \___________ block z = 0 _________/ \_ block z = 1 ...
 //
-// Partial results of spans meet in global memory; the last block to arrive merges them, spans ascending.
-// There may be more spans than warps: a warp then takes every n-th. Rows beyond 16 take further tiles, which
-// read the keys again; attention_prefill is for those.
+//   a warp's stream of granules (16 keys or 16 values of a head; 4 KB with bf16 heads of 128):
+//
+//             | K K K K | V V V V | K K K K | V V V V | ...     a tile of 64 keys: 4 granules of K, 4 of V
+//                 ^ \_______________/
+//                 |   the next 7 are being copied (cp.async): 28 KB in flight
+//                 being multiplied
+//
+//   registers of a warp:       queries [16][D] bf16, and of the span so far: maximum, sum, out [16][D] fp32
+//   shared memory of a block:  4 warps x 8 stages of one granule; each warp uses its own, without barriers
+//   global memory:             states [S][row tiles][Hkv][spans][rows][D + 2]: maximum, sum, out of each span
+//
+// Every byte of the cache is read once. The last block to store its states (a ticket) merges them, spans
+// ascending. The grid has at most 512 blocks along z; where there are more spans, a warp takes every n-th.
+// Rows beyond 16 take further row tiles, which read the keys again; attention_prefill is for those.
 #pragma once
 
 #include "cuda/device/attention_tile.cuh"
@@ -45,8 +58,8 @@ struct GranuleStream {
   int granules = 0;       // of the span
   uint32_t window = 0;    // lane i: the block of granule i of the 32 that are being loaded
 
-  // The last part of the span before was in the last stage, and this fills all others: no lane can still be
-  // reading there.
+  // The last part of the span before was in the last stage, and open() fills all others: no lane can still be
+  // reading them.
   static_assert(2 * kTileGranules % Config::kStages == 0);
   LLAMA4RT_DEVICE void open(int64_t begin, int64_t end) {
     first_granule = int(begin / kGranuleKeys);
@@ -56,7 +69,7 @@ struct GranuleStream {
   LLAMA4RT_DEVICE uint32_t stage(int n) const {
     return stages + uint32_t(n % Config::kStages * Head::kMaxGranuleBytes);
   }
-  // Waits for part n (all lanes' copies) and sends for the part that takes the place of n - 1.
+  // Waits for part n (all lanes' copies) and starts copying the part that takes the place of n - 1.
   LLAMA4RT_DEVICE uint32_t arrive(int n) {
     ptx::copy_wait<Config::kStages - 2>();
     ptx::sync_warp(0xffffffffu);

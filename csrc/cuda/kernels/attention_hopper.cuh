@@ -1,10 +1,11 @@
 // Attention of many rows with wgmma, for Hopper: bf16 caches, heads of 64 or 128 dims.
 //
-//   loads    bulk copies, tile by tile of 64 keys, two tiles ahead; warp 0 asks for them beside its other
-//   work two warp groups of 64 rows each, which share every tile:
-//     scores   S = Q K^T    Q and K from shared memory, S in registers
-//     weigh    P            in registers (attention_tile.cuh)
-//     values   O += P V     P from registers, V from shared memory
+// A block has two warp groups of 64 rows, which share every tile of 64 keys. For each tile:
+//
+//   load     warp 0    bulk copies of K and V, two tiles ahead, into a ring of 4 stages
+//   scores   a group   S = Q K^T    Q and K from shared memory, S in registers
+//   weigh    a group   P            in registers (attention_tile.cuh)
+//   values   a group   O += P V     P from registers, V from shared memory
 //
 // A granule is contiguous in memory and already consists of the 8 x 16-byte cores that wgmma takes without
 // swizzle, V transposed: one bulk copy each, no tensor map, no bank conflicts. While one group weighs, the
@@ -34,7 +35,7 @@ struct AttentionHopperConfig {
   static constexpr int kRows = kGroups * kGroupRows;
   static constexpr int kThreads = kGroups * 128;  // up to 255 registers each
   static constexpr int kAhead = 2;                // tiles under way while one is multiplied
-  static constexpr int kStages = kAhead + 2;      // so warp 0 need not wait for the slowest
+  static constexpr int kStages = kAhead + 2;      // so that warp 0 need not wait for the slowest warp
   static constexpr int kSideBytes = kTileGranules * Head::kMaxGranuleBytes;  // keys or values of a tile
   static constexpr int kStageBytes = 2 * kSideBytes;
   static constexpr int kOctetBytes = Head::kMaxGranuleBytes / 2;  // 8 keys, all dims

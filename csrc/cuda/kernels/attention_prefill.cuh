@@ -24,7 +24,7 @@ struct AttentionPrefillConfig {
   static constexpr int kSharedBytes = 2 * kStageBytes;
 };
 
-// Sends for the granules of tile `tile` that hold any of the first `keys` keys.
+// Starts copying the granules of tile `tile` that hold any of the first `keys` keys.
 template <class Config>
 LLAMA4RT_DEVICE void load_key_tile(const AttentionArgs& a, const RowsOfSequence& s, int sequence, int kv_head,
                                    uint32_t stage, int tile, int64_t keys) {
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Config::kThreads) attention_prefill_kernel(Att
   int spans = 0;
   for (int tile = 0; int64_t(tile) * kTileKeys < keys; ++tile) {
     ptx::copy_wait<0>();
-    ptx::sync_threads();  // everyone's copies are here, and everyone has done with the other stage
+    ptx::sync_threads();  // all copies are here, and no thread reads the other stage any more
     load_key_tile<Config>(a, s, sequence, kv_head, stage(tile + 1), tile + 1, keys);
     ptx::copy_commit();
     const int64_t first_key = int64_t(tile) * kTileKeys;

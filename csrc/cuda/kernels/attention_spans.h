@@ -1,4 +1,4 @@
-// Spans: the pieces that a row's keys are cut into, counted from kv_begin. One warp takes a span from its
+// Spans: the splits of a row's keys (split-KV), counted from kv_begin. One warp takes a span from its
 // first key to its last with a running softmax; spans are merged in ascending order. Where spans begin
 // depends on nothing but the position, so neither the batch nor the kernel changes a bit. They grow with the
 // context: short ones keep all of a GPU busy with 2k keys, long ones keep the partial results of 10M keys few

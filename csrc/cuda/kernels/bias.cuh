@@ -15,7 +15,7 @@ struct BiasArgs {
   int dim;
 };
 
-// Block (t, p) does piece p of row t: x += bias, then with kGelu x = gelu(x).
+// Block (t, p) does part p of row t: x += bias, then with kGelu x = gelu(x).
 template <int kThreads, bool kGelu, bool kAligned>
 __global__ void __launch_bounds__(kThreads) bias_kernel(BiasArgs a) {
   wait_for_kernel_before();

@@ -16,7 +16,7 @@ struct CopyRowsArgs {
   int dim;
 };
 
-// Block (i, p) copies piece p of row i: out[i] = x[rows[i]], or with kScatter out[rows[i]] = x[i].
+// Block (i, p) copies part p of row i: out[i] = x[rows[i]], or with kScatter out[rows[i]] = x[i].
 template <int kThreads, bool kScatter, bool kAligned>
 __global__ void __launch_bounds__(kThreads) copy_rows_kernel(CopyRowsArgs a) {
   wait_for_kernel_before();

@@ -1,5 +1,5 @@
-// The arguments of the matmul that streams weights past a few tokens (linear_decode.cuh), which serves single
-// matrices, stacks of experts, and both in one launch.
+// The arguments of linear_decode.cuh, the linear for few tokens: of a single matrix, of a stack of experts,
+// or of both in one launch.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,13 @@ struct DecodeMatrices {
 };
 
 struct DecodeArgs {
-  // What every token goes through: one matrix. No tokens: nothing.
+  // The dense part: every token goes through one matrix. tokens = 0: there is none.
   DecodeMatrices dense = {};
   const float* dense_x = nullptr;  // [T, K]
   float* out = nullptr;            // [T, N], with kSwiGlu [T, F]; routed sums are added here too (kAdd)
   int tokens = 0;                  // T of the dense part
 
-  // What slots go through: their experts. No slots: nothing.
+  // The routed part: every slot goes through its expert. slots = 0: there is none.
   DecodeMatrices routed = {};
   const float* routed_x = nullptr;        // row s / slots_per_row for slot s
   float* routed_out = nullptr;            // [S, F], with kSwiGlu

@@ -12,7 +12,7 @@ void run_embed(Stream& stream, Tensor out, const Weight& table, Tensor ids) {
                        .out_stride = out.stride0,
                        .vocabulary = int(table.n),
                        .dim = int(table.k)};
-  constexpr int kThreads = 128;  // five blocks share a row of 5120: a decode step waits for one row only
+  constexpr int kThreads = 128;  // five blocks share a row of 5120, as a decode step has only one row
   const bool aligned =
       rows_aligned(out) && table.k % 8 == 0 && reinterpret_cast<uintptr_t>(table.data) % 16 == 0;
   launch("embed", aligned ? embed_kernel<kThreads, true> : embed_kernel<kThreads, false>,

@@ -19,7 +19,7 @@ struct EmbedArgs {
 
 inline constexpr int kEmbedColumns = 8;  // of one thread: 16 bytes of the table
 
-// Block (t, p) writes piece p of row t. An id outside the table gives a row of NaN, which sampling reports:
+// Block (t, p) writes part p of row t. An id outside the table gives a row of NaN, which sampling reports:
 // the host has checked ids, and no kernel may fault on one.
 // kAligned: dim is a multiple of 8, table and out are aligned.
 template <int kThreads, bool kAligned>

@@ -1,4 +1,4 @@
-// Launchers of the matmuls with routed experts.
+// Launchers of the linears of routed experts.
 #pragma once
 
 #include <cstddef>
@@ -12,13 +12,13 @@
 
 namespace llama4rt::cuda {
 
-// Experts of a few tokens each, read once: made for decode, right for any T. A shared expert of the same kind
-// of weight rides in the same launch. Grids depend on T, not on the routing.
+// Experts of a few tokens each, read once: made for decode, correct for any T. A shared expert of the same kind
+// of weight goes in the same launch. Grids depend on T, not on the routing.
 struct ExpertsDecode {
   static bool supports(const Weight& experts) {
     return decode_supports(experts) && experts.num_experts <= kMostDecodeExperts;
   }
-  // Whether `shared` can ride with `experts`.
+  // Whether `shared` can go in the launch of `experts`.
   static bool same_kind(const Weight& e, const Weight& s) {
     return s.kind == e.kind && s.layout == e.layout && s.group_size == e.group_size && s.n == e.n &&
            s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype;

@@ -5,7 +5,7 @@
 namespace llama4rt::cuda {
 namespace {
 
-// What both products of routed experts have in common.
+// Shared by both linears of routed experts.
 DecodeArgs routed_args(const Weight& experts, const Routing& routing, void* scratch, uint32_t* tickets) {
   return {.routed = decode_matrices(experts),
           .sorted_slots = routing.sorted_slots.ptr<const int32_t>(),

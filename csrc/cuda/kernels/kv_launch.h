@@ -1,4 +1,4 @@
-// What launchers of kernels that touch the KV cache share.
+// Shared by launchers of kernels that read or write the KV cache.
 #pragma once
 
 #include "base/checked_math.h"
@@ -18,7 +18,7 @@ inline KvBlocks kv_blocks(const KvLayer& kv) {
           .cores = kv_in_cores(kv)};
 }
 
-// A warp to each head of each token: starts Kernel<Config<Element, largest head dim>>, for any cache.
+// One warp for each head of each token: starts Kernel<Config<Element, largest head dim>>, for any cache.
 template <template <class, int> class Config, class Kernels, class Args>
 void launch_per_head(const char* name, Stream& stream, const Args& args, const KvLayer& kv, int64_t tokens,
                      int heads, const Kernels& kernels) {

@@ -1,4 +1,4 @@
-// Launchers of the matmuls with one matrix.
+// Launchers of the linears with one matrix.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace llama4rt::cuda {
 
-// The matmul that streams weights past 8 or 16 tokens at a time: made for decode, right for any T.
+// linear_decode.cuh, 8 or 16 tokens at a time: made for decode, correct for any T.
 struct LinearDecode {
   // supports() and the memory it needs are inline in linear_decode.h.
   static bool supports(const Weight& w);

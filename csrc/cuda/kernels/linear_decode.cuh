@@ -1,22 +1,36 @@
-// Matmul for few tokens: a stream of weights, of one matrix, of routed experts, or of both.
+// Linear for few tokens: a stream of weights, of one matrix, of routed experts, or of both.
 //
 //   y[t, n] = sum_k bf16(x[t, k]) * w[n, k]
 //
-// A block takes 64 rows of every matrix (4 warps, one row block of 16 each) and one split of K (1024
-// columns), or all of them. It walks over *jobs*: up to 8 or 16 tokens that go through the same matrix. So an
-// expert without tokens is never seen, and weights are read from memory once for all tokens of a job.
+// A block takes 64 rows of every matrix and one split of K (1024 columns), or all splits, one after the
+// other. It walks over *jobs*: up to 8 or 16 tokens that go through the same matrix. So weights are read from
+// memory once for all tokens of a job, and the weights of an expert without tokens are never read.
 //
-//            k: one split                        Weights are the left operand: rows n are the 16 of m16n8k16,
-//          +-----------------+                   tokens its 8 columns, so one token wastes 7/8 of tensor work
-//   warp 0 | stage stage ... |   x: tokens x     that nobody waits for.
-//   warp 1 |                 |   split in
-//   warp 2 |                 |   shared memory,  A warp streams stages of one or two KB (tiles, and the
-//   scales warp 3 |                 |   as bf16         that belong to them) through a ring of cp.async that
-//   goes on
-//          +-----------------+                   from job to job.
+//               k: one split of 1024 columns             shared memory of a block
+//            +---------+---------+-- ... --+             +------------------------------------------+
+//   warp 0   | 16 rows |         |         |             | ring of warp 0: 8 stages (int8: 4)       |
+//            +---------+---------+-- ... --+             +------------------------------------------+
+//   warp 1   | 16 rows |         |         |             | rings of warps 1, 2, 3                   |
+//            +---------+---------+-- ... --+             +------------------------------------------+
+//   warp 2   | 16 rows |         |         |             | x: [tokens][1024 + 8 of padding] bf16    |
+//            +---------+---------+-- ... --+             +------------------------------------------+
+//   warp 3   | 16 rows |         |         |             | where experts begin: [E + 1] int32       |
+//            +---------+---------+-- ... --+             +------------------------------------------+
+//              stage 0   stage 1                         sums and totals of 64 rows: in registers
 //
-// Sums of every job go to global memory; the last block of 64 rows to arrive adds the splits and finishes.
-// The order of additions is that of device/weight_tiles.cuh.
+//   a stage of one warp, by cp.async:
+//            +--------------------------------------------------------------+--------------+--------------+
+//            | tiles of weights (format/layout.h)                           | scales       | zero points  |
+//            | 128 columns: int4 1 KB, int8 2 KB; 32 columns of bf16: 1 KB  | 16 per group | 16 per group |
+//            +--------------------------------------------------------------+--------------+--------------+
+//
+// Weights are the left operand: rows n are the 16 of m16n8k16, tokens its 8 columns. One token thus wastes
+// 7/8 of the tensor cores' work, which costs no time, as the weights cannot be read as fast as they are
+// multiplied. A warp's ring runs on from split to split and from job to job: it is always 7 (int8: 3) stages
+// ahead.
+//
+// Sums of every job go to global memory, [64-row block][split][tokens + slots][64]; the last block of 64 rows
+// to arrive adds the splits and finishes. The order of additions is that of device/weight_tiles.cuh.
 #pragma once
 
 #include "cuda/device/finish.cuh"
@@ -101,7 +115,7 @@ struct Walk {
   }
 };
 
-// What one block knows about its place.
+// Position and pointers of one block.
 template <class Config>
 struct DecodeBlock {
   const DecodeArgs& a;
@@ -198,7 +212,7 @@ struct Loader {
     }
   }
 
-  // What needs nothing of the kernel before: weights of the dense matrix, to the end of the first split.
+  // Stages that do not depend on the kernel before: weights of the dense matrix, in the first split.
   LLAMA4RT_DEVICE void load_early(const DecodeBlock<Config>& b) {
     if (b.a.tokens == 0) return;
     b.start(walk);
@@ -330,7 +344,7 @@ LLAMA4RT_DEVICE void store_partials(float* partials, const DecodeBlock<Config>& 
     }
 }
 
-// Totals to where they belong.  total(place, row of the block) -> float; places are tokens, then slots.
+// Writes the totals to the outputs.  total(place, row of the block) -> float; places are tokens, then slots.
 template <class Config, class Total>
 LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Total& total) {
   const DecodeArgs& a = b.a;
@@ -387,7 +401,7 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
     ptx::sync_threads();
     uint32_t x_address[Config::kTokenTiles];  // of row lane % 8, columns 8 * (lane / 8) of 32
     for (int i = 0; i < Config::kTokenTiles; ++i) {
-      // Past the job's tokens any row will do: nobody reads their sums.
+      // Past the job's tokens any row will do: their sums are not used.
       const int token = min_of(i * 8 + b.lane % 8, job.count() - 1);
       x_address[i] = ptx::shared_address(b.x + token * Config::kXRowBytes + b.lane / 8 * 16);
     }

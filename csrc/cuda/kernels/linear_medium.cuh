@@ -1,4 +1,4 @@
-// Matmul for tens of rows of x, and for any number on GPUs without wgmma: mma.m16n8k16 with both operands
+// Linear for tens of rows of x, and for any number on GPUs without wgmma: mma.m16n8k16 with both operands
 // through a ring of shared memory.
 //
 //   out[t, n] = sum_k bf16(x[t, k]) * w[n, k]
@@ -6,20 +6,26 @@
 // A block takes 128 rows of w and up to 64 rows of x, which all meet the same matrix; K goes by in steps of
 // 64 columns:
 //
-//            step step step ...
-//          +----+----+----+              x of a step: 64 x 64 bf16, rows 144 bytes apart, so that ldmatrix
-//          meets
-//   warp 0 | 32 rows of w |              no bank conflict. w of a step: 8 row blocks of 512 (int4) to 2048
-//   (bf16) warp 1 |    x         |              bytes, in fragment order (device/weight_tiles.cuh). warp 2 |
-//   64 rows of x | warp 3 |              |              A warp turns a weight into bf16 once and multiplies
-//   it with all 64 rows
-//          +----+----+----+              of x. Its two row blocks are a gate block and the up block of the
-//          same
-//                                        outputs, so SwiGLU needs no exchange.
+//             k: steps of 64 columns             shared memory: a ring of 4 stages (bf16: 3), by cp.async
+//            +------+------+-- ... --+            +-------------------------------------------------------+
+//   warp 0   |  32 rows of w         |            | x of a step: 64 rows of [64 + 8 of padding] bf16      |
+//            +------+------+-- ... --+            +-------------------------------------------------------+
+//   warp 1   |  32 rows              |            | w of a step: 8 row blocks of 16 rows, each of         |
+//            +------+------+-- ... --+            |              512 (int4), 1024 (int8), 2048 (bf16) B   |
+//   warp 2   |  32 rows              |            +-------------------------------------------------------+
+//            +------+------+-- ... --+            and where splits follow each other in a block:
+//   warp 3   |  32 rows              |            +-------------------------------------------------------+
+//            +------+------+-- ... --+            | totals: [64 sums of a thread][128 threads] fp32       |
+//             step 0 step 1                       +-------------------------------------------------------+
+//   32 rows = 2 row blocks of 16
 //
-// Splits of K (1024 columns) run beside each other, to fill the GPU: grid y is their number, sums meet in
-// global memory, the last block adds them. Or they run one after the other in one block: grid y is 1, totals
-// wait in shared memory, each thread its own. The bits are the same, and those of linear_decode.
+// The padding lets ldmatrix read x without bank conflicts; w is in fragment order (device/weight_tiles.cuh).
+// A warp turns a weight into bf16 once and multiplies it with all 64 rows of x. With SwiGLU its two row
+// blocks are a gate block and the up block of the same outputs, so SwiGLU needs no exchange between warps.
+//
+// Splits of K (1024 columns) either run beside each other, to fill the GPU: grid y is their number, sums meet
+// in global memory, and the last block adds them. Or they run one after the other in one block: grid y is 1,
+// and each thread keeps its own totals in shared memory. The bits are the same, and those of linear_decode.
 #pragma once
 
 #include "cuda/device/overlap.cuh"
@@ -59,7 +65,7 @@ struct LinearMediumConfig {
   }
 };
 
-// What one block knows about its place.
+// Position and pointers of one block.
 template <class Config>
 struct MediumBlock {
   using Weights = typename Config::Weights;
@@ -224,7 +230,7 @@ LLAMA4RT_DEVICE void multiply_step(MediumSums<Config>& sums, MediumSums<Config>&
   }
 }
 
-// Sums to where they belong.
+// Writes the sums to the outputs.
 template <class Config>
 LLAMA4RT_DEVICE void finish(const MediumBlock<Config>& b, const MediumSums<Config>& sums) {
   const RowsArgs& a = b.a;
@@ -246,7 +252,8 @@ LLAMA4RT_DEVICE void finish(const MediumBlock<Config>& b, const MediumSums<Confi
   }
 }
 
-// Splits beside each other: true in the block that came last, whose sums then are those of all splits.
+// When splits run beside each other: true in the block that came last, whose sums then are those of all
+// splits.
 template <class Config>
 LLAMA4RT_DEVICE bool meet_splits(const MediumBlock<Config>& b, MediumSums<Config>& sums) {
   constexpr int64_t kPartial = Config::kSums * Config::kThreads;
@@ -277,7 +284,7 @@ __global__ void __launch_bounds__(Config::kThreads) linear_medium_kernel(RowsArg
   group_sums.clear();
   for (int i = 0; i < b.num_steps; ++i) {
     ptx::copy_wait<Config::kStages - 2>();
-    ptx::sync_threads();                   // everybody's copies are there, and the stage before is read
+    ptx::sync_threads();                   // all copies are there, and no thread reads the stage before
     b.load_step(i + Config::kStages - 1);  // where the stage before was
     if (b.has_rows(b.row_block)) multiply_step(sums, group_sums, b, i);
 

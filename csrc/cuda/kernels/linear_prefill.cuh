@@ -1,23 +1,27 @@
-// Matmul for hundreds of rows of x on Hopper: wgmma, the weights as its operand in registers, x as its
+// Linear for hundreds of rows of x on Hopper: wgmma, the weights as its operand in registers, x as its
 // operand in shared memory.
 //
 //   out[t, n] = sum_k bf16(x[t, k]) * w[n, k]
 //
-// A block takes tiles of 128 rows of w and 128 rows of x (which all meet the same matrix), one after the
-// other; K goes by in steps of 64 columns:
+// A block of three warp groups takes tiles of 128 rows of w and 128 rows of x (which all meet the same
+// matrix), one after the other; K goes by in steps of 64 columns, through a ring of 6 stages:
 //
-//   producer, one warp                            consumers, two warp groups of 64 rows of w each
-//   ------------------                            -----------------------------------------------
-//   waits until a stage is empty                  wait until it is full
-//   x: a box of 128 x 64 bf16, by TMA,     ---->  a lane reads its 16 bytes of w, makes bf16 of them: operand
-//   a
-//      128-byte swizzle: operand b                four wgmma m64n128k16; while they run, w of the next step
-//   w: 8 row blocks of 512 to 2048 bytes          at the end of a weight group: sums += group's sums * scale
-//                                          <----  the stage is empty
+//   producer: warp 0 of warp group 0           stage              consumers: warp groups 1 and 2,
+//   64 registers a thread                                         64 rows of w each, 216 registers a thread
+//   ------------------------------------    +-----------+         ------------------------------------------
+//   wait until the stage is empty           |           |         wait until the stage is full
+//   x: a box of 128 x 64 bf16, by TMA       |   16 KB   |  ---->  x is operand b (128-byte swizzle)
+//   w: 8 row blocks of 16 rows, bulk        | 4 (int4), |  ---->  a lane reads its bytes of w and makes
+//      copies of 512 (int4), 1024 (int8)    | 8 (int8), |         bf16 of them: operand a
+//      or 2048 (bf16) bytes                 |  16 KB    |         four wgmma m64n128k16; while they run, the
+//                                           |  (bf16)   |         lane reads w of the next step
+//                                           +-----------+  <----  the stage is empty
+//                                                                 at the end of a weight group:
+//                                                                 sums += sums of the group * scale
 //
-// One group of consumers turns weights into bf16 and scales sums while the tensor cores work for the other.
-// Totals over splits of K (1024 columns) wait in shared memory, each thread its own. The order of additions
-// is that of device/weight_tiles.cuh.
+// While one group of consumers turns weights into bf16 and scales sums, the tensor cores work for the other.
+// Totals over splits of K (1024 columns) are kept in shared memory, each thread its own. The order of
+// additions is that of device/weight_tiles.cuh.
 //
 // Rows of w within a warp: with SwiGLU half of its 16 rows are gates and the other half the ups of the same
 // outputs, so that one thread has both.
@@ -139,7 +143,7 @@ LLAMA4RT_DEVICE void produce(const RowsArgs& a, const TensorMap* x_map, const Ro
     work.get(tile, first_row_block);
     for (int step = 0; step < steps; ++step) {
       if (lane_index() == 0) {
-        ptx::mbarrier_wait(place.empty(), place.parity ^ 1u);  // the first time round it is
+        ptx::mbarrier_wait(place.empty(), place.parity ^ 1u);  // an unused stage is empty
         load_step<Config>(a, x_map, tile, first_row_block, step, place);
       }
       place.advance();
@@ -211,7 +215,7 @@ struct StepWeights {
   }
 };
 
-// The sums of one tile to where they belong.
+// Writes the sums of one tile to the outputs.
 template <class Config>
 LLAMA4RT_DEVICE void finish(const RowsArgs& a, const RowTile& tile, int first_row_block, const LaneRows& rows,
                             const float (&sums)[Config::kSums]) {

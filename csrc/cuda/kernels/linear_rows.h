@@ -1,7 +1,7 @@
-// Launchers of the matmuls with many rows of x, single matrices and stacks of experts, and the choice among
+// Launchers of the linears with many rows of x, single matrices and stacks of experts, and the choice among
 // them.
 //
-// A product takes its rows through round_rows first; which kernel then multiplies changes no bit.
+// The rows of x go through round_rows first; which kernel then multiplies changes no bit.
 #pragma once
 
 #include <algorithm>

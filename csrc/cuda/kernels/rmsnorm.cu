@@ -15,7 +15,7 @@ void run_rmsnorm(Stream& stream, Tensor out, Tensor x, Tensor weight, float eps,
                          .residual_stride = residual.stride0,
                          .dim = int(x.size(1)),
                          .eps = eps};
-  // 256 threads keep a row of 5120 in flight; 1024 would wait longer at the barrier than they save.
+  // 256 threads load a row of 5120 at once; with 1024 the barrier costs more than they save.
   constexpr int kThreads = 256;
   const bool aligned =
       rows_aligned(out) && rows_aligned(x) && rows_aligned(weight) && (!residual || rows_aligned(residual));

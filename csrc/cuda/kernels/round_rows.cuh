@@ -1,4 +1,4 @@
-// Rows of x as bf16, once, for the matmuls that read them many times; for experts in the order of their
+// Rows of x as bf16, once, for the linears that read them many times; for experts in the order of their
 // slots, so that the rows of one expert lie together.
 #pragma once
 
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) round_rows_kernel(RoundRowsArgs a) {
 
 struct CombineSlotsArgs {
   float* x;        // [T, N], x_stride
-  const float* y;  // [T * K, N]: what each slot gives
+  const float* y;  // [T * K, N]: the output of each slot
   int64_t x_stride;
   int top_k;
   int n;

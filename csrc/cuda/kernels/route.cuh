@@ -2,8 +2,8 @@
 // slots (token * K + i) by expert.
 //
 // Logits. Weights are read as the tensor cores want them (format/layout.h, kCudaTile: 16 experts x 16 columns
-// in 512 bytes), but multiplied in fp32, because activations may not be rounded where a choice hangs on
-// them. A lane holds two experts and four columns of each tile; a warp takes a *split* of 320 columns (a
+// in 512 bytes), but multiplied in fp32, because a rounded activation could change which expert is
+// chosen. A lane holds two experts and four columns of each tile; a warp takes a *split* of 320 columns (a
 // sixteenth of 5120), so one token occupies all 16 warps of a block.
 // Order of additions, which no batch changes: a lane's columns ascending within a split; the four lanes of an
 // expert as a butterfly; splits ascending.
@@ -11,9 +11,9 @@
 // Choice. A warp per token, each round the best expert behind the last one chosen: larger logits first, ties
 // to the lowest expert, NaN last.
 //
-// Sort. Blocks count their slots by expert (match_any: no atomics, slots stay in order); the block that
-// comes last turns counts into places; then blocks place their slots. Few slots stay within one block, the
-// last of the logits kernel, and nothing else is launched.
+// Sort. Blocks count their slots by expert (match_any: no atomics, slots stay in order); the last
+// block turns counts into positions; then blocks write their slots there. With few slots one block, the last
+// of the logits kernel, does all of it, and nothing else is launched.
 #pragma once
 
 #include "cuda/device/exp.cuh"
@@ -62,9 +62,8 @@ LLAMA4RT_DEVICE F32x2 load2(const float* row, int column, int columns) {
   return {column < columns ? row[column] : 0.0f, column + 1 < columns ? row[column + 1] : 0.0f};
 }
 
-// Sums of one split: sums[i][0] is expert lane / 4 of the block's 16 and token i, sums[i][1] expert lane / 4
-// +
-// 8. Of each tile this lane takes columns c, c + 1, c + 8, c + 9 with c = lane % 4 * 2.
+// Sums of one split: sums[i][0] is expert lane / 4 of the block's 16 and token i, sums[i][1] expert
+// lane / 4 + 8. Of each tile this lane takes columns c, c + 1, c + 8, c + 9 with c = lane % 4 * 2.
 template <int kTokens, int kTilesAtOnce, bool kAligned>
 LLAMA4RT_DEVICE void multiply_split(float (&sums)[kTokens][2], const RouteArgs& a, int first_token,
                                     int split) {
@@ -149,9 +148,9 @@ struct SlotPlace {
   int before;  // slots of the same expert and warp that come before it
 };
 
-// The block's slots [first, first + count), one for each thread. The experts were written by this block,
-// whose threads need not have met since. Leaves, for the time after the next barrier, in before[warp][expert]
-// (shared) how many slots of the expert lower warps have. counts(expert, n) is called once for each expert,
+// The block's slots [first, first + count), one for each thread. The experts were written by this block; no
+// barrier is needed in between. After the next barrier, before[warp][expert] (shared) holds how many slots of
+// the expert lower warps have. counts(expert, n) is called once for each expert,
 // by some thread, with the number of its slots here.
 template <int kThreads, class Counts>
 LLAMA4RT_DEVICE SlotPlace count_slots(const RouteArgs& a, int first, int count, int* before,

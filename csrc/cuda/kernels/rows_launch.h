@@ -1,4 +1,4 @@
-// What the launchers of linear_medium and linear_prefill share.
+// Shared by the launchers of linear_medium and linear_prefill.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +33,8 @@ inline RowsArgs rows_args(const RowsProduct& p, const Weight& w) {
           .finish = p.finish};
 }
 
-// start.with<Weights>() for what the weight is. Zero points or none is decided at run time here: the choice
-// costs an instruction per group, and half of the instantiations.
+// Calls start.with<Weights>() with the type of this weight. Zero points or none is decided at run time here:
+// that costs an instruction per group and halves the number of instantiations.
 template <class Start>
 void choose_weights(const Weight& w, Start& start) {
   if (w.kind == WeightKind::kBF16) return start.template with<BF16Weights>();

@@ -32,8 +32,8 @@ void Sample::run(Stream& stream, const SampleBatch& batch, Tensor logits, void* 
        .threads = kScanThreads},
       stream, args);
   if (batch.all_plain) return;
-  // Small vocabularies: fewer threads to wait for. The sum of exponentials differs in its last bits, with the
-  // vocabulary only.
+  // Small vocabularies: fewer threads, so cheaper barriers. The sum of exponentials differs in its last bits,
+  // with the vocabulary only.
   const bool small = logits.size(1) <= kSmallVocabulary;
   launch("sample_choose", small ? sample_choose_kernel<kFewThreads> : sample_choose_kernel<kManyThreads>,
          {.grid_x = int(batch.num_rows),

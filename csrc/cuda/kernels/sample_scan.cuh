@@ -1,5 +1,5 @@
-// The first pass of sampling: the best token of each row, and whether the row is finite. Rows that ask for
-// nothing else are done with it.
+// The first pass of sampling: the best token of each row, and whether the row is finite. Rows that need
+// nothing else are done after it.
 //
 // A row is cut into *runs* of 256 tokens, one warp each, eight to a block, so that one row alone reaches
 // every multiprocessor. The best of each run stays in memory: sample_choose begins with them.

@@ -21,7 +21,7 @@ LLAMA4RT_DEVICE void copy_async_16(uint32_t dst, const void* src, int src_bytes 
 #endif
 }
 
-// What this thread issued since the last commit becomes a group, also when that is nothing.
+// The copies this thread issued since the last commit become a group, which may be empty.
 LLAMA4RT_DEVICE void copy_commit() {
 #ifdef LLAMA4RT_SIMT_EMULATOR
   simt::copy_commit();
@@ -30,7 +30,8 @@ LLAMA4RT_DEVICE void copy_commit() {
 #endif
 }
 
-// Waits until at most kLeft groups of this thread are in flight. Other threads' copies need a barrier more.
+// Waits until at most kLeft groups of this thread are in flight. For other threads' copies a barrier is
+// needed, too.
 template <int kLeft>
 LLAMA4RT_DEVICE void copy_wait(LLAMA4RT_SITE) {
 #ifdef LLAMA4RT_SIMT_EMULATOR

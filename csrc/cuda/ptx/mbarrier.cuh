@@ -1,5 +1,5 @@
 // mbarrier: a barrier in shared memory that counts arrivals and bytes of bulk copies, phase after phase.
-// Waits name the parity of the phase they wait for: 0 first, then 1, 0, ...
+// A wait names the parity of the phase it waits for: 0 first, then 1, 0, ...
 // PTX ISA: mbarrier.init, .arrive, .arrive.expect_tx, .try_wait.parity, fence.mbarrier_init.  sm_90.
 #pragma once
 
@@ -35,7 +35,7 @@ LLAMA4RT_DEVICE void mbarrier_arrive(uint32_t mbarrier LLAMA4RT_AND_SITE) {
 #endif
 }
 
-// Arrives, and lets the phase wait for `bytes` of copies as well.
+// Arrives; the phase then ends only after `bytes` of copies as well.
 LLAMA4RT_DEVICE void mbarrier_arrive_expect(uint32_t mbarrier, int bytes LLAMA4RT_AND_SITE) {
 #ifdef LLAMA4RT_SIMT_EMULATOR
   simt::mbarrier_expect_tx(mbarrier, bytes, site);

@@ -22,7 +22,7 @@ LLAMA4RT_DEVICE void sync_threads(LLAMA4RT_SITE) {
 #endif
 }
 
-// `threads` of the block, a multiple of 32, meet at barrier 1..15.
+// A barrier, number 1..15, of `threads` threads of the block, a multiple of 32.
 LLAMA4RT_DEVICE void sync_named(int barrier, int threads LLAMA4RT_AND_SITE) {
 #ifdef LLAMA4RT_SIMT_EMULATOR
   simt::sync_named(barrier, threads, site);
@@ -49,8 +49,8 @@ LLAMA4RT_DEVICE void sync_warp(uint32_t mask LLAMA4RT_AND_SITE) {
 #endif
 }
 
-// What this thread has done (and knows of others) before may be relied on by whoever meets it later through
-// an atomic: __threadfence().
+// Stores of this thread before it (and those it has seen) are visible to a thread that later reads an atomic
+// which this thread writes after it: __threadfence().
 LLAMA4RT_DEVICE void fence_device(LLAMA4RT_SITE) {
 #ifdef LLAMA4RT_SIMT_EMULATOR
   simt::InRuntime guard;

@@ -1,4 +1,5 @@
-// Bulk copies by the tensor memory accelerator: one thread asks, an mbarrier tells when bytes have landed.
+// Bulk copies by the tensor memory accelerator: one thread starts them, an mbarrier tells when the bytes have
+// arrived.
 // PTX ISA: cp.async.bulk, cp.async.bulk.tensor, fence.proxy.async.  sm_90.
 #pragma once
 

@@ -14,8 +14,8 @@
 
 namespace llama4rt::cuda::ptx {
 
-// Whether device code compiled here has wgmma. Kernels made of it are empty elsewhere, and nobody starts
-// them.
+// Whether device code compiled here has wgmma. Kernels that use it are empty elsewhere, and are
+// never launched there.
 #if defined(LLAMA4RT_SIMT_EMULATOR) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 inline constexpr bool kHasWgmma = true;
 #else

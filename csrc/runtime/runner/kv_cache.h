@@ -19,8 +19,8 @@ struct KvCacheOptions {
   DType dtype = DType::kBF16;
   int64_t max_model_len = 0;  // 0: as long as the model and the budget allow
   int64_t max_num_seqs = 1;
-  int32_t spare_blocks =
-      0;  // of each group, beside the ones to be handed out: rows that pad a step write there
+  // Of each layer group, beside the ones to be handed out: rows that pad a step write there.
+  int32_t spare_blocks = 0;
 };
 
 struct KvCachePlan {

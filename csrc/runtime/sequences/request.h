@@ -82,10 +82,10 @@ struct TokenEvent {
   std::optional<std::vector<TokenLogprobs>> prompt_logprobs;
   std::optional<LogitRows> logits;
   int64_t prompt_computed = -1;  // prompt tokens done so far, in an event that says only this
-  int64_t cached_tokens = 0;     // prompt tokens found in the prefix cache; with the sequence's first event,
-                                 // and with every one of progress
-  std::string finish_reason;     // "", "stop", "length", "abort" or "error"
-  int32_t stop_token_id = -1;    // the end token that stopped it; it is not part of the output
+  // Prompt tokens found in the prefix cache; with the sequence's first event, and with every one of progress.
+  int64_t cached_tokens = 0;
+  std::string finish_reason;   // "", "stop", "length", "abort" or "error"
+  int32_t stop_token_id = -1;  // the end token that stopped it; it is not part of the output
   std::string error;
   bool not_finite = false;  // the error is that logits held NaN or infinity
 };
