@@ -16,9 +16,9 @@ constexpr size_t kMapBytes = size_t(1) << 20;
 constexpr size_t kHugePage = size_t(2) << 20, kPage = 4096;
 
 // int8 costs nothing that the demo model's answers show (docs/numerics.md) and is up to twice as fast; but
-// the tile unit multiplies int16, faster than int8 goes without it.
+// AMX multiplies int16, faster than int8 goes without it.
 Activations default_activations(const cpu::Kernels& kernels) {
-  return kernels.split_row ? Activations::kInt16 : Activations::kInt8;
+  return kernels.pack_tile_row ? Activations::kInt16 : Activations::kInt8;
 }
 
 void* map_pages(size_t bytes) {
