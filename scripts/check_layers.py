@@ -18,9 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/architecture.md"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
-# SSE2 is part of every x86-64 and may be used anywhere; what lies beyond it needs run-time dispatch.
-BEYOND_SSE2_HEADER = re.compile(r"^(x86intrin|cpuid|[pstnwi]mmintrin|amx\w+)\.h$")
-BEYOND_SSE2 = re.compile(r"\b_(?:mm256|mm512|tile)_\w+\(|\b__(?:m256|m512)[id]?\b")
+# Intrinsics live in the folders of csrc/cpu that belong to one architecture; nobody else includes those.
+INTRINSICS_FOLDERS = ("cpu/x86/", "cpu/arm/")
+INTRINSICS_HEADER = re.compile(r"^(cpuid|\w*intrin|amx\w+|arm_\w+)\.h$")
+INTRINSICS = re.compile(
+    r"\b_(?:mm|mm256|mm512|tile)_\w+\(|\b__m(?:64|128|256|512)[id]?\b"
+    r"|\b__builtin_(?:ia32|aarch64|neon|cpu)_\w+|\b(?:float|u?int|poly)(?:8|16|32|64)x\d+(?:x\d)?_t\b"
+)
+INTRINSICS_ALLOWED = {"base/spin_pause.h"}  # one instruction, named with its architecture
 # The library throws; it neither prints nor ends the process that loaded it.
 PRINTS_OR_EXITS = re.compile(
     r"\bstd::(?:cout|cerr|clog|exit|abort|terminate|quick_exit|f?printf|f?puts)\b"
@@ -74,18 +79,21 @@ def check_cpp(path: Path, table: dict[str, set[str]]) -> Iterator[str]:
     if allowed is None:
         yield f"csrc/{name}: {layer} is not in the table of layers in docs/architecture.md"
         return
+    own_architecture = name.startswith(INTRINSICS_FOLDERS)
     for number, line in enumerate(path.read_text().splitlines(), 1):
         where = f"csrc/{name}:{number}"
         if match := INCLUDE.match(line):
             own, system = match[1], match[2]
             if own and own.split("/")[0] != layer and own not in allowed and own.split("/")[0] not in allowed:
                 yield f"{where}: {layer} may not include {own}"
-            if system and BEYOND_SSE2_HEADER.match(system) and layer != "cpu":
-                yield f"{where}: <{system}> belongs in csrc/cpu"
+            if own and own.startswith(INTRINSICS_FOLDERS) and not own_architecture:
+                yield f"{where}: {own} is for one architecture, this file for all of them"
+            if system and INTRINSICS_HEADER.match(system) and not own_architecture:
+                yield f"{where}: <{system}> belongs in csrc/cpu/x86 or csrc/cpu/arm"
             continue
         code = without_comments(line)
-        if layer != "cpu" and BEYOND_SSE2.search(code):
-            yield f"{where}: instructions beyond SSE2 belong in csrc/cpu"
+        if (match := INTRINSICS.search(code)) and not own_architecture and name not in INTRINSICS_ALLOWED:
+            yield f"{where}: {match[0]}: intrinsics belong in csrc/cpu/x86 or csrc/cpu/arm"
         if match := PRINTS_OR_EXITS.search(code):
             yield f"{where}: {match[0]}: the library neither prints nor exits"
 

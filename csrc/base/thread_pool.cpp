@@ -1,6 +1,5 @@
 #include "base/thread_pool.h"
 
-#include <emmintrin.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "base/checked_math.h"
+#include "base/spin_pause.h"
 
 namespace llama4rt {
 namespace {
@@ -55,12 +55,12 @@ struct ThreadPool::State {
 
   const int num_threads;
   std::vector<std::thread> workers;
-  const std::function<void(int, int)>* job = nullptr;
-  // One word, so that joining a job and closing it cannot pass each other: which job, whether it takes
+  const std::function<void(int, int)>* task = nullptr;
+  // One word, so that joining a task and closing it cannot pass each other: which task, whether it takes
   // members still, and how many of the workers are in it.
-  static constexpr uint64_t kActiveMask = 0xffff, kClosed = 0x10000, kOneJob = 0x20000;
+  static constexpr uint64_t kActiveMask = 0xffff, kClosed = 0x10000, kOneTask = 0x20000;
   alignas(64) std::atomic<uint64_t> ticket{kClosed};
-  alignas(64) std::atomic<int> pending{0};  // workers that have not finished this job
+  alignas(64) std::atomic<int> pending{0};  // workers that have not finished this task
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
@@ -70,35 +70,35 @@ struct ThreadPool::State {
 
   void run_member(int member) {
     try {
-      (*job)(member, num_threads);
+      (*task)(member, num_threads);
     } catch (...) {
       std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
     }
   }
 
-  uint64_t job_number(std::memory_order order = std::memory_order_seq_cst) const {
-    return ticket.load(order) / kOneJob;
+  uint64_t task_number(std::memory_order order = std::memory_order_seq_cst) const {
+    return ticket.load(order) / kOneTask;
   }
 
-  // Returns the new job's number, or the old one when the pool stops.
-  uint64_t wait_for_job(uint64_t seen) {
+  // Returns the new task's number, or the old one when the pool stops.
+  uint64_t wait_for_task(uint64_t seen) {
     for (int turn = 0; turn < kSpinTurns; ++turn) {
-      const uint64_t now = job_number(std::memory_order_acquire);
+      const uint64_t now = task_number(std::memory_order_acquire);
       if (now != seen || stop.load(std::memory_order_relaxed)) return now;
-      _mm_pause();
+      spin_pause();
     }
     std::unique_lock lock(mutex);
     sleepers.fetch_add(1);
-    wake.wait(lock, [&] { return job_number() != seen || stop.load(); });
+    wake.wait(lock, [&] { return task_number() != seen || stop.load(); });
     sleepers.fetch_sub(1);
-    return job_number();
+    return task_number();
   }
 
-  // False when the job is closed already, or over.
+  // False when the task is closed already, or over.
   bool join(uint64_t number) {
     uint64_t now = ticket.load(std::memory_order_acquire);
-    while (now / kOneJob == number && !(now & kClosed))
+    while (now / kOneTask == number && !(now & kClosed))
       if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) return true;
     return false;
   }
@@ -106,7 +106,7 @@ struct ThreadPool::State {
   void worker(int member) {
     uint64_t seen = 0;
     while (true) {
-      const uint64_t now = wait_for_job(seen);
+      const uint64_t now = wait_for_task(seen);
       if (now == seen) return;  // stopped
       seen = now;
       if (!join(now)) continue;
@@ -120,14 +120,14 @@ struct ThreadPool::State {
   static void wait_until(const Done& done) {
     for (int turn = 0; !done(); ++turn) {
       if (turn < kSpinTurns)
-        _mm_pause();
+        spin_pause();
       else
         std::this_thread::yield();
     }
   }
 
-  // Closes the job, waits for the members that are in it and passes on what they threw.
-  void end_job() {
+  // Closes the task, waits for the members that are in it and passes on what they threw.
+  void end_task() {
     ticket.fetch_or(kClosed, std::memory_order_acq_rel);
     wait_until([&] { return (ticket.load(std::memory_order_acquire) & kActiveMask) == 0; });
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
@@ -154,13 +154,13 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::num_threads() const { return state_->num_threads; }
 
-void ThreadPool::begin(const std::function<void(int, int)>& job) {
+void ThreadPool::begin(const std::function<void(int, int)>& task) {
   State& s = *state_;
   if (s.workers.empty()) s.start();
-  s.job = &job;
+  s.task = &task;
   s.pending.store(s.num_threads - 1, std::memory_order_relaxed);
-  // No worker is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_job.
-  s.ticket.store((s.job_number() + 1) * State::kOneJob);
+  // Nobody is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_task.
+  s.ticket.store((s.task_number() + 1) * State::kOneTask);
   if (s.sleepers.load() > 0) {
     {
       std::lock_guard lock(s.mutex);
@@ -169,21 +169,21 @@ void ThreadPool::begin(const std::function<void(int, int)>& job) {
   }
 }
 
-void ThreadPool::run(const std::function<void(int, int)>& job) {
+void ThreadPool::run(const std::function<void(int, int)>& task) {
   State& s = *state_;
-  if (s.num_threads == 1) return job(0, 1);
-  begin(job);
+  if (s.num_threads == 1) return task(0, 1);
+  begin(task);
   s.run_member(0);
   State::wait_until([&] { return s.pending.load(std::memory_order_acquire) == 0; });
-  s.end_job();
+  s.end_task();
 }
 
-void ThreadPool::run_shared(const std::function<void(int, int)>& job) {
+void ThreadPool::run_shared(const std::function<void(int, int)>& task) {
   State& s = *state_;
-  if (s.num_threads == 1) return job(0, 1);
-  begin(job);
+  if (s.num_threads == 1) return task(0, 1);
+  begin(task);
   s.run_member(0);
-  s.end_job();
+  s.end_task();
 }
 
 void ThreadPool::parallel_for(int64_t count, int64_t grain,

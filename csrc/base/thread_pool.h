@@ -1,7 +1,7 @@
 // ThreadPool: a fixed team of threads that runs one function on every member and waits for all.
 // The calling thread is member 0. Workers spin for a short while between tasks (decode issues a task every
 // few tens of microseconds) and then sleep on a futex, so that an idle engine costs nothing. It starts no
-// thread until the first parallel task. Only one thread may use a pool at a time.
+// thread until the first parallel task, and one pool may be driven by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,14 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Calls job(member, num_threads) on every member, returns when all have returned. The first exception
+  // Calls task(member, num_threads) on every member, returns when all have returned. The first exception
   // thrown by any member is rethrown here after all have finished.
-  void run(const std::function<void(int member, int num_threads)>& job);
+  void run(const std::function<void(int member, int num_threads)>& task);
 
-  // The same for a task whose members take units of work from a common list until it is empty: a member that
-  // has not begun when the caller's own call returns does not run, and the caller does not wait for it. On a
-  // busy machine such a thread has no CPU yet; waiting for it would cost milliseconds where the task takes
-  // microseconds.
-  void run_shared(const std::function<void(int member, int num_threads)>& job);
+  // The same for a task whose members share units of work until none is left: a member that has not begun
+  // when the caller's own call returns is not waited for and does not run. On a busy machine that is a thread
+  // whose CPU somebody else has, and waiting for it costs milliseconds where the task takes microseconds.
+  void run_shared(const std::function<void(int member, int num_threads)>& task);
 
   // Splits [0, count) into contiguous ranges, one per member, in multiples of `grain`; body(begin, end).
   // The split never influences results: ops choose units of work that own whole output elements.
@@ -36,7 +35,7 @@ class ThreadPool {
                     const std::function<void(int64_t begin, int64_t end)>& body);
 
  private:
-  void begin(const std::function<void(int, int)>& job);
+  void begin(const std::function<void(int, int)>& task);
   struct State;
   std::unique_ptr<State> state_;
 };

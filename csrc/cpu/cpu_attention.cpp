@@ -1,5 +1,6 @@
 // Paged attention: cuts the queries of a step into units (a few tokens of one sequence, one KV head with all
-// its query heads) and shares them. A single token with a long context is cut by partition of keys as well.
+// its query heads) and shares them. A single token with a long context is cut into splits of its keys as
+// well.
 #include <algorithm>
 
 #include "cpu/cpu_ops.h"
@@ -8,7 +9,7 @@ namespace llama4rt {
 
 using cpu::AttentionTile;
 using cpu::kMaxAttentionRows;
-using cpu::kPartitionKeys;
+using cpu::kSplitKeys;
 
 namespace {
 // Multiplications up to which one thread attends alone: to wake the others costs as long.
@@ -28,9 +29,7 @@ struct CpuOps::AttentionCall {
   int64_t num_keys(int seq, int64_t token) const {
     return batch.first_position[seq] + token - batch.kv_begin[seq] + 1;
   }
-  int64_t num_partitions(int seq, int64_t token) const {
-    return ceil_div(num_keys(seq, token), kPartitionKeys);
-  }
+  int64_t num_splits(int seq, int64_t token) const { return ceil_div(num_keys(seq, token), kSplitKeys); }
   float* out_head(int seq, int64_t token, int64_t head) const {
     return out.row<float>(batch.query_start[seq] + token) + head * kv.head_dim;
   }
@@ -52,18 +51,18 @@ struct CpuOps::AttentionCall {
   }
 };
 
-// Fills attention_units_, and merges_ with those tokens whose partitions are computed apart.
+// Fills attention_units_, and merges_ with those tokens whose splits are computed apart.
 void CpuOps::plan_attention(const AttentionCall& call) {
   attention_units_.clear();
   merges_.clear();
   const int64_t tokens_per_unit = std::max<int64_t>(1, kMaxAttentionRows / call.group);
   int64_t state_rows = 0;
   for (int seq = 0; seq < call.batch.num_seqs; ++seq) {
-    const int64_t num_queries = call.num_queries(seq), partitions = call.num_partitions(seq, 0);
-    if (num_queries == 1 && partitions > 1) {
+    const int64_t num_queries = call.num_queries(seq), splits = call.num_splits(seq, 0);
+    if (num_queries == 1 && splits > 1) {
       for (int64_t head = 0; head < call.kv.num_kv_heads; ++head) {
-        merges_.push_back({seq, 0, 1, head, partitions, state_rows});
-        for (int64_t p = 0; p < partitions; ++p, state_rows += call.group)
+        merges_.push_back({seq, 0, 1, head, splits, state_rows});
+        for (int64_t p = 0; p < splits; ++p, state_rows += call.group)
           attention_units_.push_back({seq, 0, 1, head, p, state_rows});
       }
       continue;
@@ -90,7 +89,7 @@ const float* CpuOps::attend_all(int member, const AttentionTile& tile) {
   float* states = m.states.get<float>(2 * kMaxAttentionRows * state_size);
   float* next = states + kMaxAttentionRows * state_size;
   kernels_.attend(states, tile, 0, scratch);
-  for (int64_t p = 1; p < ceil_div(tile.num_keys[tile.num_rows - 1], kPartitionKeys); ++p) {
+  for (int64_t p = 1; p < ceil_div(tile.num_keys[tile.num_rows - 1], kSplitKeys); ++p) {
     kernels_.attend(next, tile, p, scratch);
     for (int64_t i = 0; i < tile.num_rows; ++i)
       kernels_.merge_state(states + i * state_size, next + i * state_size, dim);
@@ -105,9 +104,9 @@ void CpuOps::run_attention_unit(const AttentionCall& call, int member, const Att
   for (int64_t row = 0; row < num_rows; row += kMaxAttentionRows) {
     const int64_t rows = std::min<int64_t>(kMaxAttentionRows, num_rows - row);
     const AttentionTile tile = call.tile(unit, row, rows);
-    if (unit.partition >= 0) {
+    if (unit.split >= 0) {
       kernels_.attend(attention_states_.get<float>(0) + (unit.state_row + row) * call.state_size, tile,
-                      unit.partition, scratch);
+                      unit.split, scratch);
       continue;
     }
     const float* states = attend_all(member, tile);
@@ -119,19 +118,19 @@ void CpuOps::run_attention_unit(const AttentionCall& call, int member, const Att
 }
 
 void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
-                                float scale) {
+                                    float scale) {
   const int64_t dim = kv.head_dim;
   const AttentionCall call{
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};
   plan_attention(call);
   reserve_attention(dim);
-  int64_t products = 0;
+  int64_t multiplications = 0;
   for (int seq = 0; seq < batch.num_seqs; ++seq) {
     const int64_t queries = call.num_queries(seq);
-    products += 2 * queries * call.num_keys(seq, queries - 1) * q.size(1);
+    multiplications += 2 * queries * call.num_keys(seq, queries - 1) * q.size(1);
   }
   const int64_t num_units = int64_t(attention_units_.size());
-  if (products <= kAlone)
+  if (multiplications <= kAlone)
     for (int64_t i = 0; i < num_units; ++i) run_attention_unit(call, 0, attention_units_[size_t(i)]);
   else
     team_.share(num_units, [&](int member, int64_t i) {
@@ -139,9 +138,9 @@ void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const A
     });
   team_.share(int64_t(merges_.size()) * call.group, [&](int, int64_t i) {
     const AttentionUnit& unit = merges_[size_t(i / call.group)];
-    const int64_t head = i % call.group, num_partitions = unit.partition;
+    const int64_t head = i % call.group, num_splits = unit.split;
     float* states = attention_states_.get<float>(0) + (unit.state_row + head) * call.state_size;
-    for (int64_t p = 1; p < num_partitions; ++p)
+    for (int64_t p = 1; p < num_splits; ++p)
       kernels_.merge_state(states, states + p * call.group * call.state_size, dim);
     kernels_.finish_state(call.out_head(unit.seq, 0, unit.kv_head * call.group + head), states, dim);
   });

@@ -7,15 +7,14 @@ namespace llama4rt {
 namespace {
 
 // int8 costs nothing that the demo model's answers show (docs/numerics.md) and is up to twice as fast; but
-// the tile unit multiplies int16, faster than int8 goes without it.
+// AMX multiplies int16, faster than int8 goes without it.
 Activations default_activations(const cpu::Kernels& kernels) {
-  return kernels.split_row ? Activations::kInt16 : Activations::kInt8;
+  return kernels.pack_tile_row ? Activations::kInt16 : Activations::kInt8;
 }
 
 }  // namespace
 
-CpuOps::CpuOps(const DeviceTraits& traits, const cpu::Kernels& kernels, int num_threads,
-               Activations activations)
+CpuOps::CpuOps(const DeviceTraits& traits, const cpu::Kernels& kernels, int num_threads, Activations activations)
     : Ops(traits),
       kernels_(kernels),
       activations_(activations == Activations::kAuto ? default_activations(kernels) : activations),
@@ -26,8 +25,7 @@ CpuDevice::CpuDevice(const cpu::Kernels& kernels, const DeviceOptions& options)
     : HostDevice(device_traits("cpu")), ops_(traits(), kernels, options.num_threads, options.activations) {}
 
 std::string CpuDevice::describe() const {
-  return error_text("cpu ", ops_.kernels().isa, ", ", num_threads(),
-                    num_threads() == 1 ? " thread" : " threads",
+  return error_text("cpu ", ops_.kernels().isa, ", ", num_threads(), num_threads() == 1 ? " thread" : " threads",
                     ops_.activations() == Activations::kInt8 ? ", int8 activations" : ", int16 activations");
 }
 

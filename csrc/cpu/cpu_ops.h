@@ -1,7 +1,6 @@
-// CpuOps: the ops over a team of threads and a table of inner loops chosen for this machine, in files by
-// family:
-//   cpu_rows.cpp       memory, rows, prepare_qkv
-//   cpu_products.cpp   linear, linear_add, gate_up: schedules Products
+// CpuOps: the ops over a team of threads and a table of inner loops chosen for this machine, in files by family:
+//   cpu_rows.cpp       rows, prepare_qkv
+//   cpu_linear.cpp     linear, linear_add, gate_up: schedules cpu::Linears
 //   cpu_experts.cpp    route, experts_gate_up, experts_down_add
 //   cpu_attention.cpp  paged_attention
 //   cpu_tiles.cpp      rotate_heads, tile_attention
@@ -64,25 +63,25 @@ class CpuOps final : public Ops {
                 [&](int, int64_t i) { body(i * per_unit, std::min(rows, (i + 1) * per_unit)); });
   }
 
-  void multiply_one(Tensor out, Tensor x, const Weight& w, Finish finish);
-  void add_product(Tensor out, Tensor x, const Weight& w, Finish finish);
-  // Adds to products_ one product per expert that has tokens.
+  void linear_one(Tensor out, Tensor x, const Weight& w, Finish finish);
+  void collect_linear(Tensor out, Tensor x, const Weight& w, Finish finish);
+  // Adds to linears_ one linear op per expert that has tokens.
   void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
                        const Weight& stack, const Routing& routing, Finish finish);
-  // Runs products_, all of one K, kind and group size.   chained: there are two, of one shape and one row,
+  // Runs linears_, all of one K, kind and group size.   chained: there are two, of one shape and one row,
   // which add to the same outputs, the first one first
-  void run_products(bool chained = false);
-  void plan_products(bool chained);
-  void quantize_products(const cpu::QuantizedRows& q, int64_t begin, int64_t end);
+  void run_linears(bool chained = false);
+  void plan_linears(bool chained);
+  void quantize_linears(const cpu::QuantizedRows& q, int64_t begin, int64_t end);
 
   // A unit of paged_attention: query tokens [token, token + num_tokens) of a sequence, one KV head, and
-  // either all partitions (-1) or one, whose states go to attention_states_ from row `state_row` on.
+  // either all splits of its keys (-1) or one, whose states go to attention_states_ from row `state_row` on.
   struct AttentionUnit {
     int seq = 0;
     int64_t token = 0;
     int num_tokens = 0;
     int64_t kv_head = 0;
-    int64_t partition = -1;
+    int64_t split = -1;
     int64_t state_row = 0;
   };
   struct AttentionCall;
@@ -103,8 +102,8 @@ class CpuOps final : public Ops {
     cpu::Scratch kernel, states, values, scales, sums;
   };
   std::vector<Member> members_;
-  std::vector<cpu::Product> products_;
-  std::vector<cpu::ProductTask> tasks_;
+  std::vector<cpu::Linear> linears_;
+  std::vector<cpu::LinearUnit> linear_units_;
   std::vector<AttentionUnit> attention_units_, merges_;
   cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_, tile_keys_, tile_values_;
 };

@@ -1,87 +1,19 @@
-// Built for plain x86-64: asks cpuid, asks the operating system (XGETBV) whether it saves the wider
-// registers, and asks Linux for permission to use AMX tiles, whose state is large.
 #include "cpu/dispatch.h"
-
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstdlib>
 
 #include "base/error.h"
+#include "cpu/tables.h"
 
 namespace llama4rt::cpu {
-
-namespace scalar {
-const Kernels& kernels();
-}
-namespace avx2 {
-const Kernels& kernels();
-}
-namespace avx_vnni {
-const Kernels& kernels();
-}
-namespace avx512 {
-const Kernels& kernels();
-}
-namespace avx512_vnni {
-const Kernels& kernels();
-}
-namespace amx {
-const Kernels& kernels();
-}
-
 namespace {
 
-uint64_t saved_registers() {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
-  uint32_t low = 0, high = 0;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return uint64_t(high) << 32 | low;
+// Slowest first.
+std::vector<Table> tables() {
+  std::vector<Table> all = {{"scalar", [] { return true; }, scalar::kernels}};
+  for (const Table& t : vector_tables()) all.push_back(t);
+  return all;
 }
-
-constexpr uint64_t kSavesYmm = 0x6;        // SSE and AVX state
-constexpr uint64_t kSavesZmm = 0xe6;       // and opmask, upper halves, upper registers
-constexpr uint64_t kSavesTiles = 0x60000;  // tile configuration and tile data
-
-bool has_avx2() {
-  return (saved_registers() & kSavesYmm) == kSavesYmm && __builtin_cpu_supports("avx2") &&
-         __builtin_cpu_supports("fma");
-}
-bool has_avx_vnni() {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  constexpr uint32_t kAvxVnni = 1u << 4;  // cpuid leaf 7, subleaf 1, eax
-  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni) != 0;
-}
-bool has_avx512() {
-  return has_avx2() && (saved_registers() & kSavesZmm) == kSavesZmm && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
-}
-bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-bool has_amx() {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  constexpr uint32_t kTile = 1u << 24, kInt8 = 1u << 25;  // cpuid leaf 7, edx
-  if (!has_avx512_vnni() || (saved_registers() & kSavesTiles) != kSavesTiles ||
-      !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kTile | kInt8)) != (kTile | kInt8))
-    return false;
-  // Linux 5.16 and later want to be asked, once per process (Documentation/arch/x86/xstate.rst).
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-
-struct Entry {
-  const char* name;
-  bool (*supported)();
-  const Kernels& (*table)();
-};
-
-constexpr Entry kTables[] = {
-    {"scalar", [] { return true; }, scalar::kernels},       {"avx2", has_avx2, avx2::kernels},
-    {"avx_vnni", has_avx_vnni, avx_vnni::kernels},          {"avx512", has_avx512, avx512::kernels},
-    {"avx512_vnni", has_avx512_vnni, avx512_vnni::kernels}, {"amx", has_amx, amx::kernels},
-};
 
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
@@ -93,17 +25,17 @@ std::string joined(const std::vector<std::string>& names) {
 
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
-  for (const Entry& e : kTables)
-    if (e.supported()) names.emplace_back(e.name);
+  for (const Table& t : tables())
+    if (t.supported()) names.emplace_back(t.name);
   return names;
 }
 
 const Kernels& kernels_by_name(const std::string& isa) {
-  for (const Entry& e : kTables) {
-    if (isa != e.name) continue;
-    LLAMA4RT_CHECK(kConfig, e.supported(), "LLAMA4RT_CPU_ISA=", isa,
+  for (const Table& t : tables()) {
+    if (isa != t.name) continue;
+    LLAMA4RT_CHECK(kConfig, t.supported(), "LLAMA4RT_CPU_ISA=", isa,
                    ": this machine does not support it; it runs ", joined(supported_isas()));
-    return e.table();
+    return t.kernels();
   }
   throw Error(ErrorKind::kConfig,
               error_text("LLAMA4RT_CPU_ISA=", isa, " is not a known instruction set; this machine runs ",

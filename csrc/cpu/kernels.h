@@ -1,6 +1,6 @@
 // Kernels: the inner loops of the CPU backend for one instruction set, as a table of function pointers.
-// Each cpu/isa/*.cpp fills one; dispatch.cpp chooses. A kernel works on one unit of output and knows no
-// threads; the backend (cpu_*.cpp) splits work. All tables give the same bits.
+// cpu/scalar/scalar.cpp and cpu/x86/*.cpp fill one each; dispatch.cpp chooses. A kernel works on one unit of
+// output and knows no threads; the backend (cpu_*.cpp) splits work. All tables give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace llama4rt::cpu {
 
 // The rows one matrix is multiplied with. Row i is row i of x and out, or, for the rows of an expert, slot
 // s = slots[i]: row s / slots_per_x of x and row s of out.
-struct ProductRows {
+struct LinearRows {
   int64_t count = 0;
   const float* x = nullptr;  // [*, K]
   int64_t x_stride = 0;
@@ -30,7 +30,7 @@ struct ProductRows {
 };
 
 // Activation rows as int16 or int8 with one scale per weight group:  x[k] ~ values[k] * scales[k / group].
-// Rows are in the order of the products, one after the other.
+// Rows are in the order of the linear ops, one after the other.
 struct QuantizedRows {
   int16_t* values = nullptr;  // [rows, stride]; zero from K on
   int8_t* bytes = nullptr;    // the same as int8, instead; int4 weights only, in the order of
@@ -39,14 +39,14 @@ struct QuantizedRows {
   int32_t* sums = nullptr;    // [rows, groups] sum of the group's values
   int64_t stride = 0;         // groups * group_size
   int64_t groups = 0;
-  // The same values split for AMX, see generic/amx_product.h; null when no product wants it.
+  // The same values split for AMX, see x86/amx_linear.h; null when no linear op wants it.
   uint8_t* tiles = nullptr;  // [row tiles, K / 64, 2, 16, 64]
 };
 
 // One matrix times some rows.
-struct Product {
+struct Linear {
   Weight weight;
-  ProductRows rows;
+  LinearRows rows;
   Finish finish = Finish::kStore;
   int64_t first_row = 0;    // of its rows in QuantizedRows
   int64_t first_tile = -1;  // of its rows in QuantizedRows::tiles, 16 rows each; -1: not tiled
@@ -57,19 +57,19 @@ inline bool tiles_fit(const Weight& w) {
   return w.quantized() && w.group_size % 64 == 0 && w.k % w.group_size == 0;
 }
 
-// A unit of a product: row blocks [block_begin, block_end), even numbers for kSwiGlu, times rows
+// A unit of a linear op: row blocks [block_begin, block_end), even numbers for kSwiGlu, times rows
 // [row_begin, row_end); row_begin is a multiple of kRowTile.
-struct ProductTask {
-  const Product* product = nullptr;
+struct LinearUnit {
+  const Linear* linear = nullptr;
   int64_t block_begin = 0, block_end = 0;
   int64_t row_begin = 0, row_end = 0;
 };
 inline constexpr int64_t kRowTile = 16;
 
-// Softmax attention works on partitions of this many keys, counted from the first key a query sees; their
+// Softmax attention works on splits of this many keys, counted from the first key a query sees; their
 // partial results are merged in ascending order. So a long context can be shared by threads, with the same
 // bits.
-inline constexpr int64_t kPartitionKeys = 1024;
+inline constexpr int64_t kSplitKeys = 1024;
 inline constexpr int kMaxAttentionRows = 32;
 inline constexpr int64_t kStateHeader = 16;  // floats before the weighted sum: [0] maximum, [1] sum
 
@@ -106,16 +106,16 @@ struct Kernels {
   // 1 / (1 + e^-x)
   float (*sigmoid)(float x);
 
-  // --- products
+  // --- linear ops
   // Quantises row `row` of `q` from x[0 .. k).
   void (*quantize_row)(const QuantizedRows& q, int64_t row, const float* x, int64_t k, int group_size);
-  // Copies row `row` of `q` as row `tile_row` of q.tiles; null where the table has no tile unit.
-  void (*split_row)(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind);
-  // Products with at least this many rows want tiles.
+  // Copies row `row` of `q` as row `tile_row` of q.tiles; null where the table has no tiles.
+  void (*pack_tile_row)(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind);
+  // Linear ops with at least this many rows want tiles.
   int64_t min_tiled_rows;
-  // scratch: product_scratch_bytes(rows of the task), 64-byte aligned, of the calling thread.
-  void (*multiply)(const ProductTask& task, const QuantizedRows& q, std::byte* scratch);
-  int64_t (*product_scratch_bytes)(int64_t rows);
+  // scratch: linear_scratch_bytes(rows of the unit), 64-byte aligned, of the calling thread.
+  void (*linear)(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch);
+  int64_t (*linear_scratch_bytes)(int64_t rows);
 
   // --- attention
   // One head: rotates adjacent pairs by angles [D/2, 2] (cos, sin) unless null; divides by its RMS unless
@@ -123,11 +123,11 @@ struct Kernels {
   void (*transform_head)(float* head, const float* angles, float norm_eps, float scale, int64_t head_dim);
   // Stores k and v [D] of one KV head at `slot`.
   void (*store_kv)(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v);
-  // States of all rows of the tile for one partition; a row with no key there gets maximum -inf and sum 0.
+  // States of all rows of the tile for one split; a row with no key there gets maximum -inf and sum 0.
   // states: [num_rows, attention_state_floats(D)]; scratch: attention_scratch_bytes() of the calling thread.
-  void (*attend)(float* states, const AttentionTile& tile, int64_t partition, std::byte* scratch);
+  void (*attend)(float* states, const AttentionTile& tile, int64_t split, std::byte* scratch);
   int64_t (*attention_scratch_bytes)();
-  // into = into and then `next`, the state of a later partition.
+  // into = into and then `next`, the state of a later split.
   void (*merge_state)(float* into, const float* next, int64_t head_dim);
   // out[d] = weighted sum / sum of weights.   out: [D]
   void (*finish_state)(float* out, const float* state, int64_t head_dim);
@@ -137,7 +137,7 @@ struct Kernels {
   float (*read_sum)(const void* data, int64_t bytes);
   // Runs `turns` rounds of independent fmas and returns the flops done; sink: one float.
   int64_t (*fma_chains)(int64_t turns, float* sink);
-  // The same of products of bytes, summed as int32, outside the tile unit.
+  // The same of products of bytes, summed as int32, without tiles.
   int64_t (*int8_chains)(int64_t turns, float* sink);
 };
 

@@ -33,14 +33,14 @@ class Team {
       runs_[size_t(m)].next.store(count * m / members, std::memory_order_relaxed);
       runs_[size_t(m)].end = count * (m + 1) / members;
     }
-    const auto job = [&](int member, int) {
+    const auto task = [&](int member, int) {
       prepare(member);
       for (int i = 0; i < members; ++i) {
         Run& run = runs_[size_t((member + i) % members)];
         for (int64_t u; (u = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end;) unit(member, u);
       }
     };
-    pool_.run_shared(std::ref(job));  // a reference fits std::function without an allocation
+    pool_.run_shared(std::ref(task));  // a reference fits std::function without an allocation
   }
   template <class Unit>
   void share(int64_t count, const Unit& unit) {

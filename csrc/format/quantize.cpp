@@ -1,17 +1,34 @@
 #include "format/quantize.h"
 
-#include <emmintrin.h>
-
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/checked_math.h"
 
 namespace llama4rt {
 namespace {
 
-// SSE2 is part of every x86-64, so this file needs no instruction-set flags, and four lanes with a fixed
-// order of addition give the same codes on every machine.
+// Four lanes with a fixed order of addition give the same codes on every machine, and every machine has
+// vectors of four floats: the compilers' vector types (GCC and Clang) need no intrinsics.
+using Float4 = float __attribute__((vector_size(16)));
+using Int4 = int32_t __attribute__((vector_size(16)));
+
+Float4 load(const float* p) {
+  Float4 v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+Float4 splat(float x) { return Float4{x, x, x, x}; }
+// A bound that the compiler does not know: of a constant, GCC 12 makes a compare and three bit operations
+// where one minps or maxps does.
+Float4 splat_bound(float x) {
+  const volatile float unknown = x;
+  return splat(unknown);
+}
+Float4 smaller(Float4 a, Float4 b) { return a < b ? a : b; }
+Float4 larger(Float4 a, Float4 b) { return a > b ? a : b; }
+Float4 absolute(Float4 v) { return Float4(Int4(v) & 0x7fffffff); }
 
 // Below this a scale's reciprocal leaves the range of fp32; such a group is stored as zeros.
 constexpr float kTiniestScale = 0x1p-120f;
@@ -27,23 +44,14 @@ float round_scale(float scale, DType dtype) {
   return dtype == DType::kBF16 ? to_float(to_bf16(scale)) : scale;
 }
 
-float horizontal_sum(__m128 v) {
-  float lanes[4];
-  _mm_storeu_ps(lanes, v);
-  return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-}
+float horizontal_sum(Float4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+float horizontal_max(Float4 v) { return std::max(std::max(v[0], v[1]), std::max(v[2], v[3])); }
 
-float horizontal_max(__m128 v) {
-  float lanes[4];
-  _mm_storeu_ps(lanes, v);
-  return std::max(std::max(lanes[0], lanes[1]), std::max(lanes[2], lanes[3]));
-}
-
-__m128 absolute(__m128 v) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), v); }
-
-// The nearest code (ties to even) to t within [low, high], as a float.
-__m128 nearest_code(__m128 t, __m128 low, __m128 high) {
-  return _mm_cvtepi32_ps(_mm_cvtps_epi32(_mm_max_ps(_mm_min_ps(t, high), low)));
+// The nearest code (ties to even) to t within [low, high], as a float: adding 1.5 * 2^23 rounds to an
+// integer.
+Float4 nearest_code(Float4 t, Float4 low, Float4 high) {
+  constexpr float kMagic = 0x1.8p23f;
+  return (larger(smaller(t, high), low) + kMagic) - kMagic;
 }
 
 struct Range {  // the value among w that is largest in magnitude
@@ -52,11 +60,11 @@ struct Range {  // the value among w that is largest in magnitude
 };
 
 Range find_range(const float* w, int64_t padded) {
-  __m128 high = _mm_setzero_ps(), low = _mm_setzero_ps();
+  Float4 high = {}, low = {};
   for (int64_t i = 0; i < padded; i += 4) {
-    const __m128 v = _mm_loadu_ps(w + i);
-    high = _mm_max_ps(high, v);
-    low = _mm_max_ps(low, _mm_sub_ps(_mm_setzero_ps(), v));
+    const Float4 v = load(w + i);
+    high = larger(high, v);
+    low = larger(low, 0.0f - v);
   }
   const float up = horizontal_max(high), down = horizontal_max(low);
   return {std::max(up, down), up >= down};
@@ -64,29 +72,26 @@ Range find_range(const float* w, int64_t padded) {
 
 // Squared error of `scale` on the int4 grid, in units of scale^2.
 float int4_error(const float* w, int64_t padded, float scale) {
-  const __m128 inverse = _mm_set1_ps(1.0f / scale), low = _mm_set1_ps(-8), high = _mm_set1_ps(7);
-  __m128 sum0 = _mm_setzero_ps(), sum1 = _mm_setzero_ps();
+  const Float4 inverse = splat(1.0f / scale), low = splat_bound(-8), high = splat_bound(7);
+  Float4 sum0 = {}, sum1 = {};
   for (int64_t i = 0; i < padded; i += 8) {
-    const __m128 t0 = _mm_mul_ps(_mm_loadu_ps(w + i), inverse);
-    const __m128 t1 = _mm_mul_ps(_mm_loadu_ps(w + i + 4), inverse);
-    const __m128 e0 = _mm_sub_ps(t0, nearest_code(t0, low, high));
-    const __m128 e1 = _mm_sub_ps(t1, nearest_code(t1, low, high));
-    sum0 = _mm_add_ps(sum0, _mm_mul_ps(e0, e0));
-    sum1 = _mm_add_ps(sum1, _mm_mul_ps(e1, e1));
+    const Float4 t0 = load(w + i) * inverse, t1 = load(w + i + 4) * inverse;
+    const Float4 e0 = t0 - nearest_code(t0, low, high), e1 = t1 - nearest_code(t1, low, high);
+    sum0 += e0 * e0;
+    sum1 += e1 * e1;
   }
-  return horizontal_sum(_mm_add_ps(sum0, sum1));
+  return horizontal_sum(sum0 + sum1);
 }
 
 // The scale that fits w best for the codes `scale` gives: sum(w q) / sum(q q); or 0 when all codes are zero.
 float refit(const float* w, int64_t padded, float scale) {
-  const __m128 inverse = _mm_set1_ps(1.0f / scale), low = _mm_set1_ps(-8), high = _mm_set1_ps(7);
-  __m128 wq = _mm_setzero_ps(), qq = _mm_setzero_ps();
+  const Float4 inverse = splat(1.0f / scale), low = splat_bound(-8), high = splat_bound(7);
+  Float4 wq = {}, qq = {};
   for (int64_t i = 0; i < padded; i += 4) {
-    const __m128 t =
-        _mm_mul_ps(_mm_loadu_ps(w + i), inverse);  // in units of scale: no overflow, no underflow
-    const __m128 q = nearest_code(t, low, high);
-    wq = _mm_add_ps(wq, _mm_mul_ps(t, q));
-    qq = _mm_add_ps(qq, _mm_mul_ps(q, q));
+    const Float4 t = load(w + i) * inverse;  // in units of scale: no overflow, no underflow
+    const Float4 q = nearest_code(t, low, high);
+    wq += t * q;
+    qq += q * q;
   }
   const float squares = horizontal_sum(qq);
   return squares > 0 ? scale * (horizontal_sum(wq) / squares) : 0.0f;
@@ -95,19 +100,17 @@ float refit(const float* w, int64_t padded, float scale) {
 // Writes codes q + offset for a fixed scale and measures what they lose.
 void write_codes(const float* w, int64_t padded, float scale, int low_code, int high_code, uint8_t* codes,
                  GroupError& error) {
-  const __m128 scales = _mm_set1_ps(scale), inverse = _mm_set1_ps(scale == 0 ? 0.0f : 1.0f / scale);
-  const __m128 low = _mm_set1_ps(float(low_code)), high = _mm_set1_ps(float(high_code));
-  const __m128i offset = _mm_set1_epi32(-low_code);
-  __m128 squared = _mm_setzero_ps(), worst = _mm_setzero_ps();
+  const Float4 scales = splat(scale), inverse = splat(scale == 0 ? 0.0f : 1.0f / scale);
+  const Float4 low = splat_bound(float(low_code)), high = splat_bound(float(high_code));
+  Float4 squared = {}, worst = {};
   for (int64_t i = 0; i < padded; i += 4) {
-    const __m128 v = _mm_loadu_ps(w + i);
-    const __m128 q = nearest_code(_mm_mul_ps(v, inverse), low, high);
-    const __m128 e = _mm_sub_ps(v, _mm_mul_ps(q, scales));
-    squared = _mm_add_ps(squared, _mm_mul_ps(e, e));
-    worst = _mm_max_ps(worst, absolute(e));
-    int32_t q_int[4];
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q_int), _mm_add_epi32(_mm_cvtps_epi32(q), offset));
-    for (int j = 0; j < 4; ++j) codes[i + j] = uint8_t(q_int[j]);
+    const Float4 v = load(w + i);
+    const Float4 q = nearest_code(v * inverse, low, high);
+    const Float4 e = v - q * scales;
+    squared += e * e;
+    worst = larger(worst, absolute(e));
+    const Int4 code = __builtin_convertvector(q, Int4) - low_code;
+    for (int j = 0; j < 4; ++j) codes[i + j] = uint8_t(code[j]);
   }
   error.squared += double(horizontal_sum(squared));
   error.max_abs = std::max(error.max_abs, horizontal_max(worst));

@@ -31,7 +31,7 @@ Oracle = Callable[..., Any]
 FP32_LIMIT = 1e-4  # rows 1-3, 5, 6, 8
 CPU_QUANTISED_LIMIT = 1e-3  # relative: int weights meet activations quantised to 16 bits
 # Of most tokens, relative rms: 8 bits are 6e-3 of each product, which layers of random weights amplify, and a router
-# that flips more so; byte_products_test.cpp has the tight bound.
+# that flips more so; int8_activations_test.cpp has the tight bound.
 INT8_LIMIT = 0.1
 CPU = {"device": "cpu", "kv_cache_dtype": "f32", "activations": "int16"}
 REFERENCE = {"device": "reference"}

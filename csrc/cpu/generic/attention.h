@@ -1,4 +1,4 @@
-// Softmax attention of a few query rows over one partition of keys: scores of the whole partition, their
+// Softmax attention of a few query rows over one split of their keys: scores of the whole split, their
 // maximum, weights, then the weighted sum of values. Nothing a row may not see takes part in its result, not
 // even multiplied by zero; only int8 values, which are never NaN, meet an exact integer zero.
 #pragma once
@@ -11,8 +11,8 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 // Rows without keys get the state of nothing; the others go, kTokenTile at most together, to
 // attend.template operator()<n>(row, begin).
 template <class Attend>
-inline void walk_rows(float* states, const AttentionTile& tile, int64_t partition, const Attend& attend) {
-  const int64_t begin = partition * kPartitionKeys;
+inline void walk_rows(float* states, const AttentionTile& tile, int64_t split, const Attend& attend) {
+  const int64_t begin = split * kSplitKeys;
   int row = 0;
   for (; row < tile.num_rows && tile.num_keys[row] <= begin; ++row) {
     float* state = states + row * attention_state_floats(tile.kv->head_dim);
@@ -27,19 +27,19 @@ inline void walk_rows(float* states, const AttentionTile& tile, int64_t partitio
 }
 
 struct AttentionScratch {
-  float scores[kTokenTile * kPartitionKeys];
+  float scores[kTokenTile * kSplitKeys];
   Int8Rows int8;
 };
 inline int64_t attention_scratch_bytes() { return int64_t(sizeof(AttentionScratch)); }
 
-inline void attend(float* states, const AttentionTile& tile, int64_t partition, std::byte* memory) {
+inline void attend(float* states, const AttentionTile& tile, int64_t split, std::byte* memory) {
   auto& scratch = *reinterpret_cast<AttentionScratch*>(memory);
   if (tile.kv->dtype == DType::kI8)
-    return walk_rows(states, tile, partition, [&]<int kRows>(int row, int64_t begin) {
+    return walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
       attend_int8_rows<kRows>(states, tile, row, begin, scratch.scores, scratch.int8);
     });
   const auto attend_as = [&]<class Element>(Element) {
-    walk_rows(states, tile, partition, [&]<int kRows>(int row, int64_t begin) {
+    walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
       attend_rows<Element, kRows>(states, tile, row, begin, scratch.scores);
     });
   };

@@ -96,17 +96,17 @@ inline void add_all_values(const AttentionTile& tile, float* const* sum, const f
   }
 }
 
-// Rows [row, row + kRows) of the tile, all of which see keys of this partition.
+// Rows [row, row + kRows) of the tile, all of which see keys of this split.
 template <class Element, int kRows>
 inline void attend_rows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
-  using Partition = PartitionRows<kRows>;
-  constexpr int kGroups = Partition::kGroups, kGroupRows = Partition::kGroupRows;
-  const Partition partition(states, tile, row, begin, scores);
-  const auto& [weight, sum, end] = partition;
+  using Split = SplitRows<kRows>;
+  constexpr int kGroups = Split::kGroups, kGroupRows = Split::kGroupRows;
+  const Split split(states, tile, row, begin, scores);
+  const auto& [weight, sum, end] = split;
   score_rows<Element, kRows>(tile, tile.q + row, weight, begin, end[kRows - 1]);
-  partition.weigh_all(begin, tile.kv->head_dim);
+  split.weigh_all(begin, tile.kv->head_dim);
   // Several groups take turns on the same few keys.
-  const int64_t step = kGroups == 1 ? kPartitionKeys : kValueKeys;
+  const int64_t step = kGroups == 1 ? kSplitKeys : kValueKeys;
   for (int64_t from = begin, to; from < end[kRows - 1]; from = to) {
     to = from + step;
     const auto bounded = [&](int t) { return end[t] < to ? end[t] : to; };

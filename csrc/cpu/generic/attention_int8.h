@@ -1,5 +1,5 @@
 // Attention over int8 keys and values (ops/kv_int8.h) with queries and weights as int16, so that sums are
-// exact integers, in any order, as they are in products with int8 weights:
+// exact integers, in any order, as they are in linear ops with int8 weights:
 //   keys    sixteen keys of a head are a row block of a matrix [keys, D] of one group, a scale per key
 //   values  64 keys make a group whose weights, times the values' scales, share one scale
 // Half the bytes of bf16, and about half the instructions: one multiplies 32 numbers where an fma does 16.
@@ -113,30 +113,30 @@ inline void add_int8_values(const AttentionTile& tile, float* const* sum, const 
   }
 }
 
-// Rows [row, row + kRows) of the tile, all of which see keys of this partition.
+// Rows [row, row + kRows) of the tile, all of which see keys of this split.
 template <int kRows>
 inline void attend_int8_rows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores,
                              Int8Rows& ints) {
-  using Partition = PartitionRows<kRows>;
-  constexpr int kGroupRows = Partition::kGroupRows;
-  const Partition partition(states, tile, row, begin, scores);
-  const int64_t dim = tile.kv->head_dim, last = partition.end[kRows - 1];
+  using Split = SplitRows<kRows>;
+  constexpr int kGroupRows = Split::kGroupRows;
+  const Split split(states, tile, row, begin, scores);
+  const int64_t dim = tile.kv->head_dim, last = split.end[kRows - 1];
   for (int t = 0; t < kRows; ++t)
     quantize_group(ints.values + t * dim, ints.scales[t], ints.sums[t], tile.q[row + t], dim);
-  score_int8_rows<kRows>(tile, ints, partition.weight, begin, last);
-  partition.weigh_all(begin, dim);
+  score_int8_rows<kRows>(tile, ints, split.weight, begin, last);
+  split.weigh_all(begin, dim);
   for (int64_t from = begin; from < last; from += kValueKeys) {
     const float* weight[kRows];
-    for (int t = 0; t < kRows; ++t) weight[t] = partition.weight[t] + (from - begin);
-    quantize_weights<kRows>(tile, ints, weight, partition.end, from);
+    for (int t = 0; t < kRows; ++t) weight[t] = split.weight[t] + (from - begin);
+    quantize_weights<kRows>(tile, ints, weight, split.end, from);
     const int64_t to = from + kValueKeys < last ? from + kValueKeys : last;
     for (int first = 0; first < kRows; first += kGroupRows)
       with_token_count<kGroupRows>(kRows - first < kGroupRows ? kRows - first : kGroupRows, [&]<int kN>() {
         int64_t d = 0;
         for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes)
-          add_int8_values<kN, kValueVecs>(tile, partition.sum + first, ints, first, from, to, last, d);
+          add_int8_values<kN, kValueVecs>(tile, split.sum + first, ints, first, from, to, last, d);
         for (; d < dim; d += kLanes)
-          add_int8_values<kN, 1>(tile, partition.sum + first, ints, first, from, to, last, d);
+          add_int8_values<kN, 1>(tile, split.sum + first, ints, first, from, to, last, d);
       });
   }
 }

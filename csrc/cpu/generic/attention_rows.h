@@ -1,4 +1,4 @@
-// What every kind of attention shares: the rows that look at one partition of keys, and how their scores
+// What every kind of attention shares: the rows that look at one split of keys, and how their scores
 // become weights.
 #pragma once
 
@@ -17,13 +17,6 @@ inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 inline constexpr int64_t kKeysAhead = 64;
 // Values of so many keys stay in the first cache while they are multiplied, some dimensions at a time.
 inline constexpr int64_t kValueKeys = 64;
-
-// Rows times vectors of dimensions whose sums stay in registers while values stream by.
-#if defined(LLAMA4RT_ISA_AVX512)
-inline constexpr int kValueRows = 5, kValueVecs = 4;
-#else
-inline constexpr int kValueRows = 2, kValueVecs = 2;
-#endif
 
 // What to ask for instead of the keys at `key`, which is ahead of the ones being multiplied: behind the last
 // keys come the first values, and of only a few keys all are on their way long since.   keys [begin, end)
@@ -57,24 +50,24 @@ inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
   sum = reduce_add(total);
 }
 
-// Rows [row, row + kRows) of a tile, all of which see keys of the partition from `begin` on.
+// Rows [row, row + kRows) of a tile, all of which see keys of the split from `begin` on.
 template <int kRows>
-struct PartitionRows {
+struct SplitRows {
   // Sums of values are computed for as many rows at once as registers hold, in groups of about one size.
   static constexpr int kGroups = (kRows + kValueRows - 1) / kValueRows;
   static constexpr int kGroupRows = (kRows + kGroups - 1) / kGroups;
 
-  float* weight[kRows];  // [kPartitionKeys] scores, then weights
+  float* weight[kRows];  // [kSplitKeys] scores, then weights
   float* sum[kRows];     // [round_up(D, 16)] in the row's state, behind its header
   int64_t end[kRows];    // sees keys [begin, end); ascending
 
-  // scores: [kRows, kPartitionKeys]
-  PartitionRows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
+  // scores: [kRows, kSplitKeys]
+  SplitRows(float* states, const AttentionTile& tile, int row, int64_t begin, float* scores) {
     for (int t = 0; t < kRows; ++t) {
-      weight[t] = scores + t * kPartitionKeys;
+      weight[t] = scores + t * kSplitKeys;
       sum[t] = states + (row + t) * attention_state_floats(tile.kv->head_dim) + kStateHeader;
       const int64_t n = tile.num_keys[row + t];
-      end[t] = n < begin + kPartitionKeys ? n : begin + kPartitionKeys;
+      end[t] = n < begin + kSplitKeys ? n : begin + kSplitKeys;
     }
   }
 

@@ -1,43 +1,36 @@
-// The inner product of int4 lines with int8 activations: an instruction makes twice the products of those in
-// dot.h, for callers who accept the error (docs/numerics.md). As there: one block of 16 rows, kTokens rows of
-// activations at once, and bits that do not depend on kTokens.
+// The inner product of int4 lines with int8 activations: an instruction multiplies twice as many numbers as
+// those in dot.h, for callers who accept the error (docs/numerics.md). As there: one block of 16 rows,
+// kTokens rows of activations at once, and bits that do not depend on kTokens.
 #pragma once
+
+#include <type_traits>
 
 #include "cpu/generic/dot.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-// A group's sum for one row of activations: bytes go in, an exact int32 comes out.
-struct ByteSum {
-#if defined(LLAMA4RT_ISA_VNNI)
-  static constexpr int kFlushLines = 128 / 8;  // no need to: the longest group
-  IVec total;
-  explicit ByteSum(int32_t start) : total(IVec::set1(start)) {}
-  ByteSum() = default;
-  void add(IVec w, IVec x) { total = dot_bytes(total, w, x); }
-  void flush() {}
-#else
-  // Products are added as int16 first: 4 lines of 2 times 2 products of at most 15 * 127 stay below 2^15.
+// A group's sum for one row of activations: bytes go in, an exact int32 comes out. Where kBytePairs,
+// products are added as int16 first: 4 lines of 2 times 2 products of at most 15 * 127 stay below 2^15.
+struct BytePairSum {
   static constexpr int kFlushLines = 4;
   IVec total, pairs;
-  explicit ByteSum(int32_t start) : total(IVec::set1(start)), pairs(IVec::zero()) {}
-  ByteSum() = default;
+  explicit BytePairSum(int32_t start) : total(IVec::set1(start)), pairs(IVec::zero()) {}
+  BytePairSum() = default;
   void add(IVec w, IVec x) { pairs = add_byte_pairs(pairs, w, x); }
   void flush() {
     total = total + sum_int16_pairs(pairs);
     pairs = IVec::zero();
   }
-#endif
 };
-
-// Independent sums per row: with few rows the latency of VNNI's dot instruction would show.
-constexpr int byte_chains([[maybe_unused]] int tokens) {
-#if defined(LLAMA4RT_ISA_VNNI)
-  return tokens <= 2 ? 2 : 1;
-#else
-  return 1;
-#endif
-}
+struct ByteDotSum {
+  static constexpr int kFlushLines = 128 / 8;  // no need to: the longest group
+  IVec total;
+  explicit ByteDotSum(int32_t start) : total(IVec::set1(start)) {}
+  ByteDotSum() = default;
+  void add(IVec w, IVec x) { total = dot_bytes(total, w, x); }
+  void flush() {}
+};
+using ByteSum = std::conditional_t<kBytePairs, BytePairSum, ByteDotSum>;
 
 // sum[t] = sum over groups, in order, of (dot - zero * sum of activations) * both scales.
 // Rows first_row .. first_row + kTokens - 1 of q, whose `bytes` are set.

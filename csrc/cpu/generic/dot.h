@@ -11,15 +11,6 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-// Rows of activations that fill the registers.
-#if defined(LLAMA4RT_ISA_AVX512)
-inline constexpr int kTokenTile = 8;
-#elif defined(LLAMA4RT_ISA_AVX2)
-inline constexpr int kTokenTile = 3;
-#else
-inline constexpr int kTokenTile = 4;
-#endif
-
 // Calls body.template operator()<n>() for the n in 1..kTokenTile given at run time.
 template <int kN = kTokenTile, class Body>
 inline void with_token_count(int64_t n, const Body& body) {
@@ -167,19 +158,6 @@ struct LinePairs<WeightKind::kInt8> {
   }
   static IVec combine(IVec even_pairs, IVec odd_pairs) { return even_pairs + odd_pairs; }
 };
-
-// Independent integer sums per row of activations: the dot instruction of VNNI has a latency of five cycles
-// and accumulates by itself; elsewhere the chain is a single add. Without AVX-512 a sum takes two of sixteen
-// registers.
-constexpr int int_chains([[maybe_unused]] int tokens) {
-#if defined(LLAMA4RT_ISA_VNNI) && defined(LLAMA4RT_ISA_AVX2)
-  return tokens == 1 ? 4 : 2;
-#elif defined(LLAMA4RT_ISA_VNNI)
-  return tokens <= 2 ? 8 / tokens : tokens <= 4 ? 4 : 2;
-#else
-  return 2;
-#endif
-}
 
 // sum[t] = sum over groups, in order, of add_group.   Rows first_row .. first_row + kTokens - 1 of q.
 // kAhead: kFar asks for lines block.ahead away in the second cache, kNear kPrefetchBytes away in the first

@@ -1,4 +1,4 @@
-// What happens to one query or key head between its product and attention.
+// What happens to one query or key head between its linear op and attention.
 #pragma once
 
 #include "cpu/generic/rmsnorm.h"

@@ -24,53 +24,31 @@ inline float read_sum(const void* data, int64_t bytes) {
 // Runs independent fma chains and returns the flops done. sink: one float, read and written so that the work
 // cannot be optimised away.
 inline int64_t fma_chains(int64_t turns, float* sink) {
-  // More chains than latency (4 or 5) times ports (2) registers, yet no spills: 16 ymm or 32 zmm registers.
-#if defined(LLAMA4RT_ISA_AVX512)
-  constexpr int kChains = 12;
-#else
-  constexpr int kChains = 6;
-#endif
   const Vec a = Vec::set1(*sink), b = Vec::set1(*sink);
-  Vec sum[kChains];
+  Vec sum[kFmaChains];
   for (Vec& s : sum) s = a;
   for (int64_t i = 0; i < turns; ++i)
-    for (int j = 0; j < kChains; ++j) sum[j] = fma(a, b, sum[j]);
-  for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
+    for (int j = 0; j < kFmaChains; ++j) sum[j] = fma(a, b, sum[j]);
+  for (int j = 1; j < kFmaChains; ++j) sum[0] = sum[0] + sum[j];
   *sink = reduce_add(sum[0]);
-  return turns * kChains * kLanes * 2;
-}
-
-// From here on the compiler does not know what x holds, so it cannot share or hoist what is computed from it.
-LLAMA4RT_INLINE void forget_value(IVec& x) {
-#if defined(LLAMA4RT_ISA_AVX512)
-  __asm__ volatile("" : "+v"(x.v));
-#elif defined(LLAMA4RT_ISA_AVX2)
-  __asm__ volatile("" : "+x"(x.lo), "+x"(x.hi));
-#else
-  __asm__ volatile("" : "+m"(x));
-#endif
+  return turns * kFmaChains * kLanes * 2;
 }
 
 // Runs independent chains of byte products, 64 of them per vector and step, and returns the operations done
 // (a product and its addition are 2). sink: one float, as in fma_chains.
 inline int64_t int8_chains(int64_t turns, float* sink) {
-#if defined(LLAMA4RT_ISA_AVX512)
-  constexpr int kChains = 12;
-#else
-  constexpr int kChains = 4;
-#endif
   IVec a = IVec::set1(int32_t(*sink) + 0x01020304);
   const IVec b = IVec::set1(int32_t(*sink));
-  IVec sum[kChains];
+  IVec sum[kInt8Chains];
   for (IVec& s : sum) s = IVec::zero();
   for (int64_t i = 0; i < turns; ++i)
-    for (int j = 0; j < kChains; ++j) {
+    for (int j = 0; j < kInt8Chains; ++j) {
       forget_value(a);
       sum[j] = dot_bytes(sum[j], a, b);
     }
-  for (int j = 1; j < kChains; ++j) sum[0] = sum[0] + sum[j];
+  for (int j = 1; j < kInt8Chains; ++j) sum[0] = sum[0] + sum[j];
   *sink = float(reduce_add(sum[0]));
-  return turns * kChains * kLanes * 4 * 2;
+  return turns * kInt8Chains * kLanes * 4 * 2;
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

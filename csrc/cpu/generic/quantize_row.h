@@ -1,5 +1,5 @@
-// Activations as int16, or int8, with one scale per weight group, so that products with integer weights are
-// exact inside a group whatever the order of addition.
+// Activations as int16, or int8, with one scale per weight group, so that dot products with integer weights
+// are exact inside a group whatever the order of addition.
 #pragma once
 
 #include <limits>

@@ -1,11 +1,11 @@
-// The table of this instruction set: what cpu/isa/*.cpp hand to dispatch.cpp.
+// The table of this instruction set: what a table's .cpp hands to dispatch.cpp.
 #pragma once
 
 #include "cpu/generic/attention.h"
 #include "cpu/generic/head.h"
 #include "cpu/generic/layernorm.h"
+#include "cpu/generic/linear.h"
 #include "cpu/generic/machine_limits.h"
-#include "cpu/generic/product.h"
 #include "cpu/generic/quantize_row.h"
 #include "cpu/generic/rmsnorm.h"
 #include "cpu/generic/rows.h"
@@ -23,10 +23,10 @@ constexpr Kernels make_table(const char* isa) {
       .add_rows = add_rows,
       .sigmoid = sigmoid_one,
       .quantize_row = quantize_row,
-      .split_row = nullptr,
+      .pack_tile_row = nullptr,
       .min_tiled_rows = 0,
-      .multiply = multiply,
-      .product_scratch_bytes = product_scratch_bytes,
+      .linear = linear_unit,
+      .linear_scratch_bytes = linear_scratch_bytes,
       .transform_head = transform_head,
       .store_kv = store_kv,
       .attend = attend,

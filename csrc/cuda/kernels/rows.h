@@ -1,7 +1,7 @@
 // Launchers of kernels that work row by row: plain functions over views of device memory, because each op has
 // one kernel, which takes everything and needs no scratch. (Where kernels are chosen, a launcher is a struct
 // of supports(), scratch_bytes() and run().) A launcher chooses the grid; it checks what its kernel relies on
-// and nothing else, because Backend has checked shapes. Rows may start anywhere; those that start on 16 bytes
+// and nothing else, because Ops has checked shapes. Rows may start anywhere; those that start on 16 bytes
 // are read and written faster, with the same bits.
 #pragma once
 

@@ -10,13 +10,13 @@
 
 namespace llama4rt {
 
-TEST(every_member_runs_each_job_once) {
+TEST(every_member_runs_each_task_once) {
   for (int threads : {1, 2, 3, 8}) {
     SCOPE(threads, " threads");
     ThreadPool pool(threads);
     CHECK_EQ(pool.num_threads(), threads);
     std::vector<int> runs(static_cast<size_t>(threads));
-    for (int job = 0; job < 100; ++job)
+    for (int task = 0; task < 100; ++task)
       pool.run([&](int member, int members) {
         if (members == threads) ++runs[size_t(member)];
       });
@@ -24,12 +24,12 @@ TEST(every_member_runs_each_job_once) {
   }
 }
 
-TEST(a_shared_job_is_done_when_it_returns_whoever_came) {
+TEST(a_shared_task_is_done_when_it_returns_whoever_came) {
   for (int threads : {1, 2, 4, 9}) {
     SCOPE(threads, " threads");
     ThreadPool pool(threads);
-    for (int job = 0; job < 2000; ++job) {
-      const int units = 1 + job % 40;
+    for (int task = 0; task < 2000; ++task) {
+      const int units = 1 + task % 40;
       // On this stack: a member that came after the return would write into a later round's.
       std::vector<std::atomic<int>> done(static_cast<size_t>(units));
       std::vector<std::atomic<int>> calls(static_cast<size_t>(threads));
@@ -41,7 +41,7 @@ TEST(a_shared_job_is_done_when_it_returns_whoever_came) {
       for (const auto& n : done) CHECK_EQ(n.load(), 1);
       CHECK_EQ(calls[0].load(), 1);
       for (const auto& n : calls) CHECK(n.load() <= 1);
-      if (job % 100 == 0) {  // both kinds of jobs follow one another
+      if (task % 100 == 0) {  // both kinds of tasks follow one another
         std::atomic<int> runs{0};
         pool.run([&](int, int) { ++runs; });
         CHECK_EQ(runs.load(), threads);
@@ -50,11 +50,11 @@ TEST(a_shared_job_is_done_when_it_returns_whoever_came) {
   }
 }
 
-TEST(a_shared_job_does_not_wait_for_members_that_have_not_begun) {
+TEST(a_shared_task_does_not_wait_for_members_that_have_not_begun) {
   // More members than CPUs, all kept off by a spinning caller's neighbours: some cannot have begun.
   ThreadPool pool(64);
   int absent = 0;
-  for (int job = 0; job < 50; ++job) {
+  for (int task = 0; task < 50; ++task) {
     std::atomic<int> came{0};
     pool.run_shared([&](int, int) { ++came; });
     absent += 64 - came.load();
@@ -62,7 +62,7 @@ TEST(a_shared_job_does_not_wait_for_members_that_have_not_begun) {
   CHECK(absent > 0);
 }
 
-TEST(an_exception_in_a_shared_job_reaches_the_caller) {
+TEST(an_exception_in_a_shared_task_reaches_the_caller) {
   ThreadPool pool(3);
   std::string caught;
   try {
@@ -117,7 +117,7 @@ TEST(an_exception_of_any_member_reaches_the_caller_and_the_pool_lives_on) {
   CHECK_EQ(after.load(), 4);
 }
 
-TEST(sleeping_workers_wake_for_a_late_job) {
+TEST(sleeping_workers_wake_for_a_late_task) {
   ThreadPool pool(3);
   std::atomic<int> runs{0};
   for (int round = 0; round < 5; ++round) {

@@ -138,7 +138,7 @@ inline std::vector<AttentionCase> attention_cases() {
     one({.first_position = 15, .length = 1});
     one({.first_position = 16, .length = 1});
     one({.first_position = 700, .length = 1});
-    one({.first_position = 1023, .length = 1});  // the CPU works on partitions of 1024 keys
+    one({.first_position = 1023, .length = 1});  // the CPU works on splits of 1024 keys
     one({.first_position = 2500, .length = 1});
     one({.first_position = 1000, .length = 67});
     one({.first_position = 0, .length = 67});
@@ -205,7 +205,7 @@ inline constexpr TilesCase kTilesCases[] = {
     {.tiles = 2, .rows = 31, .num_heads = 1, .head_dim = 18},
     {.tiles = 7, .rows = 33, .num_heads = 2, .head_dim = 64},
     {.tiles = 2, .rows = 65, .num_heads = 5, .head_dim = 40},
-    {.tiles = 2, .rows = 1040, .num_heads = 1, .head_dim = 14},  // the CPU works on partitions of 1024 keys
+    {.tiles = 2, .rows = 1040, .num_heads = 1, .head_dim = 14},  // the CPU works on splits of 1024 keys
 };
 
 inline constexpr TilesCase kTilesSpeed[] = {{.tiles = 1, .rows = 577, .num_heads = 16, .head_dim = 88}};

@@ -2,6 +2,7 @@
 // cpu/generic lands in namespace llama4rt::cpu::scalar, so that no instruction leaks into code other CPUs
 // run.
 #define LLAMA4RT_ISA scalar
+#define LLAMA4RT_ISA_HEADER "cpu/scalar/int_vec_scalar.h"
 #include "cpu/generic/table.h"
 
 namespace llama4rt::cpu::scalar {

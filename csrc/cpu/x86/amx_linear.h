@@ -1,4 +1,4 @@
-// Products of many rows with AMX tiles. An int16 activation is 256 * high + low, high a signed and low an
+// Linear ops of many rows with AMX tiles. An int16 activation is 256 * high + low, high a signed and low an
 // unsigned byte; weights are unsigned bytes. Two exact int8 tile products per group, recombined as
 // 256 * high + low in int32, give the same integers as dot_pairs, and everything after them is the same code:
 // so the same bits.
@@ -6,10 +6,10 @@
 // One step multiplies 16 rows of activations (the A tiles, high and low) with two row blocks (the B tiles):
 // four sums of 16 x 16, each loaded tile used twice. B tiles come from the same lines as everywhere: a line's
 // words masked to bytes are a B row. The bytes of an int4 word are k0 k4 k1 k5 (low nibbles) and k2 k6 k3 k7
-// (high), those of an int8 word k0 k2 k1 k3; split_row puts the activation bytes in that order.
+// (high), those of an int8 word k0 k2 k1 k3; pack_tile_row puts the activation bytes in that order.
 #pragma once
 
-#include "cpu/generic/product.h"
+#include "cpu/generic/linear.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
@@ -44,7 +44,7 @@ inline uint8_t* activation_tile(const QuantizedRows& q, int64_t tile, int64_t k,
 }
 
 // Row `row` of q as row tile_row of the tiles, high bytes and low bytes apart, k in the order of the B tiles.
-inline void split_row(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind) {
+inline void pack_tile_row(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind) {
   // Bytes 2k and 2k + 1 of eight int16 are the low and high byte of value k.
   const __m128i int4_order = _mm_setr_epi8(0, 8, 2, 10, 4, 12, 6, 14, 1, 9, 3, 11, 5, 13, 7, 15);
   const __m128i int8_order = _mm_setr_epi8(0, 4, 2, 6, 8, 12, 10, 14, 1, 5, 3, 7, 9, 13, 11, 15);
@@ -99,7 +99,7 @@ inline void multiply_group(int32_t* sums, const uint8_t* a, const uint8_t* b0, c
   _tile_stored(3, sums + 768, kTileK);
 }
 
-// Where a task is in its walk: two neighbouring row blocks (or the last one twice).
+// Where a unit is in its walk: two neighbouring row blocks (or the last one twice).
 struct BlockPair {
   int64_t first;
   int count;  // 1 or 2
@@ -112,7 +112,7 @@ struct BlockPair {
 struct Panel {
   int64_t group_begin, group_end;
   const uint8_t* b[2];      // B tiles of both blocks
-  const uint8_t* ahead[2];  // lines wanted next: asked for while the tile unit is busy
+  const uint8_t* ahead[2];  // lines wanted next: asked for while AMX is busy
 };
 
 // Adds one group to the results of up to 16 rows.   sums: [block][high, low][16][16]; y: [rows][2][16]
@@ -144,24 +144,24 @@ LLAMA4RT_INLINE void add_group_sums(float* y, const int32_t* sums, const BlockPa
   }
 }
 
-// Adds a panel to the results of all rows of the task. The tile unit works on one group while the vector
+// Adds a panel to the results of all rows of the unit. AMX works on one group while the vector
 // units add the group before.
 template <WeightKind kKind>
-inline void multiply_panel(float* y, const ProductTask& task, const QuantizedRows& q, const BlockPair& pair,
+inline void multiply_panel(float* y, const LinearUnit& unit, const QuantizedRows& q, const BlockPair& pair,
                            const Panel& panel) {
-  const Product& p = *task.product;
-  const int64_t group_tiles = p.weight.group_size / kTileK;
-  const int64_t group_bytes = p.weight.group_size / cpu16::values_per_word(kKind) * cpu16::kLineBytes;
+  const Linear& linear = *unit.linear;
+  const int64_t group_tiles = linear.weight.group_size / kTileK;
+  const int64_t group_bytes = linear.weight.group_size / cpu16::values_per_word(kKind) * cpu16::kLineBytes;
   alignas(64) int32_t sums[2][4 * 256];
-  for (int64_t row = task.row_begin; row < task.row_end; row += 16, y += 16 * 2 * kLanes) {
-    const int rows = int(task.row_end - row < 16 ? task.row_end - row : 16);
-    const int64_t first_row = p.first_row + row;
-    const uint8_t* a = activation_tile(q, p.first_tile + row / 16, 0, p.weight.k);
+  for (int64_t row = unit.row_begin; row < unit.row_end; row += 16, y += 16 * 2 * kLanes) {
+    const int rows = int(unit.row_end - row < 16 ? unit.row_end - row : 16);
+    const int64_t first_row = linear.first_row + row;
+    const uint8_t* a = activation_tile(q, linear.first_tile + row / 16, 0, linear.weight.k);
     for (int64_t g = panel.group_begin; g < panel.group_end; ++g) {
       const int64_t i = g - panel.group_begin, tile = i * group_tiles * kTileBytes;
       multiply_group(sums[g % 2], a + 2 * g * group_tiles * kTileBytes, panel.b[0] + tile, panel.b[1] + tile,
                      group_tiles);
-      if (row == task.row_begin)
+      if (row == unit.row_begin)
         for (int64_t line = 0; line < group_bytes; line += cpu16::kLineBytes) {
           prefetch(panel.ahead[0] + i * group_bytes + line);
           prefetch(panel.ahead[1] + i * group_bytes + line);
@@ -172,14 +172,14 @@ inline void multiply_panel(float* y, const ProductTask& task, const QuantizedRow
   }
 }
 
-inline void finish_pair(const float* y, const ProductTask& task, const BlockPair& pair) {
-  const Product& p = *task.product;
-  for (int64_t row = task.row_begin; row < task.row_end; ++row, y += 2 * kLanes) {
-    if (p.finish == Finish::kSwiGlu) {
-      finish_gate_up(Vec::load(y), Vec::load(y + kLanes), p, pair.first, row);
+inline void finish_pair(const float* y, const LinearUnit& unit, const BlockPair& pair) {
+  const Linear& linear = *unit.linear;
+  for (int64_t row = unit.row_begin; row < unit.row_end; ++row, y += 2 * kLanes) {
+    if (linear.finish == Finish::kSwiGlu) {
+      finish_gate_up(Vec::load(y), Vec::load(y + kLanes), linear, pair.first, row);
       continue;
     }
-    for (int j = 0; j < pair.count; ++j) finish_block(Vec::load(y + j * kLanes), p, pair.first + j, row);
+    for (int j = 0; j < pair.count; ++j) finish_block(Vec::load(y + j * kLanes), linear, pair.first + j, row);
   }
 }
 
@@ -187,16 +187,16 @@ inline void finish_pair(const float* y, const ProductTask& task, const BlockPair
 inline constexpr int64_t kPanelK = 512;
 
 template <WeightKind kKind>
-inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, std::byte* scratch) {
-  const Weight& w = task.product->weight;
+inline void linear_tiled(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
+  const Weight& w = unit.linear->weight;
   auto* buffer = reinterpret_cast<uint8_t*>(scratch);
   auto* y = reinterpret_cast<float*>(scratch + 2 * 16 * kPanelK);
-  const int64_t num_rows = task.row_end - task.row_begin;
+  const int64_t num_rows = unit.row_end - unit.row_begin;
   const int64_t group_lines = w.group_size / cpu16::values_per_word(kKind);
   const int64_t group_bytes = group_lines * cpu16::kLineBytes, panel_groups = kPanelK / w.group_size;
   configure_tiles(int(num_rows < 16 ? num_rows : 16));
-  for (int64_t block = task.block_begin; block < task.block_end; block += 2) {
-    const BlockPair pair(w, block, task.block_end);
+  for (int64_t block = unit.block_begin; block < unit.block_end; block += 2) {
+    const BlockPair pair(w, block, unit.block_end);
     std::memset(y, 0, size_t(num_rows) * 2 * kLanes * sizeof(float));
     for (int64_t g = 0; g < q.groups; g += panel_groups) {
       const int64_t end = g + panel_groups < q.groups ? g + panel_groups : q.groups;
@@ -209,18 +209,18 @@ inline void multiply_tiled(const ProductTask& task, const QuantizedRows& q, std:
             end < q.groups ? lines + end * group_bytes : lines + 2 * cpu16::block_bytes(kKind, w.k);
       }
       memory_fence();
-      multiply_panel<kKind>(y, task, q, pair, panel);
+      multiply_panel<kKind>(y, unit, q, pair, panel);
     }
-    finish_pair(y, task, pair);
+    finish_pair(y, unit, pair);
   }
   _tile_release();
 }
 
-inline void multiply_with_tiles(const ProductTask& task, const QuantizedRows& q, std::byte* scratch) {
-  const Product& p = *task.product;
-  if (p.first_tile < 0) return multiply(task, q, scratch);
-  if (p.weight.kind == WeightKind::kInt4) return multiply_tiled<WeightKind::kInt4>(task, q, scratch);
-  multiply_tiled<WeightKind::kInt8>(task, q, scratch);
+inline void linear_unit_with_tiles(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
+  const Linear& linear = *unit.linear;
+  if (linear.first_tile < 0) return linear_unit(unit, q, scratch);
+  if (linear.weight.kind == WeightKind::kInt4) return linear_tiled<WeightKind::kInt4>(unit, q, scratch);
+  linear_tiled<WeightKind::kInt8>(unit, q, scratch);
 }
 
 inline int64_t tile_scratch_bytes(int64_t rows) {

@@ -2,8 +2,7 @@
 // cpu/generic lands in namespace llama4rt::cpu::avx512_vnni, so that no instruction leaks into code other
 // CPUs run.
 #define LLAMA4RT_ISA avx512_vnni
-#define LLAMA4RT_ISA_AVX512
-#define LLAMA4RT_ISA_VNNI
+#define LLAMA4RT_ISA_HEADER "cpu/x86/dot_avx512_vnni.h"
 #include "cpu/generic/table.h"
 
 namespace llama4rt::cpu::avx512_vnni {

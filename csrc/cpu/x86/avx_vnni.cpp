@@ -2,8 +2,7 @@
 // file is built with its own instruction-set flags; everything it includes from cpu/generic lands in
 // namespace llama4rt::cpu::avx_vnni, so that no instruction leaks into code other CPUs run.
 #define LLAMA4RT_ISA avx_vnni
-#define LLAMA4RT_ISA_AVX2
-#define LLAMA4RT_ISA_VNNI
+#define LLAMA4RT_ISA_HEADER "cpu/x86/dot_avx_vnni.h"
 #include "cpu/generic/table.h"
 
 namespace llama4rt::cpu::avx_vnni {

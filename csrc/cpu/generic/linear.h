@@ -1,0 +1,96 @@
+// Linear ops: walks the row blocks and activation rows of a unit, and finishes each block of results (store,
+// add, SwiGLU) while it is still in registers.
+#pragma once
+
+#include "cpu/generic/byte_dot.h"
+#include "cpu/generic/math.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+// Writes outputs [first, first + 16) of a row, or those of them that exist.
+inline void write_lanes(Vec y, Finish finish, float* out, int64_t first, int64_t width) {
+  float* p = out + first;
+  if (const int64_t n = width - first; n < kLanes) {
+    if (finish == Finish::kAdd) y = Vec::load_partial(p, int(n)) + y;
+    y.store_partial(p, int(n));
+  } else {
+    if (finish == Finish::kAdd) y = Vec::load(p) + y;
+    y.store(p);
+  }
+}
+
+inline void finish_block(Vec y, const Linear& linear, int64_t block, int64_t row) {
+  const int64_t out_row = linear.rows.out_row(row);
+  write_lanes(y, linear.finish, linear.rows.out + out_row * linear.rows.out_stride, block * kLanes,
+              linear.rows.out_width);
+}
+
+// block: the gate block, even; the up block is its neighbour.
+inline void finish_gate_up(Vec gate, Vec up, const Linear& linear, int64_t block, int64_t row) {
+  const int64_t out_row = linear.rows.out_row(row);
+  const Vec score = Vec::set1(linear.rows.scores ? linear.rows.scores[out_row] : 1.0f);
+  write_lanes(silu(score * gate) * (score * up), Finish::kStore,
+              linear.rows.out + out_row * linear.rows.out_stride, block / 2 * kLanes, linear.rows.out_width);
+}
+
+// Walks a unit in tiles of kTokenTile rows. dot<n>(sum, block, row): rows row .. row + n - 1 times a
+// row block.
+template <class Dot>
+inline void walk_unit(const LinearUnit& unit, const Dot& dot) {
+  const Linear& linear = *unit.linear;
+  const int64_t step = linear.finish == Finish::kSwiGlu ? 2 : 1;
+  for (int64_t block = unit.block_begin; block < unit.block_end; block += step)
+    for (int64_t row = unit.row_begin; row < unit.row_end; row += kTokenTile)
+      with_token_count(unit.row_end - row < kTokenTile ? unit.row_end - row : kTokenTile, [&]<int kTokens>() {
+        Vec y[kTokens];
+        dot(y, block, row);
+        if (linear.finish == Finish::kSwiGlu) {
+          Vec up[kTokens];
+          dot(up, block + 1, row);
+          for (int t = 0; t < kTokens; ++t) finish_gate_up(y[t], up[t], linear, block, row + t);
+        } else {
+          for (int t = 0; t < kTokens; ++t) finish_block(y[t], linear, block, row + t);
+        }
+      });
+}
+
+template <WeightKind kKind>
+inline void linear_int(const LinearUnit& unit, const QuantizedRows& q) {
+  const Linear& linear = *unit.linear;
+  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+    int_block<kTokens, kKind>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
+  });
+}
+
+inline void linear_bytes(const LinearUnit& unit, const QuantizedRows& q) {
+  const Linear& linear = *unit.linear;
+  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+    byte_block<kTokens>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
+  });
+}
+
+inline void linear_bf16(const LinearUnit& unit) {
+  const Linear& linear = *unit.linear;
+  const int64_t block_values = cpu16::lines_per_block(WeightKind::kBF16, linear.weight.k) * 2 * kLanes;
+  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+    const float* x[kTokens];
+    for (int t = 0; t < kTokens; ++t)
+      x[t] = linear.rows.x + linear.rows.x_row(row + t) * linear.rows.x_stride;
+    const auto* lines = static_cast<const bf16*>(linear.weight.data) + block * block_values;
+    float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, linear.weight.k);
+  });
+}
+
+inline void linear_unit(const LinearUnit& unit, const QuantizedRows& q, std::byte*) {
+  switch (unit.linear->weight.kind) {
+    case WeightKind::kBF16:
+      return linear_bf16(unit);
+    case WeightKind::kInt8:
+      return linear_int<WeightKind::kInt8>(unit, q);
+    case WeightKind::kInt4:
+      return q.bytes ? linear_bytes(unit, q) : linear_int<WeightKind::kInt4>(unit, q);
+  }
+}
+inline int64_t linear_scratch_bytes(int64_t) { return 0; }
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -1,0 +1,42 @@
+// Vec as one zmm register.
+#pragma once
+
+#include "cpu/generic/lanes.h"
+#include "cpu/x86/intrinsics.h"
+
+namespace llama4rt::cpu::LLAMA4RT_ISA {
+
+struct Vec {
+  __m512 v;
+  static Vec zero() { return {_mm512_setzero_ps()}; }
+  static Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const bf16* p) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
+  }
+  // The first n < 16 lanes; the others are zero and memory behind them is not read.
+  static Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(mask(n), p)}; }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store_partial(float* p, int n) const { _mm512_mask_storeu_ps(p, mask(n), v); }
+  static __mmask16 mask(int n) { return __mmask16((1u << n) - 1u); }
+};
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // a > b ? a : b, as maxps
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec even_lanes(Vec a) { return {_mm512_moveldup_ps(a.v)}; }  // x0 x0 x2 x2 ...
+inline Vec odd_lanes(Vec a) { return {_mm512_movehdup_ps(a.v)}; }   // x1 x1 x3 x3 ...
+inline Vec swap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+// a * b - c in even lanes, a * b + c in odd ones; one rounding.
+inline Vec fma_alternate(Vec a, Vec b, Vec c) { return {_mm512_fmaddsub_ps(a.v, b.v, c.v)}; }
+
+// What 32 zmm registers hold, as in cpu/scalar/vec_scalar.h.
+inline constexpr int kTokenTile = 8;
+inline constexpr int kValueRows = 5, kValueVecs = 4;
+inline constexpr int kFmaChains = 12;
+
+}  // namespace llama4rt::cpu::LLAMA4RT_ISA
