@@ -7,6 +7,7 @@
 #include "cuda/cuda_device.h"
 #include "model/llama4.h"
 #include "model/shape_source.h"
+#include "ops/conformance.h"
 #include "ops/measure.h"
 #include "runtime/plan/measure_step.h"
 #include "runtime/runner/batch_builder.h"
