@@ -1,6 +1,7 @@
 # The commands of this repository. Each does its own set-up in .venv and build/; a second run reuses it.
 #   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
+#   make test-aarch64  the conformance list of the ops on an emulated 64-bit Arm, with the scalar table
 #   make check     formatting, linters, types, layers, size of the repository
 #   make test-simt  the CUDA kernels and backend on a CPU (part of make test)
 #   make nvcc-check  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-simt test-python check nvcc-check cuda-compile bench sanitize soak wheel format clean
+.PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak wheel format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -q
 EDITABLE := $(PIP_INSTALL) --no-build-isolation -e
 
 help:
-	@sed -n '2,11s/^# *//p' Makefile
+	@sed -n '2,12s/^# *//p' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -86,6 +87,8 @@ build/%/build.ninja: $(DONE)/build-tools
 	@rm -rf build/$*
 	@cmake -S . -B build/$* $(CMAKE_OPTIONS) >/dev/null
 build/tests/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
+build/aarch64/build.ninja: CMAKE_OPTIONS = -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake -DLLAMA4RT_PYTHON=OFF \
+  -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
 build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHMARKS=ON
 
 # --- what people call -----------------------------------------------------------------------------------------------
@@ -103,6 +106,27 @@ test-cpp: build/tests/build.ninja
 test-simt: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_simt_tests
 	build/tests/tests/cpp/llama4rt_simt_tests
+
+# Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
+test-aarch64: aarch64-tools build/aarch64/build.ninja
+	@cmake --build build/aarch64 --target llama4rt_portable_tests
+	tests() { qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/tests/cpp/llama4rt_portable_tests "$$@"; }
+	tests ops/attention ops/tiles & attention=$$!
+	failed=0
+	tests -ops/attention -ops/tiles -every_bit_of_the_header -every_truncation || failed=1
+	wait $$attention || failed=1
+	exit $$failed
+
+.PHONY: aarch64-tools
+aarch64-tools:
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null && exit 0
+	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
+	  echo "make test-aarch64 needs the Debian packages g++-aarch64-linux-gnu and qemu-user; please install them." >&2
+	  exit 1
+	fi
+	echo "set-up: cross compiler and emulator for 64-bit Arm"
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu qemu-user >/dev/null
 
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)

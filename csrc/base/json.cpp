@@ -256,8 +256,9 @@ class Parser {
     std::string out;
     ++at_;
     while (true) {
-      const char* const run = at_;  // plain ASCII first: nearly all of every string
-      while (at_ < end_ && *at_ >= 0x20 && *at_ != '"' && *at_ != '\\') ++at_;
+      // Plain ASCII first: nearly all of every string. (char is unsigned on Arm.)
+      const char* const run = at_;
+      while (at_ < end_ && static_cast<signed char>(*at_) >= 0x20 && *at_ != '"' && *at_ != '\\') ++at_;
       out.append(run, at_);
       if (at_ == end_) fail("JSON text ends inside a string");
       const char c = *at_;

@@ -1,5 +1,7 @@
 // Runs the registered tests, in order of name.
-//   llama4rt_tests [--list] [FILTER...]     a test runs when its name contains one of the filters
+//   llama4rt_tests [--list] [FILTER...] [-FILTER...]     a test runs when its name contains one of the
+//   filters
+//                                                        (or there is none) and none of those with a minus
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -57,16 +59,16 @@ bool run(const TestCase& test) {
   return failures_of_running_test == 0;
 }
 
-int run_all(const std::vector<std::string>& filters, bool list) {
+int run_all(const std::vector<std::string>& wanted, const std::vector<std::string>& unwanted, bool list) {
   std::vector<TestCase> tests = registry();
   std::sort(tests.begin(), tests.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   int passed = 0, failed = 0;
   for (const TestCase& test : tests) {
-    const bool wanted =
-        filters.empty() || std::any_of(filters.begin(), filters.end(), [&](const std::string& f) {
-          return test.name.find(f) != std::string::npos;
-        });
-    if (!wanted) continue;
+    const auto named_by = [&](const std::vector<std::string>& filters) {
+      return std::any_of(filters.begin(), filters.end(),
+                         [&](const std::string& f) { return test.name.find(f) != std::string::npos; });
+    };
+    if ((!wanted.empty() && !named_by(wanted)) || named_by(unwanted)) continue;
     if (list)
       std::printf("%s\n", test.name.c_str());
     else
@@ -81,7 +83,16 @@ int run_all(const std::vector<std::string>& filters, bool list) {
 }  // namespace llama4rt::test
 
 int main(int argc, char** argv) {
-  std::vector<std::string> filters(argv + 1, argv + argc);
-  const bool list = std::erase(filters, "--list") > 0;
-  return llama4rt::test::run_all(filters, list);
+  std::vector<std::string> wanted, unwanted;
+  bool list = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--list")
+      list = true;
+    else if (argument.starts_with("-"))
+      unwanted.push_back(argument.substr(1));
+    else
+      wanted.push_back(argument);
+  }
+  return llama4rt::test::run_all(wanted, unwanted, list);
 }
