@@ -136,6 +136,7 @@ check: $(DONE)/dev
 	run clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	run scripts/check_layers.py
 	run scripts/check_size.py
+	run scripts/check_commits.py
 	run scripts/check_cuda.py
 	run $(MAKE) -s nvcc-check
 	exit $$failed
