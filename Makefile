@@ -9,13 +9,16 @@
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
 #   make wheel     builds the wheel and tries it in a fresh environment
+#   make lock      renews requirements/*.txt, from which the commands above install (LOCK_ARGS=--keep: only what changed)
+#   make test-newest  the Python tests with the newest of everything that pyproject.toml allows; not a gate
 # Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak wheel format clean
+.PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
+  wheel lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,10 +30,11 @@ export CMAKE_GENERATOR := Ninja
 export LLAMA4RT_CUDA ?= OFF
 export CMAKE_CXX_COMPILER_LAUNCHER := $(notdir $(shell command -v ccache 2>/dev/null))
 PIP_INSTALL := $(BIN)/python -m pip install -q
-EDITABLE := $(PIP_INSTALL) --no-build-isolation -e
+# From a lock alone: it names all that belongs to it, and nothing is compiled on the way.
+LOCKED := $(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: -r
 
 help:
-	@sed -n '2,12s/^# *//p' Makefile
+	@sed -n '/^# *make /s/^# *//p' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -40,48 +44,64 @@ $(DONE)/venv: scripts/make_venv.sh
 	@scripts/make_venv.sh $(VENV) $(PYTHON)
 	@mkdir -p $(DONE) && touch $@
 
-$(DONE)/build-tools: $(DONE)/venv
+$(DONE)/build-tools: $(DONE)/venv requirements/build.txt
 	@echo "set-up: build tools"
-	@$(PIP_INSTALL) 'scikit-build-core>=1.1' 'pybind11>=3.0' 'cmake>=3.25' ninja
+	@$(LOCKED) requirements/build.txt
 	@touch $@
 
-$(DONE)/package: $(DONE)/build-tools pyproject.toml CMakeLists.txt $(NATIVE_SOURCES)
+$(DONE)/package: $(DONE)/build-tools requirements/run.txt pyproject.toml CMakeLists.txt $(NATIVE_SOURCES)
 	@echo "set-up: llama4rt itself (the first time compiles it)"
-	@$(EDITABLE) .
+	@$(LOCKED) requirements/run.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DONE)/dev: pyproject.toml | $(DONE)/package
+$(DONE)/dev: requirements/dev.txt | $(DONE)/package
 	@echo "set-up: linters and type checker"
-	@$(EDITABLE) '.[dev]'
+	@$(LOCKED) requirements/dev.txt
 	@touch $@
 
-$(DONE)/test: pyproject.toml | $(DONE)/package
+# torch comes last, and brings only what its build wants beside test.txt: for a CPU build nothing.
+$(DONE)/test: requirements/test.txt requirements/torch.txt | $(DONE)/package
 	@echo "set-up: what the tests compare with (torch, transformers)"
-	@$(EDITABLE) '.[test]'
+	@$(LOCKED) requirements/test.txt
+	@$(PIP_INSTALL) -r requirements/torch.txt
 	@touch $@
 
 # The real Llama 4 tokenizer, for demo and tests only: it comes in Meta's llama-models package, under the Llama 4
 # Community License, and is not part of llama4rt. Only files of it are read, so it comes without its dependencies, and
 # beside the environment, where pip would miss them; a link makes it findable.
-$(DONE)/tokenizer: | $(DONE)/venv
+$(DONE)/tokenizer: requirements/tokenizer.txt | $(DONE)/venv
 	@echo "set-up: the Llama 4 tokenizer (from the llama-models package)"
-	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/llama-models 'llama-models==0.3.0'
+	@$(LOCKED) requirements/tokenizer.txt --upgrade --target $(VENV)/llama-models
 	@ln -sfn "$(CURDIR)/$(VENV)/llama-models/llama_models" \
-	  "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llama_models"
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llama_models"
 	@touch $@
 
 # transformers' image processor needs torchvision, whose dependency is a torch of several gigabytes that we do not want:
-# without dependencies, and beside the environment (tests/python/torchvision_beside.py). Belongs to torch 2.13.
-$(DONE)/torchvision: pyproject.toml | $(DONE)/venv
+# without dependencies, and beside the environment (tests/python/torchvision_beside.py).
+$(DONE)/torchvision: requirements/torchvision.txt | $(DONE)/venv
 	@echo "set-up: torchvision, for the tests of pictures"
-	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision 'torchvision==0.28.0'
+	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision -r requirements/torchvision.txt
 	@touch $@
 
-# Large, and only the long tests want it. Without it they say that they skipped.
-$(DONE)/soak: pyproject.toml | $(DONE)/package
+# Large, and only the long tests want it. Without Ray they say that they skipped.
+$(DONE)/soak: requirements/soak.txt requirements/sdist-build.txt | $(DONE)/test
 	@echo "set-up: Ray, for the long tests"
-	@$(EDITABLE) '.[soak]' || echo "no Ray here: its test will be skipped"
+	@$(LOCKED) requirements/sdist-build.txt
+	@$(LOCKED) requirements/soak.txt || echo "no Ray here: its test will be skipped"
 	@touch $@
+
+$(DONE)/nvcc: requirements/nvcc.txt | $(DONE)/venv
+	@echo "set-up: nvcc from its packages"
+	@$(LOCKED) requirements/nvcc.txt
+	@touch $@
+
+# Newest of everything: without locks, built in isolation, each time anew.
+$(DONE)/newest: $(DONE)/venv FORCE
+	@echo "set-up: the newest of what pyproject.toml allows"
+	@$(PIP_INSTALL) --upgrade --upgrade-strategy eager --config-settings=build-dir=build/newest/package -e '.[test]'
+	@touch $@
+FORCE:
 
 build/%/build.ninja: $(DONE)/build-tools
 	@rm -rf build/$*
@@ -141,17 +161,14 @@ check: $(DONE)/dev
 	run scripts/check_layers.py
 	run scripts/check_size.py
 	run scripts/check_pages.py
+	run scripts/check_commits.py
 	run scripts/check_cuda.py
 	run $(MAKE) -s nvcc-check
 	exit $$failed
 
 # Part of make check; quick while nothing changed. CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
 cuda-compile: nvcc-check
-nvcc-check: $(DONE)/venv
-	@if [ -z "$${CUDA_HOME:-}" ] && ! command -v nvcc >/dev/null; then
-	  echo "set-up: nvcc from PyPI"
-	  $(PIP_INSTALL) nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
-	fi
+nvcc-check: $(DONE)/venv $(if $(CUDA_HOME)$(shell command -v nvcc),,$(DONE)/nvcc)
 	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
@@ -164,11 +181,22 @@ bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 sanitize: $(DONE)/build-tools
 	@scripts/sanitize.sh $(SANITIZE_ARGS)
 
-soak: $(DONE)/package $(DONE)/test $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
+soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
 
 wheel: $(DONE)/build-tools
-	@$(BIN)/python scripts/check_wheel.py
+	@$(BIN)/python scripts/check_wheel.py $(WHEEL_ARGS)
+
+lock: $(DONE)/venv
+	@$(LOCKED) requirements/lock.txt
+	@$(BIN)/python scripts/lock.py $(LOCK_ARGS)
+
+# In an environment of its own; what differs from the locks is listed first.
+NEWEST := build/newest/venv
+test-newest:
+	@$(MAKE) -s VENV=$(NEWEST) $(addprefix $(NEWEST)/done/,newest tokenizer torchvision)
+	@$(NEWEST)/bin/python -m pip list --format=freeze | grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
+	@$(NEWEST)/bin/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 format: $(DONE)/dev
 	ruff check --fix-only -q .

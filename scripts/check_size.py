@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks that the repository stays small to clone: the files that git tracks or would track, and their history.
 
-Prints one line per finding; exit status 1 when there are any.
+A shallow clone knows only a part of the history; the line printed says so. Prints one line per finding; exit status 1
+when there are any.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_CLONE_BYTES = 40 << 20  # files and history together
+MAX_CLONE_BYTES = 56 << 20  # files and history together; room for one more demo model
 MAX_FILE_BYTES = 2 << 20  # of any file not listed here
 LARGER = {"python/llama4rt/demo/demo.l4e": 10_000_000}
 
@@ -36,7 +37,11 @@ def main() -> int:
     for finding in findings:
         print(finding)
     if not findings:
-        print(f"size: {files / 2**20:.1f} MiB in {len(sizes)} files, {history / 2**20:.1f} MiB of history")
+        shallow = git("rev-parse", "--is-shallow-repository").strip() == "true"
+        part = " that is here (a shallow clone)" if shallow else ""
+        print(
+            f"size: {files / 2**20:.1f} MiB in {len(sizes)} files, {history / 2**20:.1f} MiB of history{part}"
+        )
     return 1 if findings else 0
 
 

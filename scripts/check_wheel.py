@@ -1,14 +1,17 @@
 """Builds the wheel, looks inside, installs it into fresh environments and tries it there.
 
   check_wheel.py                              with the Python that runs this, using the build tools installed beside it
-  check_wheel.py --python PY [--python PY]    with others: builds in isolation, as `pip install .` does
+  check_wheel.py --python PY [--python PY]    with others
+  check_wheel.py --newest                     builds in isolation, takes the newest dependencies: `pip install .`
 
+Without --newest all packages come from requirements/, the build tools of other Pythons too.
 Prints one line per check and leaves the wheels in dist/. Exit status 1 when a check fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -19,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
 MAX_IMPORT_SECONDS = 0.3
 MAX_WHEEL_BYTES = 30_000_000
 MAX_DEMO_SECONDS = 60
@@ -46,18 +50,32 @@ def report(ok: bool, text: str) -> None:
         failures.append(text)
 
 
-def output_of(*command: str | Path) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+def output_of(*command: str | Path, environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
-def build_wheel(python: str, isolated: bool) -> Path:
+def install_locked(python: str | Path, name: str) -> None:
+    """Installs requirements/{name}.txt, and nothing else, into that Python's environment."""
+    locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", REQUIREMENTS / f"{name}.txt"]
+    output_of(python, "-m", "pip", "install", "-q", *locked)
+
+
+def build_wheel(python: str, newest: bool) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
-        flags = [] if isolated else ["--no-build-isolation"]
-        output_of(python, "-m", "pip", "wheel", "-q", "--no-deps", *flags, "-w", scratch, ROOT)
-        (built,) = Path(scratch).glob("*.whl")
+        flags = ["--no-deps", *([] if newest else ["--no-build-isolation"])]
+        builder: str | Path = python
+        environment = dict(os.environ)
+        if not newest and python != sys.executable:
+            output_of(python, "-m", "venv", f"{scratch}/venv")
+            builder = Path(scratch) / "venv/bin/python"
+            environment["PATH"] = f"{builder.parent}:{environment['PATH']}"  # its cmake and ninja
+            install_locked(builder, "build")
+        command = [builder, "-m", "pip", "wheel", "-q", *flags, "-w", f"{scratch}/wheel", ROOT]
+        output_of(*command, environment=environment)
+        (built,) = Path(scratch, "wheel").glob("*.whl")
         (ROOT / "dist").mkdir(exist_ok=True)
         return Path(shutil.copy(built, ROOT / "dist"))
 
@@ -105,12 +123,14 @@ def check_native(library: Path) -> None:
     report(not foreign, f"native module exports PyInit__core only {foreign[:3] or ''}")
 
 
-def check_installed(python: str, wheel: Path) -> None:
+def check_installed(python: str, wheel: Path, newest: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         output_of(python, "-m", "venv", scratch)
         fresh = Path(scratch) / "bin/python"
-        output_of(fresh, "-m", "pip", "install", "-q", wheel)
-        output_of(fresh, "-m", "pip", "check")
+        if not newest:
+            install_locked(fresh, "run")
+        output_of(fresh, "-m", "pip", "install", "-q", *([] if newest else ["--no-deps"]), wheel)
+        output_of(fresh, "-m", "pip", "check")  # what is there is all that the wheel asks for
         report(True, f"runs in a fresh environment: {output_of(fresh, '-c', PROBE).strip()}")
         seconds = []
         clock = "import time; t = time.perf_counter(); import llama4rt; print(time.perf_counter() - t)"
@@ -150,12 +170,13 @@ def main() -> int:
     parser.add_argument(
         "--python", action="append", default=[], help="a Python to build and try with; may be repeated"
     )
+    parser.add_argument("--newest", action="store_true", help="without requirements/, as a user's pip does")
     args = parser.parse_args()
     for python in args.python or [sys.executable]:
         print(f"== {output_of(python, '--version').strip()}", flush=True)
-        wheel = build_wheel(python, isolated=bool(args.python))
+        wheel = build_wheel(python, args.newest)
         check_contents(wheel)
-        check_installed(python, wheel)
+        check_installed(python, wheel, args.newest)
     return 1 if failures else 0
 
 

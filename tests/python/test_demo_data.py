@@ -177,6 +177,7 @@ def test_pixels() -> None:
 def test_the_fast_training_forward_is_the_stock_one() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    from tools import stock_model
     from tools.demo_model.fast_model import FastModel
     from tools.demo_model.model import new_model
 
@@ -191,7 +192,7 @@ def test_the_fast_training_forward_is_the_stock_one() -> None:
     assert len(ids) >= 3 * CHUNK  # several chunks
     pixels = torch.from_numpy(picture_tiles(picture))
     with torch.no_grad():
-        stock = model(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits
+        stock = stock_model.logits(model, torch.tensor([ids]), pixels)
         fast = FastModel(model)
         features = fast.tile_features(pixels).flatten(0, 1)
         hidden, _ = fast.hidden(torch.tensor([ids]), features)

@@ -70,10 +70,12 @@ def their_logits(oracle: Any, ids: Sequence[int], tiles: Sequence[NDArray[np.uin
     """One forward pass over the whole prompt; the tiles of all pictures in order."""
     import torch
 
+    from tools import stock_model
+
     model, _ = oracle
     pixels = torch.tensor(np.concatenate([normalise(t) for t in tiles])) if tiles else None
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([list(ids)]), pixel_values=pixels, use_cache=False).logits
+        logits = stock_model.logits(model, torch.tensor([list(ids)]), pixels)
     return np.asarray(logits[0].float())
 
 

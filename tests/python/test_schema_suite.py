@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from llama4rt import Engine, RequestError, StructuredOutput
 from llama4rt.demo import engine_path
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements/schema-suite.txt"
 SUITE = "json/tests/draft2020-12/"
 
 
@@ -29,19 +31,9 @@ SUITE = "json/tests/draft2020-12/"
 def suite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """File name -> groups of tests. Optional tests (formats, big numbers) are among them."""
     place = tmp_path_factory.mktemp("suite")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "-d",
-        str(place),
-    ]
-    subprocess.run([*command, "jsonschema==4.26.0"], check=True, timeout=600)
+    source_only = ["--no-deps", "--require-hashes", "--no-binary", ":all:", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "download", "-q", *source_only, "-d", place, "-r", REQUIREMENTS]
+    subprocess.run(command, check=True, timeout=600)
     (archive,) = place.glob("jsonschema-*.tar.gz")
     files = {}
     with tarfile.open(archive) as tar:

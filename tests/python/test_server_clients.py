@@ -19,21 +19,25 @@ from llama4rt import Engine, SamplingParams
 from llama4rt.demo import engine_path
 from serving import RunningServer, running_server
 
-CLIENTS = Path(__file__).resolve().parents[2] / "build/clients"
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = ROOT / "build/clients"
+REQUIREMENTS = ROOT / "requirements"
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
-def environment(name: str, *packages: str) -> Path:
-    """The python of an environment with those packages; skips when the index does not have them."""
+def environment(name: str) -> Path:
+    """The python of an environment with requirements/client-{name}.txt; skips when the index does not have them."""
     python = CLIENTS / name / "bin/python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", CLIENTS / name], check=True)
     if subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode != 0:
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            pytest.skip(f"{packages} cannot be installed: {done.stderr[-200:]}")
+        for lock, *flags in (["sdist-build"], [f"client-{name}", "--no-build-isolation"]):
+            install = [python, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", *flags]
+            done = subprocess.run(
+                [*install, "-r", REQUIREMENTS / f"{lock}.txt"], capture_output=True, text=True
+            )
+            if done.returncode != 0:
+                pytest.skip(f"{lock}.txt cannot be installed: {done.stderr[-200:]}")
     return python
 
 
@@ -75,7 +79,7 @@ print(json.dumps(out))
 
 
 def test_litellm(server: RunningServer, engine: Engine) -> None:
-    python = environment("litellm", "litellm", "mcp")  # it imports mcp as soon as there are tools
+    python = environment("litellm")
     texts = ["Hello", "What can you do?"]
     command = [python, "-c", LITELLM, server.url + "/v1", json.dumps(texts)]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATH": "/usr/bin:/bin"}
@@ -93,7 +97,7 @@ def test_litellm(server: RunningServer, engine: Engine) -> None:
 
 def test_lm_evaluation_harness(server: RunningServer, engine: Engine, tmp_path: Path) -> None:
     """local-completions on a task of our own: every log-likelihood equals the one from the engine's logits."""
-    python = environment("lm_eval", "lm-eval[api]")
+    python = environment("lm_eval")
     rng = random.Random(3)
     documents = []
     for _ in range(12):

@@ -409,11 +409,16 @@ def oracle_logits(model: PreTrainedModel, ids: Sequence[int], tiles: np.ndarray 
     """
     import torch
 
+    from tools import stock_model
+
+    prompt = torch.tensor([list(ids)])
     with torch.no_grad():
-        images = (
-            {} if tiles is None else {"pixel_values": torch.from_numpy(normalized(tiles)).to(model.dtype)}
-        )
-        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **images).logits
+        if hasattr(model, "vision_model"):  # not called as a whole: tools/stock_model.py says why
+            pixels = None if tiles is None else torch.from_numpy(normalized(tiles)).to(model.dtype)
+            logits = stock_model.logits(model, prompt, pixels)
+        else:
+            assert tiles is None
+            logits = model(input_ids=prompt, use_cache=False).logits
     return np.asarray(logits[0].float())
 
 
@@ -421,10 +426,11 @@ def oracle_features(model: PreTrainedModel, tiles: np.ndarray) -> np.ndarray:
     """float32 [n * tokens per tile, hidden]: what replaces the embeddings of patch tokens. tiles as above."""
     import torch
 
-    tower: Any = model.model if hasattr(model, "model") else model
+    from tools import stock_model
+
     with torch.no_grad():
-        hidden = tower.vision_model(torch.from_numpy(normalized(tiles)).to(model.dtype)).last_hidden_state
-        return np.asarray(tower.multi_modal_projector(hidden.flatten(0, 1)).float())
+        pixels = torch.from_numpy(normalized(tiles)).to(model.dtype)
+        return np.asarray(stock_model.image_features(model, pixels).float())
 
 
 def normalized(tiles: np.ndarray) -> np.ndarray:
@@ -456,8 +462,10 @@ def oracle_greedy(model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -
     import torch
 
     prompt = torch.tensor([list(ids)])
+    # Not a whole model with a tower: tools/stock_model.py says why.
+    decoder: Any = getattr(model, "language_model", model)
     with torch.no_grad():
-        out = model.generate(
+        out = decoder.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,

@@ -94,11 +94,14 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
-    """Stock generate(). Questions of equal length go together, so that there is never any padding: it would move the
+    """The decoder's stock generate() over the embeddings of text and pictures (tools/stock_model.py says why not the
+    whole model's). Questions of equal length go together, so that there is never any padding: it would move the
     temperature of the layers without rope.
     """
     import torch
     from transformers import Llama4ForConditionalGeneration
+
+    from tools import stock_model
 
     torch.set_num_threads(threads)
     model: Any = Llama4ForConditionalGeneration.from_pretrained(
@@ -108,13 +111,17 @@ def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
 
     @torch.no_grad()
     def together(prompts: Sequence[list[int]], pictures: Sequence[Image.Image]) -> list[str]:
-        inputs: dict[str, Any] = {"input_ids": torch.tensor(prompts)}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        ids, pixels = torch.tensor(prompts), None
         if pictures:
-            tiles = [torch.from_numpy(picture_tiles(p)) for p in pictures]
-            inputs["pixel_values"] = torch.cat(tiles).to(model.dtype)
-        out = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
-        return [chat.tokenizer.decode(row[len(prompts[0]) :].tolist()) for row in out]
+            pixels = torch.cat([torch.from_numpy(picture_tiles(p)) for p in pictures]).to(model.dtype)
+        out = model.language_model.generate(  # of embeddings it returns the new tokens alone
+            inputs_embeds=stock_model.embeddings(model, ids, pixels),
+            attention_mask=torch.ones_like(ids),
+            generation_config=model.generation_config,  # the checkpoint's: its end tokens
+            max_new_tokens=MAX_TOKENS,
+            do_sample=False,
+        )
+        return [chat.tokenizer.decode(row.tolist()) for row in out]
 
     def answer(questions: Sequence[Question]) -> list[str]:
         prompts = [
