@@ -44,7 +44,7 @@ def engine_path(
     if source.endswith(".l4e"):
         raise EngineFileError(f"{source}: no such file")
     options = {name: value for name, value in options.items() if value is not None}
-    from llama4rt.convert.checkpoint import locate
+    from llama4rt.convert.locate import locate
 
     if not os.path.isdir(source):
         notify(f"looking for {source} on the hub")
@@ -65,7 +65,7 @@ def _key(directory: Path, options: dict[str, Any]) -> str:
     Times, because a checkpoint trained further has the same names and sizes. A hub snapshot's files are links to
     blobs that never change, so its key is as stable as the download.
     """
-    from llama4rt.convert.checkpoint import DOWNLOAD_PATTERNS
+    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
 
     files = sorted(
         {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}

@@ -61,7 +61,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
 
 def weight_options(args: argparse.Namespace) -> dict[str, Any]:
     """add_weight_options' answers, as _core takes them; None is the default."""
-    from llama4rt.convert.build import lm_head_kind
+    from llama4rt.convert.build_options import lm_head_kind
 
     weights = args.weights or "int4"
     return {
