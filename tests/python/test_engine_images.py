@@ -262,7 +262,7 @@ def test_parts_of_messages(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_template_that_loses_a_picture_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama4rt.chat_template import ChatTemplate
+    from llama4rt.text.chat_template import ChatTemplate
 
     template = ChatTemplate("{{ bos_token }}{% for m in messages %}{{ m.content[0].type }}{% endfor %}")
     monkeypatch.setattr(engine._prompts, "_chat_template", template)

@@ -18,7 +18,7 @@ from llama4rt.images.plan import plan_image
 from llama4rt.images.processing import ImageProcessor, normalisation_table, normalise
 from llama4rt.images.prompt import ImageTokens
 from llama4rt.images.sources import load_image
-from llama4rt.tokenizer import TiktokenTokenizer
+from llama4rt.text.tokenizer import TiktokenTokenizer
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -11,7 +11,7 @@ import pytest
 from llama4rt import ConfigError, Engine, Llama4RTError, SamplingParams, _core, build
 from llama4rt.cli.doctor import find_problems
 from llama4rt.cli.main import main
-from llama4rt.configs import CONFIGS, model_config
+from llama4rt.convert.named_configs import CONFIGS, model_config
 from random_checkpoints import TINY, random_values, write_values
 
 Capsys = pytest.CaptureFixture[str]

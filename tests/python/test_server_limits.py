@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn")
 
 from llama4rt import AsyncEngine, Delta, Engine, NumericError, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
-from llama4rt.outputs import Progress  # noqa: E402
+from llama4rt.engine.outputs import Progress  # noqa: E402
 from llama4rt.server import ServerOptions  # noqa: E402
 from serving import RunningServer, post, running_server  # noqa: E402
 

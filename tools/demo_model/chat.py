@@ -11,9 +11,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama4rt.chat_template import ChatTemplate
 from llama4rt.images.plan import ImagePlan
-from llama4rt.tokenizer import TiktokenTokenizer
+from llama4rt.text.chat_template import ChatTemplate
+from llama4rt.text.tokenizer import TiktokenTokenizer
 
 from tools.demo_model.model import TOKENS_PER_TILE
 

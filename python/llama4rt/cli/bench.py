@@ -150,8 +150,8 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
     from llama4rt import _core
     from llama4rt.cli.bench_cost import ModelCost
     from llama4rt.cli.plan import weight_options
-    from llama4rt.configs import model_config
-    from llama4rt.engine_options import parse_bytes
+    from llama4rt.convert.named_configs import model_config
+    from llama4rt.engine.engine_options import parse_bytes
 
     options: dict[str, Any] = {
         "device": args.device,

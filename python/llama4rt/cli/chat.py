@@ -15,8 +15,8 @@ from llama4rt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from llama4rt.engine import Engine
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.engine import Engine
+    from llama4rt.engine.sampling_params import SamplingParams
 
 _HELP = (
     "/image FILE shows a picture with the next line, /reset forgets the conversation, /exit ends it (Ctrl-D too), "

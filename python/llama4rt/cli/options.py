@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from llama4rt.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from llama4rt.engine import Engine
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.engine import Engine
+    from llama4rt.engine.sampling_params import SamplingParams
 
 KV_CACHE_DTYPES = ("auto", "bf16", "int8", "fp8", "f32")
 
@@ -77,7 +77,7 @@ def add_image_option(parser: argparse.ArgumentParser, use: str) -> None:
 
 def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParams":
     """SamplingParams of the options given; defaults fill in what was not."""
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.sampling_params import SamplingParams
 
     names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -90,7 +90,7 @@ def engine_file(args: argparse.Namespace) -> str:
         from llama4rt import demo
 
         return str(demo.engine_path())
-    from llama4rt.cache import engine_path
+    from llama4rt.convert.engine_cache import engine_path
 
     with ProgressBar(shown=sys.stderr.isatty()) as progress:
         return str(
@@ -119,7 +119,7 @@ def _target(device: str) -> str | None:
 
 def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":
     """allow_image_urls: whoever types the command chooses the URL; over a network others do."""
-    from llama4rt.engine import Engine
+    from llama4rt.engine.engine import Engine
 
     return Engine(
         engine_file(args),

@@ -87,7 +87,7 @@ def tokens(text: str | None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
-    from llama4rt.engine_options import count, parse_bytes
+    from llama4rt.engine.engine_options import count, parse_bytes
 
     options: dict[str, Any] = {
         "max_model_len": tokens(args.context),
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None:
         plan = _core.plan(_core.EngineFile(args.file), device=args.device or "auto", **options)
     else:
-        from llama4rt.configs import model_config
+        from llama4rt.convert.named_configs import model_config
 
         config = model_config(args.config)
         plan = _core.plan_config(config, device=args.device or "cuda", **options, **weight_options(args))

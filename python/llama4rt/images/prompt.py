@@ -6,7 +6,7 @@ from typing import Any
 
 from llama4rt.errors import RequestError
 from llama4rt.images.plan import ImagePlan
-from llama4rt.tokenizer import Tokenizer
+from llama4rt.text.tokenizer import Tokenizer
 
 PLACEHOLDER = "<|image|>"
 

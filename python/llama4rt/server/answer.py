@@ -9,10 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llama4rt.engine.outputs import Progress
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.outputs import Progress
-from llama4rt.prompt_builder import PreparedPrompt
-from llama4rt.sampling_params import SamplingParams
 from llama4rt.server.errors import ApiError
 from llama4rt.server.http import json_reply
 from llama4rt.server.job import Job
@@ -20,7 +19,8 @@ from llama4rt.server.protocol import StreamOptions
 from llama4rt.server.sampling import from_request_error
 from llama4rt.server.service import Service, new_id
 from llama4rt.server.sse import EventStream, data_line, unless_disconnected
-from llama4rt.tokenizer import Tokenizer, require_tokenizer
+from llama4rt.text.prompt_builder import PreparedPrompt
+from llama4rt.text.tokenizer import Tokenizer, require_tokenizer
 
 
 class Answer(ABC):
@@ -80,7 +80,7 @@ class Answer(ABC):
     def _tokenizer(self, why: str) -> Tokenizer:
         """ApiError 400 when the engine file has none."""
         try:
-            return require_tokenizer(self._service.engine.engine.tokenizer, why)
+            return require_tokenizer(self._service.engine.tokenizer, why)
         except RequestError as error:
             raise from_request_error(error) from None
 

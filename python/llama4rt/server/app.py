@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llama4rt.async_engine import AsyncEngine
+from llama4rt.engine.async_engine import AsyncEngine
 from llama4rt.server.chat import ChatEndpoint
 from llama4rt.server.completions import CompletionEndpoint
 from llama4rt.server.errors import ApiError

@@ -8,10 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llama4rt.engine.outputs import Delta, Progress
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.outputs import Delta, Progress
-from llama4rt.prompt_builder import PreparedPrompt
-from llama4rt.sampling_params import SamplingParams
 from llama4rt.server.answer import Answer, StreamedUsage, prompt_progress, respond
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.errors import ApiError
@@ -24,6 +23,7 @@ from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
 from llama4rt.server.sse import DONE, TextLine, data_line
 from llama4rt.server.tool_calls import ToolShaper
+from llama4rt.text.prompt_builder import PreparedPrompt
 
 _REFUSED = {  # known to OpenAI's API, without meaning here
     "functions": "use tools", "function_call": "use tool_choice", "audio": "there is no audio output",
@@ -67,7 +67,7 @@ class Chat(Answer):
         messages = plain_messages(
             body.messages, max_messages=options.max_messages, max_images=options.max_images
         )
-        engine = self._service.engine.engine
+        engine = self._service.engine
         tokenizer = self._tokenizer("chat")
         check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
         tools = None

@@ -8,9 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llama4rt.engine.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.errors import RequestError
-from llama4rt.outputs import Delta, Progress, TokenLogprobs
-from llama4rt.prompt_builder import PreparedPrompt
 from llama4rt.server.answer import Answer, StreamedUsage, prompt_progress, respond
 from llama4rt.server.constraints import structured_output
 from llama4rt.server.errors import ApiError
@@ -20,6 +19,7 @@ from llama4rt.server.protocol import CompletionRequest
 from llama4rt.server.sampling import from_request_error, sampling_params
 from llama4rt.server.service import Service
 from llama4rt.server.sse import DONE, TextLine, data_line
+from llama4rt.text.prompt_builder import PreparedPrompt
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -143,7 +143,7 @@ class Completion(Answer):
         prompt = self.job.prompts[index // self.job.params.n]
         if prompt.text is not None:
             return prompt.text
-        tokenizer = self._service.engine.engine.tokenizer
+        tokenizer = self._service.engine.tokenizer
         return tokenizer.decode(prompt.token_ids) if tokenizer is not None else ""
 
 

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
-from llama4rt.async_engine import Running
+from llama4rt.engine.async_engine import Running
+from llama4rt.engine.async_inbox import Inbox
+from llama4rt.engine.outputs import Delta, Progress
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import NumericError
-from llama4rt.inbox import Inbox
-from llama4rt.outputs import Delta, Progress
-from llama4rt.prompt_builder import PreparedPrompt
-from llama4rt.sampling_params import SamplingParams
 from llama4rt.server.errors import ApiError
 from llama4rt.server.service import Service
+from llama4rt.text.prompt_builder import PreparedPrompt
 
 Event = tuple[int, "Delta | Progress"]
 

@@ -17,7 +17,7 @@ from llama4rt.server.openapi import document
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
 from llama4rt.server.sampling import from_request_error
 from llama4rt.server.service import Service
-from llama4rt.tokenizer import require_tokenizer
+from llama4rt.text.tokenizer import require_tokenizer
 
 _PAGE = Path(__file__).parent / "page" / "index.html"
 # The page loads nothing from anywhere, and says so to the browser.
@@ -51,14 +51,14 @@ class SmallEndpoints:
             "object": "model",
             "created": service.created,
             "owned_by": "llama4rt",
-            "max_model_len": service.engine.engine.max_model_len,
+            "max_model_len": service.engine.max_model_len,
         }
 
     async def tokenize(self, request: Request) -> Response:
         """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""
         body = await parsed(request, TokenizeRequest)
         self._service.check_model(body.model)
-        engine = self._service.engine.engine
+        engine = self._service.engine
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", param="prompt")
         try:
@@ -96,10 +96,10 @@ class SmallEndpoints:
         body = await parsed(request, DetokenizeRequest)
         self._service.check_model(body.model)
         try:
-            tokenizer = require_tokenizer(self._service.engine.engine.tokenizer, "detokenize")
+            tokenizer = require_tokenizer(self._service.engine.tokenizer, "detokenize")
         except RequestError as error:
             raise from_request_error(error) from None
-        vocab = self._service.engine.engine.config["vocab_size"]
+        vocab = self._service.engine.config["vocab_size"]
         wrong = next((i for i in body.tokens if i >= vocab), None)
         if wrong is not None:
             raise ApiError(400, f"token {wrong} is not in the vocabulary of {vocab}", param="tokens")
@@ -107,7 +107,7 @@ class SmallEndpoints:
 
     async def tokenizer_info(self, _: Request) -> Response:
         """vLLM's endpoint of that name, by which evaluation harnesses take the server's tokenizer for theirs."""
-        engine = self._service.engine.engine
+        engine = self._service.engine
         try:
             tokenizer = require_tokenizer(engine.tokenizer, "tokenizer_info")
         except RequestError as error:

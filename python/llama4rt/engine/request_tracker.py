@@ -6,12 +6,12 @@ Lives in the engine thread; the reader of the Deltas lives elsewhere and gets th
 from collections.abc import Callable, Sequence
 
 from llama4rt._core import Event
-from llama4rt.detokenizer import Detokenizer
+from llama4rt.engine.outputs import Delta, Progress, TokenLogprobs
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import Llama4RTError, NumericError
-from llama4rt.outputs import Delta, Progress, TokenLogprobs
-from llama4rt.sampling_params import SamplingParams
 from llama4rt.structured.guide import Guide
-from llama4rt.tokenizer import Tokenizer
+from llama4rt.text.detokenizer import Detokenizer
+from llama4rt.text.tokenizer import Tokenizer
 
 # A Delta, Progress before the first one, the error that ended the request, or None after the last Delta.
 Deliver = Callable[[Delta | Progress | BaseException | None], object]

@@ -1,6 +1,7 @@
 """Inbox: what the engine thread hands to a coroutine, without making either wait for the other.
 
-A step of the engine fills the inboxes of all its requests; their loop is woken once for all of them (wakeups.py).
+A step of the engine fills the inboxes of all its requests; their loop is woken once for all of them
+(deferred_wakeups.py).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import weakref
 from collections import deque
 from typing import Any, Generic, TypeVar
 
-from llama4rt.wakeups import wake
+from llama4rt.engine.deferred_wakeups import wake
 
 _T = TypeVar("_T")
 
@@ -52,7 +53,8 @@ class Inbox(Generic[_T]):
             items.append(self._items.popleft())
         return items
 
-    def _wake(self) -> None:
+    def wake_reader(self) -> None:
+        """Called by the loop, once for all items that have come."""
         self._woken = False  # before the items are taken: what comes later wakes again
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -82,7 +84,7 @@ class _Bell:
     def _wake_all(self) -> None:
         self._rung = False  # before the inboxes are taken, for the same reason
         while self._inboxes:
-            self._inboxes.popleft()._wake()
+            self._inboxes.popleft().wake_reader()
 
 
 _bells: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]" = weakref.WeakKeyDictionary()

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llama4rt import _core
+from llama4rt.engine.deferred_wakeups import together
 from llama4rt.errors import Llama4RTError
-from llama4rt.wakeups import together
 
 _SECOND_FAILURE_SECONDS = 10.0
 _END_POLL_SECONDS = 0.002
@@ -43,9 +43,7 @@ class EngineThread:
         self._closing = False
         self._closed = False  # the native engine, too
         self._ended = False  # the thread's last act
-        self._failure: BaseException | None = (
-            None  # set when steps failed twice in a row: the engine is given up
-        )
+        self._failure: BaseException | None = None  # steps failed twice in a row: the engine is given up
         self._last_failure_time = float("-inf")
         _living.add(self)
 
@@ -199,7 +197,7 @@ class EngineThread:
         for handler in handlers:
             _fail_quietly(handler, Llama4RTError("the Engine was closed while the request was running"))
 
-    def _forget_after_fork(self) -> None:
+    def forget_after_fork(self) -> None:
         """In the child the thread does not exist, and the lock may have been held when the fork came."""
         self._wake = threading.Condition(threading.Lock())
         self._handlers = {}
@@ -216,7 +214,7 @@ _living: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for thread in list(_living):
-        thread._forget_after_fork()
+        thread.forget_after_fork()
 
 
 @atexit.register

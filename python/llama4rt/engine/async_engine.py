@@ -15,15 +15,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from llama4rt.chat_template import Message
-from llama4rt.engine import Engine, Images
+from llama4rt.engine.async_inbox import Inbox
+from llama4rt.engine.engine import Engine, Images
+from llama4rt.engine.outputs import Delta, OutputBuilder, Progress, RequestOutput
+from llama4rt.engine.prepared_request import PreparedRequest
+from llama4rt.engine.request_tracker import Deliver
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.inbox import Inbox
-from llama4rt.outputs import Delta, OutputBuilder, Progress, RequestOutput
-from llama4rt.prompt_builder import PreparedPrompt, Prompt
-from llama4rt.request_tracker import Deliver
-from llama4rt.sampling_params import SamplingParams
-from llama4rt.work import Work
+from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.prompt_builder import PreparedPrompt, Prompt
+from llama4rt.text.tokenizer import Tokenizer
 
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 
@@ -32,7 +33,7 @@ _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 class Running:
     """A request that AsyncEngine.start has submitted."""
 
-    work: Work
+    request: PreparedRequest
     name: str
     close: Callable[[], None]  # frees what it holds, ended or not; more than once is harmless
 
@@ -58,9 +59,9 @@ class AsyncEngine:
         """Yields all output so far, again and again until `finished`; slow readers get larger steps."""
         builder: OutputBuilder | None = None
         async with aclosing(self._batches(prompt, params, images, request_id)) as batches:
-            async for work, name, deltas in batches:
+            async for request, name, deltas in batches:
                 if builder is None:
-                    builder = OutputBuilder(name, work.prompt, work.prompt_token_ids, work.params.n)
+                    builder = OutputBuilder(name, request.prompt, request.prompt_token_ids, request.params.n)
                 for delta in deltas:
                     builder.add(delta)
                 yield builder.snapshot()
@@ -83,13 +84,9 @@ class AsyncEngine:
         """Ends a request: its last output has finish_reason "abort". Unknown ids are ignored."""
         native_id = self._active.get(request_id)
         if native_id is not None:
-            self.engine._thread.abort(native_id)
+            self.engine.abort(native_id)
         elif request_id in self._active:
             self._aborted_early.add(request_id)
-
-    def stats(self) -> dict[str, Any]:
-        """Engine.stats."""
-        return self.engine.stats()
 
     def close(self) -> None:
         """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened
@@ -125,19 +122,19 @@ class AsyncEngine:
             raise RequestError(f"a request with the id {name!r:.80} is running")
         self._active[name] = None
         try:
-            work = await self._prepared(prompt, params or SamplingParams(), images)
-            native_id = self.engine._start(work, deliver, name)
+            request = await self._prepared(prompt, params or SamplingParams(), images)
+            native_id = self.engine.submit(request, deliver, name)
         except BaseException:
             self._forget(name)
             raise
         self._active[name] = native_id
         if name in self._aborted_early:
-            self.engine._thread.abort(native_id)
-        return Running(work, name, partial(self._end, name, native_id))
+            self.engine.abort(native_id)
+        return Running(request, name, partial(self._end, name, native_id))
 
     def _end(self, name: str, native_id: int) -> None:
         self._forget(name)
-        self.engine._thread.abandon(native_id)  # of no effect when it has ended
+        self.engine.abandon(native_id)  # of no effect when it has ended
 
     def _forget(self, name: str) -> None:
         self._active.pop(name, None)
@@ -145,7 +142,7 @@ class AsyncEngine:
 
     async def _batches(
         self, prompt: Prompt, params: SamplingParams | None, images: Images | None, request_id: str | None
-    ) -> AsyncGenerator[tuple[Work, str, list[Delta]], None]:
+    ) -> AsyncGenerator[tuple[PreparedRequest, str, list[Delta]], None]:
         """Runs one request; yields all Deltas that have come since the last time, until it ends."""
         inbox: Inbox[Delta | Progress | BaseException | None] = Inbox()
         running = await self.start(prompt, params, deliver=inbox.put, images=images, request_id=request_id)
@@ -155,7 +152,7 @@ class AsyncEngine:
                 items = await inbox.wait()
                 deltas = [item for item in items if isinstance(item, Delta)]
                 if deltas:
-                    yield running.work, running.name, deltas
+                    yield running.request, running.name, deltas
                 for item in items:
                     if isinstance(item, BaseException):
                         raise item
@@ -163,17 +160,18 @@ class AsyncEngine:
         finally:
             running.close()
 
-    async def _prepared(self, prompt: Prompt, params: SamplingParams, images: Images | None) -> Work:
+    async def _prepared(
+        self, prompt: Prompt, params: SamplingParams, images: Images | None
+    ) -> PreparedRequest:
         prepared = await self.prepare(prompt, images=images)
-        if (
-            isinstance(params, SamplingParams) and params.structured is not None
-        ):  # a grammar may have to be compiled
-            return await asyncio.to_thread(self.engine._work, prepared, params)
-        return self.engine._work(prepared, params)
+        has_grammar = isinstance(params, SamplingParams) and params.structured is not None
+        if has_grammar:  # which may have to be compiled
+            return await asyncio.to_thread(self.engine.prepare_request, prepared, params)
+        return self.engine.prepare_request(prepared, params)
 
     async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
         """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""
-        prompts = self.engine._prompts
+        prompts = self.engine.prompts
         self.engine.check_usable()
         if images:  # their own threads, few of them: decoded pictures are large
             prepare = partial(prompts.prepare, prompt, images, parallel=False)
@@ -184,5 +182,38 @@ class AsyncEngine:
 
     async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
         """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
-        prepare = partial(self.engine._prompts.prepare_chat, messages, parallel=False, **options)
-        return await asyncio.get_running_loop().run_in_executor(self.engine._prompts.pool(), prepare)
+        prompts = self.engine.prompts
+        prepare = partial(prompts.prepare_chat, messages, parallel=False, **options)
+        return await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
+
+    # --- Engine's, by the same names ------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        return self.engine.path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.engine.config
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.engine.tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        return self.engine.chat_template
+
+    @property
+    def max_model_len(self) -> int:
+        return self.engine.max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self.engine.max_num_seqs
+
+    def check_usable(self) -> None:
+        self.engine.check_usable()
+
+    def stats(self) -> dict[str, Any]:
+        return self.engine.stats()

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llama4rt.errors import EngineFileError, RequestError
-from llama4rt.template_worker import TemplateWorker
-from llama4rt.tokenizer import BOS_TEXT, Tokenizer
+from llama4rt.text.template_worker import TemplateWorker
+from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer
 
 Message = Mapping[str, Any]
 

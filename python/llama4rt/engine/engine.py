@@ -15,17 +15,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4rt import _core
-from llama4rt.chat_template import ChatTemplate, Message
-from llama4rt.engine_options import count, parse_bytes, threads
-from llama4rt.engine_thread import EngineThread
+from llama4rt.engine.engine_options import count, parse_bytes, threads
+from llama4rt.engine.engine_thread import EngineThread
+from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput
+from llama4rt.engine.prepared_request import PreparedRequest
+from llama4rt.engine.request_tracker import Deliver, RequestTracker
+from llama4rt.engine.sampling_params import SamplingDefaults, SamplingParams
+from llama4rt.engine.score_handler import ScoreHandler
 from llama4rt.errors import EngineFileError, RequestError
 from llama4rt.images.limits import ImageLimits
-from llama4rt.outputs import Delta, OutputBuilder, RequestOutput
-from llama4rt.prompt_builder import PreparedPrompt, Prompt, PromptBuilder, images_by_prompt, is_one_prompt
-from llama4rt.request_tracker import Deliver, RequestTracker
-from llama4rt.sampling_params import SamplingDefaults, SamplingParams
-from llama4rt.tokenizer import Tokenizer, require_tokenizer
-from llama4rt.work import Work
+from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.prompt_builder import (
+    PreparedPrompt,
+    Prompt,
+    PromptBuilder,
+    images_by_prompt,
+    is_one_prompt,
+)
+from llama4rt.text.tokenizer import Tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +145,7 @@ class Engine:
         pictures = images_by_prompt(images, one, len(items))
         return self._run_all(
             [
-                self._work(self._prompts.prepare(prompt, own, where=where), item_params)
+                self.prepare_request(self.prompts.prepare(prompt, own, where=where), item_params)
                 for (prompt, item_params), (where, own) in zip(_pairs(items, params), pictures, strict=True)
             ]
         )
@@ -148,7 +155,8 @@ class Engine:
     ) -> Iterator[Delta]:
         """Yields what each step adds. Leaving the loop early ends the request."""
         self._thread.check_usable()
-        return self._stream(self._work(self._prompts.prepare(prompt, images), params or SamplingParams()))
+        prepared = self.prompts.prepare(prompt, images)
+        return self._stream(self.prepare_request(prepared, params or SamplingParams()))
 
     def chat(
         self,
@@ -165,8 +173,8 @@ class Engine:
         self._thread.check_usable()
         one = not messages or isinstance(messages[0], Mapping)
         conversations: Any = [messages] if one else messages
-        prompts = [self._prompts.prepare_chat(conversation, tools) for conversation in conversations]
-        return self._run_all([self._work(*item) for item in _pairs(prompts, params)])
+        prompts = [self.prompts.prepare_chat(conversation, tools) for conversation in conversations]
+        return self._run_all([self.prepare_request(*item) for item in _pairs(prompts, params)])
 
     def apply_chat_template(
         self,
@@ -186,6 +194,12 @@ class Engine:
             messages, tools, add_generation_prompt=add_generation_prompt, options=options
         )
         return ids
+
+    def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they
+        are.
+        """
+        return self._prompts.encode(prompt)
 
     def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
         """Encodes the text and reads the pictures of a prompt, once for many calls that take it as their prompt."""
@@ -215,17 +229,61 @@ class Engine:
         import numpy as np
 
         self._thread.check_usable()
-        work = self._work(self._prompts.prepare(prompt, images), SamplingParams(max_tokens=1))
-        work.request.return_logits = True
-        work.request.use_prefix_cache = False
-        handler = _ScoreHandler()
-        request_id = self._thread.submit(work.request, handler)
+        request = self.prepare_request(self.prompts.prepare(prompt, images), SamplingParams(max_tokens=1))
+        request.native.return_logits = True
+        request.native.use_prefix_cache = False
+        handler = ScoreHandler()
+        request_id = self._thread.submit(request.native, handler)
         try:
             rows = _next_item(handler.queue)
         except BaseException:
             self._thread.abandon(request_id)
             raise
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    # --- for callers that choose their threads and wait for events themselves: AsyncEngine -------------------
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Makes prompts of text, messages and pictures. Safe to use from many threads."""
+        return self._prompts
+
+    def prepare_request(self, prompt: PreparedPrompt, params: SamplingParams) -> PreparedRequest:
+        """Checks a request and fills in the engine's defaults; compiles the grammar of structured output, which may
+        take a second. Raises RequestError.
+        """
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"params is a {type(params).__name__}; it must be a SamplingParams")
+        params = self._with_defaults(params)
+        if params.stop_strings:
+            require_tokenizer(self.tokenizer, "stop")
+        if params.structured is None:
+            return PreparedRequest(prompt, params)
+        room = self.max_model_len - len(prompt.token_ids)
+        if room < 1:
+            return PreparedRequest(prompt, params)  # submit says what is wrong
+        budget = room if params.max_tokens is None else min(params.max_tokens, room)
+        return PreparedRequest(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+
+    def submit(self, request: PreparedRequest, deliver: Deliver, name: str | None = None) -> int:
+        """Queues a request and returns its id. From now on deliver(item) is called in the engine thread: with each
+        Delta (and Progress, when params ask for it), then with None, or with the error that ended the request.
+
+        name: the request_id of its Deltas; without it that is the id. Raises RequestError for what does not fit the
+        engine's limits.
+        """
+        tracker = RequestTracker(
+            request.params, self.tokenizer, request.prompt_token_ids, deliver, name, request.guides
+        )
+        return self._thread.submit(request.native, tracker)
+
+    def abort(self, request_id: int) -> None:
+        """Ends a submitted request: its last Delta has finish_reason "abort". Ended and unknown ones are ignored."""
+        self._thread.abort(request_id)
+
+    def abandon(self, request_id: int) -> None:
+        """Ends a submitted request whose reader is gone: nothing is delivered any more. May be called at any time."""
+        self._thread.abandon(request_id)
 
     # --- what is inside -------------------------------------------------------------------------------------
 
@@ -289,27 +347,7 @@ class Engine:
     def __repr__(self) -> str:
         return f"Engine({self.path!r}, device={self.device!r}, max_model_len={self.max_model_len})"
 
-    # --- from a prompt to a request -------------------------------------------------------------------------
-
-    def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they
-        are.
-        """
-        return self._prompts.encode(prompt)
-
-    def _work(self, prompt: PreparedPrompt, params: SamplingParams) -> Work:
-        if not isinstance(params, SamplingParams):
-            raise RequestError(f"params is a {type(params).__name__}; it must be a SamplingParams")
-        params = self._with_defaults(params)
-        if params.stop_strings:
-            require_tokenizer(self.tokenizer, "stop")
-        if params.structured is None:
-            return Work(prompt, params)
-        room = self.max_model_len - len(prompt.token_ids)
-        if room < 1:
-            return Work(prompt, params)  # submit says what is wrong
-        budget = room if params.max_tokens is None else min(params.max_tokens, room)
-        return Work(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+    # --- inside ---------------------------------------------------------------------------------------------
 
     def _grammars(self) -> "Compiler":
         with self._lock:
@@ -325,26 +363,17 @@ class Engine:
         unset = {name: getattr(self._defaults, name) for name in names if getattr(params, name) is None}
         return replace(params, **unset) if unset else params
 
-    # --- running --------------------------------------------------------------------------------------------
-
-    def _start(self, work: Work, deliver: Deliver, name: str | None = None) -> int:
-        """Submits; from now on `deliver` is called in the engine thread."""
-        tracker = RequestTracker(
-            work.params, self.tokenizer, work.prompt_token_ids, deliver, name, work.guides
-        )
-        return self._thread.submit(work.request, tracker)
-
-    def _run_all(self, works: list[Work]) -> list[RequestOutput]:
+    def _run_all(self, requests: list[PreparedRequest]) -> list[RequestOutput]:
         inbox: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         builders: list[OutputBuilder] = []
-        running: dict[int, int] = {}  # index of the work -> request id
+        running: dict[int, int] = {}  # index of the request -> its id
         try:
-            while running or len(builders) < len(works):
-                while len(builders) < len(works) and len(running) < _MAX_IN_FLIGHT:
-                    i, work = len(builders), works[len(builders)]
-                    running[i] = self._start(work, lambda item, i=i: inbox.put((i, item)))  # type: ignore[misc]
+            while running or len(builders) < len(requests):
+                while len(builders) < len(requests) and len(running) < _MAX_IN_FLIGHT:
+                    i, request = len(builders), requests[len(builders)]
+                    running[i] = self.submit(request, lambda item, i=i: inbox.put((i, item)))  # type: ignore[misc]
                     builders.append(
-                        OutputBuilder(running[i], work.prompt, work.prompt_token_ids, work.params.n)
+                        OutputBuilder(running[i], request.prompt, request.prompt_token_ids, request.params.n)
                     )
                 i, item = _next_item(inbox)
                 if isinstance(item, Delta):
@@ -355,20 +384,20 @@ class Engine:
                     raise item
         except BaseException:  # Ctrl-C too
             for request_id in running.values():
-                self._thread.abandon(request_id)
+                self.abandon(request_id)
             raise
         return [builder.snapshot() for builder in builders]
 
-    def _stream(self, work: Work) -> Iterator[Delta]:
+    def _stream(self, request: PreparedRequest) -> Iterator[Delta]:
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        request_id = self._start(work, inbox.put)
+        request_id = self.submit(request, inbox.put)
         try:
             while (item := _next_item(inbox)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
-            self._thread.abandon(request_id)  # of no effect when it has ended
+            self.abandon(request_id)  # of no effect when it has ended
 
     def _json_file(self, name: str) -> dict[str, Any]:
         data = self._core.file_bytes(name)
@@ -379,29 +408,6 @@ class Engine:
         except (ValueError, RecursionError) as error:
             raise EngineFileError(f"{name}: {error}") from None
         return value if isinstance(value, dict) else {}
-
-
-class _ScoreHandler:
-    """Collects the logits of a score() request and puts them into its queue once complete."""
-
-    def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.finished = False
-        self._rows: list[NDArray[np.float32]] = []
-
-    def on_event(self, event: _core.Event, stop_sequence: Any) -> None:
-        if event.logits is not None:
-            self._rows.append(event.logits)
-        if event.finish_reason == "error":
-            self.fail(RequestError(event.error or "the request failed"))
-        elif event.finish_reason:
-            self.finished = True
-            self.queue.put(self._rows)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.finished:
-            self.finished = True
-            self.queue.put(error)
 
 
 def _next_item(inbox: "queue.SimpleQueue[Any]") -> Any:

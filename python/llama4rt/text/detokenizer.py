@@ -8,7 +8,7 @@ boundaries fall makes no difference.
 import codecs
 from collections.abc import Sequence
 
-from llama4rt.tokenizer import Tokenizer
+from llama4rt.text.tokenizer import Tokenizer
 
 
 class Detokenizer:

@@ -6,12 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.chat_template import ChatTemplate, Message
 from llama4rt.errors import RequestError
 from llama4rt.images.limits import ImageLimits
 from llama4rt.images.messages import take_pictures
 from llama4rt.images.prompt import PLACEHOLDER, ImageTokens
-from llama4rt.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
+from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image

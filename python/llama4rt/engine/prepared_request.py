@@ -1,26 +1,26 @@
-"""Work: a checked request that waits to be submitted, and its native form."""
+"""PreparedRequest: a checked request that waits to be submitted, and its native form."""
 
 from collections.abc import Sequence
 
 from llama4rt import _core
-from llama4rt.prompt_builder import PreparedPrompt
-from llama4rt.sampling_params import SamplingParams
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.structured.guide import Guide
+from llama4rt.text.prompt_builder import PreparedPrompt
 
 _NO_LIMIT = 2**31 - 1
 
 
-class Work:
-    """params: with the engine's defaults filled in."""
+class PreparedRequest:
+    """Made by Engine.prepare_request, taken once by Engine.submit. params: with the engine's defaults filled in."""
 
     def __init__(self, prompt: PreparedPrompt, params: SamplingParams, guides: Sequence[Guide] = ()) -> None:
         self.prompt = prompt.text
         self.prompt_token_ids = prompt.token_ids
         self.params = params
         self.guides = guides  # one for each output, or none
-        self.request = native_request(prompt, params)
+        self.native = native_request(prompt, params)
         if guides:
-            self.request.masks = [guide.mask for guide in guides]
+            self.native.masks = [guide.mask for guide in guides]
 
 
 def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Request:

@@ -26,7 +26,7 @@ START_SECONDS = 30.0  # a cold interpreter on a busy machine
 # -I keeps the working directory and PYTHON* variables out; the parent's own search path comes as an argument.
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from llama4rt.template_child import main; main()"
+    "from llama4rt.text.template_child import main; main()"
 )
 
 
