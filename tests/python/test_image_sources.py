@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from llama4rt import ConfigError, ImageError, ImageLimits, RequestError
 from llama4rt.images.decode import FORMATS
-from llama4rt.images.messages import take_pictures
+from llama4rt.images.message_images import take_pictures
 from llama4rt.images.sources import Base64, load_image
 from numpy.typing import NDArray
 from PIL import Image

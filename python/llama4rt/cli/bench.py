@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.options import add_engine_options, engine_file, note
+from llama4rt.cli.common_options import add_engine_options, engine_file, note
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event

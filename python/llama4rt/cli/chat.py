@@ -5,7 +5,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.options import (
+from llama4rt.cli.common_options import (
     add_engine_options,
     add_image_option,
     add_sampling_options,

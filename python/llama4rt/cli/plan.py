@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llama4rt.cli.options import KV_CACHE_DTYPES
+from llama4rt.cli.common_options import KV_CACHE_DTYPES
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llama4rt.errors import RequestError
-from llama4rt.structured.output import StructuredOutput
+from llama4rt.structured.structured_output import StructuredOutput
 
 MAX_TOKENS_DEFAULT = 256
 MAX_STOP_STRINGS = 64
@@ -49,7 +49,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured: StructuredOutput | None = None  # what the output must follow; see llama4rt.structured
-    report_progress: bool = False  # AsyncEngine.start then delivers Progress for each piece of a long prompt
+    report_progress: bool = False  # AsyncEngine.start then delivers Progress for each chunk of a long prompt
 
     def __post_init__(self) -> None:
         self._check_float("temperature", 0.0, 100.0, optional=True)

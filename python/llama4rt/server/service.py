@@ -10,9 +10,9 @@ from typing import Any
 
 from llama4rt import _core
 from llama4rt.engine.async_engine import AsyncEngine
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.metrics import Metrics
-from llama4rt.server.options import ServerOptions
+from llama4rt.server.server_options import ServerOptions
 
 log = logging.getLogger("llama4rt.server")
 

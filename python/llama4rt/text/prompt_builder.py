@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import RequestError
+from llama4rt.images.image_tokens import PLACEHOLDER, ImageTokens
 from llama4rt.images.limits import ImageLimits
-from llama4rt.images.messages import take_pictures
-from llama4rt.images.prompt import PLACEHOLDER, ImageTokens
+from llama4rt.images.message_images import take_pictures
 from llama4rt.text.chat_template import ChatTemplate, Message
 from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
 
@@ -193,7 +193,7 @@ class PromptBuilder:
             return PreparedPrompt(ids, text)
         tokens.check(ids, len(named))  # before any picture is read
         images = self._load(named, parallel)
-        return PreparedPrompt(tokens.expand(ids, [image.plan for image in images]), text, tuple(images))
+        return PreparedPrompt(tokens.expand(ids, [image.tiling for image in images]), text, tuple(images))
 
     def _require_vision(self) -> None:
         if not self.has_vision:

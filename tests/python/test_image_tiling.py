@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from llama4rt import RequestError
-from llama4rt.images.plan import plan_image
+from llama4rt.images.tiling import choose_tiling
 
 SEED = 20260117
 
@@ -71,9 +71,9 @@ def test_plans_equal_the_published_processor(oracle: dict[str, Any], full: bool)
         resized = tuple(
             max(int(x), 1) for x in oracle["get_max_res_without_distortion"]((height, width), target)
         )
-        plan = plan_image(height, width, resize_to_max_canvas=full)
-        assert (plan.canvas, plan.resized) == (tuple(canvas.tolist()), resized), (height, width)
-        assert (plan.rows * 336, plan.cols * 336) == plan.canvas
+        tiling = choose_tiling(height, width, resize_to_max_canvas=full)
+        assert (tiling.canvas, tiling.resized) == (tuple(canvas.tolist()), resized), (height, width)
+        assert (tiling.rows * 336, tiling.cols * 336) == tiling.canvas
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_plans_equal_the_published_processor(oracle: dict[str, Any], full: bool)
         ((5376, 336), (5376, 336), (5376, 336), 17),
     ],
 )
-def test_known_plans(
+def test_known_tilings(
     size: tuple[int, int], canvas: tuple[int, int], resized: tuple[int, int], tiles: int
 ) -> None:
-    plan = plan_image(*size)
-    assert (plan.canvas, plan.resized, plan.num_tiles) == (canvas, resized, tiles)
+    tiling = choose_tiling(*size)
+    assert (tiling.canvas, tiling.resized, tiling.num_tiles) == (canvas, resized, tiles)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_known_plans(
     ],
 )
 def test_token_counts(size: tuple[int, int], tokens: int) -> None:
-    assert plan_image(*size).num_tokens() == tokens
+    assert choose_tiling(*size).num_tokens() == tokens
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5), (1 << 21, 5)])
 def test_impossible_sizes_are_typed_errors(size: tuple[int, int]) -> None:
     with pytest.raises(RequestError, match=str(min(size) if min(size) < 1 else max(size))):
-        plan_image(*size)
+        choose_tiling(*size)

@@ -5,7 +5,7 @@ Over the network a picture is a URL and nothing else: paths and objects of this 
 
 from typing import Any
 
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.protocol import ChatMessage, Part
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}

@@ -1,4 +1,4 @@
-"""Answer: what endpoints that generate have in common. One request, its job, and its reply, whole or as events."""
+"""GeneratedReply: what endpoints that generate have in common: one request's reply, whole or as events."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,26 +12,26 @@ from starlette.types import ASGIApp
 from llama4rt.engine.outputs import Progress
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.generation import Generation
 from llama4rt.server.http import json_reply
-from llama4rt.server.job import Job
 from llama4rt.server.protocol import StreamOptions
-from llama4rt.server.sampling import from_request_error
+from llama4rt.server.sampling_fields import from_request_error
 from llama4rt.server.service import Service, new_id
 from llama4rt.server.sse import EventStream, data_line, unless_disconnected
 from llama4rt.text.prompt_builder import PreparedPrompt
 from llama4rt.text.tokenizer import Tokenizer, require_tokenizer
 
 
-class Answer(ABC):
-    """One request being answered. Whoever starts it closes it."""
+class GeneratedReply(ABC):
+    """The reply to one request. Whoever starts it closes it."""
 
     def __init__(self, service: Service, model: str | None, prefix: str) -> None:
         self._service = service
         self._model = service.check_model(model)
         self._id = new_id(prefix)
         self._created = int(time.time())
-        self._job: Job | None = None
+        self._generation: Generation | None = None
 
     @abstractmethod
     async def start(self) -> None:
@@ -39,16 +39,16 @@ class Answer(ABC):
 
     @abstractmethod
     async def collected(self) -> dict[str, Any]:
-        """The reply of a started answer, when all of it has come."""
+        """All of it, when it has come, as one object. start() comes first."""
 
     @abstractmethod
     def lines(self) -> AsyncGenerator[bytes, None]:
-        """The reply of a started answer as server-sent events."""
+        """What comes, as server-sent events. start() comes first."""
 
     @property
-    def job(self) -> Job:
-        assert self._job is not None, "start() comes first"
-        return self._job
+    def generation(self) -> Generation:
+        assert self._generation is not None, "start() comes first"
+        return self._generation
 
     async def run(self) -> dict[str, Any]:
         """The whole reply."""
@@ -59,21 +59,24 @@ class Answer(ABC):
             self.close()
 
     def close(self) -> None:
-        if self._job is not None:
-            self._job.close()
+        if self._generation is not None:
+            self._generation.close()
 
     def usage(self) -> dict[str, Any]:
-        return self.job.usage()
+        return self.generation.usage()
 
     def details(self) -> dict[str, Any]:
         """For the log."""
-        job = self._job
-        return {} if job is None else {"prompt_tokens": job.prompt_tokens, "output_tokens": job.output_tokens}
+        if self._generation is None:
+            return {}
+        counts = ("prompt_tokens", "output_tokens")
+        return {name: getattr(self._generation, name) for name in counts}
 
-    async def _start_job(self, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
-        self._job = Job(self._service, prompts, params)  # takes room, which its start or close gives back
+    async def _start_generation(self, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
+        # Takes room, which its start or close gives back.
+        self._generation = Generation(self._service, prompts, params)
         try:
-            await self._job.start()
+            await self._generation.start()
         except RequestError as error:
             raise from_request_error(error) from None
 
@@ -97,31 +100,31 @@ class Answer(ABC):
 async def respond(
     service: Service,
     request: Request,
-    answer: Answer,
+    reply: GeneratedReply,
     *,
     stream: bool,
-    whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda reply: reply,
+    whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
     lines: AsyncGenerator[bytes, None] | None = None,
     error_line: Callable[[ApiError], bytes] = lambda error: data_line(error.body()),
 ) -> "Response | ASGIApp":
-    """Runs an answer for its client. `whole` and `lines` give the reply another form than the answer's own."""
+    """Runs a reply for its client. `whole` and `lines` give it another form than its own."""
 
     def close() -> None:
-        answer.close()
-        request.state.details.update(answer.details())
+        reply.close()
+        request.state.details.update(reply.details())
 
     if not stream:
         try:
-            reply = await unless_disconnected(service, request.receive, answer.run())
+            found = await unless_disconnected(service, request.receive, reply.run())
         finally:
             close()
-        return json_reply(whole(reply))
-    await unless_disconnected(service, request.receive, answer.start())
-    return EventStream(service, answer.lines() if lines is None else lines, close, error_line)
+        return json_reply(whole(found))
+    await unless_disconnected(service, request.receive, reply.start())
+    return EventStream(service, reply.lines() if lines is None else lines, close, error_line)
 
 
 class StreamedUsage:
-    """The `usage` field of a stream's pieces, as the request's stream_options want it."""
+    """The `usage` field of a stream's chunks, as the request's stream_options want it."""
 
     def __init__(self, options: StreamOptions | None, usage: Callable[[], dict[str, Any]]) -> None:
         self.at_end = options is not None and bool(options.include_usage)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama4rt.errors import RequestError
-from llama4rt.images.plan import ImagePlan
+from llama4rt.images.tiling import Tiling
 from llama4rt.text.tokenizer import Tokenizer
 
 PLACEHOLDER = "<|image|>"
@@ -45,14 +45,14 @@ class ImageTokens:
     def complete(self) -> bool:
         return min(self.image, self.image_start, self.image_end, self.tile_x, self.tile_y) >= 0
 
-    def layout(self, plan: ImagePlan) -> list[int]:
+    def layout(self, tiling: Tiling) -> list[int]:
         """The tokens of one picture: tiles row by row, each row closed by tile_y, then the global (or only) tile."""
         tile = [self.patch] * self.patches_per_tile
         ids = [self.image_start]
-        if plan.num_tiles > 1:
-            row = [*tile, self.tile_x] * plan.cols
+        if tiling.num_tiles > 1:
+            row = [*tile, self.tile_x] * tiling.cols
             row[-1] = self.tile_y
-            ids += row * plan.rows
+            ids += row * tiling.rows
         return [*ids, self.image, *tile, self.image_end]
 
     def check(self, ids: Sequence[int], pictures: int) -> None:
@@ -73,20 +73,20 @@ class ImageTokens:
                 f"{_count(pictures, 'image')}; there must be one for each"
             )
 
-    def expand(self, ids: Sequence[int], plans: Sequence[ImagePlan]) -> list[int]:
+    def expand(self, ids: Sequence[int], tilings: Sequence[Tiling]) -> list[int]:
         """`ids` with each placeholder replaced by the next picture's tokens."""
-        self.check(ids, len(plans))
+        self.check(ids, len(tilings))
         patches = ids.count(self.patch)
         if patches:
-            expected = sum(plan.num_tiles for plan in plans) * self.patches_per_tile
+            expected = sum(tiling.num_tiles for tiling in tilings) * self.patches_per_tile
             if patches != expected:
                 raise RequestError(
                     f"the prompt holds {_count(patches, '<|patch|> token')} and came with "
-                    f"{_count(len(plans), 'image')}, whose tiles have {expected} patches"
+                    f"{_count(len(tilings), 'image')}, whose tiles have {expected} patches"
                 )
             return list(ids)
         expanded: list[int] = []
-        pictures = iter(plans)
+        pictures = iter(tilings)
         for token in ids:
             if token == self.image:
                 expanded += self.layout(next(pictures))

@@ -1,4 +1,4 @@
-"""Job: the generations behind one HTTP request, as one stream of (output index, Delta)."""
+"""Generation: the outputs behind one HTTP request, as one stream of (output index, Delta)."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,18 +10,18 @@ from llama4rt.engine.async_inbox import Inbox
 from llama4rt.engine.outputs import Delta, Progress
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import NumericError
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.service import Service
 from llama4rt.text.prompt_builder import PreparedPrompt
 
 Event = tuple[int, "Delta | Progress"]
 
 
-class Job:
+class Generation:
     """Outputs are numbered prompt by prompt: the j-th of prompt i is i * n + j.
 
     start() raises whatever is wrong with the request, before a byte of the answer has been sent. close() frees all of
-    it; whoever starts a job closes it.
+    it; whoever starts one closes it.
     """
 
     def __init__(self, service: Service, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
@@ -39,7 +39,7 @@ class Job:
         self._closed = False
         self._max_unread = service.options.max_unread_tokens * len(prompts) * params.n
 
-    async def start(self) -> "Job":
+    async def start(self) -> "Generation":
         try:
             for i, prompt in enumerate(self.prompts):
                 running = await self._service.engine.start(

@@ -5,7 +5,7 @@ from typing import Any
 
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.protocol import Sampling
 
 _PLAIN = (

@@ -14,7 +14,7 @@ _MAX_SIDE = 1 << 20  # pixels; beyond it fp32 arithmetic on sides is no longer e
 
 
 @dataclass(frozen=True)
-class ImagePlan:
+class Tiling:
     """Sizes are (height, width) in pixels. The canvas is cut into rows * cols tiles, row by row; when that is more than
     one, a global tile (the whole picture, resized without keeping its shape) follows them.
     """
@@ -35,9 +35,9 @@ class ImagePlan:
         return 3 + self.num_tiles * tokens_per_tile + separators
 
 
-def plan_image(
+def choose_tiling(
     height: int, width: int, tile: int = 336, max_tiles: int = 16, resize_to_max_canvas: bool = False
-) -> ImagePlan:
+) -> Tiling:
     """Chooses the canvas for a picture of height x width pixels, with at most max_tiles tiles of tile x tile pixels.
 
     The canvas is the one that enlarges the picture least, or where all are too small, shrinks it least; among
@@ -72,7 +72,7 @@ def plan_image(
     else:
         fitting = height * scale[1]
         resized = (min(int(_fp32(fitting) if limited[1] else fitting), target[0]), target[1])
-    return ImagePlan(canvas, (max(resized[0], 1), max(resized[1], 1)), canvas[0] // tile, canvas[1] // tile)
+    return Tiling(canvas, (max(resized[0], 1), max(resized[1], 1)), canvas[0] // tile, canvas[1] // tile)
 
 
 @cache

@@ -13,8 +13,8 @@ from types import FrameType
 import uvicorn
 
 from llama4rt.server.guard import Guard
-from llama4rt.server.options import ServerOptions
 from llama4rt.server.protocol_limits import limited_protocol
+from llama4rt.server.server_options import ServerOptions
 
 _GRACE_SECONDS = 3  # for answers of cancelled requests to be written
 

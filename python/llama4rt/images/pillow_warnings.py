@@ -1,7 +1,7 @@
 """Keeps Pillow's warnings about strangers' files to itself, in the threads that decode for us and nowhere else.
 
 warnings.catch_warnings() changes the filters of the whole process, and two threads that use it can leave them changed
-for good. Here one filter stays in place, and matches only while its own thread is inside quiet().
+for good. Here one filter stays in place, and matches only while its own thread is inside pillow_silenced().
 """
 
 import logging
@@ -29,7 +29,7 @@ def _not_quiet(_: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def pillow_silenced() -> Iterator[None]:
     """Inside, this thread warns of nothing and Pillow logs nothing."""
     filters: Any = warnings.filters
     if not filters or filters[0] is not _FILTER:  # new filters go to the front, and some restore old lists

@@ -11,14 +11,14 @@ from starlette.types import ASGIApp
 from llama4rt.engine.outputs import Delta, Progress
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.server.answer import Answer, StreamedUsage, prompt_progress, respond
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.chat_messages import plain_messages, text_size
 from llama4rt.server.constraints import forced_call, structured_output
-from llama4rt.server.errors import ApiError
+from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
-from llama4rt.server.messages import plain_messages, text_size
 from llama4rt.server.protocol import ChatRequest
-from llama4rt.server.sampling import from_request_error, sampling_params
+from llama4rt.server.sampling_fields import from_request_error, sampling_params
 from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
 from llama4rt.server.sse import DONE, TextLine, data_line
@@ -39,10 +39,10 @@ class ChatEndpoint:
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
         body = await parsed(request, ChatRequest)
-        return await respond(self._service, request, Chat(self._service, body), stream=bool(body.stream))
+        return await respond(self._service, request, ChatReply(self._service, body), stream=bool(body.stream))
 
 
-class Chat(Answer):
+class ChatReply(GeneratedReply):
     """One conversation being answered."""
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
@@ -58,7 +58,7 @@ class Chat(Answer):
             self._logprobs = LogprobsWriter(self._tokenizer("logprobs"))
         params = self._params()
         self._shapers = [self._shaper() for _ in range(params.n)]
-        await self._start_job([prompt], params)
+        await self._start_generation([prompt], params)
 
     # --- before ---------------------------------------------------------------------------------------------
 
@@ -116,15 +116,15 @@ class Chat(Answer):
         tokenizer = self._tokenizer("chat")
         return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
 
-    # --- the answer -----------------------------------------------------------------------------------------
+    # --- the reply ------------------------------------------------------------------------------------------
 
     async def collected(self) -> dict[str, Any]:
-        job = self.job
+        generation = self.generation
         deltas: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
         logprobs: list[list[dict[str, Any]]] = [[] for _ in self._shapers]
         reasons: list[str | None] = [None] * len(self._shapers)
         prompt_logprobs: Any = None
-        async for events in job.events():
+        async for events in generation.events():
             for index, event in events:
                 if not isinstance(event, Delta):
                     continue
@@ -159,7 +159,7 @@ class Chat(Answer):
         head = self._head("chat.completion.chunk")
         chunks = _Chunks(head, len(self._shapers), streamed)
         started = time.perf_counter()
-        async for events in self.job.events():
+        async for events in self.generation.events():
             for index, event in events:
                 if isinstance(event, Progress):
                     chunks.add({"choices": []}, prompt_progress(event, started))
@@ -179,7 +179,7 @@ class Chat(Answer):
 
     async def deltas(self) -> AsyncGenerator[list[tuple[dict[str, Any], str | None]], None]:
         """(delta, finish reason) of a chat with one output, for other forms of it."""
-        async for events in self.job.events():
+        async for events in self.generation.events():
             out: list[tuple[dict[str, Any], str | None]] = []
             for index, event in events:
                 if isinstance(event, Delta):

@@ -8,14 +8,14 @@ from starlette.responses import Response
 
 from llama4rt import _core
 from llama4rt.errors import RequestError
-from llama4rt.server.chat import check_text_size
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.chat_completions import check_text_size
+from llama4rt.server.chat_messages import plain_messages, text_size
 from llama4rt.server.http import json_reply, parsed
-from llama4rt.server.messages import plain_messages, text_size
 from llama4rt.server.metrics import CONTENT_TYPE
 from llama4rt.server.openapi import document
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
-from llama4rt.server.sampling import from_request_error
+from llama4rt.server.sampling_fields import from_request_error
 from llama4rt.server.service import Service
 from llama4rt.text.tokenizer import require_tokenizer
 
@@ -31,7 +31,7 @@ _PAGE_HEADERS = {
 }
 
 
-class SmallEndpoints:
+class InfoEndpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
 
