@@ -346,9 +346,8 @@ def test_import_is_exact(group: int, asymmetric: bool, scale_dtype: str, tmp_pat
         asymmetric=lambda name: asymmetric,
         scale_dtype=scale_dtype,
     )
-    build(
-        tmp_path, tmp_path / "out.l4e", weights="int8", group_size=32
-    )  # which packed linears do not care about
+    # Packed linears do not care about these options.
+    build(tmp_path, tmp_path / "out.l4e", weights="int8", group_size=32)
     weights = check(tmp_path / "out.l4e", meant, dict.fromkeys(LINEARS, "int4") | {"lm_head": "bf16"})
     for name in LINEARS:
         assert weights[name]["group_size"] == group

@@ -107,9 +107,8 @@ def test_tiles_are_theirs_to_the_last_bit_but_one(theirs: Any, soak: bool) -> No
             worst[way] = max(worst[way], int(area.max()))
         if tiling.num_tiles > 1:
             worst["global"] = max(worst["global"], int(step[-1].max()))
-    assert max(worst.values()) <= 1 and min(worst.values()) == 1, (
-        worst
-    )  # 0 would mean that nothing was resized
+    # 0 would mean that nothing was resized.
+    assert max(worst.values()) <= 1 and min(worst.values()) == 1, worst
 
 
 def test_tiles_are_exact_where_nothing_is_resized(theirs: Any) -> None:

@@ -38,9 +38,8 @@ class Pool:
     first: np.ndarray  # int64 [pictures + 1]
     pixels: np.ndarray  # bf16 bits as uint16 [tiles, 3, TILE, TILE]
     labels: np.ndarray  # int64 [tiles, 9, len(LABELS)], see token_labels
-    boxes: (
-        np.ndarray
-    )  # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
+    # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
+    boxes: np.ndarray
 
 
 def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:

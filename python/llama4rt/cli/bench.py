@@ -233,9 +233,7 @@ class Bench:
         )
 
     def prefill(self, tokens: int, depth: int, batch: int) -> float:
-        """Tokens per second until each of `batch` new prompts behind `depth` cached tokens has its first
-        token.
-        """
+        """Tokens per second until each of `batch` new prompts behind `depth` cached tokens has its first token."""
         prompts = [self._prefix(depth, i) + self._tokens(tokens) for i in range(batch)]
         waiting = set()
         start = time.perf_counter()

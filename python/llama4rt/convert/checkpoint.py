@@ -24,9 +24,7 @@ class TensorInfo:
     dtype: str  # as safetensors names it; of a quantised matrix the kind of its codes: "int4"
     shape: tuple[int, ...]
     codes: CodeLayout | None = None  # how rows() gives it, when it gives codes
-    stored: tuple[
-        str, ...
-    ] = ()  # the tensors it is made of, the main one first, where that is not itself alone
+    stored: tuple[str, ...] = ()  # names of the tensors it is made of, the main one first; empty: its own
 
     def __str__(self) -> str:
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"

@@ -89,9 +89,7 @@ class AsyncEngine:
             self._aborted_early.add(request_id)
 
     def close(self) -> None:
-        """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened
-        here.
-        """
+        """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened here."""
         if self._owns_engine:
             self.engine.close()
 

@@ -184,8 +184,7 @@ class Engine:
         add_generation_prompt: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The token ids of a conversation, ready for generate and stream. Text in it never becomes special
-        tokens.
+        """The token ids of a conversation, ready for generate and stream. Text in it never becomes special tokens.
 
         A picture is one `<|image|>` and is not read: give the pictures to generate's `images`, or use
         prepare_chat.
@@ -196,9 +195,7 @@ class Engine:
         return ids
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they
-        are.
-        """
+        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are."""
         return self._prompts.encode(prompt)
 
     def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
@@ -223,9 +220,7 @@ class Engine:
         return self._prompts.load_image(source)
 
     def score(self, prompt: Prompt, *, images: Images | None = None) -> "NDArray[np.float32]":
-        """float32 [tokens, vocab]: the logits after each token of the prompt, teacher forced. Nothing is
-        generated.
-        """
+        """float32 [tokens, vocab]: the logits after each token of the prompt, teacher forced. Nothing is generated."""
         import numpy as np
 
         self._thread.check_usable()
@@ -322,9 +317,7 @@ class Engine:
         return self._core.backend
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this moment: requests running and waiting, blocks, tokens per second, bytes by
-        component.
-        """
+        """Counters of this moment: requests running and waiting, blocks, tokens per second, bytes by component."""
         self._thread.check_usable()
         return self._core.stats()
 

@@ -11,9 +11,7 @@ _UNITS = {"": 1, "B": 1, **{f"{k}{suffix}": base ** (e + 1) for e, k in enumerat
 
 
 def parse_bytes(name: str, value: int | str | None) -> int:
-    """Bytes of 4294967296, "4GiB", "4G" (both 1024-based), "512MB" (1000-based) or None (0: the engine
-    chooses).
-    """
+    """Bytes of 4294967296, "4GiB", "4G" (both 1024-based), "512MB" (1000-based) or None (0: the engine chooses)."""
     if value is None:
         return 0
     amount: float = -1

@@ -74,9 +74,7 @@ class EngineThread:
         return request_id
 
     def abort(self, request_id: int) -> None:
-        """The request ends with finish_reason "abort" in the next step. Unknown and finished ones are
-        ignored.
-        """
+        """The request ends with finish_reason "abort" in the next step. Unknown and finished ones are ignored."""
         if os.getpid() != self._pid:
             return
         with self._wake:

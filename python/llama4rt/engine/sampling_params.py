@@ -31,9 +31,7 @@ class SamplingParams:
     top_k: int | None = None  # 0 or -1: off; None: the checkpoint's default, else off
     top_p: float | None = None  # (0, 1]; None: the checkpoint's default, else 1.0
     min_p: float = 0.0  # [0, 1]
-    repetition_penalty: float | None = (
-        None  # over prompt and output; None: the checkpoint's default, else 1.0
-    )
+    repetition_penalty: float | None = None  # over prompt and output; None: the checkpoint's, else 1.0
     presence_penalty: float = 0.0  # [-2, 2], over output
     frequency_penalty: float = 0.0  # [-2, 2], over output
     logit_bias: Mapping[int, float] | None = None  # token id -> [-100, 100]

@@ -95,9 +95,8 @@ class ChatReply(GeneratedReply):
             more |= {"stop": (), "stop_token_ids": ()}
             structured = forced
         elif self._reads_calls():
-            more["skip_special_tokens"] = (
-                False  # <|python_start|> says something; the shaper drops the others
-            )
+            # <|python_start|> says something; the shaper drops the others.
+            more["skip_special_tokens"] = False
         return sampling_params(
             body,
             max_tokens=max_tokens,

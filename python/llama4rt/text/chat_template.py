@@ -48,9 +48,7 @@ class ChatTemplate:
     """The chat format of one engine. Safe to use from many threads."""
 
     def __init__(self, source: str | None = None, special_texts: Mapping[str, str] | None = None) -> None:
-        """source: a jinja template, or None for Llama 4's own. special_texts: bos_token and the like, as
-        text.
-        """
+        """source: a jinja template, or None for Llama 4's own. special_texts: bos_token and the like, as text."""
         texts = {"bos_token": BOS_TEXT, "eos_token": "<|eot|>", **(special_texts or {})}
         standard = source is None or hashlib.sha256(source.encode()).hexdigest() in _STANDARD_TEMPLATES
         self.source = source

@@ -82,9 +82,7 @@ class _Generation(Extension):
 
 
 def _render(environment: ImmutableSandboxedEnvironment, template: str, variables: Mapping[str, Any]) -> str:
-    compiled = environment.from_string(
-        template
-    )  # jinja keeps no cache of strings; compiling takes a millisecond or two
+    compiled = environment.from_string(template)  # a millisecond or two: jinja keeps no cache of strings
     pieces = []
     total = 0
     for piece in compiled.generate(**variables):

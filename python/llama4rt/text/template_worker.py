@@ -1,5 +1,4 @@
-"""Renders jinja templates that came with a checkpoint, in a child process that can be killed: the parent's
-side.
+"""Renders jinja templates that came with a checkpoint, in a child process that can be killed: the parent's side.
 
 The sandbox stops a template from reaching Python, but not from looping or asking for gigabytes; limits on the
 child's memory and processor time (template_child.py), and the deadline held here, do. The child starts with

@@ -92,9 +92,7 @@ class Tokenizer(ABC):
         """The length of the longest token, so that a hopelessly long text is refused before it is encoded."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, without begin-of-text. special=True reads `<|eot|>` and its like as the special
-        tokens.
-        """
+        """Ids of `text`, without begin-of-text. special=True reads `<|eot|>` and its like as the special tokens."""
         if not isinstance(text, str):
             raise RequestError(f"the text is a {type(text).__name__}; it must be a str")
         if not special:
@@ -216,18 +214,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def load_tokenizer(read_file: Callable[[str], bytes | None]) -> Tokenizer | None:
-    """The tokenizer among an engine's files, or None. tokenizer.model first: it loads faster and needs no
-    extra.
-    """
+    """The tokenizer among an engine's files, or None. tokenizer.model first: it loads faster and needs no extra."""
     model = read_file("tokenizer.model")
     json_file = read_file("tokenizer.json")
     if model is not None:
         try:
             return TiktokenTokenizer(model)
         except EngineFileError:
-            if (
-                json_file is None
-            ):  # else it is another family's tokenizer.model, and tokenizer.json is the real one
+            # Else it is another family's tokenizer.model, and tokenizer.json is the real one.
+            if json_file is None:
                 raise
     return HuggingFaceTokenizer(json_file) if json_file is not None else None
 

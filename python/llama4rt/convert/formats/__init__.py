@@ -8,9 +8,9 @@ from llama4rt.convert.formats.compressed_tensors import CompressedTensorsInt4
 from llama4rt.convert.formats.interfaces import Container, Format
 from llama4rt.convert.formats.safetensors_directory import SafetensorsDirectory
 
-CONTAINERS: tuple[type[Container], ...] = (
-    SafetensorsDirectory,
-)  # the first whose detect(path) is true opens it
-FORMATS: tuple[type[Format], ...] = (CompressedTensorsInt4,)  # a checkpoint may use several
+# The first whose detect(path) is true opens it.
+CONTAINERS: tuple[type[Container], ...] = (SafetensorsDirectory,)
+# A checkpoint may use several.
+FORMATS: tuple[type[Format], ...] = (CompressedTensorsInt4,)
 
 __all__ = ["CONTAINERS", "FORMATS"]
