@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_with_what_would(checkpoint: Path, tmp_path
         assert len(engine.generate([[5] * (longest - 3)], SamplingParams(max_tokens=3, ignore_eos=True))) == 1
     with pytest.raises(ConfigError):
         Engine(path, device="cpu", max_model_len=longest + 1, max_num_seqs=1, gpu_memory=memory)
-    with pytest.raises(ConfigError, match="^gpu_memory is"):  # beyond what the native engine takes
+    with pytest.raises(ConfigError, match=r"^gpu_memory is"):  # beyond what the native engine takes
         Engine(path, device="cpu", gpu_memory=1 << 51)
 
 
