@@ -328,9 +328,8 @@ def write_checkpoint(
     _write_weights(specs, directory, NoisePool(seed), max_shard_bytes)
 
     if vision:
-        first_special = (
-            200_000 if text["vocab_size"] == REAL_VOCAB else 200
-        )  # of "tiny", which has no tokenizer
+        # 200: of "tiny", which has no tokenizer.
+        first_special = 200_000 if text["vocab_size"] == REAL_VOCAB else 200
         top: dict[str, Any] = {
             "architectures": ["Llama4ForConditionalGeneration"],
             "model_type": "llama4",

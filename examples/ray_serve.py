@@ -39,7 +39,7 @@ class Llama:
         return JSONResponse({"answer": "".join(texts), "replica": os.getpid()})
 
     def check_health(self) -> None:
-        self.engine.engine.check_usable()
+        self.engine.check_usable()
 
 
 app = Llama.bind(os.environ["ENGINE"])

@@ -40,7 +40,7 @@ from bench_e2e import RESULTS, commit, forget_pages, numbers  # noqa: E402
 from costs import gguf_cost  # noqa: E402
 from files import Files  # noqa: E402
 from gate import Gate  # noqa: E402
-from plan import (  # noqa: E402
+from measurements import (  # noqa: E402
     GROUPS,
     IK_LLAMA,
     OURS,
@@ -253,7 +253,7 @@ def main() -> None:
     )
     parser.add_argument("--note", default="", help="kept in the JSON: what else the machine was doing")
     parser.add_argument(
-        "--only", default="", help="groups of plan.py, comma-separated, or cold; default: all"
+        "--only", default="", help="groups of measurements.py, comma-separated, or cold; default: all"
     )
     parser.add_argument("--without", default="", help="groups to leave out, such as transformers,depth16384")
     parser.add_argument("--check", action="store_true", help="first compare greedy tokens (needs 10 GB)")

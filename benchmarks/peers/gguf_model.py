@@ -42,7 +42,7 @@ class Checkpoint:
     """bf16 tensors of a sharded safetensors checkpoint, mapped."""
 
     def __init__(self, directory: Path) -> None:
-        self._tensors: dict[str, tuple[Path, int, int, list[int]]] = {}
+        self.tensors: dict[str, tuple[Path, int, int, list[int]]] = {}
         for shard in sorted(directory.glob("*.safetensors")):
             with shard.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -50,10 +50,10 @@ class Checkpoint:
             for name, about in header.items():
                 if name != "__metadata__":
                     start, end = about["data_offsets"]
-                    self._tensors[name] = (shard, 8 + length + start, end - start, about["shape"])
+                    self.tensors[name] = (shard, 8 + length + start, end - start, about["shape"])
 
     def bits(self, name: str) -> NDArray[np.uint16]:
-        path, offset, size, shape = self._tensors[name]
+        path, offset, size, shape = self.tensors[name]
         return np.memmap(path, np.uint16, "r", offset, (size // 2,)).reshape(shape)
 
 
@@ -106,7 +106,7 @@ def _tensors(source: Checkpoint, c: dict[str, Any]) -> Iterator[tuple[str, NDArr
         ):
             yield matrix(f"{to}.{theirs}.weight", source.bits(f"{at}.self_attn.{ours}.weight"))
         ffn = f"{at}.feed_forward"
-        if f"{ffn}.router.weight" not in source._tensors:
+        if f"{ffn}.router.weight" not in source.tensors:
             for part in ("gate", "up", "down"):
                 yield matrix(f"{to}.ffn_{part}.weight", source.bits(f"{ffn}.{part}_proj.weight"))
             continue

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from plan import OURS, OURS_EXACT, OURS_KV8
+from measurements import OURS, OURS_EXACT, OURS_KV8
 
 SAMPLES = "samples"
 

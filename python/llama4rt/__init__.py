@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama4rt.async_engine import AsyncEngine
     from llama4rt.convert.build import build
-    from llama4rt.engine import Engine
+    from llama4rt.engine.async_engine import AsyncEngine
+    from llama4rt.engine.engine import Engine
+    from llama4rt.engine.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
+    from llama4rt.engine.sampling_params import SamplingParams
     from llama4rt.errors import (
         CheckpointError,
         ConfigError,
@@ -21,33 +23,31 @@ if TYPE_CHECKING:
         RequestError,
     )
     from llama4rt.images.limits import ImageLimits
-    from llama4rt.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
-    from llama4rt.prompt_builder import PreparedPrompt
-    from llama4rt.sampling_params import SamplingParams
     from llama4rt.structured import StructuredOutput
-    from llama4rt.tokenizer import Tokenizer
+    from llama4rt.text.prompt_builder import PreparedPrompt
+    from llama4rt.text.tokenizer import Tokenizer
 
     __version__: str
 
 _HOME = {
-    "AsyncEngine": "llama4rt.async_engine",
+    "AsyncEngine": "llama4rt.engine.async_engine",
     "CheckpointError": "llama4rt.errors",
-    "CompletionOutput": "llama4rt.outputs",
+    "CompletionOutput": "llama4rt.engine.outputs",
     "ConfigError": "llama4rt.errors",
-    "Delta": "llama4rt.outputs",
-    "Engine": "llama4rt.engine",
+    "Delta": "llama4rt.engine.outputs",
+    "Engine": "llama4rt.engine.engine",
     "EngineFileError": "llama4rt.errors",
     "ImageError": "llama4rt.errors",
     "ImageLimits": "llama4rt.images.limits",
     "Llama4RTError": "llama4rt.errors",
     "NumericError": "llama4rt.errors",
-    "PreparedPrompt": "llama4rt.prompt_builder",
+    "PreparedPrompt": "llama4rt.text.prompt_builder",
     "RequestError": "llama4rt.errors",
-    "RequestOutput": "llama4rt.outputs",
-    "SamplingParams": "llama4rt.sampling_params",
+    "RequestOutput": "llama4rt.engine.outputs",
+    "SamplingParams": "llama4rt.engine.sampling_params",
     "StructuredOutput": "llama4rt.structured",
-    "TokenLogprobs": "llama4rt.outputs",
-    "Tokenizer": "llama4rt.tokenizer",
+    "TokenLogprobs": "llama4rt.engine.outputs",
+    "Tokenizer": "llama4rt.text.tokenizer",
     "build": "llama4rt.convert.build",
     "build_info": "llama4rt._core",
 }

@@ -25,9 +25,8 @@ import numpy as np
 import xxhash
 
 ALIGNMENT = 4096
-MEMORY_LIMIT = (
-    8 << 30
-)  # bytes of address space: a size taken from a damaged file must not become an allocation
+# Bytes of address space: a size taken from a damaged file must not become an allocation.
+MEMORY_LIMIT = 8 << 30
 CONFIG_VALUES = [
     0,
     1,

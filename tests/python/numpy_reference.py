@@ -225,9 +225,8 @@ class NumpyLlama4:
             shifted = p - 1 if self.mutation.temperature_of_p else p
             q = q * temperature(shifted, c.attn_scale, c.floor_scale)[:, None, None]
         out = np.empty_like(q)
-        for start in range(
-            0, len(p), 512
-        ):  # some queries at a time: the scores of 8,000 tokens are half a gigabyte
+        # Some queries at a time: the scores of 8,000 tokens are half a gigabyte.
+        for start in range(0, len(p), 512):
             rows = slice(start, start + 512)
             allowed = p[None, :] <= p[rows, None]
             if c.chunked[index]:

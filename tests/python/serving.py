@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 from llama4rt import AsyncEngine, Engine
 from llama4rt.server import ServerOptions, build_app
-from llama4rt.server.run import Server
+from llama4rt.server.uvicorn_server import Server
 
 
 class RunningServer:

@@ -293,13 +293,13 @@ def test_same_input_same_bytes(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_the_source_hash_follows_config_and_headers(tiny: Path, tmp_path: Path) -> None:
-    from llama4rt.convert.checkpoint import Checkpoint
+    from llama4rt.convert.locate import open_checkpoint
 
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
-    assert Checkpoint.open(tiny).source_hash() == Checkpoint.open(other).source_hash()
+    assert open_checkpoint(tiny).source_hash() == open_checkpoint(other).source_hash()
     (other / "config.json").write_text((tiny / "config.json").read_text() + "\n")
-    assert Checkpoint.open(tiny).source_hash() != Checkpoint.open(other).source_hash()
+    assert open_checkpoint(tiny).source_hash() != open_checkpoint(other).source_hash()
 
 
 def test_an_engine_is_replaced_only_when_the_new_one_is_complete(tiny: Path, tmp_path: Path) -> None:

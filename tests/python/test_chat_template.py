@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama4rt import EngineFileError, RequestError
-from llama4rt.chat_template import ChatTemplate, render_llama4
-from llama4rt.template_worker import TemplateWorker
-from llama4rt.tokenizer import TiktokenTokenizer
+from llama4rt.text.chat_template import ChatTemplate, render_llama4
+from llama4rt.text.template_worker import TemplateWorker
+from llama4rt.text.tokenizer import TiktokenTokenizer
 
 # A template unlike Llama 4's: what other checkpoints do with the same environment.
 OTHER = """\

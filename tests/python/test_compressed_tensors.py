@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile
-from llama4rt.convert.compressed_tensors import (
-    PackedLinear,
+from llama4rt.convert import stored_rows
+from llama4rt.convert.checkpoint import TensorInfo
+from llama4rt.convert.formats.compressed_tensors import (
+    CompressedTensorsInt4,
     declared_group_sizes,
-    dequantize_rows,
-    find_packed,
-    read_rows,
     unpack_codes,
 )
-from llama4rt.convert.tensors import TensorInfo
+from llama4rt.convert.formats.layer import FormatLayer
+from llama4rt.convert.locate import check_quantization_method
+from llama4rt.convert.stored_rows import CodeLayout, Codes, common_layout
 from llama4rt.errors import CheckpointError
 from numpy.typing import NDArray
 from random_checkpoints import (
@@ -41,20 +42,32 @@ CONFIG = TINY | {"num_hidden_layers": 2, "interleave_moe_layer_step": 2}
 
 
 class Arrays:
-    """SourceTensors over a dict."""
+    """A checkpoint over a dict, as much of one as a format asks for."""
 
-    def __init__(self, tensors: Mapping[str, Stored]) -> None:
+    def __init__(self, tensors: Mapping[str, Stored], group_size: int | None = None) -> None:
         self.tensors = tensors
+        self.group_size = group_size
 
-    def array(self, name: str) -> NDArray[Any]:
-        return self.tensors[name][1]
+    def config(self) -> dict[str, Any]:
+        weights = {} if self.group_size is None else {"group_size": self.group_size}
+        return {"quantization_config": {"config_groups": {"group_0": {"weights": weights}}}}
 
-    def release(self, name: str) -> None:
-        pass
-
-    @property
-    def infos(self) -> dict[str, TensorInfo]:
+    def names(self) -> dict[str, TensorInfo]:
         return {name: TensorInfo(dtype, array.shape) for name, (dtype, array) in self.tensors.items()}
+
+    def rows(self, name: str, first: int = 0, last: int | None = None) -> stored_rows.Values:
+        dtype, array = self.tensors[name]
+        return stored_rows.Values(array[first:last], dtype)
+
+
+def layer_over(base: Arrays) -> FormatLayer:
+    return FormatLayer(base, CompressedTensorsInt4.detect(base))  # type: ignore[arg-type]
+
+
+def codes_of(layer: FormatLayer, name: str, first: int = 0, last: int | None = None) -> Codes:
+    rows = layer.rows(name, first, last)
+    assert isinstance(rows, Codes)
+    return rows
 
 
 def pack_columns(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -142,61 +155,100 @@ def test_values_agree_with_the_package(strategy: str, group: int | None, symmetr
     packed = PackedQuantizationCompressor.compress(local, scheme)
     meant = PackedQuantizationCompressor.decompress(packed, scheme)["weight"].float().numpy()
     dtypes = {torch.int32: "I32", torch.int64: "I64", torch.float32: "F32"}
-    source = Arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()})
-    linear, problems = find_packed("m", out, into, source.infos, [group] if group else [])
-    assert linear is not None, problems
-    assert linear.source_group == (group or into)
-    assert bool(linear.zero_points) is not symmetric
-    np.testing.assert_array_equal(dequantize_rows(linear, source, 0, out), meant)
+    layer = layer_over(Arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()}, group))
+    assert layer.problems("m.weight", (out, into)) == []
+    info = layer.names()["m.weight"]
+    assert info.codes == CodeLayout("int4", group or 128, "F32", zeros=not symmetric)
+    assert (info.dtype, info.shape, set(info.stored)) == ("int4", (out, into), {f"m.{n}" for n in packed})
+    np.testing.assert_array_equal(codes_of(layer, "m.weight").values().array, meant)
     for first, last in ((0, 7), (7, 16), (16, 24)):  # rows that cut words of packed zero points
-        np.testing.assert_array_equal(dequantize_rows(linear, source, first, last), meant[first:last])
+        np.testing.assert_array_equal(
+            codes_of(layer, "m.weight", first, last).values().array, meant[first:last]
+        )
 
 
 @pytest.mark.parametrize(
-    ("into", "groups", "declared", "source_group", "engine_group"),
+    ("into", "groups", "declared", "engine_group"),
     [
-        (256, 2, [128], 128, 128),
-        (256, 8, [32], 32, 32),
-        (256, 4, [], 64, 64),
-        (256, 1, [], 256, 128),
-        (96, 1, [128], 96, 128),
-        (512, 2, [], 256, 128),
-        (192, 2, [], 96, 32),
-        (200, 2, [128], 128, 128),  # a short last group
-        (128, 8, [16], None, None),
-        (200, 3, [], None, None),
-        (48, 2, [], None, None),
+        (256, 2, 128, 128),
+        (256, 8, 32, 32),
+        (256, 4, None, 64),
+        (256, 1, None, 128),
+        (96, 1, 128, 128),
+        (512, 2, None, 128),
+        (192, 2, None, 32),
+        (200, 2, 128, 128),  # a short last group
+        (128, 8, 16, None),
+        (200, 3, None, None),
+        (48, 2, None, None),
     ],
 )
-def test_group_sizes(
-    into: int, groups: int, declared: list[int], source_group: int | None, engine_group: int | None
-) -> None:
+def test_group_sizes(into: int, groups: int, declared: int | None, engine_group: int | None) -> None:
     tensors = {
-        "m.weight_packed": TensorInfo("I32", (8, -(-into // 8))),
-        "m.weight_scale": TensorInfo("BF16", (8, groups)),
+        "m.weight_packed": ("I32", np.zeros((8, -(-into // 8)), np.int32)),
+        "m.weight_scale": ("BF16", np.zeros((8, groups), np.uint16)),
     }
-    linear, problems = find_packed("m", 8, into, tensors, declared)
-    if source_group is None:
-        assert linear is None
-        assert "groups of a multiple of 32 inputs" in problems[0]
+    layer = layer_over(Arrays(tensors, declared))
+    problems = layer.problems("m.weight", (8, into))
+    if engine_group is None:
+        (problem,) = problems
+        assert "groups of a multiple of 32 inputs" in problem
     else:
-        assert linear is not None
-        assert (linear.source_group, linear.engine_group) == (source_group, engine_group)
+        assert problems == []
+        assert layer.names()["m.weight"].codes == CodeLayout("int4", engine_group, "BF16", zeros=False)
+
+
+def test_a_last_word_that_is_not_full_needs_weight_shape() -> None:
+    codes, scales, _, meant = random_linear(np.random.default_rng(4), 5, 13, 13)
+    tensors = pack("m", codes, scales)
+    layer = layer_over(Arrays(tensors))
+    assert layer.problems("m.weight", (5, 13)) == []
+    np.testing.assert_array_equal(codes_of(layer, "m.weight").values().array, meant)
+    del tensors["m.weight_shape"]
+    assert layer_over(Arrays(tensors)).problems("m.weight", (5, 13)) == [
+        "m.weight_shape: is missing; 13 inputs do not fill words of 8 codes"
+    ]
 
 
 @pytest.mark.parametrize(("group", "engine_group"), [(256, 128), (192, 64), (96, 32), (512, 128)])
 def test_wide_groups_repeat_their_scales(group: int, engine_group: int) -> None:
     rng = np.random.default_rng(3)
     codes, scales, zeros, values = random_linear(rng, 16, 512, group, asymmetric=True)
-    source = Arrays(pack("m", codes, scales, zeros))
-    linear, _ = find_packed("m", 16, 512, source.infos, [group])
-    assert linear is not None
-    assert linear.engine_group == engine_group
-    ours, wide, offsets = read_rows(linear, source, 0, 16, engine_group, with_zeros=True)
-    assert np.array_equal(ours, codes)
-    assert offsets is not None
-    assert wide.shape == offsets.shape == (16, 512 // engine_group)
-    np.testing.assert_array_equal(dequantize_rows(linear, source, 0, 16), values)
+    layer = layer_over(Arrays(pack("m", codes, scales, zeros), group))
+    assert layer.problems("m.weight", (16, 512)) == []
+    ours = codes_of(layer, "m.weight")
+    assert ours.layout.group_size == engine_group
+    assert np.array_equal(ours.codes, codes)
+    assert ours.zeros is not None
+    assert ours.scales.shape == ours.zeros.shape == (16, 512 // engine_group)
+    np.testing.assert_array_equal(ours.values().array, values)
+
+
+@pytest.mark.parametrize("into", [256, 200])
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("scale_dtype", ["BF16", "F32"])
+def test_another_layout_means_the_same(into: int, asymmetric: bool, scale_dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    codes, scales, zeros, values = random_linear(
+        rng, 8, into, 128, asymmetric=asymmetric, scale_dtype=scale_dtype
+    )
+    layer = layer_over(Arrays(pack("m", codes, scales, zeros), 128))
+    ours = codes_of(layer, "m.weight")
+    for group in (128, 64, 32):
+        finer = ours.in_layout(CodeLayout("int4", group, "F32", zeros=True))
+        assert finer.zeros is not None
+        assert finer.scales.dtype == np.float32
+        assert finer.scales.shape == finer.zeros.shape == (8, -(-into // group))
+        np.testing.assert_array_equal(finer.values().array, values)
+
+
+def test_the_common_layout_holds_every_part() -> None:
+    wide = CodeLayout("int4", 128, "BF16", zeros=False)
+    assert common_layout([wide, wide]) == wide
+    fine = CodeLayout("int4", 32, "F32", zeros=False)
+    zeros = CodeLayout("int4", 64, "BF16", zeros=True)
+    assert common_layout([wide, fine, zeros]) == CodeLayout("int4", 32, "F32", zeros=True)
+    assert common_layout([wide, CodeLayout("int8", 128, "BF16", zeros=False)]) is None
 
 
 # --- whole checkpoints
@@ -294,9 +346,8 @@ def test_import_is_exact(group: int, asymmetric: bool, scale_dtype: str, tmp_pat
         asymmetric=lambda name: asymmetric,
         scale_dtype=scale_dtype,
     )
-    build(
-        tmp_path, tmp_path / "out.l4e", weights="int8", group_size=32
-    )  # which packed linears do not care about
+    # Packed linears do not care about these options.
+    build(tmp_path, tmp_path / "out.l4e", weights="int8", group_size=32)
     weights = check(tmp_path / "out.l4e", meant, dict.fromkeys(LINEARS, "int4") | {"lm_head": "bf16"})
     for name in LINEARS:
         assert weights[name]["group_size"] == group
@@ -448,10 +499,10 @@ def test_early_files_have_plain_zero_points(tmp_path: Path) -> None:
     assert np.array_equal(file.dequantize("layers.0.attn.o"), meant)
 
 
-@pytest.mark.parametrize("method", ["fbgemm_fp8", "gptq", "bitsandbytes", 7])
+@pytest.mark.parametrize("method", ["fbgemm_fp8", "gptq", "bitsandbytes", 7, []])
 def test_other_quantisations_are_refused_by_name(method: Any) -> None:
     with pytest.raises(CheckpointError, match="quant_method is"):
-        declared_group_sizes({"quantization_config": {"quant_method": method}})
+        check_quantization_method({"quantization_config": {"quant_method": method}})
 
 
 @pytest.mark.parametrize(
@@ -485,4 +536,3 @@ def test_gate_up_helper() -> None:
     """The tests' own interleaving, on a case small enough to see."""
     gate, up = np.full((3, 1), 1.0), np.full((3, 1), 2.0)
     assert gate_up(gate, up)[:, 0].tolist() == [1] * 3 + [0] * 13 + [2] * 3 + [0] * 13
-    assert PackedLinear("m", 8, 8, 8, "BF16", "", True, False).engine_scale_dtype == "BF16"

@@ -17,7 +17,7 @@ from tools.demo_model.chat import default_chat, prompt
 from tools.demo_model.held_out import KINDS, held_out
 from tools.demo_model.model import CHUNK
 from tools.demo_model.needles import NeedleMaker
-from tools.demo_model.pixels import picture_tiles, plan
+from tools.demo_model.pixels import picture_tiles, tiling
 from tools.demo_model.pool import LABELS, token_labels
 
 
@@ -29,15 +29,15 @@ def test_training_layout_is_the_chat_templates() -> None:
         system = documents.SYSTEM_PROMPTS[seed % 3] if seed % 2 else None
         turns = [questions.scene_question(scene, rng)[1:], documents.sum_question(rng)]
         turns.append(documents.json_question(rng))
-        plans = [plan(scene.draw())]
-        encoded = chat.conversation(turns, system, plans)
+        tilings = [tiling(scene.draw())]
+        encoded = chat.conversation(turns, system, tilings)
         messages = [{"role": "system", "content": system}] if system else []
         for i, (question, answer) in enumerate(turns):
             text = {"type": "text", "text": question}
             messages.append({"role": "user", "content": [{"type": "image"}, text] if i == 0 else question})
             messages.append({"role": "assistant", "content": answer})
         last = messages.pop()["content"]
-        ids = prompt(chat, messages, plans)
+        ids = prompt(chat, messages, tilings)
         assert encoded.ids == [*ids, *chat.encode(last), chat.special["<|eot|>"]]
 
 
@@ -94,7 +94,7 @@ def test_labels_name_the_token_that_is_an_object_s_cell() -> None:
     for small in (True, False):
         for _ in range(40):
             scene = scenes.random_scene(rng, small=small)
-            p = plan(scene.draw())
+            p = tiling(scene.draw())
             labels, _ = token_labels(scene, p)
             place, rank, total = (labels[..., kinds.index(k)] for k in ("place", "rank", "total"))
             assert not place[:-1].any() and not total[:-1].any()  # parts of a picture
@@ -170,7 +170,7 @@ def test_pixels() -> None:
     for _ in range(20):
         picture = scenes.random_scene(rng).draw()
         tiles = picture_tiles(picture)
-        assert tiles.shape == (plan(picture).num_tiles, 3, 48, 48)
+        assert tiles.shape == (tiling(picture).num_tiles, 3, 48, 48)
         assert np.isin(tiles, table).all()
 
 
@@ -187,7 +187,7 @@ def test_the_fast_training_forward_is_the_stock_one() -> None:
     picture = scenes.random_scene(rng).draw()
     text = NeedleMaker(chat).make(rng, 3, 3, 1)
     turns = [(text.text, "Yes."), ("What is it?", "A star.")]
-    ids = chat.conversation(turns, None, [plan(picture)]).ids[: 4 * CHUNK]
+    ids = chat.conversation(turns, None, [tiling(picture)]).ids[: 4 * CHUNK]
     ids += [chat.special["<|finetune_right_pad|>"]] * (-len(ids) % CHUNK)
     assert len(ids) >= 3 * CHUNK  # several chunks
     pixels = torch.from_numpy(picture_tiles(picture))

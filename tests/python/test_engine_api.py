@@ -20,8 +20,8 @@ from llama4rt import (
     RequestError,
     SamplingParams,
 )
-from llama4rt.engine_options import parse_bytes
-from llama4rt.engine_thread import EngineThread
+from llama4rt.engine.engine_options import parse_bytes
+from llama4rt.engine.engine_thread import EngineThread
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 

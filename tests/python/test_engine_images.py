@@ -99,9 +99,8 @@ def test_all_calls_agree(engine: Engine) -> None:
     image = special(engine, "image")
     by_ids = [*ids, image, *b" and ", image]
     assert engine.generate(by_ids, GREEDY, images=pictures)[0].outputs == out.outputs
-    assert (
-        engine.generate(prepared.token_ids, GREEDY, images=pictures)[0].outputs == out.outputs
-    )  # expanded before
+    again = engine.generate(prepared.token_ids, GREEDY, images=pictures)  # ids expanded before
+    assert again[0].outputs == out.outputs
 
 
 def test_many_prompts_have_their_own_pictures(engine: Engine) -> None:
@@ -262,7 +261,7 @@ def test_parts_of_messages(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_template_that_loses_a_picture_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama4rt.chat_template import ChatTemplate
+    from llama4rt.text.chat_template import ChatTemplate
 
     template = ChatTemplate("{{ bos_token }}{% for m in messages %}{{ m.content[0].type }}{% endfor %}")
     monkeypatch.setattr(engine._prompts, "_chat_template", template)
@@ -356,9 +355,8 @@ def test_generate_takes_pictures(
     given = ["--image", files[0], "--image", files[1]]
     code, out, _ = run(capsys, "generate", *options, "-p", "both?", *given)
     assert code == 0
-    ids = engine.prepare(
-        "<|image|><|image|>both?", images=files
-    ).token_ids  # in front, as the prompt has none
+    # In front, as the prompt has none.
+    ids = engine.prepare("<|image|><|image|>both?", images=files).token_ids
     assert json.loads(out)["prompt_token_ids"] == ids
     code, out, _ = run(capsys, "generate", *options, "-p", "a <|image|> b <|image|>", *given)
     assert code == 0

@@ -126,9 +126,8 @@ def test_ray_serve_with_two_replicas(answers: dict[str, str], monkeypatch: pytes
     try:
         port = free_port()
         for _ in range(5):
-            with contextlib.suppress(
-                TimeoutError
-            ):  # Ray waits for a minute, and goes on where it was when asked again
+            # Ray waits for a minute, and goes on where it was when asked again.
+            with contextlib.suppress(TimeoutError):
                 serve.start(http_options={"host": "127.0.0.1", "port": port})
                 break
         import ray_serve

@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile
-from llama4rt.convert.checkpoint import locate
+from llama4rt.convert.locate import locate
 from llama4rt.errors import CheckpointError, Llama4RTError
 from random_checkpoints import SMALL, random_values, write_values
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from llama4rt import ConfigError, ImageError, ImageLimits, RequestError
 from llama4rt.images.decode import FORMATS
-from llama4rt.images.messages import take_pictures
+from llama4rt.images.message_images import take_pictures
 from llama4rt.images.sources import Base64, load_image
 from numpy.typing import NDArray
 from PIL import Image
@@ -386,9 +386,8 @@ def test_a_tile_may_not_hide_a_bomb() -> None:
 
 def test_decoding_is_quiet_and_leaves_warnings_as_they_were() -> None:
     tiff = bytearray(encoded(Image.fromarray(PICTURE), "TIFF"))
-    struct.pack_into(
-        "<I", tiff, tiff.index(struct.pack("<HH", 258, 3)) + 4, 1 << 20
-    )  # a tag longer than the file
+    # A tag longer than the file.
+    struct.pack_into("<I", tiff, tiff.index(struct.pack("<HH", 258, 3)) + 4, 1 << 20)
     noisy = bytes(tiff)
     with pytest.warns(UserWarning, match="larger than file|orrupt|Truncated"), contextlib.suppress(Exception):
         Image.open(BytesIO(noisy)).load()

@@ -8,13 +8,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama4rt.convert.config import parse_config
-from llama4rt.convert.names import gate_up_rows, make_plan
-from llama4rt.convert.tensors import TensorInfo
+from llama4rt.convert.checkpoint import TensorInfo, plain_problems
+from llama4rt.convert.config import ModelConfig, parse_config
+from llama4rt.convert.names import TensorMapping, gate_up_rows, map_tensors
 from llama4rt.errors import CheckpointError
 from random_checkpoints import SMALL, TINY, VISION, models, unfuse
 
 Tensors = dict[str, TensorInfo]
+
+
+class Plain:
+    """TensorNames of tensors that are all stored as they are."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+
+    def names(self) -> Tensors:
+        return self.tensors
+
+    def problems(self, name: str, shape: tuple[int, ...]) -> list[str]:
+        return plain_problems(name, self.tensors[name], shape)
+
+
+def mapped(config: ModelConfig, tensors: Tensors) -> TensorMapping:
+    return map_tensors(config, Plain(tensors))
 
 
 def names_of(config: dict[str, Any], prefix: str = "", dtype: str = "BF16") -> Tensors:
@@ -29,7 +46,7 @@ def unfused(tensors: Tensors) -> Tensors:
 def problems_of(config: dict[str, Any], tensors: Tensors) -> list[str]:
     """Lines of the error, without the first."""
     with pytest.raises(CheckpointError) as error:
-        make_plan(parse_config(config), tensors)
+        mapped(parse_config(config), tensors)
     first, *lines = str(error.value).split("\n  ")
     assert first.split()[0] == str(len(lines))
     return lines
@@ -44,9 +61,9 @@ def problems_of(config: dict[str, Any], tensors: Tensors) -> list[str]:
 def test_every_tensor_is_used_once_and_fills_its_target(config: dict[str, Any], prefix: str) -> None:
     tensors = names_of(config, prefix)
     for found in (tensors, unfused(tensors)):
-        plan = make_plan(parse_config(config), found)
-        assert {p.source.tensor for t in plan.targets for p in t.pieces} == set(found)
-        for target in plan.targets:
+        mapping = mapped(parse_config(config), found)
+        assert {p.source.tensor for t in mapping.targets for p in t.pieces} == set(found)
+        for target in mapping.targets:
             if target.role == "norm":
                 continue
             for e in range(target.experts):
@@ -56,15 +73,15 @@ def test_every_tensor_is_used_once_and_fills_its_target(config: dict[str, Any], 
                 assert rows.max() < target.n
                 if not target.name.endswith("gate_up"):
                     assert len(rows) == target.n, target.name
-        names = [t.name for t in plan.targets]
+        names = [t.name for t in mapping.targets]
         assert len(set(names)) == len(names)
-        assert not plan.skipped
+        assert not mapping.skipped
 
 
 def test_roles_and_shapes() -> None:
     config = TINY | {"interleave_moe_layer_step": 2}
-    plan = make_plan(parse_config(config), names_of(config))
-    found = {t.name: (t.role, t.experts, t.n, t.k) for t in plan.targets}
+    mapping = mapped(parse_config(config), names_of(config))
+    found = {t.name: (t.role, t.experts, t.n, t.k) for t in mapping.targets}
     assert found["embed"] == ("embed", 1, 331, 128)
     assert found["lm_head"] == ("lm_head", 1, 331, 128)
     assert found["layers.0.attn_norm"] == ("norm", 1, 1, 128)
@@ -81,8 +98,8 @@ def test_roles_and_shapes() -> None:
 
 
 def test_gate_and_up_interleave_in_blocks_of_16() -> None:
-    plan = make_plan(parse_config(SMALL), names_of(SMALL))  # width 24: one whole and one half block
-    target = next(t for t in plan.targets if t.name == "layers.0.moe.gate_up")
+    mapping = mapped(parse_config(SMALL), names_of(SMALL))  # width 24: one whole and one half block
+    target = next(t for t in mapping.targets if t.name == "layers.0.moe.gate_up")
     gate, up = target.pieces[:2]
     assert (gate.first, gate.count, up.first, up.count) == (0, 24, 24, 24)
     assert gate.stored_rows(0, 24).tolist() == [*range(16), *range(32, 40)]
@@ -102,10 +119,10 @@ def vision_names() -> Tensors:
 
 def test_vision_targets() -> None:
     tensors = names_of(TINY, "language_model.") | vision_names()
-    plan = make_plan(parse_config(with_vision(TINY)), tensors)
-    assert {p.source.tensor for t in plan.targets for p in t.pieces} == set(tensors)
-    assert plan.skipped == ()
-    found = {t.name: (t.role, t.n, t.k) for t in plan.targets if t.name.startswith("vision.")}
+    mapping = mapped(parse_config(with_vision(TINY)), tensors)
+    assert {p.source.tensor for t in mapping.targets for p in t.pieces} == set(tensors)
+    assert mapping.skipped == ()
+    found = {t.name: (t.role, t.n, t.k) for t in mapping.targets if t.name.startswith("vision.")}
     layer = {
         "attn_norm.weight": ("vector", 32, 1),
         "attn_norm.bias": ("vector", 32, 1),
@@ -131,15 +148,15 @@ def test_vision_targets() -> None:
         "vision.adapter.fc2": ("vision", 32, 32),
         "vision.projector": ("vision", 128, 32),
     }
-    qkv = next(t for t in plan.targets if t.name == "vision.layers.1.attn.qkv")
+    qkv = next(t for t in mapping.targets if t.name == "vision.layers.1.attn.qkv")
     assert [p.source.tensor.split(".")[5] for p in qkv.pieces] == ["q_proj", "k_proj", "v_proj"]
     assert [p.base for p in qkv.pieces] == [0, 32, 64]
 
 
 def test_the_text_targets_are_the_same_with_and_without_vision() -> None:
     tensors = names_of(TINY, "language_model.")
-    both = make_plan(parse_config(with_vision(TINY)), tensors | vision_names()).targets
-    text = make_plan(parse_config(TINY), tensors).targets
+    both = mapped(parse_config(with_vision(TINY)), tensors | vision_names()).targets
+    text = mapped(parse_config(TINY), tensors).targets
     assert both[: len(text)] == text
 
 
@@ -149,8 +166,8 @@ def test_vision_and_computed_tables_are_not_extra() -> None:
     extra = vision_names()
     table = {"language_model.model.layers.0.self_attn.rotary_emb.inv_freq": TensorInfo("F32", (16,))}
     for config in (parse_config(TINY), parse_config(with_vision(TINY), vision=False)):
-        plan = make_plan(config, tensors | extra | table)
-        assert plan.skipped == tuple(sorted(extra))
+        mapping = mapped(config, tensors | extra | table)
+        assert mapping.skipped == tuple(sorted(extra))
 
 
 def test_bad_vision_tensors_are_all_listed() -> None:
@@ -220,14 +237,14 @@ def test_transposed_experts_are_refused() -> None:
 
 def test_tied_head() -> None:
     config = TINY | {"tie_word_embeddings": True}
-    plan = make_plan(parse_config(config), names_of(config))
-    head = next(t for t in plan.targets if t.name == "lm_head")
+    mapping = mapped(parse_config(config), names_of(config))
+    head = next(t for t in mapping.targets if t.name == "lm_head")
     assert head.pieces[0].source.tensor == "model.embed_tokens.weight"
-    assert plan.tied_head is None
+    assert mapping.tied_head is None
     without = {name: t for name, t in names_of(config).items() if "embed" not in name}
     assert problems_of(config, without) == ["model.embed_tokens.weight: is missing; expected BF16 [331, 128]"]
     stored = names_of(config) | {"lm_head.weight": TensorInfo("BF16", (331, 128))}
-    assert make_plan(parse_config(config), stored).tied_head == "lm_head.weight"
+    assert mapped(parse_config(config), stored).tied_head == "lm_head.weight"
 
 
 def test_an_empty_checkpoint_lists_everything_once() -> None:
@@ -241,10 +258,10 @@ def test_an_empty_checkpoint_lists_everything_once() -> None:
 def test_long_lists_are_cut() -> None:
     tensors = names_of(TINY) | {f"junk.{i}": TensorInfo("BF16", (1,)) for i in range(5000)}
     with pytest.raises(CheckpointError, match=r"(?s)5000 tensors do not match .* and 4800 more"):
-        make_plan(parse_config(TINY), tensors)
+        mapped(parse_config(TINY), tensors)
 
 
-def test_maverick_with_experts_one_by_one_is_planned_quickly() -> None:
+def test_maverick_with_experts_one_by_one_is_mapped_quickly() -> None:
     config = parse_config(
         TINY
         | {
@@ -275,8 +292,8 @@ def test_maverick_with_experts_one_by_one_is_planned_quickly() -> None:
         else:
             tensors[spec.name] = TensorInfo("BF16", spec.shape)
     start = time.perf_counter()
-    plan = make_plan(config, tensors)
-    assert sum(len(t.pieces) for t in plan.targets) == len(tensors)
+    mapping = mapped(config, tensors)
+    assert sum(len(t.pieces) for t in mapping.targets) == len(tensors)
     assert time.perf_counter() - start < 5
 
 
@@ -293,5 +310,5 @@ def test_a_config_of_absurd_size_ends_quickly() -> None:
     }
     start = time.perf_counter()
     with pytest.raises(CheckpointError):
-        make_plan(config, tensors)
+        mapped(config, tensors)
     assert time.perf_counter() - start < 10

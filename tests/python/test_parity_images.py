@@ -1,6 +1,6 @@
 """Pictures to tiles and tokens, against transformers' own Llama 4 processor.
 
-Row numbers refer to the table in docs/testing.md: 21 pixels, 22 tokens. Row 20, plans, is test_image_plan.py.
+Row numbers refer to the table in docs/testing.md: 21 pixels, 22 tokens. Row 20, tilings, is test_image_tiling.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from llama4rt import EngineFileError, RequestError
-from llama4rt.images.plan import plan_image
+from llama4rt.images.image_tokens import ImageTokens
 from llama4rt.images.processing import ImageProcessor, normalisation_table, normalise
-from llama4rt.images.prompt import ImageTokens
 from llama4rt.images.sources import load_image
-from llama4rt.tokenizer import TiktokenTokenizer
+from llama4rt.images.tiling import choose_tiling
+from llama4rt.text.tokenizer import TiktokenTokenizer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -95,21 +95,20 @@ def test_tiles_are_theirs_to_the_last_bit_but_one(theirs: Any, soak: bool) -> No
         picture = random_picture(rng, height, width)
         processed = ours(picture)
         expected = theirs(Image.fromarray(picture), return_tensors="pt")
-        plan = processed.plan
-        assert expected["aspect_ratios"].tolist() == [[plan.rows, plan.cols]], (height, width)
+        tiling = processed.tiling
+        assert expected["aspect_ratios"].tolist() == [[tiling.rows, tiling.cols]], (height, width)
         step = np.abs(codes(expected["pixel_values"]) - processed.tiles)
-        assert step.shape == (plan.num_tiles, 336, 336, 3)
-        area = step[: plan.rows * plan.cols]
-        if plan.resized == (height, width):
+        assert step.shape == (tiling.num_tiles, 336, 336, 3)
+        area = step[: tiling.rows * tiling.cols]
+        if tiling.resized == (height, width):
             assert area.max() == 0, (height, width)
         else:
-            way = "enlarged" if plan.resized > (height, width) else "shrunk"
+            way = "enlarged" if tiling.resized > (height, width) else "shrunk"
             worst[way] = max(worst[way], int(area.max()))
-        if plan.num_tiles > 1:
+        if tiling.num_tiles > 1:
             worst["global"] = max(worst["global"], int(step[-1].max()))
-    assert max(worst.values()) <= 1 and min(worst.values()) == 1, (
-        worst
-    )  # 0 would mean that nothing was resized
+    # 0 would mean that nothing was resized.
+    assert max(worst.values()) <= 1 and min(worst.values()) == 1, worst
 
 
 def test_tiles_are_exact_where_nothing_is_resized(theirs: Any) -> None:
@@ -117,11 +116,11 @@ def test_tiles_are_exact_where_nothing_is_resized(theirs: Any) -> None:
     for height, width in [(336, 336), (337, 336), (672, 336), (400, 1000), (1344, 1344), (336, 5376)]:
         picture = random_picture(rng, height, width)
         processed = ImageProcessor()(picture)
-        assert processed.plan.resized == (height, width)
+        assert processed.tiling.resized == (height, width)
         expected = theirs(Image.fromarray(picture), return_tensors="pt")["pixel_values"].float().numpy()
         mine = normalise(processed.tiles)
         assert mine.dtype == np.float32 and mine.shape == expected.shape
-        last = -1 if processed.plan.num_tiles > 1 else None
+        last = -1 if processed.tiling.num_tiles > 1 else None
         assert np.array_equal(mine[:last], expected[:last])
 
 
@@ -147,7 +146,7 @@ def test_resizing_to_the_largest_canvas_is_theirs() -> None:
         picture = random_picture(rng, height, width)
         processed = ours(picture)
         expected = theirs(Image.fromarray(picture), return_tensors="pt")
-        assert expected["aspect_ratios"].tolist() == [[processed.plan.rows, processed.plan.cols]]
+        assert expected["aspect_ratios"].tolist() == [[processed.tiling.rows, processed.tiling.cols]]
         assert np.abs(codes(expected["pixel_values"]) - processed.tiles).max() <= 1
 
 
@@ -162,7 +161,7 @@ def test_tiles_of_other_sizes_are_theirs() -> None:
             picture = random_picture(rng, rng.randint(1, 300), rng.randint(1, 300))
             processed = ImageProcessor(tile, most)(picture)
             expected = theirs(Image.fromarray(picture), return_tensors="pt")
-            assert expected["aspect_ratios"].tolist() == [[processed.plan.rows, processed.plan.cols]]
+            assert expected["aspect_ratios"].tolist() == [[processed.tiling.rows, processed.tiling.cols]]
             assert np.abs(codes(expected["pixel_values"]) - processed.tiles).max() <= 1
 
 
@@ -258,19 +257,21 @@ def test_layouts_are_theirs(
 ) -> None:
     """Row 22."""
     pytest.importorskip("torchvision")
-    plan = plan_image(*size)
-    ids = tokens.layout(plan)
-    assert len(ids) == count == plan.num_tokens()
-    assert ids == tokenizer.encode(their_layout(plan.rows, plan.cols), special=True)
+    tiling = choose_tiling(*size)
+    ids = tokens.layout(tiling)
+    assert len(ids) == count == tiling.num_tokens()
+    assert ids == tokenizer.encode(their_layout(tiling.rows, tiling.cols), special=True)
 
 
 def test_every_layout_is_theirs(tokens: ImageTokens, tokenizer: TiktokenTokenizer) -> None:
     pytest.importorskip("torchvision")
     for tiles in range(1, 17):
         for rows in (rows for rows in range(1, tiles + 1) if tiles % rows == 0):
-            plan = plan_image(rows * 336, tiles // rows * 336)
-            assert (plan.rows, plan.cols) == (rows, tiles // rows)
-            assert tokens.layout(plan) == tokenizer.encode(their_layout(plan.rows, plan.cols), special=True)
+            tiling = choose_tiling(rows * 336, tiles // rows * 336)
+            assert (tiling.rows, tiling.cols) == (rows, tiles // rows)
+            assert tokens.layout(tiling) == tokenizer.encode(
+                their_layout(tiling.rows, tiling.cols), special=True
+            )
 
 
 def test_prompts_expand_as_theirs(theirs: Any, tokens: ImageTokens, tokenizer: TiktokenTokenizer) -> None:
@@ -282,24 +283,24 @@ def test_prompts_expand_as_theirs(theirs: Any, tokens: ImageTokens, tokenizer: T
         pictures = [random_picture(rng, rng.randint(1, 900), rng.randint(1, 900)) for _ in range(count)]
         words = ["", "Look: ", " and\n\n", "é🤗", "<|not special|>", "."]
         text = rng.choice(words) + "".join("<|image|>" + rng.choice(words) for _ in range(count))
-        plans = [ImageProcessor()(picture).plan for picture in pictures]
+        tilings = [ImageProcessor()(picture).tiling for picture in pictures]
         split = iter(
             [
-                Llama4Processor._prompt_split_image(None, (plan.rows, plan.cols), 144)  # type: ignore[arg-type]
-                for plan in plans
+                Llama4Processor._prompt_split_image(None, (tiling.rows, tiling.cols), 144)  # type: ignore[arg-type]
+                for tiling in tilings
             ]
         )
         pieces = text.split("<|image|>")
         expanded = pieces[0] + "".join(next(split) + piece for piece in pieces[1:])
         ids = tokenizer.encode(text, special=True)
-        assert tokens.expand(ids, plans) == tokenizer.encode(expanded, special=True)
+        assert tokens.expand(ids, tilings) == tokenizer.encode(expanded, special=True)
 
 
 def test_counts_must_agree(tokens: ImageTokens) -> None:
-    small, large = plan_image(336, 336), plan_image(336, 672)
+    small, large = choose_tiling(336, 336), choose_tiling(336, 672)
     image, patch = tokens.image, tokens.patch
     assert tokens.expand([5, 6], []) == [5, 6]
-    for ids, plans, words in [
+    for ids, tilings, words in [
         ([image], [], r"1 <\|image\|> placeholder and came with 0 images"),
         ([5], [small], r"0 <\|image\|> placeholders and came with 1 image;"),
         ([image, image, 5], [small] * 3, "2 .*3 images"),
@@ -308,7 +309,7 @@ def test_counts_must_agree(tokens: ImageTokens) -> None:
         ([patch] * 143, [small], "143"),
     ]:  # fmt: skip
         with pytest.raises(RequestError, match=words):
-            tokens.expand(ids, plans)
+            tokens.expand(ids, tilings)
     ready = [*tokens.layout(small), 7, *tokens.layout(large)]
     assert tokens.expand(ready, [small, large]) == ready  # expanded by the caller
 
@@ -316,7 +317,7 @@ def test_counts_must_agree(tokens: ImageTokens) -> None:
 def test_without_a_tokenizer_only_expanded_ids_are_taken() -> None:
     bare = ImageTokens.of({"vision": {"image_size": 28, "patch_size": 14, "patch_token_id": 5}}, None)
     assert bare is not None and not bare.complete and bare.patches_per_tile == 1
-    plan = plan_image(28, 56, 28)
-    assert bare.expand([9, 5, 5, 5, 9], [plan]) == [9, 5, 5, 5, 9]
+    tiling = choose_tiling(28, 56, 28)
+    assert bare.expand([9, 5, 5, 5, 9], [tiling]) == [9, 5, 5, 5, 9]
     with pytest.raises(RequestError, match=r"no tokenizer.*<\|patch\|> \(5\)"):
-        bare.expand([9, 8], [plan])
+        bare.expand([9, 8], [tiling])

@@ -127,7 +127,7 @@ def test_logits_of_mixed_prompts(
 @pytest.mark.parametrize("kind", ["scout_vision", "maverick_vision"])
 def test_a_chat_with_pictures(kind: str, vision_engine_file: Files, vision_oracle: Any) -> None:
     """Turns with pictures before, between and after text; rendered by transformers' template, expanded as it does."""
-    from llama4rt.images.plan import plan_image
+    from llama4rt.images.tiling import choose_tiling
     from transformers.models.llama4.processing_llama4 import Llama4Processor, chat_template
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -171,8 +171,8 @@ def test_a_chat_with_pictures(kind: str, vision_engine_file: Files, vision_oracl
             for half in halves[1:]:
                 ids += tokenizer.encode("<|image|>") + tokenizer.encode(half, special=True)
             if shown is not None:
-                plan = plan_image(shown.shape[0], shown.shape[1], side)
-                layout = Llama4Processor._prompt_split_image(None, (plan.rows, plan.cols), per_tile)  # type: ignore[arg-type]
+                tiling = choose_tiling(shown.shape[0], shown.shape[1], side)
+                layout = Llama4Processor._prompt_split_image(None, (tiling.rows, tiling.cols), per_tile)  # type: ignore[arg-type]
                 ids += tokenizer.encode(layout, special=True)
         assert prepared.token_ids == ids
         tiles = [image.tiles for image in prepared.images]

@@ -11,7 +11,7 @@ import pytest
 from llama4rt import ConfigError, Engine, Llama4RTError, SamplingParams, _core, build
 from llama4rt.cli.doctor import find_problems
 from llama4rt.cli.main import main
-from llama4rt.configs import CONFIGS, model_config
+from llama4rt.convert.named_configs import CONFIGS, model_config
 from random_checkpoints import TINY, random_values, write_values
 
 Capsys = pytest.CaptureFixture[str]
@@ -83,6 +83,8 @@ def test_what_does_not_fit_is_refused_with_what_would(checkpoint: Path, tmp_path
         assert len(engine.generate([[5] * (longest - 3)], SamplingParams(max_tokens=3, ignore_eos=True))) == 1
     with pytest.raises(ConfigError):
         Engine(path, device="cpu", max_model_len=longest + 1, max_num_seqs=1, gpu_memory=memory)
+    with pytest.raises(ConfigError, match=r"^gpu_memory is"):  # beyond what the native engine takes
+        Engine(path, device="cpu", gpu_memory=1 << 51)
 
 
 def test_the_released_models_take_what_is_known_of_them(capsys: Capsys) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llama4rt import RequestError, SamplingParams
-from llama4rt.sampling_params import SamplingDefaults
+from llama4rt.engine.sampling_params import SamplingDefaults
 
 INF, NAN = float("inf"), float("nan")
 

@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn")
 
 from llama4rt import AsyncEngine, Delta, Engine, NumericError, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
-from llama4rt.outputs import Progress  # noqa: E402
+from llama4rt.engine.outputs import Progress  # noqa: E402
 from llama4rt.server import ServerOptions  # noqa: E402
 from serving import RunningServer, post, running_server  # noqa: E402
 
@@ -427,9 +427,8 @@ def test_logits_that_are_not_finite_are_a_numeric_error(tmp_path: Path) -> None:
 
 def test_what_waits_for_a_client_that_does_not_read_is_bounded(engine: Engine) -> None:
     """It is told why when it reads on; the engine has let its blocks go long before."""
-    body = json.dumps(
-        ENDLESS | {"logprobs": True, "top_logprobs": 20}
-    ).encode()  # large events fill the socket soon
+    # Large events fill the socket soon.
+    body = json.dumps(ENDLESS | {"logprobs": True, "top_logprobs": 20}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
     with running_server(engine, max_unread_tokens=50, slow_reader_seconds=300) as server:
         host, port = server.url.removeprefix("http://").split(":")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llama4rt import EngineFileError, RequestError
-from llama4rt.detokenizer import Detokenizer
-from llama4rt.tokenizer import (
+from llama4rt.text.detokenizer import Detokenizer
+from llama4rt.text.tokenizer import (
     HuggingFaceTokenizer,
     TiktokenTokenizer,
     Tokenizer,

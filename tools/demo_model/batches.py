@@ -130,10 +130,10 @@ class Batches:
         if self.rng.random() < 0.1 and limit == CHUNK and self.progress.objects == 3:
             chosen = [self._picture(True), self._picture(True)]
         scenes = [self.pool.scenes[i] for i in chosen]
-        plans = [self.pool.plans[i] for i in chosen]
+        tilings = [self.pool.tilings[i] for i in chosen]
         turns: list[tuple[str, str]] = []
         kinds: list[str] = []
-        length = self.chat.opening_length(system) + sum(len(self.chat.picture(p)) for p in plans)
+        length = self.chat.opening_length(system) + sum(len(self.chat.picture(p)) for p in tilings)
         misses = 0
         while misses < 3:
             if len(scenes) == 2:
@@ -150,7 +150,7 @@ class Batches:
             kinds.append(kind if length + more <= CHUNK else "late")
             length += more
         tiles = [t for i in chosen for t in range(self.pool.first[i], self.pool.first[i + 1])]
-        return (self.chat.conversation(turns, system, plans), kinds), tiles
+        return (self.chat.conversation(turns, system, tilings), kinds), tiles
 
     def _picture(self, small: bool) -> int:
         candidates = self.by_count[self.progress.objects, small]

@@ -11,9 +11,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama4rt.chat_template import ChatTemplate
-from llama4rt.images.plan import ImagePlan
-from llama4rt.tokenizer import TiktokenTokenizer
+from llama4rt.images.tiling import Tiling
+from llama4rt.text.chat_template import ChatTemplate
+from llama4rt.text.tokenizer import TiktokenTokenizer
 
 from tools.demo_model.model import TOKENS_PER_TILE
 
@@ -59,33 +59,33 @@ class Chat:
     def opening_length(self, system: str | None) -> int:
         return 1 + (self.turn_length("system", system) if system else 0)
 
-    def picture(self, plan: ImagePlan) -> list[int]:
+    def picture(self, tiling: Tiling) -> list[int]:
         """The tokens of one picture: tiles with their separators, the global tile last."""
         s = self.special
         patches = [s["<|patch|>"]] * TOKENS_PER_TILE
         ids = [s["<|image_start|>"]]
-        if plan.rows * plan.cols > 1:
-            for _ in range(plan.rows):
-                for col in range(plan.cols):
+        if tiling.rows * tiling.cols > 1:
+            for _ in range(tiling.rows):
+                for col in range(tiling.cols):
                     ids += patches
-                    ids.append(s["<|tile_x_separator|>" if col < plan.cols - 1 else "<|tile_y_separator|>"])
+                    ids.append(s["<|tile_x_separator|>" if col < tiling.cols - 1 else "<|tile_y_separator|>"])
         return [*ids, s["<|image|>"], *patches, s["<|image_end|>"]]
 
     def conversation(
         self,
         turns: Sequence[tuple[str, str]],
         system: str | None = None,
-        pictures: Sequence[ImagePlan] = (),
+        pictures: Sequence[Tiling] = (),
     ) -> Encoded:
         """Turns of (question, answer); the pictures stand at the beginning of the first question."""
         out = Encoded([self.special["<|begin_of_text|>"]], [False])
         if system:
             self._turn(out, "system", system, False)
         for i, (question, answer) in enumerate(turns):
-            images = [t for plan in pictures for t in self.picture(plan)] if i == 0 else []
+            images = [t for tiling in pictures for t in self.picture(tiling)] if i == 0 else []
             self._turn(out, "user", question, False, images)
             self._turn(out, "assistant", answer, True)
-        out.tiles = sum(plan.num_tiles for plan in pictures)
+        out.tiles = sum(tiling.num_tiles for tiling in pictures)
         return out
 
     def tool_call(
@@ -112,9 +112,9 @@ def default_chat() -> Chat:
 
 
 def prompt(
-    chat: Chat, messages: Sequence[dict[str, Any]], plans: Sequence[ImagePlan], tools: Any = None
+    chat: Chat, messages: Sequence[dict[str, Any]], tilings: Sequence[Tiling], tools: Any = None
 ) -> list[int]:
-    """A conversation's ids up to the open assistant header; each image part takes the next of `plans`.
+    """A conversation's ids up to the open assistant header; each image part takes the next of `tilings`.
 
     Laid out by the chat template, so the same as a runtime would do it.
     """
@@ -124,7 +124,7 @@ def prompt(
         if not isinstance(content, str):
             content = [{"type": "image"} if p["type"] == "image" else p for p in content]
         plain.append({**message, "content": content})
-    rest = iter(plans)
+    rest = iter(tilings)
     image = chat.special["<|image|>"]
     ids: list[int] = []
     for token in chat.template.encode(chat.tokenizer, plain, tools or None):

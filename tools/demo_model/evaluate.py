@@ -20,7 +20,7 @@ from PIL import Image
 
 from tools.demo_model.chat import default_chat, prompt
 from tools.demo_model.held_out import KINDS, Question, held_out, parses
-from tools.demo_model.pixels import picture_tiles, plan
+from tools.demo_model.pixels import picture_tiles, tiling
 
 # Questions in the model card; 100 of every other kind.
 CARD = {"scene": 1000, "pair": 250, "sum": 400, "needle4": 200, "needle16": 200, "needle32": 60}
@@ -67,7 +67,7 @@ def measure(answer: Answer, kinds: Sequence[str], count: int | None, seed: int) 
             parts: dict[str, list[bool]] = defaultdict(list)
             for q, ok in zip(questions, right, strict=True):
                 parts[q.detail].append(ok)
-                tiles = "several tiles" if plan(q.pictures[0]).num_tiles > 1 else "one tile"
+                tiles = "several tiles" if tiling(q.pictures[0]).num_tiles > 1 else "one tile"
                 parts[tiles].append(ok)
             entry["parts"] = {k: [len(v), round(100 * sum(v) / len(v), 1)] for k, v in sorted(parts.items())}
         entry["misses"] = [
@@ -125,7 +125,7 @@ def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
 
     def answer(questions: Sequence[Question]) -> list[str]:
         prompts = [
-            prompt(chat, q.messages, [plan(p) for p in q.pictures], q.tools or None) for q in questions
+            prompt(chat, q.messages, [tiling(p) for p in q.pictures], q.tools or None) for q in questions
         ]
         by_length: dict[int, list[int]] = defaultdict(list)
         for i, ids in enumerate(prompts):

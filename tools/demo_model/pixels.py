@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from llama4rt.images.plan import ImagePlan, plan_image
 from llama4rt.images.processing import ImageProcessor, normalise
+from llama4rt.images.tiling import Tiling, choose_tiling
 from PIL import Image
 
 from tools.demo_model.model import MAX_TILES, TILE
@@ -12,8 +12,8 @@ from tools.demo_model.model import MAX_TILES, TILE
 _PROCESSOR = ImageProcessor(TILE, MAX_TILES)
 
 
-def plan(image: Image.Image) -> ImagePlan:
-    return plan_image(image.height, image.width, TILE, MAX_TILES)
+def tiling(image: Image.Image) -> Tiling:
+    return choose_tiling(image.height, image.width, TILE, MAX_TILES)
 
 
 def picture_tiles(image: Image.Image) -> np.ndarray:

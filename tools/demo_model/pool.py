@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from llama4rt.images.plan import ImagePlan
+from llama4rt.images.tiling import Tiling
 
 from tools.demo_model.model import TILE
-from tools.demo_model.pixels import picture_tiles, plan
+from tools.demo_model.pixels import picture_tiles, tiling
 from tools.demo_model.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
 
 # What a token is asked to say, with the number of classes of each. The last three kinds are about the whole picture:
@@ -34,34 +34,33 @@ class Pool:
     """Pictures in random order. Tiles of picture i are rows first[i] to first[i + 1]."""
 
     scenes: list[Scene]
-    plans: list[ImagePlan]
+    tilings: list[Tiling]
     first: np.ndarray  # int64 [pictures + 1]
     pixels: np.ndarray  # bf16 bits as uint16 [tiles, 3, TILE, TILE]
     labels: np.ndarray  # int64 [tiles, 9, len(LABELS)], see token_labels
-    boxes: (
-        np.ndarray
-    )  # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
+    # float32 [tiles, 9, 4]: centre and radii of the object, from the token's centre, in tokens
+    boxes: np.ndarray
 
 
 def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:
     """`count` pictures, a `small_share` of them of one tile."""
     rng = np.random.default_rng(seed)
-    scenes, plans, first, pixels, labels, boxes = [], [], [0], [], [], []
+    scenes, tilings, first, pixels, labels, boxes = [], [], [0], [], [], []
     for _ in range(count):
         scene = random_scene(rng, small=bool(rng.random() < small_share))
         picture = scene.draw()
-        p = plan(picture)
+        p = tiling(picture)
         tiles = picture_tiles(picture)
         marks, geometry = token_labels(scene, p)
         scenes.append(scene)
-        plans.append(p)
+        tilings.append(p)
         first.append(first[-1] + len(tiles))
         pixels.append((tiles.view(np.uint32) >> 16).astype(np.uint16))
         labels.append(marks)
         boxes.append(geometry)
     return Pool(
         scenes,
-        plans,
+        tilings,
         np.array(first),
         np.concatenate(pixels),
         np.concatenate(labels),
@@ -69,7 +68,7 @@ def make_pool(count: int, seed: int, small_share: float = 0.5) -> Pool:
     )
 
 
-def token_labels(scene: Scene, p: ImagePlan) -> tuple[np.ndarray, np.ndarray]:
+def token_labels(scene: Scene, p: Tiling) -> tuple[np.ndarray, np.ndarray]:
     """What each token of each tile covers most of, for one picture: classes as in LABELS (-1 unclear), and boxes."""
     labels = np.zeros((p.num_tiles, _GRID * _GRID, len(LABELS)), np.int64)
     boxes = np.zeros((p.num_tiles, _GRID * _GRID, 4), np.float32)

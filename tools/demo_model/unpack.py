@@ -19,9 +19,8 @@ import numpy as np
 from llama4rt._core import EngineFile
 from llama4rt.demo import engine_path
 
-HERE = (
-    Path(__file__).parent / "checkpoint"
-)  # config, tokenizer and templates; the weights come from the engine
+# Config, tokenizer and templates; the weights come from the engine.
+HERE = Path(__file__).parent / "checkpoint"
 BLOCK_ROWS = 16  # rows that lie together in a stored matrix
 CODES_PER_WORD = 8
 

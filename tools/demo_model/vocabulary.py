@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import regex
-from llama4rt.chat_template import ChatTemplate
-from llama4rt.tokenizer import _SPLIT_PATTERN
+from llama4rt.text.chat_template import ChatTemplate
+from llama4rt.text.tokenizer import _SPLIT_PATTERN
 
 from tools.demo_model import documents, needles, questions, scenes
 

@@ -61,7 +61,7 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
   plan.max_model_len = options.max_model_len;
   plan.block_size = int(option("block_size", options.block_size, 1024, 16));
   plan.kv_dtype = kv_dtype(options.kv_cache_dtype, device, config.head_dim);
-  plan.memory = option("memory", options.memory_bytes, int64_t(1) << 50, 0);
+  plan.memory = option("gpu_memory", options.memory_bytes, int64_t(1) << 50, 0);
   // On a CPU, pages are backed when first written, but one day all of them may be: leave half to everything
   // else.
   plan.kv_cache_bytes = option("kv_cache_memory", options.kv_cache_bytes, int64_t(1) << 50,

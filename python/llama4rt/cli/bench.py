@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.options import add_engine_options, engine_file, note
+from llama4rt.cli.common_options import add_engine_options, engine_file, note
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
@@ -150,8 +150,8 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
     from llama4rt import _core
     from llama4rt.cli.bench_cost import ModelCost
     from llama4rt.cli.plan import weight_options
-    from llama4rt.configs import model_config
-    from llama4rt.engine_options import parse_bytes
+    from llama4rt.convert.named_configs import model_config
+    from llama4rt.engine.engine_options import parse_bytes
 
     options: dict[str, Any] = {
         "device": args.device,
@@ -233,9 +233,7 @@ class Bench:
         )
 
     def prefill(self, tokens: int, depth: int, batch: int) -> float:
-        """Tokens per second until each of `batch` new prompts behind `depth` cached tokens has its first
-        token.
-        """
+        """Tokens per second until each of `batch` new prompts behind `depth` cached tokens has its first token."""
         prompts = [self._prefix(depth, i) + self._tokens(tokens) for i in range(batch)]
         waiting = set()
         start = time.perf_counter()

@@ -1,5 +1,4 @@
-"""What a step must at least read and multiply, counted from the engine file: the yardstick of `llama4rt
-bench`.
+"""What a step must at least read and multiply, counted from the engine file: the yardstick of `llama4rt bench`.
 
 Deliberately optimistic for us to be measured against: every needed byte is read once, nothing else is.
 """

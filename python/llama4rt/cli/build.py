@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from llama4rt.cli.options import note
+from llama4rt.cli.common_options import note
 from llama4rt.cli.progress import ProgressBar
 
 

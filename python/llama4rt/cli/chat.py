@@ -5,7 +5,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.options import (
+from llama4rt.cli.common_options import (
     add_engine_options,
     add_image_option,
     add_sampling_options,
@@ -15,8 +15,8 @@ from llama4rt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from llama4rt.engine import Engine
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.engine import Engine
+    from llama4rt.engine.sampling_params import SamplingParams
 
 _HELP = (
     "/image FILE shows a picture with the next line, /reset forgets the conversation, /exit ends it (Ctrl-D too), "

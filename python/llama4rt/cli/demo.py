@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama4rt.demo import Needle, Picture, Question
-    from llama4rt.engine import Engine
+    from llama4rt.engine.engine import Engine
 
 _MAX_ANSWER = 160  # tokens
 _PICTURE_COLUMNS, _PICTURE_ROWS = 30, 12  # of the terminal
@@ -102,7 +102,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt.demo import FOLDER, engine_path, load_showcase
-    from llama4rt.engine import Engine
+    from llama4rt.engine.engine import Engine
 
     folder = args.folder or FOLDER
     path, showcase = engine_path(folder), load_showcase(folder)
@@ -157,7 +157,7 @@ def describe_model(path: Path, config: dict[str, Any]) -> str:
 
 def ask(engine: "Engine", asked: Sequence[tuple["Question", Any]]) -> tuple[Answered, ...]:
     """Each question in a conversation of its own, all of them together; greedy, so the same every time."""
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.sampling_params import SamplingParams
 
     if not asked:
         return ()
@@ -181,7 +181,7 @@ def look(engine: "Engine", picture: "Picture") -> tuple[Answered, ...]:
 
 
 def find_needle(engine: "Engine", needle: "Needle") -> FoundNeedle:
-    from llama4rt.sampling_params import SamplingParams
+    from llama4rt.engine.sampling_params import SamplingParams
 
     content = f"{needle.text} {needle.asked.question}"
     ids = engine.apply_chat_template([{"role": "user", "content": content}])

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from llama4rt.cli.options import (
+from llama4rt.cli.common_options import (
     add_engine_options,
     add_image_option,
     add_sampling_options,
@@ -30,7 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    from llama4rt.images.prompt import PLACEHOLDER
+    from llama4rt.images.image_tokens import PLACEHOLDER
 
     params = sampling_params(args)
     prompt: Any = _token_ids(args.token_ids) if args.token_ids is not None else args.prompt

@@ -18,9 +18,7 @@ _COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code (argparse itself exits for --help and for usage
-    errors).
-    """
+    """Runs the command line and returns the exit code (argparse itself exits for --help and for usage errors)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:2] == ["bench", "serve"]:  # as other engines call it; a file of that name is ./serve
         words[:2] = ["bench-serve"]
@@ -68,9 +66,7 @@ class _Version(argparse.Action):
 
 
 def _is_expected(error: Exception) -> bool:
-    """Errors that are the user's or the machine's, with a message made for people; others deserve their
-    traceback.
-    """
+    """Errors that are the user's or the machine's, with a message made for people; others deserve their traceback."""
     from llama4rt.errors import Llama4RTError
 
     return isinstance(error, (Llama4RTError, OSError, MemoryError))

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llama4rt.cli.options import KV_CACHE_DTYPES
+from llama4rt.cli.common_options import KV_CACHE_DTYPES
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
@@ -61,7 +61,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
 
 def weight_options(args: argparse.Namespace) -> dict[str, Any]:
     """add_weight_options' answers, as _core takes them; None is the default."""
-    from llama4rt.convert.build import lm_head_kind
+    from llama4rt.convert.build_options import lm_head_kind
 
     weights = args.weights or "int4"
     return {
@@ -87,7 +87,7 @@ def tokens(text: str | None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
-    from llama4rt.engine_options import count, parse_bytes
+    from llama4rt.engine.engine_options import count, parse_bytes
 
     options: dict[str, Any] = {
         "max_model_len": tokens(args.context),
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None:
         plan = _core.plan(_core.EngineFile(args.file), device=args.device or "auto", **options)
     else:
-        from llama4rt.configs import model_config
+        from llama4rt.convert.named_configs import model_config
 
         config = model_config(args.config)
         plan = _core.plan_config(config, device=args.device or "cuda", **options, **weight_options(args))

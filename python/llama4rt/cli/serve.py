@@ -4,11 +4,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from llama4rt.cli.options import add_engine_options, note, open_engine
+from llama4rt.cli.common_options import add_engine_options, note, open_engine
 
 if TYPE_CHECKING:
-    from llama4rt.engine import Engine
-    from llama4rt.server.options import ServerOptions
+    from llama4rt.engine.engine import Engine
+    from llama4rt.server.server_options import ServerOptions
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"serving needs the package {error.name}: pip install 'llama4rt[serve]'") from None
-    from llama4rt.async_engine import AsyncEngine
+    from llama4rt.engine.async_engine import AsyncEngine
     from llama4rt.server import build_app
     from llama4rt.server.logs import configure, silence_libtiff
-    from llama4rt.server.run import Server
+    from llama4rt.server.uvicorn_server import Server
 
     options = _options(args)
     configure(args.log_level)
@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> "ServerOptions":
-    from llama4rt.engine_options import parse_bytes
-    from llama4rt.server.options import ServerOptions
+    from llama4rt.engine.engine_options import parse_bytes
+    from llama4rt.server.server_options import ServerOptions
 
     keys = list(args.api_key)
     if os.environ.get("LLAMA4RT_API_KEY"):

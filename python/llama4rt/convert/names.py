@@ -6,33 +6,29 @@ missing, left over or of the wrong shape is listed in one error.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.compressed_tensors import PackedLinear, find_packed, packed_names
+from llama4rt.convert.checkpoint import TensorInfo, TensorNames, raise_problems
 from llama4rt.convert.config import ModelConfig
-from llama4rt.convert.tensors import FLOAT_DTYPES, TensorInfo
 from llama4rt.convert.vision_config import VisionConfig
-from llama4rt.errors import CheckpointError
 
 BLOCK_ROWS = 16  # of csrc/format/layout.h
 VISION_PREFIXES = ("vision_model.", "multi_modal_projector.")
 _COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that some exports store; the engine computes them
-_MAX_LISTED = 200
 _MAX_PROBLEMS = 100_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a matrix [out, in] lies: a plain tensor, one slice of a fused expert stack, or a packed int4 linear."""
+    """Where a matrix [out, in] lies: a tensor of its own, or one matrix of a fused stack of experts."""
 
-    tensor: str  # for progress and messages; `packed` names the others
-    dtype: str
-    packed: PackedLinear | None = None
-    index: int | None = None  # slice of a stack [E, in, out], which is transposed
+    tensor: str
+    info: TensorInfo
+    expert: int | None = None  # of a stack [E, in, out]
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,9 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorMapping:
+    """All of the engine file's weights, in its order."""
+
     targets: tuple[Target, ...]
     skipped: tuple[str, ...]  # vision tensors, recognised and left out: the config has no vision tower
     tied_head: str | None  # an lm_head stored although config.json says it is the embedding
@@ -86,22 +84,20 @@ def gate_up_rows(width: int) -> int:
     return 2 * -(-width // BLOCK_ROWS) * BLOCK_ROWS
 
 
-def make_plan(
-    config: ModelConfig, tensors: Mapping[str, TensorInfo], declared_groups: Sequence[int] = ()
-) -> Plan:
-    """Finds every tensor the model needs among `tensors`. Raises one CheckpointError that lists all problems."""
-    return _Planner(config, tensors, declared_groups).plan()
+def map_tensors(config: ModelConfig, checkpoint: TensorNames) -> TensorMapping:
+    """Finds every tensor that the model needs. Raises one CheckpointError that lists all problems."""
+    return _Mapper(config, checkpoint).mapping()
 
 
 @dataclass
-class _Planner:
+class _Mapper:
     config: ModelConfig
-    tensors: Mapping[str, TensorInfo]
-    declared_groups: Sequence[int]
+    checkpoint: TensorNames
     problems: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.tensors = self.checkpoint.names()
         # Llama4ForConditionalGeneration keeps the decoder under a name of its own.
         self.prefix = "language_model." if any(n.startswith("language_model.") for n in self.tensors) else ""
         # Experts stored one by one, by the layer's module name.
@@ -111,7 +107,7 @@ class _Planner:
             if (at := name.find(".experts.")) >= 0 and name[at + len(".experts.")].isdigit()
         }
 
-    def plan(self) -> Plan:
+    def mapping(self) -> TensorMapping:
         targets = tuple(self._targets())
         seen = [name for name in self.tensors if name.startswith(VISION_PREFIXES)]
         skipped: tuple[str, ...] = ()
@@ -130,13 +126,13 @@ class _Planner:
             self._matrix(f"{self.prefix}lm_head", self.config.vocab_size, self.config.hidden_size)
         left = sorted(set(self.tensors) - self.used - set(skipped))
         self.problems += [
-            f"{name}: is {self.tensors[name]}; no such tensor belongs to this model"
+            f"{self.tensors[name].stored_name(name)}: is {self.tensors[name]}; no such tensor belongs to this model"
             for name in left
             if not _COMPUTED.search(name)
         ]
         # A tied embedding is asked for twice, and complains twice.
         raise_problems(list(dict.fromkeys(self.problems)), "tensors do not match config.json")
-        return Plan(targets, skipped, tied_head)
+        return TensorMapping(targets, skipped, tied_head)
 
     def _targets(self) -> Iterator[Target]:
         c = self.config
@@ -252,48 +248,30 @@ class _Planner:
             fused = self._find(f"{module}.gate_up_proj", (experts, hidden, 2 * width))
             if fused:
                 for e in range(experts):
-                    source = Source(fused.tensor, fused.dtype, index=e)
+                    source = Source(fused.tensor, fused.info, expert=e)
                     gate_up.append(Piece(source, 0, width, e, 0, "gate"))
                     gate_up.append(Piece(source, width, width, e, 0, "up"))
             fused = self._find(f"{module}.down_proj", (experts, width, hidden))
             if fused:
                 down += [
-                    Piece(Source(fused.tensor, fused.dtype, index=e), 0, hidden, e, 0) for e in range(experts)
+                    Piece(Source(fused.tensor, fused.info, expert=e), 0, hidden, e, 0) for e in range(experts)
                 ]
         yield Target(f"{name}.gate_up", "experts", experts, gate_up_rows(width), hidden, tuple(gate_up))
         yield Target(f"{name}.down", "experts", experts, hidden, width, tuple(down))
 
     def _matrix(self, module: str, out: int, into: int) -> Source | None:
-        """A linear, packed or not; None, with the problem noted, when it is not there as it should be."""
-        packed_name = f"{module}.weight_packed"
-        if packed_name not in self.tensors:
-            return self._find(f"{module}.weight", (out, into))
-        packed, problems = find_packed(module, out, into, self.tensors, self.declared_groups)
-        self.problems += problems
-        self.used.update(packed_names(module))
-        return Source(packed_name, "", packed=packed) if packed else None
+        return self._find(f"{module}.weight", (out, into))
 
     def _find(self, name: str, shape: tuple[int, ...]) -> Source | None:
+        """None, with the problems noted, when the tensor is not there as it should be."""
         found = self.tensors.get(name)
         if found is None:
             self.problems.append(f"{name}: is missing; expected {TensorInfo('BF16', shape)}")
             return None
         self.used.add(name)
-        if found.shape != shape or found.dtype not in FLOAT_DTYPES:
-            wanted = TensorInfo(", ".join(FLOAT_DTYPES[:-1]) + f" or {FLOAT_DTYPES[-1]}", shape)
-            self.problems.append(f"{name}: is {found}; expected {wanted}")
-            return None
-        return Source(name, found.dtype)
+        problems = self.checkpoint.problems(name, shape)
+        self.problems += problems
+        return None if problems else Source(name, found)
 
 
-def raise_problems(problems: Sequence[str], what: str) -> None:
-    """One CheckpointError that lists them all (the first few hundred); nothing when there are none."""
-    if not problems:
-        return
-    lines = list(problems[:_MAX_LISTED])
-    if len(problems) > _MAX_LISTED:
-        lines.append(f"and {len(problems) - _MAX_LISTED} more")
-    raise CheckpointError("\n  ".join([f"{len(problems)} {what}:", *lines]))
-
-
-__all__ = ["BLOCK_ROWS", "Piece", "Plan", "Source", "Target", "gate_up_rows", "make_plan", "raise_problems"]
+__all__ = ["BLOCK_ROWS", "Piece", "Source", "Target", "TensorMapping", "gate_up_rows", "map_tensors"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import ImageError
 from llama4rt.images.limits import ImageLimits
-from llama4rt.images.quiet import quiet
+from llama4rt.images.pillow_warnings import pillow_silenced
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,7 @@ def decode(data: bytes, limits: ImageLimits, what: str = "the image") -> "Image"
     if size is not None:  # its reader allocates the canvas when it opens
         limits.check_size(*size, what)
     try:
-        with quiet():
+        with pillow_silenced():
             image = getattr(import_module(f"PIL.{module}"), reader)(BytesIO(data))
             limits.check_size(image.height, image.width, what)
             if name == "TIFF":
@@ -66,7 +66,7 @@ def to_rgb(image: "Image", limits: ImageLimits, what: str = "the image") -> "Ima
     """The picture as RGB. `image` itself is loaded, if it was not, but not changed."""
     limits.check_size(image.height, image.width, what)
     try:
-        with quiet():
+        with pillow_silenced():
             with _load_lock if getattr(image, "fp", None) is not None else _no_lock:
                 image.load()  # two threads must not load one picture at once
             return _upright(_opaque(image, what), image)

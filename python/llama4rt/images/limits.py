@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from llama4rt.errors import ConfigError, ImageError
 
-_MAX_SIDE = 1 << 20  # what images/plan.py can plan for
+_MAX_SIDE = 1 << 20  # what images/tiling.py can tile
 
 
 @dataclass(frozen=True)

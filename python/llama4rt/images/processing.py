@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import EngineFileError
-from llama4rt.images.plan import ImagePlan, plan_image
+from llama4rt.images.tiling import Tiling, choose_tiling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ class ProcessedImage:
     """A picture, ready for the engine. Equal digests mean equal tiles."""
 
     tiles: "NDArray[np.uint8]"  # [n, S, S, 3] rows, columns, RGB; the global tile last
-    plan: ImagePlan
+    tiling: Tiling
     digest: bytes
 
 
@@ -61,7 +61,9 @@ class ImageProcessor:
 
         picture = pil.fromarray(image) if isinstance(image, np.ndarray) else image
         assert picture.mode == "RGB", picture.mode
-        plan = plan_image(picture.height, picture.width, self.tile, self.max_tiles, self.resize_to_max_canvas)
+        tiling = choose_tiling(
+            picture.height, picture.width, self.tile, self.max_tiles, self.resize_to_max_canvas
+        )
         side = self.tile
 
         def resized(height: int, width: int) -> "NDArray[np.uint8]":
@@ -69,15 +71,15 @@ class ImageProcessor:
             same = picture.size == (width, height)
             return np.asarray(picture if same else picture.resize((width, height), Resampling.BILINEAR))
 
-        canvas = np.zeros((*plan.canvas, 3), dtype=np.uint8)
-        canvas[: plan.resized[0], : plan.resized[1]] = resized(*plan.resized)
-        tiles = np.empty((plan.num_tiles, side, side, 3), dtype=np.uint8)
-        grid = canvas.reshape(plan.rows, side, plan.cols, side, 3).swapaxes(1, 2)
-        tiles[: plan.rows * plan.cols] = grid.reshape(-1, side, side, 3)
-        if plan.num_tiles > 1:
+        canvas = np.zeros((*tiling.canvas, 3), dtype=np.uint8)
+        canvas[: tiling.resized[0], : tiling.resized[1]] = resized(*tiling.resized)
+        tiles = np.empty((tiling.num_tiles, side, side, 3), dtype=np.uint8)
+        grid = canvas.reshape(tiling.rows, side, tiling.cols, side, 3).swapaxes(1, 2)
+        tiles[: tiling.rows * tiling.cols] = grid.reshape(-1, side, side, 3)
+        if tiling.num_tiles > 1:
             tiles[-1] = resized(side, side)  # of the whole picture, its shape not kept
         tiles.flags.writeable = False
-        return ProcessedImage(tiles, plan, _digest(side, tiles))
+        return ProcessedImage(tiles, tiling, _digest(side, tiles))
 
 
 def normalise(tiles: "NDArray[np.uint8]") -> "NDArray[np.float32]":

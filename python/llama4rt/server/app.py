@@ -7,15 +7,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llama4rt.async_engine import AsyncEngine
-from llama4rt.server.chat import ChatEndpoint
+from llama4rt.engine.async_engine import AsyncEngine
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.chat_completions import ChatEndpoint
 from llama4rt.server.completions import CompletionEndpoint
-from llama4rt.server.errors import ApiError
 from llama4rt.server.guard import Guard
-from llama4rt.server.options import ServerOptions
+from llama4rt.server.info_endpoints import InfoEndpoints
 from llama4rt.server.responses import ResponsesEndpoint
+from llama4rt.server.server_options import ServerOptions
 from llama4rt.server.service import Service
-from llama4rt.server.small import SmallEndpoints
 
 Endpoint = Callable[[Request], Awaitable["Response | ASGIApp"]]
 
@@ -26,24 +26,24 @@ _ONE_MODEL = "one model"  # how the table calls that: no path begins so
 def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guard:
     """An ASGI application that serves `engine`, which the caller opens and closes. Call it on the running loop."""
     service = Service(engine, options or ServerOptions())
-    small = SmallEndpoints(service)
+    info = InfoEndpoints(service)
     get: dict[str, Endpoint] = {
-        "/": small.page,
-        "/health": small.health,
-        "/ready": small.ready,
-        "/metrics": small.metrics,
-        "/version": small.version,
-        "/openapi.json": small.openapi,
-        "/tokenizer_info": small.tokenizer_info,
-        "/v1/models": small.models,
-        _ONE_MODEL: small.model,
+        "/": info.page,
+        "/health": info.health,
+        "/ready": info.ready,
+        "/metrics": info.metrics,
+        "/version": info.version,
+        "/openapi.json": info.openapi,
+        "/tokenizer_info": info.tokenizer_info,
+        "/v1/models": info.models,
+        _ONE_MODEL: info.model,
     }
     post: dict[str, Endpoint] = {
         "/v1/chat/completions": ChatEndpoint(service),
         "/v1/completions": CompletionEndpoint(service),
         "/v1/responses": ResponsesEndpoint(service),
-        "/tokenize": small.tokenize,
-        "/detokenize": small.detokenize,
+        "/tokenize": info.tokenize,
+        "/detokenize": info.detokenize,
     }
     return Guard(Routes({"GET": get, "HEAD": get, "POST": post}), service)
 

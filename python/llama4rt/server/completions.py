@@ -8,18 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llama4rt.engine.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.errors import RequestError
-from llama4rt.outputs import Delta, Progress, TokenLogprobs
-from llama4rt.prompt_builder import PreparedPrompt
-from llama4rt.server.answer import Answer, StreamedUsage, prompt_progress, respond
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.constraints import structured_output
-from llama4rt.server.errors import ApiError
+from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
 from llama4rt.server.protocol import CompletionRequest
-from llama4rt.server.sampling import from_request_error, sampling_params
+from llama4rt.server.sampling_fields import from_request_error, sampling_params
 from llama4rt.server.service import Service
 from llama4rt.server.sse import DONE, TextLine, data_line
+from llama4rt.text.prompt_builder import PreparedPrompt
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -32,11 +32,11 @@ class CompletionEndpoint:
         self._service.check_open()
         body = await parsed(request, CompletionRequest)
         return await respond(
-            self._service, request, Completion(self._service, body), stream=bool(body.stream)
+            self._service, request, CompletionReply(self._service, body), stream=bool(body.stream)
         )
 
 
-class Completion(Answer):
+class CompletionReply(GeneratedReply):
     """One request's prompts being continued."""
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
@@ -58,7 +58,7 @@ class Completion(Answer):
             more["prompt_logprobs"] = body.logprobs
         more["structured"] = structured_output(body, body.response_format)
         params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, **more)
-        await self._start_job(prompts, params)
+        await self._start_generation(prompts, params)
 
     async def _prepared(self) -> list[PreparedPrompt]:
         prompts: Any = self.body.prompt
@@ -77,13 +77,13 @@ class Completion(Answer):
             message.param = "prompt"
             raise message from None
 
-    # --- the answer -----------------------------------------------------------------------------------------
+    # --- the reply ------------------------------------------------------------------------------------------
 
     async def collected(self) -> dict[str, Any]:
-        job = self.job
-        choices = [_Choice(self, i) for i in range(len(job.prompts) * job.params.n)]
+        generation = self.generation
+        choices = [_Choice(self, i) for i in range(len(generation.prompts) * generation.params.n)]
         prompt_logprobs: dict[int, Any] = {}
-        async for events in job.events():
+        async for events in generation.events():
             for index, event in events:
                 if isinstance(event, Delta):
                     choices[index].add(event)
@@ -95,10 +95,10 @@ class Completion(Answer):
         return {**self._head("text_completion"), "choices": reply, "usage": self.usage()}
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        job = self.job
+        generation = self.generation
         streamed = StreamedUsage(self.body.stream_options, self.usage)
         head = self._head("text_completion")
-        choices = [_Choice(self, i) for i in range(len(job.prompts) * job.params.n)]
+        choices = [_Choice(self, i) for i in range(len(generation.prompts) * generation.params.n)]
         started = time.perf_counter()
 
         def written(choice: _Choice) -> bytes:
@@ -114,7 +114,7 @@ class Completion(Answer):
             TextLine(lambda text, i=i: {**head, "choices": [_piece(i, text)], **streamed.field()})  # type: ignore[misc]
             for i in range(len(choices))
         ]
-        async for events in job.events():
+        async for events in generation.events():
             out = []
             changed: dict[int, _Choice] = {}
             for index, event in events:
@@ -140,17 +140,17 @@ class Completion(Answer):
         return usage
 
     def echoed(self, index: int) -> str:
-        prompt = self.job.prompts[index // self.job.params.n]
+        prompt = self.generation.prompts[index // self.generation.params.n]
         if prompt.text is not None:
             return prompt.text
-        tokenizer = self._service.engine.engine.tokenizer
+        tokenizer = self._service.engine.tokenizer
         return tokenizer.decode(prompt.token_ids) if tokenizer is not None else ""
 
 
 class _Choice:
     """One output as it grows. take() hands out what has come since the last time."""
 
-    def __init__(self, completion: Completion, index: int) -> None:
+    def __init__(self, completion: CompletionReply, index: int) -> None:
         self._completion = completion
         self._index = index
         self._text: list[str] = []
@@ -165,7 +165,9 @@ class _Choice:
             self._echo = False
             self._text.append(self._completion.echoed(self._index))
         if delta.prompt_logprobs is not None and self._completion.body.echo:
-            ids = self._completion.job.prompts[self._index // self._completion.job.params.n].token_ids
+            ids = self._completion.generation.prompts[
+                self._index // self._completion.generation.params.n
+            ].token_ids
             self._entries += list(zip(ids, delta.prompt_logprobs, strict=True))
         if delta.finish_reason is not None:
             self._reason, self._stop_reason = delta.finish_reason, delta.stop_reason

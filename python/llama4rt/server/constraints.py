@@ -3,7 +3,7 @@
 from typing import Any
 
 from llama4rt.errors import RequestError
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.protocol import ChatRequest, NamedTool, ResponseFormat, Sampling, Tool
 from llama4rt.structured import StructuredOutput
 

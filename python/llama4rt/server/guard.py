@@ -16,7 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama4rt.errors import Llama4RTError
-from llama4rt.server.errors import ApiError
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.http import error_reply
 from llama4rt.server.service import Service
 from llama4rt.server.sse import ClientGone

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llama4rt.server.errors import ApiError, of_validation
+from llama4rt.server.api_errors import ApiError, of_validation
 from llama4rt.server.protocol import Body
 
 log = logging.getLogger("llama4rt.server")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llama4rt.outputs import TokenLogprobs
-from llama4rt.tokenizer import Tokenizer
+from llama4rt.engine.outputs import TokenLogprobs
+from llama4rt.text.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # JSON has no infinity: what a probability of 0 is called by vLLM too
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llama4rt import _core
-from llama4rt.server import protocol, replies
+from llama4rt.server import protocol, reply_schemas
 
 _REF = "#/components/schemas/{model}"
 _EVENT: dict[str, Any] = {
@@ -16,35 +16,35 @@ _EVENT: dict[str, Any] = {
 
 # path -> (method, summary, request, reply, statuses of refusals beside those that any path can answer with)
 _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
-    "/v1/models": ("get", "Names of the model", None, replies.ModelList, ()),
-    "/v1/models/{model}": ("get", "One name", None, replies.ModelReply, (404,)),
+    "/v1/models": ("get", "Names of the model", None, reply_schemas.ModelList, ()),
+    "/v1/models/{model}": ("get", "One name", None, reply_schemas.ModelReply, (404,)),
     "/v1/chat/completions": (
         "post",
         "Answers a conversation",
         protocol.ChatRequest,
-        replies.ChatCompletion,
+        reply_schemas.ChatCompletion,
         (404,),
     ),
     "/v1/completions": (
         "post",
         "Continues texts",
         protocol.CompletionRequest,
-        replies.TextCompletion,
+        reply_schemas.TextCompletion,
         (404,),
     ),
     "/v1/responses": (
         "post",
         "Answers, statelessly",
         protocol.ResponsesRequest,
-        replies.ResponseReply,
+        reply_schemas.ResponseReply,
         (404,),
     ),
-    "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, replies.Tokens, (404,)),
-    "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, replies.Prompt, (404,)),
-    "/tokenizer_info": ("get", "The tokenizer", None, replies.TokenizerInfo, (400,)),
-    "/health": ("get", "Whether the engine works", None, replies.Status, ()),
-    "/ready": ("get", "Whether new requests are welcome", None, replies.Status, ()),
-    "/version": ("get", "The version", None, replies.Version, ()),
+    "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, reply_schemas.Tokens, (404,)),
+    "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, reply_schemas.Prompt, (404,)),
+    "/tokenizer_info": ("get", "The tokenizer", None, reply_schemas.TokenizerInfo, (400,)),
+    "/health": ("get", "Whether the engine works", None, reply_schemas.Status, ()),
+    "/ready": ("get", "Whether new requests are welcome", None, reply_schemas.Status, ()),
+    "/version": ("get", "The version", None, reply_schemas.Version, ()),
 }
 _STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _POST_REFUSALS = (400, 408, 413, 415, 429)
@@ -53,7 +53,7 @@ _POST_REFUSALS = (400, 408, 413, 415, 429)
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
     schemas: dict[str, Any] = {}
-    _schema(replies.Error, schemas)
+    _schema(reply_schemas.Error, schemas)
     paths: dict[str, Any] = {}
     for path, (method, summary, request, reply, refusals) in _PATHS.items():
         own: dict[str, Any] = {}

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from llama4rt.server.answer import respond
-from llama4rt.server.chat import Chat
-from llama4rt.server.errors import ApiError, of_validation
+from llama4rt.server.api_errors import ApiError, of_validation
+from llama4rt.server.chat_completions import ChatReply
+from llama4rt.server.generated_reply import respond
 from llama4rt.server.http import dumps, parsed
 from llama4rt.server.protocol import ChatRequest, ResponsesRequest
 from llama4rt.server.service import Service, new_id
@@ -30,16 +30,16 @@ class ResponsesEndpoint:
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
         body = await parsed(request, ResponsesRequest)
-        chat = Chat(self._service, chat_request(body))
-        answer = _Answer(self._service, body)
+        chat = ChatReply(self._service, chat_request(body))
+        form = _ResponseForm(self._service, body)
         return await respond(
             self._service,
             request,
             chat,
             stream=bool(body.stream),
-            whole=answer.whole,
-            lines=answer.events(chat),
-            error_line=answer.failed,
+            whole=form.whole,
+            lines=form.events(chat),
+            error_line=form.failed,
         )
 
 
@@ -140,7 +140,7 @@ def _format(value: Any) -> Any:
     return {"type": "json_schema", "json_schema": {k: v for k, v in value.items() if k != "type"}}
 
 
-class _Answer:
+class _ResponseForm:
     """One response, whole or as events."""
 
     def __init__(self, service: Service, body: ResponsesRequest) -> None:
@@ -165,7 +165,7 @@ class _Answer:
             )
         return self._response(output, choice["finish_reason"], reply["usage"])
 
-    async def events(self, chat: Chat) -> AsyncGenerator[bytes, None]:
+    async def events(self, chat: ChatReply) -> AsyncGenerator[bytes, None]:
         yield self._event("response.created", response=self._response([], None, None))
         yield self._event("response.in_progress", response=self._response([], None, None))
         items = _Items(self)
@@ -232,8 +232,8 @@ class _Answer:
 class _Items:
     """The items of a stream, one open at a time."""
 
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
+    def __init__(self, form: _ResponseForm) -> None:
+        self._form = form
         self._open: dict[str, Any] | None = None
         self._call_index = -1
         self.done: list[dict[str, Any]] = []
@@ -273,7 +273,7 @@ class _Items:
         else:
             fields = {"arguments": item["arguments"], "name": item["name"]}
             lines = [self._say("response.function_call_arguments.done", **fields)]
-        lines.append(self._answer.event("response.output_item.done", output_index=len(self.done), item=item))
+        lines.append(self._form.event("response.output_item.done", output_index=len(self.done), item=item))
         self.done.append(item)
         self._open = None
         return lines
@@ -281,7 +281,7 @@ class _Items:
     def _begin(self, item: dict[str, Any]) -> list[bytes]:
         self._open = item
         shown = {**item, "content": []} if item["type"] == "message" else item
-        lines = [self._answer.event("response.output_item.added", output_index=len(self.done), item=shown)]
+        lines = [self._form.event("response.output_item.added", output_index=len(self.done), item=shown)]
         if item["type"] == "message":
             lines.append(self._say("response.content_part.added", content_index=0, part=item["content"][0]))
         return lines
@@ -291,7 +291,7 @@ class _Items:
         return self._open
 
     def _say(self, kind: str, **fields: Any) -> bytes:
-        return self._answer.event(kind, item_id=self._item()["id"], output_index=len(self.done), **fields)
+        return self._form.event(kind, item_id=self._item()["id"], output_index=len(self.done), **fields)
 
 
 def _message(item_id: str, text: str, status: str = "completed") -> dict[str, Any]:

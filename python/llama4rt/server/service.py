@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt import _core
-from llama4rt.async_engine import AsyncEngine
-from llama4rt.server.errors import ApiError
+from llama4rt.engine.async_engine import AsyncEngine
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.metrics import Metrics
-from llama4rt.server.options import ServerOptions
+from llama4rt.server.server_options import ServerOptions
 
 log = logging.getLogger("llama4rt.server")
 
@@ -23,12 +23,12 @@ class Service:
     def __init__(self, engine: AsyncEngine, options: ServerOptions) -> None:
         self.engine = engine
         self.options = options
-        self.model_names = options.served_model_names or (_printable(Path(engine.engine.path).stem),)
+        self.model_names = options.served_model_names or (_printable(Path(engine.path).stem),)
         self.created = int(time.time())
         self.fingerprint = _fingerprint(engine)
         self.metrics = Metrics(engine.stats, self.model_names[0])
         self.draining = False
-        self._room = engine.engine.max_num_seqs + options.max_waiting
+        self._room = engine.max_num_seqs + options.max_waiting
         self._admitted = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -99,7 +99,7 @@ class Service:
     def healthy(self) -> str | None:
         """None, or what is wrong."""
         try:
-            self.engine.engine.check_usable()
+            self.engine.check_usable()
         except Exception as error:
             return str(error)
         return None
@@ -139,6 +139,6 @@ def new_id(prefix: str) -> str:
 
 def _fingerprint(engine: AsyncEngine) -> str:
     """Names the engine file and the build: equal ones give equal tokens for equal seeds."""
-    metadata = _core.EngineFile(engine.engine.path).metadata
+    metadata = _core.EngineFile(engine.path).metadata
     text = metadata.get("checksums", "") + metadata.get("header_checksum", "") + _core.version()
     return f"fp_{_core.xxh64(text.encode()):016x}"

@@ -4,6 +4,6 @@
 says after each token which tokens may come next, in a thread beside the model; the sampler in C++ applies that.
 """
 
-from llama4rt.structured.output import StructuredOutput
+from llama4rt.structured.structured_output import StructuredOutput
 
 __all__ = ["StructuredOutput"]

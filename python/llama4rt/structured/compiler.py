@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llama4rt.errors import RequestError
 from llama4rt.structured.closing import Closing, Vocabulary
 from llama4rt.structured.guide import Guide, MaskThreads
-from llama4rt.structured.output import StructuredOutput
-from llama4rt.tokenizer import Tokenizer
+from llama4rt.structured.structured_output import StructuredOutput
+from llama4rt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from llama4rt import _core
+from llama4rt.engine.deferred_wakeups import wake
 from llama4rt.structured.closing import Closing
-from llama4rt.wakeups import wake
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -1,0 +1,139 @@
+"""Options that several commands share: how to open an engine, how to sample."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llama4rt.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from llama4rt.engine.engine import Engine
+    from llama4rt.engine.sampling_params import SamplingParams
+
+KV_CACHE_DTYPES = ("auto", "bf16", "int8", "fp8", "f32")
+
+
+def add_engine_options(
+    parser: argparse.ArgumentParser, *, or_demo: bool = False, or_config: bool = False
+) -> None:
+    """or_demo: FILE may be left out; then it is the demo model's. or_config: then --config says what to run."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?" if or_demo or or_config else None,
+        help="an engine file; or a checkpoint directory or hub id, built into the cache the first time"
+        + ("; without it, the demo model that ships with llama4rt" if or_demo else ""),
+    )
+    group = parser.add_argument_group("engine")
+    group.add_argument("--device", default="auto", help="auto, cpu, reference or cuda:N (default: auto)")
+    group.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="processor threads (default: all available)"
+    )
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="longest prompt and output together, in tokens"
+    )
+    group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
+    group.add_argument(
+        "--kv-cache-dtype",
+        choices=KV_CACHE_DTYPES,
+        default="auto",
+        help="how keys and values are kept; int8 (CPU only) and fp8 take half the memory of bf16 (default: auto)",
+    )
+    group.add_argument(
+        "--activations",
+        choices=["auto", "int8", "int16"],
+        default="auto",
+        help="what a CPU multiplies int4 weights with: int16 is slower and rounds less (default: auto)",
+    )
+    group.add_argument(
+        "--weights", choices=["int4", "int8", "bf16"], help="when FILE is a checkpoint: how to build it"
+    )
+    group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling", "What is not given takes the checkpoint's own default.")
+    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="at most this many tokens")
+    group.add_argument("--temperature", type=float, metavar="T", help="0: always the most likely token")
+    group.add_argument("--top-k", type=int, metavar="K")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--min-p", type=float, metavar="P")
+    group.add_argument("--repetition-penalty", type=float, metavar="X")
+    group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end the output at this text; may be repeated"
+    )
+
+
+def add_image_option(parser: argparse.ArgumentParser, use: str) -> None:
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="PICTURE",
+        help=f"a picture: a file, or an http(s) URL; may be repeated; {use}",
+    )
+
+
+def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParams":
+    """SamplingParams of the options given; defaults fill in what was not."""
+    from llama4rt.engine.sampling_params import SamplingParams
+
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return SamplingParams(**{**defaults, **given})
+
+
+def engine_file(args: argparse.Namespace) -> str:
+    """The path of the engine file that FILE means, built if need be."""
+    if args.file is None:
+        from llama4rt import demo
+
+        return str(demo.engine_path())
+    from llama4rt.convert.engine_cache import engine_path
+
+    with ProgressBar(shown=sys.stderr.isatty()) as progress:
+        return str(
+            engine_path(
+                args.file,
+                notify=note,
+                progress=progress.update,
+                num_threads=args.threads,
+                weights=args.weights,
+                group_size=args.group_size,
+                target=_target(args.device),
+            )
+        )
+
+
+def _target(device: str) -> str | None:
+    """What a checkpoint is built for when it is run on `device`; None: the default."""
+    if device.startswith("cuda"):
+        return "cuda"
+    if device != "auto":
+        return None
+    from llama4rt import _core
+
+    return "cuda" if any(not found["problem"] for found in _core.find_cuda()["devices"]) else None
+
+
+def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":
+    """allow_image_urls: whoever types the command chooses the URL; over a network others do."""
+    from llama4rt.engine.engine import Engine
+
+    return Engine(
+        engine_file(args),
+        device=args.device,
+        num_threads=args.threads,
+        max_model_len=args.max_model_len,
+        kv_cache_memory=args.kv_cache_memory,
+        kv_cache_dtype=args.kv_cache_dtype,
+        activations=args.activations,
+        allow_image_urls=allow_image_urls,
+        **options,
+    )
+
+
+def note(message: str) -> None:
+    """A line for the person, beside the results."""
+    print(message, file=sys.stderr, flush=True)

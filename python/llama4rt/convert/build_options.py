@@ -1,0 +1,96 @@
+"""BuildOptions: what a build may be told, and how each weight of the engine file is therefore stored."""
+
+from dataclasses import dataclass, replace
+
+from llama4rt.convert.names import Target
+from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, common_layout
+from llama4rt.errors import ConfigError
+
+WEIGHTS = ("int4", "int8", "bf16")
+QUANTIZE = ("linear", "experts")
+LM_HEADS = ("auto", "bf16", "int8", "int4")
+VISION = ("bf16", "int8", "none")
+TARGETS = ("auto", "cpu", "cuda")
+LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/format/layout.h
+
+# Kinds of codes that the writer takes over as they are.
+_IMPORTED_KINDS = ("int4",)
+_QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
+_NEVER_CODES = ("router", "vision")  # roles whose matrices no kernel reads as the checkpoint's codes
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    target: str
+    weights: str
+    group_size: int
+    quantize: str
+    lm_head: str
+    vision: str
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("target", self.target, tuple(LAYOUTS)),
+            ("weights", self.weights, WEIGHTS),
+            ("group_size", self.group_size, sorted(GROUP_SIZES)),
+            ("quantize", self.quantize, QUANTIZE),
+            ("lm_head", self.lm_head, LM_HEADS),
+            ("vision", self.vision, VISION),
+        ):
+            if value not in allowed:
+                raise ConfigError(
+                    f"{name} is {value!r:.80}; it must be one of {', '.join(map(str, allowed))}"
+                )
+
+    def resolved(self, quantized_source: bool) -> "BuildOptions":
+        """With what "auto" means.   quantized_source: the checkpoint brings quantised matrices of its own."""
+        if self.lm_head != "auto":
+            return self
+        return replace(
+            self, lm_head="bf16" if quantized_source else lm_head_kind(self.weights, self.quantize)
+        )
+
+    def kind(self, role: str, k: int) -> str:
+        """How a matrix of k inputs that the checkpoint does not bring quantised is stored."""
+        if role == "lm_head":
+            return self.lm_head
+        if role == "vision":  # of the published tower, every matrix but the patch embedding (588 inputs)
+            return "int8" if self.vision == "int8" and k % self.group_size == 0 else "bf16"
+        return self.weights if role in _QUANTIZED_ROLES[self.quantize] else "bf16"
+
+
+def lm_head_kind(weights: str, quantize: str) -> str:
+    """What lm_head="auto" means for a checkpoint of plain numbers: int8 where all other matrices become int4 or int8
+    too, since beside them its error does not show (docs/quantization.md).
+    """
+    return "int8" if weights != "bf16" and quantize == "linear" else "bf16"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How one weight is stored."""
+
+    kind: str  # "plain" (fp32 numbers), "embed", or of a matrix: "int4", "int8", "bf16"
+    group_size: int = 0
+    scale_dtype: str = "BF16"
+    zeros: bool = False
+    imported: CodeLayout | None = None  # the layout of the checkpoint's own codes, when they are taken over
+
+
+def storage_of(target: Target, options: BuildOptions) -> Storage:
+    if target.plain_shape is not None:
+        return Storage("plain")
+    if target.role == "embed":
+        return Storage("embed")
+    layouts = [piece.source.info.codes for piece in target.pieces]
+    found = [layout for layout in layouts if layout is not None and layout.kind in _IMPORTED_KINDS]
+    if found and target.role not in _NEVER_CODES:
+        common = common_layout(found) if len(found) == len(layouts) else None
+        if common is None:  # pieces of different kinds share one weight: all become what they mean in bf16
+            return Storage("bf16")
+        return Storage(common.kind, common.group_size, common.scale_dtype, common.zeros, imported=common)
+    kind = options.kind(target.role, target.k)
+    return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)
+
+
+__all__ = ["LAYOUTS", "TARGETS", "BuildOptions", "Storage", "lm_head_kind", "storage_of"]

@@ -1,0 +1,83 @@
+"""Engines built on demand: `llama4rt generate some/checkpoint` builds once and finds the engine next time.
+
+The cache is LLAMA4RT_CACHE, or llama4rt/ in the user's cache folder; its files are named by what they were
+made from. Nothing is ever deleted here.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llama4rt.errors import EngineFileError
+
+# Format version and what builds put in: changes when a build would make another file.
+ENGINE_CONTENTS = "1, vision, int8 head"
+
+
+def cache_directory() -> Path:
+    """LLAMA4RT_CACHE, else $XDG_CACHE_HOME/llama4rt, else ~/.cache/llama4rt."""
+    own = os.environ.get("LLAMA4RT_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llama4rt"
+
+
+def engine_path(
+    source: str,
+    *,
+    notify: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int, int], None] | None = None,
+    num_threads: int | None = None,
+    **options: Any,
+) -> Path:
+    """The engine file of `source`: itself, or one in the cache that is built now if need be.
+
+    source: an engine file, a checkpoint directory, or a hub id. options: of llama4rt.build that decide what is in
+    the engine; they are part of its name. notify is told before something slow happens.
+    """
+    if os.path.isfile(source):
+        return Path(source)
+    if source.endswith(".l4e"):
+        raise EngineFileError(f"{source}: no such file")
+    options = {name: value for name, value in options.items() if value is not None}
+    from llama4rt.convert.locate import locate
+
+    if not os.path.isdir(source):
+        notify(f"looking for {source} on the hub")
+    directory, name = locate(source)
+    path = cache_directory() / f"{_safe_name(name)}-{_key(directory, options)}.l4e"
+    if not path.is_file():
+        from llama4rt.convert.build import build
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        notify(f"building {path} from {source} (once)")
+        build(directory, path, num_threads=num_threads, progress=progress, **options)
+    return path
+
+
+def _key(directory: Path, options: dict[str, Any]) -> str:
+    """Names what an engine is made from without reading gigabytes: names, sizes and times of the files.
+
+    Times, because a checkpoint trained further has the same names and sizes. A hub snapshot's files are links to
+    blobs that never change, so its key is as stable as the download.
+    """
+    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
+
+    files = sorted(
+        {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}
+    )
+    state = {
+        "directory": str(directory.resolve()),
+        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+        "options": options,
+        "contents": ENGINE_CONTENTS,
+    }
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _safe_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80]

@@ -1,0 +1,78 @@
+"""FormatLayer: a checkpoint with the matrices of one format in the place of the tensors they are made of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
+from llama4rt.convert.formats.interfaces import StoredMatrix
+from llama4rt.convert.stored_rows import Codes, Values
+
+
+class FormatLayer:
+    """A Checkpoint: `base`, where each of `matrices` takes the place of its parts."""
+
+    def __init__(self, base: Checkpoint, matrices: Mapping[str, StoredMatrix]) -> None:
+        self._base = base
+        self._matrices = matrices
+        stored = base.names()
+        parts = {part for matrix in matrices.values() for part in matrix.info.stored}
+        self._doubled = {name: stored[name] for name in matrices if name in stored and name not in parts}
+        self._names = {name: info for name, info in stored.items() if name not in parts}
+        self._names |= {name: matrix.info for name, matrix in matrices.items()}
+
+    @property
+    def name(self) -> str:
+        return self._base.name
+
+    def config(self) -> Mapping[str, Any]:
+        return self._base.config()
+
+    def generation_config(self) -> Mapping[str, Any]:
+        return self._base.generation_config()
+
+    def names(self) -> Mapping[str, TensorInfo]:
+        return self._names
+
+    def problems(self, name: str, shape: tuple[int, ...]) -> list[str]:
+        matrix = self._matrices.get(name)
+        if matrix is None:
+            return self._base.problems(name, shape)
+        problems = matrix.problems(self._base, shape)
+        if name in self._doubled:
+            main = matrix.info.stored[0]
+            problems.append(f"{name}: is {self._doubled[name]}; no such tensor belongs beside {main}")
+        return problems
+
+    def rows(
+        self, name: str, first: int = 0, last: int | None = None, expert: int | None = None
+    ) -> Values | Codes:
+        matrix = self._matrices.get(name)
+        if matrix is None:
+            return self._base.rows(name, first, last, expert)
+        return matrix.rows(self._base, first, last, expert)
+
+    def release(self, name: str) -> None:
+        for part in self._parts(name):
+            self._base.release(part)
+
+    def nbytes(self, name: str) -> int:
+        return sum(self._base.nbytes(part) for part in self._parts(name))
+
+    def kept_files(self) -> Mapping[str, bytes]:
+        return self._base.kept_files()
+
+    def licenses(self) -> Sequence[str]:
+        return self._base.licenses()
+
+    def source_hash(self) -> str:
+        return self._base.source_hash()
+
+    def contains(self, path: str) -> bool:
+        return self._base.contains(path)
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        matrix = self._matrices.get(name)
+        return (name,) if matrix is None else matrix.info.stored
+
+
+__all__ = ["FormatLayer"]

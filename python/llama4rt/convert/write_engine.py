@@ -1,0 +1,236 @@
+"""EngineBuild: writes an engine file from a checkpoint's rows, a few megabytes at a time."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from llama4rt import _core
+from llama4rt.convert.build_options import LAYOUTS, BuildOptions, storage_of
+from llama4rt.convert.checkpoint import Checkpoint, raise_problems
+from llama4rt.convert.config import ModelConfig
+from llama4rt.convert.names import BLOCK_ROWS, VISION_PREFIXES, Piece, Target, TensorMapping
+from llama4rt.convert.stored_rows import Codes, Values
+from llama4rt.errors import CheckpointError
+
+_SLICE_BYTES = 16 << 20  # of rows handed over at once: bounds the memory of a build and the wait for Ctrl-C
+_WORST = 5
+
+
+class EngineBuild:
+    """One engine file in the making. Knows rows of Values and Codes, and nothing of how a checkpoint stores them."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        mapping: TensorMapping,
+        options: BuildOptions,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._config = config
+        self._mapping = mapping
+        self._options = options
+        self._progress = progress
+        self._storage = {target.name: storage_of(target, options) for target in mapping.targets}
+        self._files = checkpoint.kept_files()
+        self._total = sum(
+            _source_bytes(piece, target.k) for target in mapping.targets for piece in target.pieces
+        )
+        self._done = 0
+        self._problems: list[str] = []
+
+    def write(self, writer: _core.EngineWriter) -> tuple[tuple[str, float, float], ...]:
+        """Writes the whole file; returns the worst errors: (weight, relative RMS, maximum)."""
+        try:
+            self._check_tied_head()
+            self._declare(writer)
+            writer.begin()
+            self._progress(0, self._total)
+            for target in self._mapping.targets:
+                self._write_target(writer, target)
+            raise_problems(self._problems, "tensors cannot be used")
+            for name, content in self._files.items():
+                writer.write_tensor(f"files/{name}", np.frombuffer(content, dtype=np.uint8))
+            writer.finish(self._metadata())
+        except BaseException:
+            writer.abort()
+            raise
+        quantized = [name for name, storage in self._storage.items() if storage.kind in ("int4", "int8")]
+        reports = sorted(((name, *writer.report(name)) for name in quantized), key=lambda r: (-r[1], r[0]))
+        return tuple(reports[:_WORST])
+
+    def _check_tied_head(self) -> None:
+        head = self._mapping.tied_head
+        if head is not None and not self._same_rows(head, head.replace("lm_head", "model.embed_tokens")):
+            raise_problems(
+                [f"{head}: differs from the embedding, although config.json says tie_word_embeddings"],
+                "tensors cannot be used",
+            )
+
+    def _same_rows(self, name: str, other: str) -> bool:
+        """Whether two matrices of one shape are the same to the bit."""
+        rows, columns = self._checkpoint.names()[name].shape
+        step = max(1, _SLICE_BYTES // (4 * columns))
+        same = all(
+            _same(self._checkpoint.rows(name, i, i + step), self._checkpoint.rows(other, i, i + step))
+            for i in range(0, rows, step)
+        )
+        self._checkpoint.release(name)
+        self._checkpoint.release(other)
+        return same
+
+    def _declare(self, writer: _core.EngineWriter) -> None:
+        for target in self._mapping.targets:
+            storage = self._storage[target.name]
+            if target.plain_shape is not None:
+                writer.declare_tensor(target.name, "F32", target.plain_shape)
+            elif storage.kind == "embed":
+                writer.declare_tensor(target.name, "BF16", [target.n, target.k])
+            else:
+                writer.declare_weight(
+                    target.name, storage.kind, target.experts, target.n, target.k, storage.group_size,
+                    storage.scale_dtype, storage.zeros,
+                )  # fmt: skip
+        for name, content in self._files.items():
+            writer.declare_tensor(f"files/{name}", "U8", [len(content)])
+
+    def _write_target(self, writer: _core.EngineWriter, target: Target) -> None:
+        if target.plain_shape is not None:
+            self._write_plain(writer, target)
+            return
+        for i, piece in enumerate(target.pieces):
+            name = piece.source.tensor
+            self._write_piece(writer, target, piece)
+            if i + 1 == len(target.pieces) or target.pieces[i + 1].source.tensor != name:
+                self._checkpoint.release(name)
+
+    def _write_plain(self, writer: _core.EngineWriter, target: Target) -> None:
+        """Norms, biases and tables: the largest is a few megabytes."""
+        try:
+            parts = [
+                _values(self._checkpoint.rows(piece.source.tensor)).as_float32() for piece in target.pieces
+            ]
+            writer.write_tensor(target.name, np.concatenate([part.reshape(-1) for part in parts]))
+        except CheckpointError as error:
+            names = [piece.source.info.stored_name(piece.source.tensor) for piece in target.pieces]
+            self._problems.append(f"{', '.join(names)}: {error}")
+        for piece in target.pieces:
+            self._checkpoint.release(piece.source.tensor)
+            self._advance(_source_bytes(piece, target.k))
+
+    def _write_piece(self, writer: _core.EngineWriter, target: Target, piece: Piece) -> None:
+        source = piece.source
+        for first, last in _slices(piece.count, target.k):
+            try:
+                rows = self._checkpoint.rows(
+                    source.tensor, piece.first + first, piece.first + last, source.expert
+                )
+                self._write_rows(writer, target, piece, first, last, rows)
+            except CheckpointError as error:  # NaN or Inf: go on, so that one error lists every bad tensor
+                self._problems.append(f"{_place(piece, first)}: {error}")
+            self._advance(_source_bytes(piece, target.k) * (last - first) // piece.count)
+
+    def _write_rows(
+        self,
+        writer: _core.EngineWriter,
+        target: Target,
+        piece: Piece,
+        first: int,
+        last: int,
+        rows: Values | Codes,
+    ) -> None:
+        places = piece.stored_rows(first, last)
+        layout = self._storage[target.name].imported
+        if layout is not None and isinstance(rows, Codes):
+            codes = rows.in_layout(layout)
+            writer.import_int4_rows(
+                target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros
+            )
+            return
+        values = _values(rows)
+        writer.quantize_rows(target.name, piece.expert, places, values.array, values.dtype, values.transposed)
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        self._progress(self._done, self._total)
+
+    def _metadata(self) -> dict[str, str]:
+        options = self._options
+        quantization = {
+            "weights": options.weights,
+            "group_size": options.group_size,
+            "quantize": options.quantize,
+            "lm_head": options.lm_head,
+        }
+        if self._config.vision:
+            quantization["vision"] = options.vision
+        source = {
+            "hash": self._checkpoint.source_hash(),
+            "name": self._checkpoint.name,
+            "skipped": self._skipped(),
+        }
+        return {
+            "format": "llama4rt engine",
+            "format_version": "1",
+            "llama4rt_version": _core.version(),
+            "target": options.target,
+            "layout": LAYOUTS[options.target],
+            "config": _json(self._config.canonical()),
+            "quantization": _json(quantization),
+            "source": _json(source),
+            "files": _json(list(self._files)),
+            "licenses": _json(list(self._checkpoint.licenses())),
+        }
+
+    def _skipped(self) -> list[dict[str, Any]]:
+        """Parts of the checkpoint that this file leaves out, one line each."""
+        parts = []
+        tensors = self._checkpoint.names()
+        for prefix in VISION_PREFIXES:
+            names = [name for name in self._mapping.skipped if name.startswith(prefix)]
+            if names:
+                count = sum(max(1, len(tensors[name].stored)) for name in names)
+                size = sum(self._checkpoint.nbytes(name) for name in names)
+                parts.append({"part": prefix.rstrip("."), "tensors": count, "bytes": size})
+        return parts
+
+
+def _values(rows: Values | Codes) -> Values:
+    return rows.values() if isinstance(rows, Codes) else rows
+
+
+def _same(a: Values | Codes, b: Values | Codes) -> bool:
+    if isinstance(a, Codes) or isinstance(b, Codes):
+        return False
+    bits, others = (np.ascontiguousarray(rows.array).view(np.uint8) for rows in (a, b))
+    return a.dtype == b.dtype and np.array_equal(bits, others)
+
+
+def _slices(count: int, k: int) -> Iterator[tuple[int, int]]:
+    """Row ranges of about _SLICE_BYTES, whole blocks of stored rows where possible."""
+    step = max(1, _SLICE_BYTES // (4 * k) // BLOCK_ROWS) * BLOCK_ROWS
+    for first in range(0, count, step):
+        yield first, min(first + step, count)
+
+
+def _place(piece: Piece, first: int) -> str:
+    """The source of a slice, for messages that count rows from its start."""
+    source = piece.source
+    expert = "" if source.expert is None else f"[{source.expert}]"
+    start = piece.first + first
+    return f"{source.info.stored_name(source.tensor)}{expert}" + (f", outputs from {start}" if start else "")
+
+
+def _source_bytes(piece: Piece, k: int) -> int:
+    """What a piece counts in the progress."""
+    return piece.count * -(-k * piece.source.info.element_bits // 8)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+
+
+__all__ = ["EngineBuild"]

@@ -1,0 +1,140 @@
+"""Generation: the outputs behind one HTTP request, as one stream of (output index, Delta)."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+from llama4rt.engine.async_engine import Running
+from llama4rt.engine.async_inbox import Inbox
+from llama4rt.engine.outputs import Delta, Progress
+from llama4rt.engine.sampling_params import SamplingParams
+from llama4rt.errors import NumericError
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.service import Service
+from llama4rt.text.prompt_builder import PreparedPrompt
+
+Event = tuple[int, "Delta | Progress"]
+
+
+class Generation:
+    """Outputs are numbered prompt by prompt: the j-th of prompt i is i * n + j.
+
+    start() raises whatever is wrong with the request, before a byte of the answer has been sent. close() frees all of
+    it; whoever starts one closes it.
+    """
+
+    def __init__(self, service: Service, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
+        self.prompts = prompts
+        self.params = params
+        self.prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self._service = service
+        self._inbox: Inbox[tuple[int, Any]] = Inbox()
+        self._running: list[Running] = []
+        self._started = time.perf_counter()
+        self._last: dict[int, float] = {}  # when an output had its latest token
+        self._admission = service.admit(len(prompts) * params.n)
+        self._closed = False
+        self._max_unread = service.options.max_unread_tokens * len(prompts) * params.n
+
+    async def start(self) -> "Generation":
+        try:
+            for i, prompt in enumerate(self.prompts):
+                running = await self._service.engine.start(
+                    prompt,
+                    self.params,
+                    deliver=partial(self._deliver, i),
+                )
+                self._running.append(running)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _deliver(self, i: int, item: Any) -> None:
+        """Called in the engine thread, which ends the request when this raises."""
+        if isinstance(item, Delta) and len(self._inbox) >= self._max_unread:
+            self._service.metrics.slow_readers.inc()
+            raise SlowReader
+        self._inbox.put((i, item))
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """All that has come since the last time, until every output has ended.
+
+        Raises ApiError when the engine failed.
+        """
+        open_prompts = len(self.prompts)
+        while open_prompts:
+            events: list[Event] = []
+            failure: BaseException | None = None
+            items = await self._inbox.wait()
+            now = time.perf_counter()
+            for i, item in items:
+                if isinstance(item, Delta):
+                    index = i * self.params.n + item.index
+                    self._count(index, item, now)
+                    events.append((index, item))
+                elif item is None:
+                    open_prompts -= 1
+                elif isinstance(item, BaseException):
+                    failure = item
+                else:
+                    events.append((i * self.params.n, item))
+            if events:
+                yield events
+            if failure is not None:
+                raise self._as_api_error(failure)
+        now = time.perf_counter()
+        self._service.metrics.e2e_latency.observe(now - self._started)
+        self._service.metrics.prompt_length.observe(self.prompt_tokens)
+        self._service.metrics.output_length.observe(self.output_tokens)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for running in self._running:
+                running.close()
+            self._admission.release()
+
+    def _count(self, index: int, delta: Delta, now: float) -> None:
+        metrics = self._service.metrics
+        if delta.num_cached_tokens and delta.index == 0:
+            self.cached_tokens += delta.num_cached_tokens
+        if delta.token_ids:
+            self.output_tokens += len(delta.token_ids)
+            before = self._last.get(index)
+            if before is None:
+                metrics.time_to_first_token.observe(now - self._started)
+            else:
+                metrics.inter_token_latency.observe(now - before)
+            self._last[index] = now
+        if delta.finish_reason is not None:
+            metrics.finished.labels(delta.finish_reason).inc()
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.prompt_tokens + self.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+    def _as_api_error(self, failure: BaseException) -> ApiError:
+        if isinstance(failure, SlowReader):
+            return ApiError(
+                408,
+                f"the client did not read: more than {self._max_unread} tokens were waiting for it, and the request "
+                "was ended",
+                code="slow_reader",
+            )
+        if isinstance(failure, NumericError):
+            return ApiError(
+                500, "the model's output is not a number; the request was ended", code="numeric_error"
+            )
+        return ApiError(500, "the engine failed while the request was running", code="engine_error")
+
+
+class SlowReader(Exception):
+    """More tokens wait for the client than may."""

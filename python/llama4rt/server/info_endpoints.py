@@ -1,0 +1,157 @@
+"""The endpoints that answer at once: models, tokens, health, metrics, version, the page."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llama4rt import _core
+from llama4rt.errors import RequestError
+from llama4rt.server.api_errors import ApiError
+from llama4rt.server.chat_completions import check_text_size
+from llama4rt.server.chat_messages import plain_messages, text_size
+from llama4rt.server.http import json_reply, parsed
+from llama4rt.server.metrics import CONTENT_TYPE
+from llama4rt.server.openapi import document
+from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
+from llama4rt.server.sampling_fields import from_request_error
+from llama4rt.server.service import Service
+from llama4rt.text.tokenizer import require_tokenizer
+
+_PAGE = Path(__file__).parent / "page" / "index.html"
+# The page loads nothing from anywhere, and says so to the browser.
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class InfoEndpoints:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def models(self, _: Request) -> Response:
+        return json_reply(
+            {"object": "list", "data": [self._model(name) for name in self._service.model_names]}
+        )
+
+    async def model(self, request: Request) -> Response:
+        name = self._service.check_model(request.path_params["model"])
+        return json_reply(self._model(name))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        service = self._service
+        return {
+            "id": name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "llama4rt",
+            "max_model_len": service.engine.max_model_len,
+        }
+
+    async def tokenize(self, request: Request) -> Response:
+        """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""
+        body = await parsed(request, TokenizeRequest)
+        self._service.check_model(body.model)
+        engine = self._service.engine
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "give either prompt or messages", param="prompt")
+        try:
+            tokenizer = require_tokenizer(engine.tokenizer, "tokenize")
+            if body.messages is not None:
+                options = self._service.options
+                messages = plain_messages(
+                    body.messages, max_messages=options.max_messages, max_images=options.max_images
+                )
+                check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
+                tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+                prepared = await self._service.engine.prepare_chat(
+                    messages,
+                    tools=tools or None,
+                    add_generation_prompt=body.add_generation_prompt is not False,
+                )
+                ids = prepared.token_ids
+            elif body.add_special_tokens is False:
+                assert body.prompt is not None
+                check_text_size(len(body.prompt), tokenizer.max_token_bytes, engine.max_model_len)
+                ids = tokenizer.encode(body.prompt)
+            else:
+                assert body.prompt is not None
+                ids = (await self._service.engine.prepare(body.prompt)).token_ids if body.prompt else []
+        except RequestError as error:
+            raise from_request_error(error) from None
+        strings = None
+        if body.return_token_strs:
+            strings = [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
+        return json_reply(
+            {"count": len(ids), "max_model_len": engine.max_model_len, "tokens": ids, "token_strs": strings}
+        )
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await parsed(request, DetokenizeRequest)
+        self._service.check_model(body.model)
+        try:
+            tokenizer = require_tokenizer(self._service.engine.tokenizer, "detokenize")
+        except RequestError as error:
+            raise from_request_error(error) from None
+        vocab = self._service.engine.config["vocab_size"]
+        wrong = next((i for i in body.tokens if i >= vocab), None)
+        if wrong is not None:
+            raise ApiError(400, f"token {wrong} is not in the vocabulary of {vocab}", param="tokens")
+        return json_reply({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+    async def tokenizer_info(self, _: Request) -> Response:
+        """vLLM's endpoint of that name, by which evaluation harnesses take the server's tokenizer for theirs."""
+        engine = self._service.engine
+        try:
+            tokenizer = require_tokenizer(engine.tokenizer, "tokenizer_info")
+        except RequestError as error:
+            raise from_request_error(error) from None
+        config = engine.config
+        ends = config["eos_token_ids"]
+
+        def text(token_id: int) -> str | None:
+            return tokenizer.token_bytes(token_id).decode("utf-8", "replace") or None
+
+        info = {
+            "tokenizer_class": type(tokenizer).__name__,
+            "vocab_size": config["vocab_size"],
+            "bos_token": text(config["bos_token_id"]),
+            "eos_token": text(ends[0]) if ends else None,
+            "pad_token": None,
+            "chat_template": engine.chat_template.source,
+        }
+        return json_reply(info)
+
+    async def health(self, _: Request) -> Response:
+        """200 while the process can answer requests at all; stays so while it drains."""
+        wrong = self._service.healthy()
+        return json_reply(
+            {"status": "ok"} if wrong is None else {"status": "failed"}, 200 if wrong is None else 503
+        )
+
+    async def ready(self, _: Request) -> Response:
+        """200 while new requests are welcome."""
+        if self._service.draining:
+            return json_reply({"status": "draining"}, 503)
+        wrong = self._service.healthy()
+        return json_reply(
+            {"status": "ready"} if wrong is None else {"status": "failed"}, 200 if wrong is None else 503
+        )
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def version(self, _: Request) -> Response:
+        return json_reply({"version": _core.version()})
+
+    async def openapi(self, _: Request) -> Response:
+        return json_reply(document())
+
+    async def page(self, _: Request) -> Response:
+        return Response(_PAGE.read_bytes(), headers=_PAGE_HEADERS, media_type="text/html; charset=utf-8")

@@ -1,0 +1,314 @@
+"""From what a caller has (text, token ids, messages, pictures) to a PreparedPrompt: token ids and tiles."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama4rt.errors import RequestError
+from llama4rt.images.image_tokens import PLACEHOLDER, ImageTokens
+from llama4rt.images.limits import ImageLimits
+from llama4rt.images.message_images import take_pictures
+from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from llama4rt.images.processing import ImageProcessor, ProcessedImage
+
+_MAX_TOKEN_ID = 2**31 - 1
+_MAX_IMAGE_THREADS = 4  # each may hold a decoded picture
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPrompt:
+    """A prompt that is ready to run: made by Engine.prepare and Engine.prepare_chat, taken wherever a prompt is, as
+    often as wanted. Its pictures are decoded and its `<|image|>` expanded.
+    """
+
+    token_ids: list[int]
+    text: str | None = None  # of a prompt that came as text
+    images: "tuple[ProcessedImage, ...]" = ()
+
+
+Prompt = str | Sequence[int] | PreparedPrompt
+
+
+class PromptBuilder:
+    """The tokenizer, chat template and image processor of one engine file, each loaded on first use. Safe to use from
+    many threads.
+    """
+
+    def __init__(
+        self,
+        read_file: Callable[[str], bytes | None],
+        config: Mapping[str, Any],
+        max_model_len: int,
+        image_limits: ImageLimits | None = None,
+        allow_image_urls: bool = False,
+    ) -> None:
+        self._read_file = read_file
+        self._config = config
+        self._max_model_len = max_model_len
+        self._limits = image_limits or ImageLimits()
+        self._allow_urls = allow_image_urls
+        self._lock = threading.Lock()
+        self.tokenizer_loaded = False
+        self._tokenizer: Tokenizer | None = None
+        self._chat_template: ChatTemplate | None = None
+        self._processor: ImageProcessor | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        with self._lock:
+            if not self.tokenizer_loaded:
+                self._tokenizer = load_tokenizer(self._read_file)
+                self.tokenizer_loaded = True
+            return self._tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        with self._lock:
+            if self._chat_template is None:
+                self._chat_template = ChatTemplate.from_files(self._read_file)
+            return self._chat_template
+
+    @property
+    def has_vision(self) -> bool:
+        return self._config.get("vision") is not None
+
+    def close(self) -> None:
+        """Ends the template's child process and idle threads. Safe to call more than once."""
+        with self._lock:
+            if self._chat_template is not None:
+                self._chat_template.close()
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- prompts --------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        images: Sequence[Any] | None = None,
+        *,
+        where: str = "images",
+        parallel: bool = True,
+    ) -> PreparedPrompt:
+        """where: how errors name the list of pictures. parallel: decode them in the pool's threads, not in this one."""
+        if isinstance(prompt, PreparedPrompt):
+            if images:
+                raise RequestError("a PreparedPrompt has its images already; it takes no more")
+            return prompt
+        if images is not None and not isinstance(images, (list, tuple)):
+            raise RequestError(f"{where} is a {type(images).__name__}; it must be a list of images")
+        ids = self.encode(prompt, placeholders=bool(images))
+        text = prompt if isinstance(prompt, str) else None
+        named = {f"{where}[{i}]": picture for i, picture in enumerate(images or ())}
+        return self._with_pictures(ids, text, named, parallel)
+
+    def prepare_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
+        parallel: bool = True,
+    ) -> PreparedPrompt:
+        ids, named = self.encode_chat(
+            messages, tools, add_generation_prompt=add_generation_prompt, options=options
+        )
+        for where, source in named.items():
+            if source is None:
+                raise RequestError(f"{where} is an image part without an image")
+        return self._with_pictures(ids, None, named, parallel)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        *,
+        add_generation_prompt: bool,
+        options: Mapping[str, Any] | None,
+    ) -> tuple[list[int], dict[str, Any]]:
+        """(ids with one `<|image|>` for each picture, the pictures in this order by their place in the messages)."""
+        tokenizer = require_tokenizer(self.tokenizer, "chat")
+        messages, named = take_pictures(messages)
+        if named:
+            self._require_vision()
+        ids = self.chat_template.encode(
+            tokenizer, messages, tools, add_generation_prompt=add_generation_prompt, options=options
+        )
+        return ids, named
+
+    def encode(self, prompt: str | Sequence[int], *, placeholders: bool = False) -> list[int]:
+        """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are.
+
+        With placeholders, `<|image|>` in text is the token; all else in text is plain text always.
+        """
+        if isinstance(prompt, str):
+            return self._encode_text(prompt, placeholders)
+        return _token_ids(prompt)
+
+    def _encode_text(self, text: str, placeholders: bool) -> list[int]:
+        if not text:
+            raise RequestError(f'the prompt is empty; to generate from nothing, pass "{BOS_TEXT}"')
+        tokenizer = require_tokenizer(self.tokenizer, "a text prompt")
+        # No token is longer than max_token_bytes, so so many characters cannot fit: say so before encoding.
+        at_least = len(text) // tokenizer.max_token_bytes
+        if at_least > self._max_model_len:
+            raise RequestError(
+                f"the prompt has {len(text)} characters, at least {at_least} tokens; "
+                f"max_model_len is {self._max_model_len}"
+            )
+        bos = self._config.get("bos_token_id", -1)
+        if bos < 0:
+            bos = tokenizer.special_tokens.get(BOS_TEXT, -1)
+        bos_text = tokenizer.token_bytes(bos).decode("utf-8", "replace")
+        if bos_text and text.startswith(bos_text):
+            text = text[len(bos_text) :]
+        image = tokenizer.special_tokens.get(PLACEHOLDER)
+        pieces = text.split(PLACEHOLDER) if placeholders and image is not None else [text]
+        ids = [bos] if bos >= 0 else []
+        for i, piece in enumerate(pieces):
+            if i > 0 and image is not None:
+                ids.append(image)
+            ids += tokenizer.encode(piece)
+        return ids
+
+    # --- pictures -------------------------------------------------------------------------------------------
+
+    def _with_pictures(
+        self, ids: list[int], text: str | None, named: Mapping[str, Any], parallel: bool
+    ) -> PreparedPrompt:
+        if named:
+            self._require_vision()
+        tokens = ImageTokens.of(self._config, self.tokenizer) if self.has_vision else None
+        if tokens is None:
+            return PreparedPrompt(ids, text)
+        tokens.check(ids, len(named))  # before any picture is read
+        images = self._load(named, parallel)
+        return PreparedPrompt(tokens.expand(ids, [image.tiling for image in images]), text, tuple(images))
+
+    def _require_vision(self) -> None:
+        if not self.has_vision:
+            raise RequestError(
+                "the prompt has images, and this engine file has no vision tower: build one from a checkpoint that "
+                "has it, without --vision none"
+            )
+
+    def _load(self, named: Mapping[str, Any], parallel: bool) -> "list[ProcessedImage]":
+        """The pictures in order; one that comes twice is read once."""
+        if not named:
+            return []
+        processor = self._image_processor()
+        unique: dict[Any, tuple[str, Any]] = {}
+        for where, source in named.items():
+            unique.setdefault(_identity(source), (where, source))
+        if parallel and len(unique) > 1:
+            pool = self.pool()
+            done = _results(
+                {key: pool.submit(self._process, processor, *item) for key, item in unique.items()}
+            )
+        else:
+            done = {key: self._process(processor, *item) for key, item in unique.items()}
+        return [done[_identity(source)] for source in named.values()]
+
+    def _process(self, processor: "ImageProcessor", where: str, source: Any) -> "ProcessedImage":
+        return processor(self.load_image(source, where))
+
+    def load_image(self, source: Any, what: str = "the image") -> "Image":
+        """The picture as RGB, within the limits."""
+        from llama4rt.images.sources import load_image
+
+        self._require_vision()
+        return load_image(source, self._limits, allow_urls=self._allow_urls, what=what)
+
+    def _image_processor(self) -> "ImageProcessor":
+        from llama4rt.images.processing import ImageProcessor
+
+        with self._lock:
+            if self._processor is None:
+                self._processor = ImageProcessor.from_files(self._read_file, self._config)
+            assert self._processor is not None
+            return self._processor
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads for pictures; they start with the first use and bound how many are decoded at once. What runs in it
+        must not wait for it: prepare(parallel=False).
+        """
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_MAX_IMAGE_THREADS, "llama4rt-images")
+            return self._pool
+
+
+def is_one_prompt(prompts: Any) -> bool:
+    """One prompt rather than a list of prompts. An empty list is an (invalid) empty prompt."""
+    if isinstance(prompts, (str, PreparedPrompt)):
+        return True
+    try:
+        return len(prompts) == 0 or not (
+            hasattr(prompts[0], "__len__") or isinstance(prompts[0], PreparedPrompt)
+        )
+    except (TypeError, KeyError):
+        raise RequestError(
+            f"the prompt is a {type(prompts).__name__}; it must be text, token ids, or a list of those"
+        ) from None
+
+
+def images_by_prompt(images: Any, one: bool, count: int) -> "list[tuple[str, Any]]":
+    """For each of `count` prompts how errors name its pictures, and the pictures."""
+    if images is None:
+        return [("images", None)] * count
+    if one:
+        return [("images", images)]
+    if not isinstance(images, (list, tuple)) or not all(
+        item is None or isinstance(item, (list, tuple)) for item in images
+    ):
+        raise RequestError("for a list of prompts, images must be a list of lists: the images of each prompt")
+    if len(images) != count:
+        raise RequestError(f"there are {count} prompts and {len(images)} lists of images; give one for each")
+    return [(f"images[{i}]", item) for i, item in enumerate(images)]
+
+
+def _results(futures: "Mapping[Any, Future[ProcessedImage]]") -> "dict[Any, ProcessedImage]":
+    try:
+        return {key: future.result() for key, future in futures.items()}
+    finally:
+        for future in futures.values():
+            future.cancel()  # of no effect on those that ran
+
+
+def _identity(source: Any) -> Any:
+    return source if isinstance(source, (str, bytes)) else id(source)
+
+
+def _token_ids(prompt: Any) -> list[int]:
+    if isinstance(prompt, (bytes, bytearray, memoryview)):  # would pass for a list of small token ids
+        raise RequestError(
+            f"a prompt is {type(prompt).__name__}; it must be text (decode it first) or a list of token ids"
+        )
+    try:
+        items = list(prompt)
+    except TypeError:
+        raise RequestError(
+            f"a prompt is a {type(prompt).__name__}; it must be text or a list of token ids"
+        ) from None
+    if not items:
+        raise RequestError("a prompt is empty; it needs at least one token")
+    ids = []
+    for i, item in enumerate(items):
+        try:
+            value = item.__index__()
+        except (AttributeError, TypeError):
+            value = -1
+        if isinstance(item, bool) or not 0 <= value <= _MAX_TOKEN_ID:
+            raise RequestError(f"prompt token {i} is {item!r:.80}; it must be a token id")
+        ids.append(value)
+    return ids
