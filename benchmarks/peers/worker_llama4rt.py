@@ -30,7 +30,7 @@ class Llama4rt(Bench):
         self._submit(prompt, count, use_prefix_cache=False)
         ids = []
         while self._core.has_work():
-            ids += [event.token_id for event in self._step() if event.token_id >= 0]
+            ids += [token_id for event in self._step() for token_id in event.token_ids]
         return ids
 
 

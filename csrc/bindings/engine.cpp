@@ -17,6 +17,8 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "format/layout.h"
+#include "model/shape.h"
 
 namespace py = pybind11;
 
@@ -401,12 +403,50 @@ py::list weight_list(const std::string& config, const py::kwargs& given) {
   return out;
 }
 
+py::array_t<int64_t> stored_rows(const TensorSpec& spec, int64_t part, int64_t start, int64_t stop) {
+  if (part < 0 || part >= int64_t(spec.parts.size()) || start < 0 || stop < start ||
+      stop > spec.parts[size_t(part)].rows)
+    throw py::index_error(error_text(spec.name, " has no rows ", start, " to ", stop, " of part ", part));
+  py::array_t<int64_t> rows(py::ssize_t(stop - start));
+  for (int64_t row = start; row < stop; ++row)
+    rows.mutable_at(py::ssize_t(row - start)) = spec.stored_row(size_t(part), row);
+  return rows;
+}
+
+void bind_shape(py::module_& m) {
+  m.attr("BLOCK_ROWS") = cpu16::kRows;
+  py::class_<TensorSpec>(m, "TensorSpec")
+      .def_readonly("name", &TensorSpec::name)
+      .def_property_readonly("role", [](const TensorSpec& s) { return role_name(s.role); })
+      .def_readonly("experts", &TensorSpec::experts)
+      .def_readonly("n", &TensorSpec::n)
+      .def_readonly("k", &TensorSpec::k)
+      .def_property_readonly("shard", [](const TensorSpec& s) { return shard_axis_name(s.shard); })
+      .def_property_readonly("parts",
+                             [](const TensorSpec& s) {
+                               std::vector<std::pair<std::string, int64_t>> parts;
+                               for (const TensorPart& part : s.parts)
+                                 parts.emplace_back(part.name, part.rows);
+                               return parts;
+                             })
+      .def_property_readonly("plain_shape",
+                             [](const TensorSpec& s) -> std::optional<std::vector<int64_t>> {
+                               if (!s.is_plain()) return std::nullopt;
+                               return s.plain_shape();
+                             })
+      .def("stored_rows", &stored_rows, py::arg("part"), py::arg("start"), py::arg("stop"));
+  m.def(
+      "list_tensors", [](const std::string& config) { return model_tensors(ModelConfig::from_json(config)); },
+      py::arg("config"));
+}
+
 }  // namespace
 
 void bind_engine(py::module_& m) {
   bind_token_mask(m);
   bind_request(m);
   bind_event(m);
+  bind_shape(m);
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<Engine, EngineHolder>(m, "Engine")
       .def(py::init(&open_engine), py::arg("path"))
@@ -427,7 +467,7 @@ void bind_engine(py::module_& m) {
                              })
       .def_property_readonly("max_model_len", &Engine::max_model_len)
       .def_property_readonly("max_num_seqs", &Engine::max_num_seqs)
-      .def_property_readonly("backend", &Engine::device_name)
+      .def_property_readonly("device", &Engine::device_name)
       .def("file_bytes", &file_bytes, py::arg("name"))
       .def("file_names",
            [](const Engine& engine) {

@@ -9,7 +9,7 @@
 #include "base/xxhash.h"
 #include "bindings/bindings.h"
 #include "cpu/dispatch.h"
-#include "cuda/cuda_devices.h"
+#include "cuda/cuda_system.h"
 #include "runtime/plan/memory_limit.h"
 
 namespace py = pybind11;

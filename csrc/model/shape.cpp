@@ -70,6 +70,18 @@ const char* role_name(TensorRole role) {
   return "";
 }
 
+const char* shard_axis_name(ShardAxis axis) {
+  switch (axis) {
+    case ShardAxis::kNone:
+      return "none";
+    case ShardAxis::kRows:
+      return "rows";
+    case ShardAxis::kExperts:
+      return "experts";
+  }
+  return "";
+}
+
 std::vector<int64_t> TensorSpec::plain_shape() const {
   return role == TensorRole::kTable ? std::vector{n, k} : std::vector{n};
 }

@@ -43,6 +43,7 @@ enum class ShardAxis : uint8_t {
   kRows,     // each device has an equal share of the rows of every part
   kExperts,  // whole experts
 };
+const char* shard_axis_name(ShardAxis axis);  // "none", "rows", "experts"
 
 struct TensorSpec {
   std::string name;

@@ -184,13 +184,12 @@ class Request:
     def __init__(self) -> None: ...
 
 class Event:
-    """One thing that happened to one sequence of a request in a step."""
+    """What happened to one sequence of a request in a step."""
 
     request_id: int
     index: int  # which of the n
-    token_id: int  # -1 when the event carries no token
-    logprob: float
-    top_logprobs: list[tuple[int, float]]  # best first
+    token_ids: list[int]  # new ones, in order; empty: the event says something else
+    logprobs: list[tuple[float, list[tuple[int, float]]]]  # of each token: its own, and the best first
     prompt_logprobs: (
         list[tuple[float, list[tuple[int, float]]]] | None
     )  # entry 0 is for token 1; first event of index 0
@@ -201,7 +200,7 @@ class Event:
     stop_token_id: int  # the end token that stopped it, or -1; that token is not part of the output
     error: str
     not_finite: bool  # the error is that logits held NaN or infinity
-    only_token: int  # the token_id of an event that says nothing else (but log-probabilities), else -1
+    only_token: int  # of an event with one token that says nothing else (but log-probabilities), else -1
 
 class Engine:
     """Opens an engine file and runs it. submit/abort/stats: any thread. step: one thread at a time."""
@@ -219,6 +218,9 @@ class Engine:
         max_batched_tokens: int = 0,
         kv_cache_dtype: str = "auto",
         activations: str = "auto",
+        cuda_prefill: str = "auto",
+        cuda_run_ahead: bool = True,
+        cuda_overlap: bool = True,
         prefix_cache: bool = True,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
@@ -240,7 +242,7 @@ class Engine:
     def abort_sequence(self, request_id: int, index: int, reason: str) -> None:
         """Ends one sequence with `reason` ("stop" for a stop string found by the caller, or "abort")."""
     def step(self) -> list[Event]:
-        """One turn of the wheel; returns at once with [] when there is no work. GIL released."""
+        """One step; returns at once with [] when there is no work. GIL released."""
     def encode_image(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The vision tower alone: uint8 [tiles, S, S, 3] to float32 [tiles * tokens_per_tile, hidden_size].
 
@@ -255,7 +257,7 @@ class Engine:
     @property
     def max_num_seqs(self) -> int: ...
     @property
-    def backend(self) -> str: ...
+    def device(self) -> str: ...
     def file_bytes(self, name: str) -> bytes | None:
         """A file kept in the engine ("tokenizer.model", "chat_template.jinja", ...), or None."""
     def file_names(self) -> list[str]: ...
@@ -274,6 +276,25 @@ def plan(file: EngineFile, **options: Any) -> dict[str, Any]:
 
 def plan_config(config: str, **options: Any) -> dict[str, Any]:
     """The same of a model without a file: its canonical config (JSON), Engine's options and list_weights'."""
+
+BLOCK_ROWS: int  # rows of a block of a packed matrix
+
+class TensorSpec:
+    """One tensor of a model: csrc/model/shape.h."""
+
+    name: str
+    role: str
+    experts: int
+    n: int  # stored rows, padding included
+    k: int
+    parts: list[tuple[str, int]]  # name and rows of each matrix that is fused here; "": the only one
+    plain_shape: list[int] | None  # of what is stored as fp32 numbers; None for a matrix
+    shard: str  # "none", "rows" or "experts": how several devices would share it
+    def stored_rows(self, part: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Where rows start..stop of a part are stored. IndexError when the part has no such rows."""
+
+def list_tensors(config: str) -> list[TensorSpec]:
+    """Every tensor of a model of this canonical config (JSON), in the order of an engine file. ConfigError."""
 
 def list_weights(
     config: str,

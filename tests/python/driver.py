@@ -72,10 +72,10 @@ class Driver:
         for event in events:
             output = self.outputs[event.request_id][event.index]
             assert not output.finish_reason, "an event after the end"
-            if event.token_id >= 0:
-                output.tokens.append(event.token_id)
-                output.logprobs.append(event.logprob)
-                output.top_logprobs.append(list(event.top_logprobs))
+            output.tokens += event.token_ids
+            for logprob, top in event.logprobs:
+                output.logprobs.append(logprob)
+                output.top_logprobs.append(list(top))
             if event.prompt_logprobs is not None:
                 output.prompt_logprobs = list(event.prompt_logprobs)
             if event.logits is not None:

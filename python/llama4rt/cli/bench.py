@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise _core.ConfigError(
             f"these tests need {longest} tokens of context; max_model_len is {core.max_model_len}"
         )
-    limits = _limits(core.backend, args.threads or 0)
+    limits = _limits(core.device, args.threads or 0)
     bench = Bench(core, dummy=args.config is not None)
     results = []
     for kind, tokens, depth, batch in _tests(args):
@@ -114,13 +114,13 @@ def run(args: argparse.Namespace) -> int:
             note(f"{result.test}: left out, the cache holds fewer tokens")
             continue
         measure = bench.prefill if kind == "prefill" else bench.decode
-        if not core.backend.startswith("cpu"):
+        if not core.device.startswith("cpu"):
             measure(tokens, depth, batch)  # loads kernels and records steps
         result.samples = [measure(tokens, depth, batch) for _ in range(args.repetitions)]
         results.append(summed_up(result, cost, limits))
         note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
     plan = core.plan()
-    device = core.backend
+    device = core.device
     core.close()
     threads = args.threads or _core.available_cpus()
     if args.output == "json":
@@ -168,7 +168,7 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
             raise _core.ConfigError("bench takes an engine file, or --config NAME with --load dummy")
         path = engine_file(args)
         core = _core.Engine(path, max_model_len=args.max_model_len or 0, **options)
-        if core.backend == "reference" and args.kv_cache_dtype == "auto":
+        if core.device == "reference" and args.kv_cache_dtype == "auto":
             kv = "f32"
         return core, ModelCost.of_file(path, core.config, kv), Path(path).name
     if args.load != "dummy" or args.file is not None:
@@ -256,13 +256,13 @@ class Bench:
         started: set[int] = set()
         while started != running:
             for event in self._step():
-                if event.token_id >= 0:
+                if event.token_ids:
                     started.add(event.request_id)
         count = 0
         start = time.perf_counter()
         while count < tokens * batch:
             events = self._step()
-            count += sum(event.token_id >= 0 for event in events)
+            count += sum(len(event.token_ids) for event in events)
             if not events and not self._core.has_work():
                 break  # all ended early: too little room for so slow a prefill
         seconds = time.perf_counter() - start

@@ -10,7 +10,7 @@ from llama4rt import _core
 from llama4rt.convert.build_options import LAYOUTS, BuildOptions, storage_of
 from llama4rt.convert.checkpoint import Checkpoint, raise_problems
 from llama4rt.convert.config import ModelConfig
-from llama4rt.convert.names import BLOCK_ROWS, VISION_PREFIXES, Piece, Target, TensorMapping
+from llama4rt.convert.names import VISION_PREFIXES, Piece, Target, TensorMapping
 from llama4rt.convert.stored_rows import Codes, Values
 from llama4rt.errors import CheckpointError
 
@@ -211,7 +211,7 @@ def _same(a: Values | Codes, b: Values | Codes) -> bool:
 
 def _slices(count: int, k: int) -> Iterator[tuple[int, int]]:
     """Row ranges of about _SLICE_BYTES, whole blocks of stored rows where possible."""
-    step = max(1, _SLICE_BYTES // (4 * k) // BLOCK_ROWS) * BLOCK_ROWS
+    step = max(1, _SLICE_BYTES // (4 * k) // _core.BLOCK_ROWS) * _core.BLOCK_ROWS
     for first in range(0, count, step):
         yield first, min(first + step, count)
 

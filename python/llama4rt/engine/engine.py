@@ -314,7 +314,7 @@ class Engine:
     @property
     def device(self) -> str:
         """The device in use: "cpu", "reference" or "cuda:N"."""
-        return self._core.backend
+        return self._core.device
 
     def stats(self) -> dict[str, Any]:
         """Counters of this moment: requests running and waiting, blocks, tokens per second, bytes by component."""

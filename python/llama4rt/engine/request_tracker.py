@@ -85,10 +85,11 @@ class RequestTracker:
             kind = NumericError if event.not_finite else Llama4RTError
             self.deliver(kind(event.error or "the request failed"))
             return
-        if self._guides and event.token_id >= 0 and not event.finish_reason:
-            self._guides[index].advance(event.token_id)  # first: its mask is wanted in the next step
+        token_ids = event.token_ids
+        if self._guides and not event.finish_reason:
+            for token_id in token_ids:
+                self._guides[index].advance(token_id)  # first: its mask is wanted in the next step
         text_of = self._text[index]
-        token_ids = [event.token_id] if event.token_id >= 0 else []
         text = "".join(text_of.push(i) for i in token_ids) if text_of else ""
         finish_reason = event.finish_reason or None
         stop_reason: int | str | None = event.stop_token_id if event.stop_token_id >= 0 else None
@@ -139,9 +140,10 @@ class RequestTracker:
     def _logprobs(self, event: Event) -> list[TokenLogprobs] | None:
         if self._params.logprobs is None:
             return None
-        if event.token_id < 0:
-            return []
-        return [TokenLogprobs(event.token_id, event.logprob, tuple(event.top_logprobs))]
+        return [
+            TokenLogprobs(token_id, logprob, tuple(top))
+            for token_id, (logprob, top) in zip(event.token_ids, event.logprobs, strict=True)
+        ]
 
     def _prompt_logprobs(self, event: Event) -> list[TokenLogprobs | None] | None:
         if event.prompt_logprobs is None:
