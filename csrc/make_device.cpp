@@ -38,7 +38,7 @@ DeviceTraits device_traits(const std::string& device) {
             .has_own_memory = true,
             .runs_async = true,
             .samples = true,
-            .scaled_kv = false,
+            .gpu_kv = true,
             .measuring_ops = make_cuda_measuring_ops};
   return {};
 }

@@ -187,7 +187,7 @@ struct BenchCache {
   BenchCache(const cases::AttentionCase& c, Rng& rng) {
     const cases::AttentionSequence& s = c.sequences[0];
     const int64_t keys = s.first_position + s.length - s.kv_begin;
-    layer = {.dtype = c.kv_dtype,
+    layer = {.format = c.kv_format,
              .num_blocks = int32_t(ceil_div(keys, int64_t(c.block_size))),
              .block_size = c.block_size,
              .num_kv_heads = c.num_kv_heads,
@@ -225,7 +225,7 @@ std::vector<BenchCase> attention_cases(Device& backend) {
     for (int64_t i = 0; i < s.length; ++i) pairs += double(s.first_position + i + 1 - s.kv_begin);
     all.push_back({.op = "paged_attention",
                    .shape = error_text("T ", s.length, " at ", s.first_position, ", ", c.num_kv_heads, " x ",
-                                       c.group, " heads of ", c.head_dim, ", ", dtype_name(c.kv_dtype)),
+                                       c.group, " heads of ", c.head_dim, ", ", kv_kind_name(c.kv_format)),
                    .bytes = double(cache->k.size() + cache->v.size()) + 8.0 * double(s.length * width),
                    .flops = 4.0 * pairs * double(heads * c.head_dim),
                    .run = [&backend, cache, q, out, scale = 1.0f / std::sqrt(float(c.head_dim))] {

@@ -309,6 +309,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
   take_option(given, "block_size", o.block_size, taken);
   take_option(given, "max_batched_tokens", o.max_batched_tokens, taken);
   take_option(given, "kv_cache_dtype", o.kv_cache_dtype, taken);
+  take_option(given, "kv_cache_dtype_local", o.kv_cache_dtype_local, taken);
   take_option(given, "activations", o.activations, taken);
   take_option(given, "cuda_prefill", o.cuda_prefill, taken);
   take_option(given, "cuda_run_ahead", o.cuda_run_ahead, taken);

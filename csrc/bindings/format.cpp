@@ -262,10 +262,9 @@ void bind_engine_writer(py::module_& m) {
 }  // namespace
 
 WeightKind weight_kind(const std::string& name) {
-  for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kInt8, WeightKind::kBF16})
-    if (name == weight_kind_name(kind)) return kind;
+  if (const std::optional<WeightKind> kind = find_weight_kind(name)) return *kind;
   throw Error(ErrorKind::kConfig,
-              error_text("weights are \"", json::printable(name), "\"; int4, int8 and bf16 exist"));
+              error_text("weights are \"", json::printable(name), "\"; ", weight_kind_names(), " exist"));
 }
 
 void bind_format(py::module_& m) {

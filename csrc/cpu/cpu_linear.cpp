@@ -25,7 +25,7 @@ int64_t block_cost(const Linear& linear, int64_t rows) {
 }
 
 int64_t rows_per_unit(const Linear& linear) {
-  const int64_t row_bytes = linear.weight.k * (linear.weight.quantized() ? 2 : 4);
+  const int64_t row_bytes = linear.weight.k * (linear.weight.has_integer_codes() ? 2 : 4);
   const int64_t most = std::max(kUnitRowBytes / row_bytes / cpu::kRowTile, int64_t(1)) * cpu::kRowTile;
   const int64_t parts = ceil_div(linear.rows.count, most);
   return round_up(ceil_div(linear.rows.count, parts), cpu::kRowTile);
@@ -98,7 +98,7 @@ void CpuOps::run_linears(bool chained) {
   if (linears_.empty()) return;
   const Weight& w = linears_[0].weight;
   const int64_t k = w.k;
-  const bool bytes = activations_ == Activations::kInt8 && w.kind == WeightKind::kInt4;
+  const bool bytes = activations_ == Activations::kInt8 && w.has_integer_codes() && w.format().bits == 4;
   cpu::QuantizedRows q;
   int64_t num_rows = 0, num_tiles = 0;
   for (Linear& linear : linears_) {
@@ -125,7 +125,7 @@ void CpuOps::run_linears(bool chained) {
     unit.linear = &linears_[1];
     kernels_.linear(unit, rows, scratch(member));
   };
-  if (!w.quantized()) {
+  if (!w.has_integer_codes()) {
     team_.share(int64_t(linear_units_.size()), [&](int member, int64_t i) { run_unit(member, i, q); });
   } else {
     q.groups = w.num_groups();

@@ -50,11 +50,11 @@ std::vector<int64_t> packed_shape(const Weight& w) {
   shape.push_back(cpu16::num_blocks(w.n));
   if (w.layout == Layout::kCudaTile) {
     shape.push_back(cuda_tile::tiles_per_block(w.kind, w.k));
-    shape.push_back(w.kind == WeightKind::kBF16 ? cuda_tile::kTileBytes / 2 : cuda_tile::kTileBytes);
+    shape.push_back(w.quantized() ? cuda_tile::kTileBytes : cuda_tile::kTileBytes / 2);
     return shape;
   }
   shape.push_back(cpu16::lines_per_block(w.kind, w.k));
-  if (w.kind == WeightKind::kBF16) {
+  if (!w.quantized()) {
     shape.push_back(cpu16::kRows);
     shape.push_back(cpu16::values_per_word(w.kind));
   } else {
@@ -260,12 +260,9 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   WeightInfo info;
   Weight& w = info.view;
   const std::string kind = text("kind"), layout = text("layout");
-  if (kind == "int4")
-    w.kind = WeightKind::kInt4;
-  else if (kind == "int8")
-    w.kind = WeightKind::kInt8;
-  else if (kind != "bf16")
-    bad("unknown kind \"", json::printable(kind), "\"; int4, int8 and bf16 exist");
+  const std::optional<WeightKind> known = find_weight_kind(kind);
+  if (!known) bad("unknown kind \"", json::printable(kind), "\"; ", weight_kind_names(), " exist");
+  w.kind = *known;
   w.layout = layout_;
   if (layout != layout_name(layout_))
     bad("layout \"", json::printable(layout), "\"; the weights of this file are in ", layout_name(layout_));
@@ -288,7 +285,7 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   w.scale_dtype = stored_scales && stored_scales->dtype->name == "F32" ? DType::kF32 : DType::kBF16;
   w.scales = data_of(part(scales, "scales", dtype_name(w.scale_dtype), engine_format::scales_shape(w)));
   if (header_.find(zeros)) {
-    if (w.kind != WeightKind::kInt4) bad("zero points exist for int4 only");
+    if (!w.format().may_have_zeros) bad(w.format().name, " has no zero points");
     w.zeros = reinterpret_cast<const uint8_t*>(
         data_of(part(zeros, "zero points", "U8", engine_format::scales_shape(w))));
   }

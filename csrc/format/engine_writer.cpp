@@ -87,7 +87,7 @@ class EngineWriter::FileBlocks : public BlockStore {
   FileBlocks(const EngineWriter& writer, const std::string& name, const PackSpec& spec, int64_t expert)
       : writer_(writer), spec_(spec), first_(expert * cpu16::num_blocks(spec.n)) {
     data_ = writer.planned(name).offset;
-    if (spec.kind != WeightKind::kBF16) scales_ = writer.planned(name + ".scales").offset;
+    if (weight_format(spec.kind).is_scaled) scales_ = writer.planned(name + ".scales").offset;
     if (spec.zeros) zeros_ = writer.planned(name + ".zeros").offset;
   }
 
@@ -178,8 +178,8 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
   if (w.quantized() ? !valid_group_size(w.group_size) : w.group_size != 0)
     fail(error_text(path_, ": ", name, ": group size ", w.group_size, "; ", weight_kind_name(w.kind),
                     " allows ", w.quantized() ? "32, 64 or 128" : "0 only"));
-  if (zeros && w.kind != WeightKind::kInt4)
-    fail(error_text(path_, ": ", name, ": only int4 has zero points"));
+  if (zeros && !w.format().may_have_zeros)
+    fail(error_text(path_, ": ", name, ": ", w.format().name, " has no zero points"));
   if (w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF32)
     fail(error_text(path_, ": ", name, ": scales must be BF16 or F32"));
 

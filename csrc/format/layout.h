@@ -67,7 +67,7 @@ inline constexpr int64_t kRows = 16;       // rows per block
 inline constexpr int64_t kLineBytes = 64;  // 16 rows x 32 bits
 
 constexpr int64_t values_per_word(WeightKind kind) {
-  return kind == WeightKind::kBF16 ? 2 : kind == WeightKind::kInt8 ? 4 : 8;
+  return 32 / weight_format(kind).bits;
 }
 constexpr int64_t num_blocks(int64_t n) { return ceil_div(n, kRows); }
 constexpr int64_t lines_per_block(WeightKind kind, int64_t k) { return ceil_div(k, values_per_word(kind)); }
@@ -86,16 +86,8 @@ constexpr int64_t word_offset(WeightKind kind, int64_t n, int64_t k, int64_t num
 }
 // Bit position of k inside its word.
 constexpr int bit_offset(WeightKind kind, int64_t k) {
-  const int j = int(k % values_per_word(kind));
-  switch (kind) {
-    case WeightKind::kBF16:
-      return 16 * j;
-    case WeightKind::kInt8:
-      return 8 * ((j % 2) * 2 + j / 2);
-    case WeightKind::kInt4:
-      return 4 * ((j % 2) * 4 + j / 2);
-  }
-  return 0;
+  const int values = int(values_per_word(kind)), j = int(k % values);
+  return weight_format(kind).bits * ((j % 2) * (values / 2) + j / 2);
 }
 // Index of the scale of (n, group) within its matrix.
 constexpr int64_t scale_index(int64_t n, int64_t group, int64_t num_groups) {
@@ -117,7 +109,7 @@ inline constexpr int64_t kRows = 16;
 inline constexpr int64_t kTileBytes = 512;
 
 constexpr int64_t tile_columns(WeightKind kind) {
-  return kind == WeightKind::kBF16 ? 16 : kind == WeightKind::kInt8 ? 32 : 64;
+  return kTileBytes * 8 / kRows / weight_format(kind).bits;
 }
 constexpr int64_t tiles_per_block(WeightKind kind, int64_t k) { return ceil_div(k, tile_columns(kind)); }
 constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return tiles_per_block(kind, k) * kTileBytes; }
@@ -127,16 +119,18 @@ constexpr int64_t matrix_bytes(WeightKind kind, int64_t n, int64_t k) {
 
 // The register of the m16n8k16 fragment that holds (n, k), 0..3.
 constexpr int64_t fragment_register(int64_t n, int64_t k) { return n % kRows / 8 + 2 * (k % 16 / 8); }
+// Registers of the operand whose values share a stored word.
+constexpr int registers_per_word(WeightKind kind) { return 16 / weight_format(kind).bits; }
 // Byte offset of the 32-bit word that holds (n, k) within its matrix.
 constexpr int64_t word_offset(WeightKind kind, int64_t n, int64_t k, int64_t num_k) {
-  const int64_t lane = n % 8 * 4 + k % 8 / 2, step = k % tile_columns(kind) / 16, r = fragment_register(n, k);
-  const int64_t word = kind == WeightKind::kBF16 ? r : kind == WeightKind::kInt8 ? 2 * step + r / 2 : step;
+  const int64_t lane = n % 8 * 4 + k % 8 / 2, step = k % tile_columns(kind) / 16;
+  const int64_t word = (4 * step + fragment_register(n, k)) / registers_per_word(kind);
   return n / kRows * block_bytes(kind, num_k) + k / tile_columns(kind) * kTileBytes + lane * 16 + word * 4;
 }
 // Bit position of (n, k) inside its word.
 constexpr int bit_offset(WeightKind kind, int64_t n, int64_t k) {
   const int r = int(fragment_register(n, k)), half = int(k % 2);
-  return 16 * half + (kind == WeightKind::kBF16 ? 0 : kind == WeightKind::kInt8 ? 8 * (r % 2) : 4 * r);
+  return 16 * half + weight_format(kind).bits * (r % registers_per_word(kind));
 }
 
 }  // namespace llama4rt::cuda_tile
@@ -158,14 +152,26 @@ constexpr int64_t matrix_bytes(Layout layout, WeightKind kind, int64_t n, int64_
   return layout == Layout::kCudaTile ? cuda_tile::matrix_bytes(kind, n, k) : cpu16::matrix_bytes(kind, n, k);
 }
 
+constexpr uint32_t code_mask(WeightKind kind) { return (1u << weight_format(kind).bits) - 1; }
+
+// The number that stored bits mean before their scale: code - zero of integers.
+constexpr float code_value(WeightKind kind, uint32_t bits, int zero) {
+  switch (weight_format(kind).meaning) {
+    case CodeMeaning::kBFloat16:
+      return to_float(bf16{uint16_t(bits)});
+    case CodeMeaning::kInteger:
+      return float(int(bits) - zero);
+  }
+  return 0;
+}
+
 // Raw stored bits of element (n, k) of matrix `data` (one expert).
 inline uint32_t stored_bits(const Weight& w, const void* data, int64_t n, int64_t k) {
   const auto* bytes = static_cast<const unsigned char*>(data);
   const BitPlace place = bit_place(w.layout, w.kind, n, k, w.k);
   const auto* p = bytes + place.word_offset;
   const uint32_t word = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
-  const uint32_t mask = w.kind == WeightKind::kBF16 ? 0xffffu : w.kind == WeightKind::kInt8 ? 0xffu : 0xfu;
-  return (word >> place.bit) & mask;
+  return (word >> place.bit) & code_mask(w.kind);
 }
 
 // The view of expert e of a stack.
@@ -187,12 +193,11 @@ inline Weight expert_view(const Weight& w, int64_t e) {
 inline float weight_value(const Weight& w, int64_t n, int64_t k) {
   if (w.layout == Layout::kRowMajor) return to_float(static_cast<const bf16*>(w.data)[n * w.k + k]);
   const uint32_t bits = stored_bits(w, w.data, n, k);
-  if (w.kind == WeightKind::kBF16) return to_float(bf16{uint16_t(bits)});
+  if (!w.quantized()) return code_value(w.kind, bits, 0);
   const int64_t s = cpu16::scale_index(n, k / w.group_size, w.num_groups());
   const float scale = w.scale_dtype == DType::kF32 ? static_cast<const float*>(w.scales)[s]
                                                    : to_float(static_cast<const bf16*>(w.scales)[s]);
-  const int zero = w.zeros ? int(w.zeros[s]) : symmetric_zero(w.kind);
-  return float(int(bits) - zero) * scale;
+  return code_value(w.kind, bits, w.zeros ? int(w.zeros[s]) : w.format().zero) * scale;
 }
 
 }  // namespace llama4rt

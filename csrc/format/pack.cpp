@@ -73,7 +73,8 @@ void put_row(PackedBlock& block, int64_t lane, const auto* values, int64_t lines
 // functions. values: [k], zeros up to a multiple of 16.
 template <WeightKind kind>
 void put_row_in_tiles(PackedBlock& block, int64_t row, const auto* values, int64_t k) {
-  const int shift = row / 8 == 0 ? 0 : kind == WeightKind::kInt8 ? 8 : 4;
+  constexpr int kBits = weight_format(kind).bits;
+  const int shift = row / 8 == 0 ? 0 : kBits;
   const auto replace = [shift](unsigned char* at, uint32_t mask, uint32_t bits) {
     uint32_t word;
     std::memcpy(&word, at, 4);
@@ -89,12 +90,13 @@ void put_row_in_tiles(PackedBlock& block, int64_t row, const auto* values, int64
       unsigned char* const lane = lanes + p * 16;
       const uint32_t low = uint32_t(v[0]) | uint32_t(v[1]) << 16;
       const uint32_t high = uint32_t(v[8]) | uint32_t(v[9]) << 16;
-      if constexpr (kind == WeightKind::kInt4) {
+      if constexpr (kBits == 4) {
         replace(lane + step % kSteps * 4, 0x0f0f0f0f, low | high << 8);
-      } else if constexpr (kind == WeightKind::kInt8) {
+      } else if constexpr (kBits == 8) {
         replace(lane + step % kSteps * 8, 0x00ff00ff, low);
         replace(lane + step % kSteps * 8 + 4, 0x00ff00ff, high);
       } else {
+        static_assert(kBits == 16);
         std::memcpy(lane + row / 8 * 4, &low, 4);
         std::memcpy(lane + row / 8 * 4 + 8, &high, 4);
       }
@@ -155,11 +157,11 @@ class RowPacker {
         lines_(cpu16::lines_per_block(spec.kind, spec.k)),
         // A group may read and write zeros up to its padding, past the last group's end.
         codes_(size_t(round_up(spec.k, int64_t(16)) + kGroupPadding)),
-        halves_(spec.kind == WeightKind::kBF16 ? codes_.size() : 0) {}
+        halves_(weight_format(spec.kind).is_scaled ? 0 : codes_.size()) {}
 
   // w: [k], zeros past it.
   PackError pack(const float* w, int64_t lane, PackedBlock& block) {
-    if (spec_.kind == WeightKind::kBF16) {
+    if (!weight_format(spec_.kind).is_scaled) {
       for (int64_t i = 0; i < spec_.k; ++i) halves_[size_t(i)] = to_bf16(w[i]).bits;
       put_row<WeightKind::kBF16>(block, spec_, lane, halves_.data(), lines_);
       return measure_bf16(w, halves_.data(), spec_.k);
@@ -168,15 +170,14 @@ class RowPacker {
     for (int64_t group = 0; group < spec_.num_groups(); ++group) {
       const int64_t begin = group * spec_.group_size;
       const int64_t count = std::min(int64_t(spec_.group_size), spec_.k - begin);
-      const auto quantize = spec_.kind == WeightKind::kInt4 ? quantize_int4_group : quantize_int8_group;
-      const float scale = quantize(w + begin, count, spec_.scale_dtype, codes_.data() + begin, group_error);
+      const float scale =
+          quantize_group(spec_.kind)(w + begin, count, spec_.scale_dtype, codes_.data() + begin, group_error);
       put_scale(block, lane, group, scale, spec_.scale_dtype);
     }
     std::fill(codes_.begin() + spec_.k, codes_.end(), uint8_t(0));  // the layout pads K with q = 0
-    if (spec_.kind == WeightKind::kInt4)
-      put_row<WeightKind::kInt4>(block, spec_, lane, codes_.data(), lines_);
-    else
-      put_row<WeightKind::kInt8>(block, spec_, lane, codes_.data(), lines_);
+    with_weight_kind(spec_.kind, [&]<WeightKind kind>() {
+      put_row<kind>(block, spec_, lane, codes_.data(), lines_);
+    });
     return {group_error.squared, sum_of_squares(w, spec_.k), double(group_error.max_abs)};
   }
 

@@ -1,5 +1,7 @@
 #include "format/quantize.h"
 
+#include "base/error.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -163,6 +165,18 @@ float quantize_int8_group(const float* w, int64_t count, DType scale_dtype, uint
   if (scale < kTiniestScale) scale = 0;
   write_codes(w, padded, scale, -128, 127, codes, error);
   return scale;
+}
+
+QuantizeGroup quantize_group(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::kBF16:
+      break;
+    case WeightKind::kInt8:
+      return quantize_int8_group;
+    case WeightKind::kInt4:
+      return quantize_int4_group;
+  }
+  throw Error(ErrorKind::kInternal, error_text(weight_kind_name(kind), " weights have no groups"));
 }
 
 }  // namespace llama4rt

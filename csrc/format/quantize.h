@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "format/weight_formats.h"
 
 namespace llama4rt {
 
@@ -26,5 +27,9 @@ float quantize_int4_group(const float* w, int64_t count, DType scale_dtype, uint
 // scale = absmax / 127, codes q in 0..255, value = (q - 128) * scale.  Shapes as above.
 float quantize_int8_group(const float* w, int64_t count, DType scale_dtype, uint8_t* codes,
                           GroupError& error);
+
+// The search of a scaled kind of weight. Throws kInternal for others.
+using QuantizeGroup = float (*)(const float* w, int64_t count, DType scale_dtype, uint8_t* codes, GroupError& error);
+QuantizeGroup quantize_group(WeightKind kind);
 
 }  // namespace llama4rt

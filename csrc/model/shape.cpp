@@ -177,7 +177,7 @@ WeightKind stored_kind(const TensorSpec& spec, const WeightOptions& options) {
     case TensorRole::kTable:
       return WeightKind::kBF16;
   }
-  return WeightKind::kBF16;
+  __builtin_unreachable();
 }
 
 }  // namespace
@@ -190,7 +190,7 @@ Weight stored_weight(const TensorSpec& spec, const WeightOptions& options) {
   w.num_experts = spec.experts;
   w.n = spec.n;
   w.k = spec.k;
-  w.group_size = w.kind == WeightKind::kBF16 ? 0 : options.group_size;
+  w.group_size = w.quantized() ? options.group_size : 0;
   return w;
 }
 

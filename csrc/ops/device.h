@@ -29,7 +29,7 @@ struct DeviceTraits {
   bool has_own_memory = false;     // ops do not work on host memory: copies are needed
   bool runs_async = false;         // ops return before they are done
   bool samples = false;            // has Ops::sample; otherwise runtime/sampling does it on the host
-  bool scaled_kv = true;           // has caches with scales beside the codes (int8)
+  bool gpu_kv = false;             // has only the cache formats that kv_formats.h marks on_gpu
   // Ops that note what the device's own ones would need; null where those need nothing.
   std::unique_ptr<MeasuringOps> (*measuring_ops)(const DeviceTraits& traits) = nullptr;
 };

@@ -7,6 +7,7 @@
 
 #include "base/dtype.h"
 #include "base/tensor.h"
+#include "ops/kv_formats.h"
 
 namespace llama4rt {
 
@@ -18,27 +19,19 @@ enum class Finish : uint8_t {
             // layout.h
 };
 
-// Bytes that the keys, or the values, of one token and one head take. Int8 ones have a scale beside them.
-constexpr int64_t kv_head_bytes(DType dtype, int64_t head_dim) {
-  return head_dim * int64_t(dtype_size(dtype)) + (dtype == DType::kI8 ? 4 : 0);
-}
-
 // The paged cache of one layer. Inside a block each backend chooses its own order of elements: only its
 // prepare_qkv and paged_attention look. A block holds P tokens; k and v are each num_blocks * block_bytes().
-//   kF32, kBF16
-//   kF8E4M3  plain e4m3, no scale, saturating at 448
-//   kI8      ops/kv_int8.h; D a multiple of 16, at most 256; not on CUDA
 struct KvLayer {
   void* k = nullptr;
   void* v = nullptr;
-  DType dtype = DType::kBF16;
+  KvKind format = KvKind::kBF16;
   int32_t num_blocks = 0;
   int block_size = 0;  // P, a multiple of 16
   int num_kv_heads = 0;
   int head_dim = 0;
 
   int64_t block_elements() const { return int64_t(num_kv_heads) * block_size * head_dim; }
-  int64_t block_bytes() const { return int64_t(num_kv_heads) * block_size * kv_head_bytes(dtype, head_dim); }
+  int64_t block_bytes() const { return int64_t(num_kv_heads) * block_size * kv_head_bytes(format, head_dim); }
 };
 
 // The attention of one layer group in one step. Each sequence contributes a run of consecutive

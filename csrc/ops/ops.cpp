@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "format/layout.h"
-#include "ops/kv_int8.h"
+#include "ops/kv_formats.h"
 
 namespace llama4rt {
 namespace {
@@ -56,7 +56,7 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
   if (!w.quantized()) return;
   LLAMA4RT_CHECK(kInternal, w.layout != Layout::kRowMajor, op, ": ", what, " is ", describe_weight(w),
                  "; quantised weights are never row_major");
-  LLAMA4RT_CHECK(kInternal, w.group_size == 32 || w.group_size == 64 || w.group_size == 128, op, ": ", what,
+  LLAMA4RT_CHECK(kInternal, valid_group_size(w.group_size), op, ": ", what,
                  " has group size ", w.group_size, "; expected 32, 64 or 128");
   LLAMA4RT_CHECK(kInternal, w.scales && (w.scale_dtype == DType::kF32 || w.scale_dtype == DType::kBF16), op,
                  ": ", what, " ", describe_weight(w), " needs F32 or BF16 scales, found ",
@@ -77,20 +77,14 @@ void check_linear(const char* op, const Tensor& out, const Tensor& x, const Weig
 
 void check_kv(const char* op, const KvLayer& kv, const DeviceTraits& device) {
   LLAMA4RT_CHECK(kInternal, kv.k && kv.v, op, ": the KV cache has no memory");
-  LLAMA4RT_CHECK(kInternal,
-                 kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kF8E4M3 ||
-                     kv.dtype == DType::kI8,
-                 op, ": KV cache dtype is ", dtype_name(kv.dtype), "; expected F32, BF16, F8_E4M3 or I8");
   LLAMA4RT_CHECK(kInternal, kv.block_size > 0 && kv.block_size % 16 == 0, op, ": KV block size is ",
                  kv.block_size, "; expected a multiple of 16");
   LLAMA4RT_CHECK(kInternal, kv.num_blocks > 0 && kv.num_kv_heads > 0, op, ": KV cache of ", kv.num_blocks,
                  " blocks and ", kv.num_kv_heads, " heads");
   LLAMA4RT_CHECK(kInternal, kv.head_dim > 0 && kv.head_dim % 2 == 0, op, ": head dim is ", kv.head_dim,
                  "; expected a positive even number");
-  if (kv.dtype != DType::kI8) return;
-  LLAMA4RT_CHECK(kInternal, device.scaled_kv, op, ": int8 KV caches are for CPUs");
-  LLAMA4RT_CHECK(kInternal, kv.head_dim % 16 == 0 && kv.head_dim <= kMaxInt8HeadDim, op, ": head dim is ",
-                 kv.head_dim, "; int8 caches need a multiple of 16, at most ", kMaxInt8HeadDim);
+  const std::string refusal = kv_refusal(kv.format, kv.head_dim, device.gpu_kv);
+  LLAMA4RT_CHECK(kInternal, refusal.empty(), op, ": KV cache format ", refusal);
 }
 
 // q of [T, Hq * D]: any number of query heads that is a multiple of the KV heads.

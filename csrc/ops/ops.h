@@ -72,7 +72,7 @@ class Ops {
   // q and k (v / rms(v), eps inside the root, no weight), q *= q_scale[t]; then stores k and v of token t at
   // slot_mapping[t]. q: F32 [T, Hq*D] in place; k: F32 [T, Hkv*D] in place; v: F32 [T, Hkv*D]; the three may
   // be columns of one buffer. slot_mapping: I64 [T]; slot = block * P + offset. Stored values round to
-  // kv.dtype (nearest even).
+  // kv.format (nearest even).
   void prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
                    Tensor slot_mapping);
   // out[t, h, :] = sum_j softmax_j(scale * q[t, h] . k[j, h / (Hq/Hkv)]) v[j, ...], j over the keys of

@@ -19,13 +19,11 @@ namespace {
 template <WeightKind kKind>
 void dequantise_words(float* row, const Weight& w, int64_t n) {
   constexpr int64_t kValues = cpu16::values_per_word(kKind);
-  constexpr uint32_t kMask = kKind == WeightKind::kBF16 ? 0xffffu : kKind == WeightKind::kInt8 ? 0xffu : 0xfu;
   for (int64_t k0 = 0; k0 < w.k; k0 += kValues) {
     uint32_t word = 0;
     std::memcpy(&word, static_cast<const char*>(w.data) + cpu16::word_offset(kKind, n, k0, w.k), 4);
     for (int64_t j = 0; j < std::min(kValues, w.k - k0); ++j) {
-      const uint32_t bits = (word >> cpu16::bit_offset(kKind, j)) & kMask;
-      row[k0 + j] = kKind == WeightKind::kBF16 ? to_float(bf16{uint16_t(bits)}) : float(bits);
+      row[k0 + j] = code_value(kKind, (word >> cpu16::bit_offset(kKind, j)) & code_mask(kKind), 0);
     }
   }
 }
@@ -35,14 +33,12 @@ void dequantise_row(float* row, const Weight& w, int64_t n) {
     for (int64_t k = 0; k < w.k; ++k) row[k] = weight_value(w, n, k);
     return;
   }
-  if (w.kind == WeightKind::kBF16) return dequantise_words<WeightKind::kBF16>(row, w, n);
-  if (w.kind == WeightKind::kInt8) dequantise_words<WeightKind::kInt8>(row, w, n);
-  if (w.kind == WeightKind::kInt4) dequantise_words<WeightKind::kInt4>(row, w, n);
+  with_weight_kind(w.kind, [&]<WeightKind kind>() { dequantise_words<kind>(row, w, n); });
   for (int64_t group = 0; group < w.num_groups(); ++group) {
     const int64_t s = cpu16::scale_index(n, group, w.num_groups());
     const float scale = w.scale_dtype == DType::kF32 ? static_cast<const float*>(w.scales)[s]
                                                      : to_float(static_cast<const bf16*>(w.scales)[s]);
-    const float zero = float(w.zeros ? int(w.zeros[s]) : symmetric_zero(w.kind));
+    const float zero = float(w.zeros ? int(w.zeros[s]) : w.format().zero);
     const int64_t end = std::min(w.k, (group + 1) * w.group_size);
     for (int64_t k = group * w.group_size; k < end; ++k) row[k] = (row[k] - zero) * scale;
   }
@@ -111,48 +107,58 @@ void transform_heads(const Tensor& x, const QkvTransform& transform, int64_t hea
 // Where the bytes of one token and KV head lie; the order inside a block is [Hkv][P]. Int8 has D bytes and
 // then the scale.
 int64_t kv_offset(const KvLayer& kv, int64_t block, int64_t head, int64_t offset) {
-  return ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv_head_bytes(kv.dtype, kv.head_dim);
+  return ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv_head_bytes(kv.format, kv.head_dim);
 }
 
-// Calls body.template operator()<Element>() for the cache's element type.
-template <class Body>
-void with_kv_float(DType dtype, const Body& body) {
-  if (dtype == DType::kF32)
-    body.template operator()<float>();
-  else if (dtype == DType::kF8E4M3)
-    body.template operator()<f8e4m3>();
-  else
-    body.template operator()<bf16>();
-}
 
 void convert(float& out, float x) { out = x; }
 void convert(bf16& out, float x) { out = to_bf16(x); }
 void convert(f8e4m3& out, float x) { out = to_f8e4m3(x); }
 
-void store_kv(void* cache, DType dtype, int64_t at, const float* head, int64_t head_dim) {
-  void* const p = static_cast<char*>(cache) + at;
-  if (dtype == DType::kI8) {
-    float scale = 0;
-    quantize_kv(static_cast<int8_t*>(p), scale, head, head_dim);
-    std::memcpy(static_cast<char*>(p) + head_dim, &scale, sizeof(scale));
-    return;
-  }
-  with_kv_float(dtype, [&]<class Element>() {
-    for (int64_t i = 0; i < head_dim; ++i) convert(static_cast<Element*>(p)[i], head[i]);
-  });
+template <class Element>
+void store_floats(void* p, const float* head, int64_t head_dim) {
+  for (int64_t i = 0; i < head_dim; ++i) convert(static_cast<Element*>(p)[i], head[i]);
+}
+template <class Element>
+void load_floats(float* head, const void* p, int64_t head_dim) {
+  for (int64_t i = 0; i < head_dim; ++i) head[i] = to_float(static_cast<const Element*>(p)[i]);
 }
 
-void load_kv(float* head, const void* cache, DType dtype, int64_t at, int64_t head_dim) {
-  const void* const p = static_cast<const char*>(cache) + at;
-  if (dtype == DType::kI8) {
-    float scale = 0;
-    std::memcpy(&scale, static_cast<const char*>(p) + head_dim, sizeof(scale));
-    for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int8_t*>(p)[i]) * scale;
-    return;
+// head: [D] of one token; `at`: its bytes in the cache.
+void store_kv(void* cache, KvKind kind, int64_t at, const float* head, int64_t head_dim) {
+  void* const p = static_cast<char*>(cache) + at;
+  switch (kind) {
+    case KvKind::kBF16:
+      return store_floats<bf16>(p, head, head_dim);
+    case KvKind::kF32:
+      return store_floats<float>(p, head, head_dim);
+    case KvKind::kF8E4M3:
+      return store_floats<f8e4m3>(p, head, head_dim);
+    case KvKind::kInt8: {
+      float scale = 0;
+      quantize_kv(static_cast<int8_t*>(p), scale, head, head_dim);
+      std::memcpy(static_cast<char*>(p) + head_dim, &scale, sizeof(scale));
+      return;
+    }
   }
-  with_kv_float(dtype, [&]<class Element>() {
-    for (int64_t i = 0; i < head_dim; ++i) head[i] = to_float(static_cast<const Element*>(p)[i]);
-  });
+}
+
+void load_kv(float* head, const void* cache, KvKind kind, int64_t at, int64_t head_dim) {
+  const void* const p = static_cast<const char*>(cache) + at;
+  switch (kind) {
+    case KvKind::kBF16:
+      return load_floats<bf16>(head, p, head_dim);
+    case KvKind::kF32:
+      return load_floats<float>(head, p, head_dim);
+    case KvKind::kF8E4M3:
+      return load_floats<f8e4m3>(head, p, head_dim);
+    case KvKind::kInt8: {
+      float scale = 0;
+      std::memcpy(&scale, static_cast<const char*>(p) + head_dim, sizeof(scale));
+      for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int8_t*>(p)[i]) * scale;
+      return;
+    }
+  }
 }
 
 // out = sum_j softmax_j(scale * q . key(j)) value(j) over num_keys keys.   out, q, key(j), value(j): [D]
@@ -256,8 +262,8 @@ void ReferenceOps::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransfo
     const int64_t slot = slot_mapping.ptr<const int64_t>()[t];
     for (int64_t head = 0; head < kv.num_kv_heads; ++head) {
       const int64_t index = kv_offset(kv, slot / kv.block_size, head, slot % kv.block_size);
-      store_kv(kv.k, kv.dtype, index, k.row<const float>(t) + head * kv.head_dim, kv.head_dim);
-      store_kv(kv.v, kv.dtype, index, v.row<const float>(t) + head * kv.head_dim, kv.head_dim);
+      store_kv(kv.k, kv.format, index, k.row<const float>(t) + head * kv.head_dim, kv.head_dim);
+      store_kv(kv.v, kv.format, index, v.row<const float>(t) + head * kv.head_dim, kv.head_dim);
     }
   }
 }
@@ -273,7 +279,7 @@ void ReferenceOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, c
       for (int64_t head = 0; head < num_heads; ++head) {
         const auto load = [&](const void* cache, int64_t j) {
           const int64_t block = batch.block_table[s * batch.max_blocks + j / kv.block_size];
-          load_kv(key_or_value.data(), cache, kv.dtype,
+          load_kv(key_or_value.data(), cache, kv.format,
                   kv_offset(kv, block, head / heads_per_kv, j % kv.block_size), dim);
           return key_or_value.data();
         };

@@ -34,21 +34,23 @@ inline int64_t attention_scratch_bytes() { return int64_t(sizeof(AttentionScratc
 
 inline void attend(float* states, const AttentionTile& tile, int64_t split, std::byte* memory) {
   auto& scratch = *reinterpret_cast<AttentionScratch*>(memory);
-  if (tile.kv->dtype == DType::kI8)
-    return walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
-      attend_int8_rows<kRows>(states, tile, row, begin, scratch.scores, scratch.int8);
-    });
   const auto attend_as = [&]<class Element>(Element) {
     walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
       attend_rows<Element, kRows>(states, tile, row, begin, scratch.scores);
     });
   };
-  if (tile.kv->dtype == DType::kBF16)
-    attend_as(bf16{});
-  else if (tile.kv->dtype == DType::kF8E4M3)
-    attend_as(f8e4m3{});
-  else
-    attend_as(float{});
+  switch (tile.kv->format) {
+    case KvKind::kBF16:
+      return attend_as(bf16{});
+    case KvKind::kF32:
+      return attend_as(float{});
+    case KvKind::kF8E4M3:
+      return attend_as(f8e4m3{});
+    case KvKind::kInt8:
+      return walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
+        attend_int8_rows<kRows>(states, tile, row, begin, scratch.scores, scratch.int8);
+      });
+  }
 }
 
 inline void merge_state(float* into, const float* next, int64_t head_dim) {

@@ -104,7 +104,7 @@ inline void add_int8_values(const AttentionTile& tile, float* const* sum, const 
     }
   }
   for (int t = 0; t < kRows; ++t) {
-    const IVec offset = IVec::set1(symmetric_zero(WeightKind::kInt8) * weights.sums[first + t]);
+    const IVec offset = IVec::set1(weight_format(WeightKind::kInt8).zero * weights.sums[first + t]);
     const Vec scale = Vec::set1(weights.scales[first + t]);
     for (int i = 0; i < kVecs; ++i) {
       float* p = sum[t] + d + i * kLanes;

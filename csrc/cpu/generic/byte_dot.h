@@ -49,7 +49,7 @@ LLAMA4RT_INLINE void byte_block(Vec (&sum)[kTokens], const IntBlock& block, cons
   for (int64_t g = 0; g < q.groups; ++g) {
     ByteSum dot[kTokens][kChains];
     for (int t = 0; t < kTokens; ++t) {
-      dot[t][0] = ByteSum(block.zeros ? 0 : -symmetric_zero(WeightKind::kInt4) * sums[t * q.groups + g]);
+      dot[t][0] = ByteSum(block.zeros ? 0 : -weight_format(WeightKind::kInt4).zero * sums[t * q.groups + g]);
       for (int c = 1; c < kChains; ++c) dot[t][c] = ByteSum(0);
     }
     const uint8_t* group_end = line + block.group_size / kPerLine * cpu16::kLineBytes;

@@ -122,7 +122,7 @@ LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, Vec weight_scale, fl
   if constexpr (kZeros)
     dot = dot - zero * IVec::set1(activation_sum);
   else
-    dot = dot - IVec::set1(activation_sum * symmetric_zero(kKind));
+    dot = dot - IVec::set1(activation_sum * weight_format(kKind).zero);
   return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
 }
 

@@ -72,7 +72,7 @@ inline constexpr int64_t kInt8ScaleBytes = kLanes * int64_t(sizeof(float));
 // The int8 keys or values of sixteen tokens.   cache: kv.k or kv.v; offset: in the block, a multiple of 16
 inline uint8_t* int8_sixteen(void* cache, const KvLayer& kv, int64_t block, int64_t kv_head, int64_t offset) {
   const int64_t token = (block * kv.num_kv_heads + kv_head) * kv.block_size + offset;
-  return static_cast<uint8_t*>(cache) + token * kv_head_bytes(DType::kI8, kv.head_dim);
+  return static_cast<uint8_t*>(cache) + token * kv_head_bytes(KvKind::kInt8, kv.head_dim);
 }
 
 inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
@@ -86,7 +86,7 @@ inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, cons
     quantize_group<int16_t, kKvInt8Largest>(q, scale, sum, x, kv.head_dim);
     std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
     for (int64_t d = 0; d < kv.head_dim; ++d)
-      sixteen[kInt8ScaleBytes + byte(d)] = uint8_t(q[d] + symmetric_zero(WeightKind::kInt8));
+      sixteen[kInt8ScaleBytes + byte(d)] = uint8_t(q[d] + weight_format(WeightKind::kInt8).zero);
   };
   store(kv.k, k, [&](int64_t d) {
     return cpu16::word_offset(WeightKind::kInt8, lane, d, kv.head_dim) +
@@ -99,14 +99,16 @@ inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, cons
 }
 
 inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
-  if (kv.dtype == DType::kBF16)
-    store_kv_as<bf16>(kv, slot, kv_head, k, v);
-  else if (kv.dtype == DType::kF8E4M3)
-    store_kv_as<f8e4m3>(kv, slot, kv_head, k, v);
-  else if (kv.dtype == DType::kI8)
-    store_kv_int8(kv, slot, kv_head, k, v);
-  else
-    store_kv_as<float>(kv, slot, kv_head, k, v);
+  switch (kv.format) {
+    case KvKind::kBF16:
+      return store_kv_as<bf16>(kv, slot, kv_head, k, v);
+    case KvKind::kF32:
+      return store_kv_as<float>(kv, slot, kv_head, k, v);
+    case KvKind::kF8E4M3:
+      return store_kv_as<f8e4m3>(kv, slot, kv_head, k, v);
+    case KvKind::kInt8:
+      return store_kv_int8(kv, slot, kv_head, k, v);
+  }
 }
 
 // Two keys' values of 16 dimensions from d on (n of them when fewer are left).   values: of dimension 0, an

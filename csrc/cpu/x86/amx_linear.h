@@ -48,7 +48,7 @@ inline void pack_tile_row(const QuantizedRows& q, int64_t row, int64_t tile_row,
   // Bytes 2k and 2k + 1 of eight int16 are the low and high byte of value k.
   const __m128i int4_order = _mm_setr_epi8(0, 8, 2, 10, 4, 12, 6, 14, 1, 9, 3, 11, 5, 13, 7, 15);
   const __m128i int8_order = _mm_setr_epi8(0, 4, 2, 6, 8, 12, 10, 14, 1, 5, 3, 7, 9, 13, 11, 15);
-  const __m128i order = kind == WeightKind::kInt4 ? int4_order : int8_order;
+  const __m128i order = weight_format(kind).bits == 4 ? int4_order : int8_order;
   const int16_t* values = q.values + row * q.stride;
   for (int64_t k = 0; k < q.stride; k += kTileK) {
     uint8_t* high = activation_tile(q, tile_row / 16, k, q.stride) + tile_row % 16 * kTileK;
@@ -66,7 +66,7 @@ inline void pack_tile_row(const QuantizedRows& q, int64_t row, int64_t tile_row,
 // two each.   buffer: [num_lines * 2][64]
 template <WeightKind kKind>
 inline const uint8_t* weight_tiles(const uint8_t* lines, int64_t num_lines, uint8_t* buffer) {
-  if (kKind == WeightKind::kInt8) return lines;
+  if (weight_format(kKind).bits == 8) return lines;
   const IVec nibbles = IVec::set1(0x0f0f0f0f);
   for (int64_t i = 0; i < num_lines; ++i) {
     const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
@@ -219,8 +219,14 @@ inline void linear_tiled(const LinearUnit& unit, const QuantizedRows& q, std::by
 inline void linear_unit_with_tiles(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
   const Linear& linear = *unit.linear;
   if (linear.first_tile < 0) return linear_unit(unit, q, scratch);
-  if (linear.weight.kind == WeightKind::kInt4) return linear_tiled<WeightKind::kInt4>(unit, q, scratch);
-  linear_tiled<WeightKind::kInt8>(unit, q, scratch);
+  switch (linear.weight.kind) {
+    case WeightKind::kBF16:
+      return;  // tiles_fit() lets in integers alone
+    case WeightKind::kInt8:
+      return linear_tiled<WeightKind::kInt8>(unit, q, scratch);
+    case WeightKind::kInt4:
+      return linear_tiled<WeightKind::kInt4>(unit, q, scratch);
+  }
 }
 
 inline int64_t tile_scratch_bytes(int64_t rows) {

@@ -39,8 +39,16 @@ void with_head(int head_dim, const Start& start) {
 }
 template <class Start>
 void with_head(const KvLayer& kv, const Start& start) {
-  if (kv.dtype == DType::kF8E4M3) return with_head<KvF8>(kv.head_dim, start);
-  with_head<KvBF16>(kv.head_dim, start);
+  switch (kv.format) {
+    case KvKind::kBF16:
+      return with_head<KvBF16>(kv.head_dim, start);
+    case KvKind::kF8E4M3:
+      return with_head<KvF8>(kv.head_dim, start);
+    case KvKind::kF32:  // not in cores
+    case KvKind::kInt8:
+      break;
+  }
+  throw_no_kv_kernel("attention", kv);
 }
 
 }  // namespace llama4rt::cuda

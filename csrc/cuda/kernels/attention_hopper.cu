@@ -8,7 +8,7 @@ namespace llama4rt::cuda {
 bool AttentionHopper::supports(const AttentionCall& call, int compute_major) {
   // Half of a block's 128 rows would be empty with fewer.
   constexpr int64_t kFewestRows = 65;
-  return compute_major == 9 && mma_can_take(call) && call.kv.dtype == DType::kBF16 &&
+  return compute_major == 9 && mma_can_take(call) && call.kv.format == KvKind::kBF16 &&
          (call.kv.head_dim == 64 || call.kv.head_dim == 128) && call.max_rows() >= kFewestRows;
 }
 

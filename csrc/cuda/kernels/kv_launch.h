@@ -2,11 +2,17 @@
 #pragma once
 
 #include "base/checked_math.h"
+#include "base/error.h"
 #include "cuda/device/kv_layout.cuh"
 #include "cuda/kernels/attention.h"
 #include "cuda/launch.h"
 
 namespace llama4rt::cuda {
+
+// Ops::check_kv() refuses these caches before.
+[[noreturn]] inline void throw_no_kv_kernel(const char* name, const KvLayer& kv) {
+  throw Error(ErrorKind::kInternal, error_text(name, ": ", kv_kind_name(kv.format), " caches have no CUDA kernel"));
+}
 
 // A layer's cache as kernels see it.
 inline KvBlocks kv_blocks(const KvLayer& kv) {
@@ -31,9 +37,17 @@ void launch_per_head(const char* name, Stream& stream, const Args& args, const K
     if (kv.head_dim <= 128) return start(Config<Element, 128>{});
     start(Config<Element, 256>{});
   };
-  if (kv.dtype == DType::kF32) return with(KvF32{});
-  if (kv.dtype == DType::kF8E4M3) return with(KvF8{});
-  with(KvBF16{});
+  switch (kv.format) {
+    case KvKind::kBF16:
+      return with(KvBF16{});
+    case KvKind::kF32:
+      return with(KvF32{});
+    case KvKind::kF8E4M3:
+      return with(KvF8{});
+    case KvKind::kInt8:
+      break;
+  }
+  throw_no_kv_kernel(name, kv);
 }
 
 }  // namespace llama4rt::cuda

@@ -4,6 +4,7 @@
 #include "cuda/kernels/linear.h"
 #include "cuda/kernels/linear_decode.cuh"
 #include "cuda/kernels/linear_decode.h"
+#include "cuda/kernels/with_weights.h"
 #include "cuda/launch.h"
 #include "format/layout.h"
 
@@ -32,21 +33,9 @@ struct Call {
     launch("linear_decode", linear_decode_kernel<Config>, shape, stream, args, rows_of_x);
   }
   template <class Weights>
-  void choose_tokens() {
+  void operator()() {
     if (many_tokens) return start<DecodeConfig<Weights, 2>>();
     start<DecodeConfig<Weights, 1>>();
-  }
-  template <int kGroup>
-  void choose_kind(const Weight& w) {
-    if (w.kind == WeightKind::kInt8) return choose_tokens<Int8Weights<kGroup>>();
-    if (w.zeros) return choose_tokens<Int4Weights<kGroup, true>>();
-    choose_tokens<Int4Weights<kGroup, false>>();
-  }
-  void choose(const Weight& w) {
-    if (w.kind == WeightKind::kBF16) return choose_tokens<BF16Weights>();
-    if (w.group_size == 32) return choose_kind<32>(w);
-    if (w.group_size == 64) return choose_kind<64>(w);
-    choose_kind<128>(w);
   }
 };
 
@@ -74,7 +63,7 @@ void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens
                       .grid_y = int(decode_parts(w, args.tokens + args.slots))},
             .many_tokens = jobs_of_16(args, tokens),
             .tokens = tokens};
-  call.choose(w);
+  with_weights</*kZerosAtRunTime=*/false>(w, call);
 }
 
 void LinearDecode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* scratch,

@@ -20,7 +20,7 @@ struct Start {
   LaunchShape shape;
 
   template <class Weights>
-  void with() {
+  void operator()() {
     using Config = LinearMediumConfig<Weights>;
     shape.threads = Config::kThreads;
     shape.dynamic_shared =
@@ -41,7 +41,7 @@ void LinearMedium::run(Stream& stream, const RowsProduct& product, const Weight&
               {.grid_x = int(ceil_div(w.n, kRows)),
                .grid_y = int(splits_beside(w, product.rows, multiprocessors)),
                .grid_z = int(most_row_tiles(product.rows, w.num_experts, kTokens))}};
-  choose_weights(w, start);
+  with_weights</*kZerosAtRunTime=*/true>(w, start);
 }
 
 }  // namespace llama4rt::cuda

@@ -18,7 +18,7 @@ struct Start {
   int blocks;
 
   template <class Weights>
-  void with() {
+  void operator()() {
     using Config = LinearPrefillConfig<Weights>;
     launch("linear_prefill", linear_prefill_kernel<Config>,
            {.grid_x = blocks, .threads = Config::kThreads, .dynamic_shared = Config::kSharedBytes}, stream,
@@ -39,7 +39,7 @@ void LinearPrefill::run(Stream& stream, const RowsProduct& product, const Weight
   const int64_t tiles = ceil_div(w.n, int64_t(AnyConfig::kRows)) *
                         most_row_tiles(product.rows, w.num_experts, AnyConfig::kTokens);
   Start start{stream, args, x_map, int(std::min<int64_t>(tiles, multiprocessors))};
-  choose_weights(w, start);
+  with_weights</*kZerosAtRunTime=*/true>(w, start);
 }
 
 }  // namespace llama4rt::cuda

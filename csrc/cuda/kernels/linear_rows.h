@@ -49,7 +49,8 @@ struct RowsProduct {
 };
 
 inline bool rows_supports(const Weight& w) {
-  if (w.layout != Layout::kCudaTile || (w.kind == WeightKind::kInt8 && w.zeros)) return false;
+  if (w.layout != Layout::kCudaTile || !w.format().on_gpu) return false;
+  if (w.zeros && !w.format().may_have_zeros) return false;
   // Scales are found with 32-bit indices.
   return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, 32) < int64_t(1) << 31;
 }

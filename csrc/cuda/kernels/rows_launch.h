@@ -7,6 +7,7 @@
 #include "cuda/device/rows_args.cuh"
 #include "cuda/device/weight_tiles.cuh"
 #include "cuda/kernels/linear_rows.h"
+#include "cuda/kernels/with_weights.h"
 #include "format/layout.h"
 
 namespace llama4rt::cuda {
@@ -31,21 +32,6 @@ inline RowsArgs rows_args(const RowsProduct& p, const Weight& w) {
           .num_f = int(p.out.size(1)),
           .fp32_scales = w.scale_dtype == DType::kF32,
           .finish = p.finish};
-}
-
-// Calls start.with<Weights>() with the type of this weight. Zero points or none is decided at run time here:
-// that costs an instruction per group and halves the number of instantiations.
-template <class Start>
-void choose_weights(const Weight& w, Start& start) {
-  if (w.kind == WeightKind::kBF16) return start.template with<BF16Weights>();
-  if (w.kind == WeightKind::kInt8) {
-    if (w.group_size == 32) return start.template with<Int8Weights<32>>();
-    if (w.group_size == 64) return start.template with<Int8Weights<64>>();
-    return start.template with<Int8Weights<128>>();
-  }
-  if (w.group_size == 32) return start.template with<Int4Weights<32, true>>();
-  if (w.group_size == 64) return start.template with<Int4Weights<64, true>>();
-  start.template with<Int4Weights<128, true>>();
 }
 
 }  // namespace llama4rt::cuda

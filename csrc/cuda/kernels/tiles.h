@@ -30,7 +30,7 @@ struct TileAttention {
   static bool supports(const TilesCall& call);
   // The cache that tiles are packed into; without memory.
   static KvLayer packed_layer(const TilesCall& call) {
-    return {.dtype = DType::kBF16,
+    return {.format = KvKind::kBF16,
             .num_blocks = int32_t(call.num_tiles()),
             .block_size = int(round_up(call.rows_per_tile, int64_t(16))),
             .num_kv_heads = call.num_heads,

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "model/shape_source.h"
-#include "ops/kv_int8.h"
+#include "ops/kv_formats.h"
 #include "runtime/plan/memory_limit.h"
 #include "runtime/runner/device_weights.h"
 #include "runtime/runner/kv_cache.h"
@@ -30,21 +30,19 @@ int64_t option(const char* name, int64_t value, int64_t maximum, int64_t chosen)
   return value == 0 ? chosen : value;
 }
 
-DType kv_dtype(const std::string& name, const std::string& device, int64_t head_dim) {
-  if (name == "int8") {
-    LLAMA4RT_CHECK(kConfig, device_traits(device).scaled_kv,
-                   "kv_cache_dtype \"int8\" is for CPUs; on a GPU use \"fp8\"");
-    LLAMA4RT_CHECK(kConfig, head_dim % 16 == 0 && head_dim <= kMaxInt8HeadDim,
-                   "kv_cache_dtype \"int8\" needs a ", "head_dim that is a multiple of 16, at most ",
-                   kMaxInt8HeadDim, "; the model's is ", head_dim);
-    return DType::kI8;
+// The cache format that `name` means. option: what the caller wrote it into.
+KvKind kv_kind(const char* option, const std::string& name, const std::string& device, int64_t head_dim) {
+  if (name == "auto") return device == "reference" ? KvKind::kF32 : KvKind::kBF16;
+  std::string names = "\"auto\"";
+  for (const KvFormat& format : kKvFormats) {
+    if (name == format.name || name == format.long_name) {
+      const std::string refusal = kv_refusal(format.kind, head_dim, device_traits(device).gpu_kv);
+      LLAMA4RT_CHECK(kConfig, refusal.empty(), option, " ", refusal);
+      return format.kind;
+    }
+    names += error_text(&format == &kKvFormats.back() ? " or \"" : ", \"", format.name, "\"");
   }
-  if (name == "auto") return device == "reference" ? DType::kF32 : DType::kBF16;
-  if (name == "bf16" || name == "bfloat16") return DType::kBF16;
-  if (name == "f32" || name == "float32") return DType::kF32;
-  LLAMA4RT_CHECK(kConfig, name == "fp8" || name == "fp8_e4m3", "kv_cache_dtype is \"", name,
-                 "\"; it must be \"auto\", \"bf16\", \"f32\", \"fp8\" or \"int8\"");
-  return DType::kF8E4M3;
+  throw Error(ErrorKind::kConfig, error_text(option, " is \"", name, "\"; it must be ", names));
 }
 
 // Every choice that the caller left open, for this kind of device.
@@ -60,7 +58,10 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
   plan.max_batched_tokens = tokens == 0 ? std::max(default_tokens, plan.max_num_seqs) : tokens;
   plan.max_model_len = options.max_model_len;
   plan.block_size = int(option("block_size", options.block_size, 1024, 16));
-  plan.kv_dtype = kv_dtype(options.kv_cache_dtype, device, config.head_dim);
+  plan.kv_global = kv_kind("kv_cache_dtype", options.kv_cache_dtype, device, config.head_dim);
+  plan.kv_local = plan.kv_global;
+  if (!options.kv_cache_dtype_local.empty())
+    plan.kv_local = kv_kind("kv_cache_dtype_local", options.kv_cache_dtype_local, device, config.head_dim);
   plan.memory = option("gpu_memory", options.memory_bytes, int64_t(1) << 50, 0);
   // On a CPU, pages are backed when first written, but one day all of them may be: leave half to everything
   // else.

@@ -33,7 +33,8 @@ struct EngineOptions {  // 0: the engine chooses
   int64_t kv_cache_bytes = 0;
   int64_t block_size = 16;
   int64_t max_batched_tokens = 0;
-  std::string kv_cache_dtype = "auto";  // "auto", "bf16", "f32", "fp8" (e4m3, no scales), "int8"
+  std::string kv_cache_dtype = "auto";  // "auto", or a name of ops/kv_formats.h
+  std::string kv_cache_dtype_local;     // of the layers that attend in chunks; empty: the same
   std::string activations = "auto";     // "auto", "int8" or "int16": of a CPU, see ops/device.h
   std::string cuda_prefill = "auto";    // "auto" or "medium": of a GPU, as the next two
   bool cuda_run_ahead = true;

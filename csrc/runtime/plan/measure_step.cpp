@@ -46,26 +46,28 @@ class ShapesOnly final : public WeightSource {
   const Layout layout_;
 };
 
-std::vector<KvLayer> kv_layers(const ModelConfig& config, int block_size, DType dtype) {
-  KvLayer layer{.k = MeasuringDevice::no_memory(),
-                .v = MeasuringDevice::no_memory(),
-                .dtype = dtype,
-                .num_blocks = 1,
-                .block_size = block_size,
-                .num_kv_heads = int(config.num_key_value_heads),
-                .head_dim = int(config.head_dim)};
-  return std::vector(size_t(config.num_hidden_layers), layer);
+std::vector<KvLayer> kv_layers(const ModelConfig& config, int block_size, KvKind global, KvKind local) {
+  std::vector<KvLayer> layers;
+  for (const bool chunked : config.chunked_layers)
+    layers.push_back({.k = MeasuringDevice::no_memory(),
+                      .v = MeasuringDevice::no_memory(),
+                      .format = chunked ? local : global,
+                      .num_blocks = 1,
+                      .block_size = block_size,
+                      .num_kv_heads = int(config.num_key_value_heads),
+                      .head_dim = int(config.head_dim)});
+  return layers;
 }
 
 }  // namespace
 
 StepMemory measure_text_step(const WeightSource& source, const DeviceTraits& traits, const StepShape& shape,
-                             DType kv_dtype) {
+                             KvKind kv_global, KvKind kv_local) {
   MeasuringDevice device(traits);
   const ModelConfig& config = source.config();
   const Llama4Weights weights = Llama4Weights::load(ShapesOnly(source, traits.layout));
   Llama4 model(device, config, weights, shape, kUnbounded);
-  model.forward(BatchBuilder::largest(config, shape), kv_layers(config, shape.block_size, kv_dtype));
+  model.forward(BatchBuilder::largest(config, shape), kv_layers(config, shape.block_size, kv_global, kv_local));
   const Tensor logits = model.logits(0, shape.logit_rows);
   if (traits.samples) {
     SampleBatch batch;

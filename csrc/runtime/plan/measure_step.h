@@ -17,10 +17,10 @@ struct StepMemory {
   ScratchBytes scratch;
 };
 
-// The text decoder. source: names, kinds and shapes of the weights; their bytes are not read. kv_dtype: of
-// the cache.
+// The text decoder. source: names, kinds and shapes of the weights; their bytes are not read. kv_global,
+// kv_local: formats of the two groups of layers.
 StepMemory measure_text_step(const WeightSource& source, const DeviceTraits& device, const StepShape& shape,
-                             DType kv_dtype);
+                             KvKind kv_global, KvKind kv_local);
 // The vision tower on `tiles` tiles at once; source.config() has one.
 StepMemory measure_vision_step(const WeightSource& source, const DeviceTraits& device, int64_t tiles);
 // How many tiles go through the tower at once in a reasonable amount of memory.

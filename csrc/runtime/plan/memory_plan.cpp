@@ -79,7 +79,7 @@ class Planner {
   MemoryPlan without_cache(int64_t max_model_len) const {
     MemoryPlan plan = fixed_;
     plan.step.max_context = max_model_len;
-    const StepMemory text = measure_text_step(weights_, device_, plan.step, options_.kv_dtype);
+    const StepMemory text = measure_text_step(weights_, device_, plan.step, options_.kv_global, options_.kv_local);
     plan.workspace = text.workspace - plan.logits;
     plan.scratch.values = std::max(plan.scratch.values, text.scratch.values);
     plan.scratch.tickets = std::max(plan.scratch.tickets, text.scratch.tickets);
@@ -92,7 +92,8 @@ class Planner {
   KvCacheOptions cache_options() const {
     return {.budget_bytes = options_.kv_cache_bytes,
             .block_size = options_.block_size,
-            .dtype = options_.kv_dtype,
+            .global_format = options_.kv_global,
+            .local_format = options_.kv_local,
             .max_model_len = options_.max_model_len,
             .max_num_seqs = options_.max_num_seqs,
             .spare_blocks = device_.has_own_memory ? BatchBuilder::kSpareBlocks : 0};

@@ -17,7 +17,7 @@ struct PlanOptions {
   int64_t max_num_seqs = 1;        // sequences that run at the same time
   int64_t max_batched_tokens = 0;  // of one step
   int block_size = 16;
-  DType kv_dtype = DType::kBF16;
+  KvKind kv_global = KvKind::kBF16, kv_local = KvKind::kBF16;  // format of each group of layers
   int64_t kv_cache_bytes = 0;  // 0: what max_num_seqs sequences of max_model_len need, within `memory`
   int64_t image_bytes = 0;     // encoded pictures; of models that see
   int64_t memory = 0;          // what the device has for all of it; 0: no limit

@@ -97,8 +97,7 @@ DummyWeights::DummyWeights(const ModelConfig& config, const WeightOptions& optio
       const float deviation = 1 / std::sqrt(float(w.k));  // a product has the size of its input
       if (w.quantized()) {
         fill.bits(data, bytes.data);
-        // Codes are uniform, of deviation 4.6 (int4) or 74 (int8).
-        const bf16 scale = to_bf16(deviation / (w.kind == WeightKind::kInt4 ? 4.6f : 74.0f));
+        const bf16 scale = to_bf16(deviation / w.format().code_deviation);
         fill.constant(scales, bytes.scales, &scale, sizeof scale);
         w.scales = scales;
       } else {

@@ -26,12 +26,14 @@ KvCachePlan kv_cache_shape(const ModelConfig& config, const KvCacheOptions& opti
 
   KvCachePlan plan;
   plan.block_size = options.block_size;
-  plan.dtype = options.dtype;
+  plan.global_format = options.global_format;
+  plan.local_format = options.local_format;
   plan.attention_chunk = chunk;
-  const int64_t layer_bytes =
-      2 * config.num_key_value_heads * size * kv_head_bytes(options.dtype, config.head_dim);
-  plan.global_block_bytes = global_layers * layer_bytes;
-  plan.local_block_bytes = local_layers * layer_bytes;
+  const auto layer_bytes = [&](KvKind format) {
+    return 2 * config.num_key_value_heads * size * kv_head_bytes(format, config.head_dim);
+  };
+  plan.global_block_bytes = global_layers * layer_bytes(plan.global_format);
+  plan.local_block_bytes = local_layers * layer_bytes(plan.local_format);
   plan.spare_blocks = options.spare_blocks;
   return plan;
 }
@@ -88,9 +90,9 @@ KvCache::KvCache(Device& device, const ModelConfig& config, const KvCachePlan& p
   try {
     for (int l = 0; l < config.num_hidden_layers; ++l) {
       KvLayer& layer = layers_.emplace_back();
-      layer.dtype = plan.dtype;
-      layer.num_blocks = plan.spare_blocks +
-                         (config.chunked_layers[size_t(l)] ? plan.num_local_blocks : plan.num_global_blocks);
+      const bool local = config.chunked_layers[size_t(l)];
+      layer.format = local ? plan.local_format : plan.global_format;
+      layer.num_blocks = plan.spare_blocks + (local ? plan.num_local_blocks : plan.num_global_blocks);
       layer.block_size = plan.block_size;
       layer.num_kv_heads = config.num_key_value_heads;
       layer.head_dim = config.head_dim;

@@ -9,6 +9,7 @@
 
 #include "format/model_config.h"
 #include "ops/device.h"
+#include "ops/kv_formats.h"
 #include "ops/op_types.h"
 
 namespace llama4rt {
@@ -16,7 +17,7 @@ namespace llama4rt {
 struct KvCacheOptions {
   int64_t budget_bytes = 0;
   int block_size = 16;  // P tokens
-  DType dtype = DType::kBF16;
+  KvKind global_format = KvKind::kBF16, local_format = KvKind::kBF16;
   int64_t max_model_len = 0;  // 0: as long as the model and the budget allow
   int64_t max_num_seqs = 1;
   // Of each layer group, beside the ones to be handed out: rows that pad a step write there.
@@ -25,7 +26,7 @@ struct KvCacheOptions {
 
 struct KvCachePlan {
   int block_size = 0;
-  DType dtype = DType::kBF16;
+  KvKind global_format = KvKind::kBF16, local_format = KvKind::kBF16;
   int64_t attention_chunk = 0;    // 0: no chunked layer, no local group
   int32_t num_global_blocks = 0;  // 0: no global layer
   int32_t num_local_blocks = 0;

@@ -14,7 +14,7 @@ inline cases::AttentionCase small_batch(int64_t queries) {
           .group = 5,
           .head_dim = 32,
           .block_size = 48,
-          .kv_dtype = DType::kBF16,
+          .kv_format = KvKind::kBF16,
           .sequences = {{.first_position = 624 - queries, .length = queries},
                         {.kv_begin = 96, .first_position = 131, .length = queries}}};
 }

@@ -15,18 +15,18 @@ namespace llama4rt::test {
 class KvPair {
  public:
   KvPair(cuda::Stream& stream, int num_blocks, const cases::AttentionCase& c, int first_block = 0)
-      : host_{.dtype = c.kv_dtype,
+      : host_{.format = c.kv_format,
               .num_blocks = first_block + num_blocks,
               .block_size = c.block_size,
               .num_kv_heads = c.num_kv_heads,
               .head_dim = c.head_dim},
-        bytes_(num_blocks * host_.block_elements() * int64_t(dtype_size(c.kv_dtype))),
+        bytes_(num_blocks * host_.block_bytes()),
         host_k_(bytes_),
         host_v_(bytes_),
         device_k_(size_t(bytes_)),
         device_v_(size_t(bytes_)),
         device_(host_) {
-    const int64_t before = first_block * host_.block_elements() * int64_t(dtype_size(c.kv_dtype));
+    const int64_t before = first_block * host_.block_bytes();
     const auto from = [&](void* p) {
       return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(p) - uintptr_t(before));
     };

@@ -11,7 +11,7 @@ TEST(every_bug_is_caught) {
                     .group = 5,
                     .head_dim = 64,
                     .block_size = 48,
-                    .kv_dtype = DType::kBF16,
+                    .kv_format = KvKind::kBF16,
                     .sequences = {{.first_position = 316, .length = 14}}});
 #define RUN(from)                                                              \
   [&] {                                                                        \

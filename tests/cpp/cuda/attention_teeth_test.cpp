@@ -8,7 +8,7 @@ namespace {
 void break_every_place(const char* kernel, const cases::AttentionCase& c, size_t fewest_places) {
   Rng rng(36);
   AttentionWorld world(rng, c);
-  const AttentionWorld::Expected expected = world.expected(c.kv_dtype != DType::kF32);
+  const AttentionWorld::Expected expected = world.expected(c.kv_format != KvKind::kF32);
   check_teeth(
       kernel, [&] { return worst_error(world.attend(0, c.num_tokens()), expected) < 0x1p-7; }, fewest_places);
 }
@@ -20,7 +20,7 @@ TEST(every_break_of_decode_is_caught) {
                     {.num_kv_heads = 1,
                      .group = 5,
                      .head_dim = 32,
-                     .kv_dtype = DType::kBF16,
+                     .kv_format = KvKind::kBF16,
                      // Five spans: two blocks, which meet.
                      .sequences = {{.first_position = 1100}, {.kv_begin = 16, .first_position = 40}}},
                     11);
@@ -31,7 +31,7 @@ TEST(every_break_of_prefill_is_caught) {
                     {.num_kv_heads = 1,
                      .group = 3,
                      .head_dim = 32,
-                     .kv_dtype = DType::kBF16,
+                     .kv_format = KvKind::kBF16,
                      .sequences = {{.first_position = 270, .length = 13}}},
                     4);
 }
@@ -41,7 +41,7 @@ TEST(every_break_of_hopper_is_caught) {
                     {.num_kv_heads = 1,
                      .group = 5,
                      .head_dim = 64,
-                     .kv_dtype = DType::kBF16,
+                     .kv_format = KvKind::kBF16,
                      .sequences = {{.first_position = 300, .length = 18}}},
                     8);
 }
@@ -51,7 +51,7 @@ TEST(every_break_of_plain_is_caught) {
                     {.num_kv_heads = 1,
                      .group = 2,
                      .head_dim = 34,
-                     .kv_dtype = DType::kF32,
+                     .kv_format = KvKind::kF32,
                      .sequences = {{.first_position = 70, .length = 2}}},
                     4);
 }

@@ -6,13 +6,13 @@ namespace {
 
 std::string describe(const cases::AttentionCase& c) {
   return error_text(c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim, ", blocks of ", c.block_size,
-                    ", ", dtype_name(c.kv_dtype), ", ", c.sequences.size(), " sequences, first at ",
+                    ", ", kv_kind_name(c.kv_format), ", ", c.sequences.size(), " sequences, first at ",
                     c.sequences[0].first_position);
 }
 
 // What a kernel with mma rounds: queries to bf16 (the reference gets them rounded) and probabilities to bf16,
 // 2^-9 of each; their sum is made of the rounded ones. Plain attention rounds nothing.
-double tolerance(const cases::AttentionCase& c) { return c.kv_dtype == DType::kF32 ? 1e-5 : 0x1p-8; }
+double tolerance(const cases::AttentionCase& c) { return c.kv_format == KvKind::kF32 ? 1e-5 : 0x1p-8; }
 
 // Without the checker, which has seen these kernels: a long run would take minutes with it.
 auto fast() {
@@ -28,7 +28,7 @@ void check(Rng& rng, const cases::AttentionCase& c) {
   AttentionWorld world(rng, c);
   const Matrix out = world.attend(0, c.num_tokens());
   CHECK(out.intact());
-  CHECK_CLOSE(worst_error(out, world.expected(c.kv_dtype != DType::kF32)), 0.0, tolerance(c));
+  CHECK_CLOSE(worst_error(out, world.expected(c.kv_format != KvKind::kF32)), 0.0, tolerance(c));
 }
 
 }  // namespace
@@ -37,13 +37,13 @@ void check(Rng& rng, const cases::AttentionCase& c) {
 // prompt, and whatever else is in the batch.
 TEST(neither_slices_nor_kernels_change_a_bit) {
   Rng rng(32);
-  for (const DType dtype : {DType::kBF16, DType::kF8E4M3}) {
-    SCOPE(dtype_name(dtype));
+  for (const KvKind format : {KvKind::kBF16, KvKind::kF8E4M3}) {
+    SCOPE(kv_kind_name(format));
     AttentionWorld world(rng, {.num_kv_heads = 1,
                                .group = 5,
                                .head_dim = 32,
                                .block_size = 32,
-                               .kv_dtype = dtype,
+                               .kv_format = format,
                                .sequences = {{.first_position = 500, .length = 40}}});
     const Matrix whole = world.attend(0, 40);
     CHECK_CLOSE(worst_error(whole, world.expected(true)), 0.0, 0x1p-8);
@@ -61,9 +61,9 @@ TEST(every_shared_case_conforms) {
   for (cases::AttentionCase c : cases::attention_cases()) {
     const WithOptions with(schedules()[turn % 3]);
     ++turn;
-    if (c.kv_dtype == DType::kF32 && (c.head_dim != 80 || c.group > 3)) continue;  // time
+    if (c.kv_format == KvKind::kF32 && (c.head_dim != 80 || c.group > 3)) continue;  // time
     if (c.group == 8 && c.head_dim > 64) continue;                                 // likewise
-    if (turn % 5 == 0) c.kv_dtype = DType::kF8E4M3;
+    if (turn % 5 == 0) c.kv_format = KvKind::kF8E4M3;
     check(rng, c);
   }
 }
@@ -78,7 +78,7 @@ TEST(hopper_gives_the_same_bits) {
                             .group = 5,
                             .head_dim = head_dim,
                             .block_size = 48,
-                            .kv_dtype = DType::kBF16,
+                            .kv_format = KvKind::kBF16,
                             .sequences = {{.first_position = first, .length = 33},
                                           {.kv_begin = 96, .first_position = first + 100, .length = 3}}});
       SCOPE("heads of ", head_dim, ", first at ", first);
@@ -97,25 +97,25 @@ TEST(nothing_is_counted_in_32_bits) {
   Rng rng(38);
   constexpr int64_t kFar = 16 * 200'000'000LL;
   struct Kernel {
-    DType dtype;
+    KvKind format;
     int head_dim;
     int64_t length;
   };
   for (const Kernel& kernel :
-       {Kernel{DType::kBF16, 64, 1}, Kernel{DType::kBF16, 32, 40}, Kernel{DType::kBF16, 64, 40},
-        Kernel{DType::kF8E4M3, 32, 2}, Kernel{DType::kF32, 32, 2}}) {
+       {Kernel{KvKind::kBF16, 64, 1}, Kernel{KvKind::kBF16, 32, 40}, Kernel{KvKind::kBF16, 64, 40},
+        Kernel{KvKind::kF8E4M3, 32, 2}, Kernel{KvKind::kF32, 32, 2}}) {
     const cases::AttentionCase c{
         .num_kv_heads = 1,
         .group = 2,
         .head_dim = kernel.head_dim,
         .block_size = 16,
-        .kv_dtype = kernel.dtype,
+        .kv_format = kernel.format,
         .sequences = {{.kv_begin = kFar, .first_position = kFar + 90, .length = kernel.length}}};
-    SCOPE(dtype_name(kernel.dtype), ", heads of ", kernel.head_dim, ", ", kernel.length, " tokens");
+    SCOPE(dtype_name(kernel.format), ", heads of ", kernel.head_dim, ", ", kernel.length, " tokens");
     AttentionWorld world(rng, c, 200'000'000);
     const Matrix out = world.attend(0, kernel.length);
     CHECK(out.intact());
-    CHECK_CLOSE(worst_error(out, world.expected(kernel.dtype != DType::kF32)), 0.0, tolerance(c));
+    CHECK_CLOSE(worst_error(out, world.expected(kernel.format != KvKind::kF32)), 0.0, tolerance(c));
   }
 }
 
@@ -127,7 +127,7 @@ TEST(long_contexts_conform) {
                                  .group = 2,
                                  .head_dim = 16,
                                  .block_size = 64,
-                                 .kv_dtype = DType::kBF16,
+                                 .kv_format = KvKind::kBF16,
                                  .sequences = {{.first_position = 511, .length = 1}}};  // whole blocks
     SCOPE(position, " keys");
     AttentionWorld world(rng, c);
@@ -149,10 +149,10 @@ TEST(prepare_qkv_conforms) {
   size_t turn = 0;
   for (const cases::QkvCase& c : cases::qkv_cases()) {
     const WithOptions with(schedules()[turn % 3]);
-    const DType dtype = ++turn % 3 == 0 ? DType::kF8E4M3 : c.kv_dtype;
+    const KvKind format = ++turn % 3 == 0 ? KvKind::kF8E4M3 : c.kv_format;
     SCOPE("T ", c.tokens, ", ", c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim,
           c.rope ? ", rope" : "", c.qk_norm ? ", norm" : "", c.q_scale ? ", scale" : "", ", ",
-          dtype_name(dtype));
+          kv_kind_name(format));
     const int64_t dim = c.head_dim, q_width = c.num_kv_heads * c.group * dim, kv_width = c.num_kv_heads * dim;
     Matrix x = random_activations(rng, c.tokens, q_width + 2 * kv_width), expected = x;
     std::vector<float> angles, temperature;
@@ -169,7 +169,7 @@ TEST(prepare_qkv_conforms) {
     const DeviceArray<float> dangles(stream, angles), dtemperature(stream, temperature);
     const DeviceArray<int64_t> dslots(stream, slots);
     KvPair kv(stream, 2,
-              {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_dtype = dtype});
+              {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_format = format});
     const auto prepare = [&](Device& on, Tensor qkv, const KvLayer& layer, void* rope, void* q_scale,
                              void* at) {
       QkvTransform transform;
@@ -225,11 +225,11 @@ TEST(prepare_qkv_conforms) {
 
 TEST(huge_scores_do_not_overflow) {
   Rng rng(34);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3}) {
     AttentionWorld world(rng, {.num_kv_heads = 1,
                                .group = 2,
                                .head_dim = 64,
-                               .kv_dtype = dtype,
+                               .kv_format = format,
                                .sequences = {{.first_position = 300, .length = 3}}});
     world.set_scale(1e4f);
     const Matrix out = world.attend(0, 3);

@@ -57,7 +57,7 @@ class DeviceReference final : public Device {
                 .has_own_memory = true,
                 .runs_async = async,
                 .samples = async,
-                .scaled_kv = false}),
+                .gpu_kv = true}),
         ops_(traits()) {}
   Ops& ops() override { return ops_; }
   std::string name() const override { return "cuda:0"; }

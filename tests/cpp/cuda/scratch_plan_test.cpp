@@ -101,11 +101,11 @@ Batch random_step(std::mt19937& random, const ModelConfig& config, const StepSha
 }
 
 // Runs the host code of one step; kernels are dropped.
-void submit(Llama4& model, CudaDevice& device, const ModelConfig& config, const Batch& batch, DType kv_dtype,
+void submit(Llama4& model, CudaDevice& device, const ModelConfig& config, const Batch& batch, KvKind kv_format,
             int block_size) {
   const KvLayer layer{.k = kNowhere,
                       .v = kNowhere,
-                      .dtype = kv_dtype,
+                      .format = kv_format,
                       .num_blocks = 1,
                       .block_size = block_size,
                       .num_kv_heads = int(config.num_key_value_heads),
@@ -122,19 +122,19 @@ void submit(Llama4& model, CudaDevice& device, const ModelConfig& config, const 
 
 // The most scratch that `steps` random steps asked for, and what is planned.
 void check_plan(std::mt19937& random, const ModelConfig& config, const StepShape& shape, int steps) {
-  const DType kv_dtype = one_of(random, {DType::kBF16, DType::kF8E4M3, DType::kF32});
+  const KvKind kv_format = one_of(random, {KvKind::kBF16, KvKind::kF8E4M3, KvKind::kF32});
   WeightOptions options;
   options.weights = one_of(random, {WeightKind::kInt4, WeightKind::kInt8, WeightKind::kBF16});
   options.lm_head = one_of(random, {WeightKind::kInt4, WeightKind::kBF16});
   options.group_size = one_of(random, {32, 64, 128});
   options.layout = Layout::kCudaTile;
   const ShapeSource shapes(config, options);
-  const StepMemory planned = measure_text_step(shapes, device_traits("cuda"), shape, kv_dtype);
+  const StepMemory planned = measure_text_step(shapes, device_traits("cuda"), shape, kv_format);
   CudaDevice device(0);
   const Llama4Weights weights = Llama4Weights::load(Addressed(shapes));
   Llama4 model(device, config, weights, shape, size_t(planned.workspace));
   for (int i = 0; i < steps; ++i)
-    submit(model, device, config, random_step(random, config, shape), kv_dtype, shape.block_size);
+    submit(model, device, config, random_step(random, config, shape), kv_format, shape.block_size);
   const ScratchBytes asked = device.scratch_bytes();
   SCOPE("hidden ", config.hidden_size, ", ", config.num_local_experts, " experts, top ",
         config.num_experts_per_tok, ", ", shape.max_tokens, " tokens, ", shape.max_seqs,

@@ -8,8 +8,8 @@ namespace {
 
 class Cache {
  public:
-  Cache(Device& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, DType dtype)
-      : layer_{.dtype = dtype,
+  Cache(Device& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, KvKind format)
+      : layer_{.format = format,
                .num_blocks = num_blocks,
                .block_size = block_size,
                .num_kv_heads = num_kv_heads,
@@ -115,8 +115,8 @@ struct Kept {
   std::vector<float> x;  // [D]
   double scale = 1;
 
-  Kept(const float* head, int64_t dim, DType dtype) : x(head, head + dim) {
-    if (dtype == DType::kI8) {
+  Kept(const float* head, int64_t dim, KvKind format) : x(head, head + dim) {
+    if (format == KvKind::kInt8) {
       std::vector<int8_t> q(x.size());
       float s = 0;
       quantize_kv(q.data(), s, head, dim);
@@ -124,8 +124,8 @@ struct Kept {
       scale = double(s);
     }
     for (float& value : x) {
-      if (dtype == DType::kF8E4M3) value = to_float(to_f8e4m3(value));
-      if (dtype == DType::kBF16) value = to_float(to_bf16(value));
+      if (format == KvKind::kF8E4M3) value = to_float(to_f8e4m3(value));
+      if (format == KvKind::kBF16) value = to_float(to_bf16(value));
     }
   }
 };
@@ -136,7 +136,7 @@ std::vector<cases::AttentionCase> all_cases() {
   for (size_t i = 0; i < cases::attention_cases().size(); ++i) {
     if (i % 3 == 1) continue;
     all.push_back(all[i]);
-    all.back().kv_dtype = i % 3 == 0 ? DType::kF8E4M3 : DType::kI8;
+    all.back().kv_format = i % 3 == 0 ? KvKind::kF8E4M3 : KvKind::kInt8;
   }
   return all;
 }
@@ -174,8 +174,8 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
           q_largest = std::max(q_largest, std::abs(double(q[d])));
         }
         for (int64_t j = 0; j < keys; ++j) {
-          const Kept key(s.k.row(j) + kv, dim, c.kv_dtype);
-          values.emplace_back(s.v.row(j) + kv, dim, c.kv_dtype);
+          const Kept key(s.k.row(j) + kv, dim, c.kv_format);
+          values.emplace_back(s.v.row(j) + kv, dim, c.kv_format);
           double dot = 0, k_square = 0, k_sum = 0;
           for (int64_t d = 0; d < dim; ++d) {
             const double k = double(key.x[size_t(d)]);
@@ -199,7 +199,7 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
             absolute += score[j] * std::abs(double(values[j].x[size_t(d)]));
           }
           // An error of a score is a relative error of its probability, and of the others'.
-          const double rounding = c.kv_dtype == DType::kI8 ? std::expm1(2 * score_rounding) * absolute +
+          const double rounding = c.kv_format == KvKind::kInt8 ? std::expm1(2 * score_rounding) * absolute +
                                                                  weight_rounding(score, values, size_t(d))
                                                            : 0;
           oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v, rounding);
@@ -214,13 +214,13 @@ TEST(attention_conforms) {
   SEEDED(rng);
   for (const cases::AttentionCase& c : all_cases()) {
     SCOPE(c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim, ", blocks of ", c.block_size, ", ",
-          dtype_name(c.kv_dtype), ", ", c.sequences.size(), " sequences, first at ",
+          kv_kind_name(c.kv_format), ", ", c.sequences.size(), " sequences, first at ",
           c.sequences[0].first_position);
     const AttentionInputs in = random_inputs(rng, c);
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(c, in, scale), fp32_tolerance(c.head_dim), in.q.rows(),
             [&](Device& backend, int64_t first, int64_t count) {
-              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
               fill(backend, cache, in, c.group);
               return attend(backend, cache, in, first, count, scale);
             });
@@ -229,17 +229,17 @@ TEST(attention_conforms) {
 
 TEST(any_split_of_a_prompt_gives_the_same_bits) {
   SEEDED(rng);
-  for (const DType dtype : {DType::kBF16, DType::kI8})
+  for (const KvKind format : {KvKind::kBF16, KvKind::kInt8})
     for (const Subject& s : subjects()) {
-      SCOPE(s.label, ", ", dtype_name(dtype));
+      SCOPE(s.label, ", ", kv_kind_name(format));
       const cases::AttentionCase c{.num_kv_heads = 2,
                                    .group = 5,
                                    .head_dim = 64,
                                    .block_size = 16,
-                                   .kv_dtype = dtype,
+                                   .kv_format = format,
                                    .sequences = {{.first_position = 0, .length = 150}}};
       const AttentionInputs in = random_inputs(rng, c);
-      const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+      const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
       fill(*s.backend, cache, in, c.group);
       const Matrix whole = attend(*s.backend, cache, in, 0, 150, 0.125f);
       for (int64_t slice : {1, 7, 16, 64, 149})
@@ -255,24 +255,24 @@ TEST(any_split_of_a_prompt_gives_the_same_bits) {
 TEST(a_bad_key_or_value_reaches_those_who_see_it_only) {
   SEEDED(rng);
   constexpr int64_t kTokens = 90, kBad = 41;
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8})
+  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kInt8})
     for (const bool in_key : {true, false})
       for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
         // An infinite float key may only mean "never this one": a score of minus infinity.
-        if (in_key && dtype != DType::kI8 && std::isinf(bad)) continue;
+        if (in_key && format != KvKind::kInt8 && std::isinf(bad)) continue;
         const cases::AttentionCase c{.num_kv_heads = 1,
                                      .group = 3,
                                      .head_dim = 64,
                                      .block_size = 16,
-                                     .kv_dtype = dtype,
+                                     .kv_format = format,
                                      .sequences = {{.first_position = 0, .length = kTokens}}};
         const AttentionInputs good = random_inputs(rng, c);
         AttentionInputs spoilt = good;
         (in_key ? spoilt.sequences[0].k : spoilt.sequences[0].v).row(kBad)[5] = bad;
         for (const Subject& s : subjects()) {
-          SCOPE(s.label, ", ", dtype_name(dtype), in_key ? ", key " : ", value ", bad);
+          SCOPE(s.label, ", ", kv_kind_name(format), in_key ? ", key " : ", value ", bad);
           const auto run = [&](const AttentionInputs& in) {
-            const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, dtype);
+            const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, format);
             fill(*s.backend, cache, in, c.group);
             return attend(*s.backend, cache, in, 0, kTokens, 0.125f);
           };
@@ -289,12 +289,12 @@ TEST(huge_scores_do_not_overflow) {
                                .group = 2,
                                .head_dim = 64,
                                .block_size = 16,
-                               .kv_dtype = DType::kF32,
+                               .kv_format = KvKind::kF32,
                                .sequences = {{.first_position = 60, .length = 3}}};
   const AttentionInputs in = random_inputs(rng, c);
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_dtype);
+    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
     fill(*s.backend, cache, in, c.group);
     const Matrix out = attend(*s.backend, cache, in, 0, 3, 1e4f);
     for (int64_t i = 0; i < out.rows(); ++i)
@@ -307,7 +307,7 @@ TEST(prepare_qkv_conforms) {
   for (const cases::QkvCase& c : cases::qkv_cases()) {
     SCOPE("T ", c.tokens, ", ", c.num_kv_heads, " x ", c.group, " heads of ", c.head_dim,
           c.rope ? ", rope" : "", c.qk_norm ? ", norm" : "", c.q_scale ? ", scale" : "", ", ",
-          dtype_name(c.kv_dtype));
+          kv_kind_name(c.kv_format));
     const int64_t dim = c.head_dim, q_width = c.num_kv_heads * c.group * dim, kv_width = c.num_kv_heads * dim;
     const int64_t width = q_width + 2 * kv_width;
     const Matrix qkv = random_activations(rng, c.tokens, width);  // as one fused product leaves it
@@ -343,7 +343,7 @@ TEST(prepare_qkv_conforms) {
     conform(oracle, fp32_tolerance(dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
       Matrix out = qkv.part(first, count);
       const Cache cache(backend, int(ceil_div(count, int64_t(16))), 16, c.num_kv_heads, c.head_dim,
-                        c.kv_dtype);
+                        c.kv_format);
       QkvTransform transform;
       transform.qk_norm = c.qk_norm;
       transform.qk_norm_eps = eps;
@@ -364,7 +364,7 @@ TEST(prepare_qkv_conforms) {
 TEST(the_cache_holds_the_transformed_keys) {
   SEEDED(rng);
   const int64_t tokens = 21, dim = 64, heads = 2;
-  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8}) {
+  for (KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3, KvKind::kInt8}) {
     const Matrix q = random_activations(rng, tokens, heads * dim),
                  k = random_activations(rng, tokens, heads * dim),
                  v = random_activations(rng, tokens, heads * dim);
@@ -376,11 +376,11 @@ TEST(the_cache_holds_the_transformed_keys) {
     std::vector<int64_t> slots(static_cast<size_t>(tokens));
     std::iota(slots.begin(), slots.end(), int64_t(0));
     for (const Subject& s : subjects()) {
-      SCOPE(s.label, ", ", dtype_name(dtype));
+      SCOPE(s.label, ", ", kv_kind_name(format));
       Device& backend = *s.backend;
       // One backend does everything at once; the other two steps apart: transform, then store as it is.
-      const Cache at_once(backend, 2, 16, int(heads), int(dim), dtype),
-          apart(backend, 2, 16, int(heads), int(dim), dtype);
+      const Cache at_once(backend, 2, 16, int(heads), int(dim), format),
+          apart(backend, 2, 16, int(heads), int(dim), format);
       Matrix q1 = q, k1 = k, v1 = v;
       QkvTransform transform;
       transform.rope = Tensor(rope.data(), DType::kF32, {tokens, dim / 2, 2});
@@ -398,10 +398,10 @@ TEST(the_cache_holds_the_transformed_keys) {
       // With one key, attention returns its value: exactly, so the sum of probabilities is exactly 1.
       const Matrix first = attend(backend, at_once, in, 0, 1, 0.125f);
       for (int64_t head = 0; head < heads; ++head) {
-        const Kept value(v.row(0) + head * dim, dim, dtype);
+        const Kept value(v.row(0) + head * dim, dim, format);
         for (int64_t i = 0; i < dim; ++i) {
           const float found = first.row(0)[head * dim + i], want = value.x[size_t(i)];
-          if (dtype == DType::kI8)  // its scale was divided by 32767 and multiplied again
+          if (format == KvKind::kInt8)  // its scale was divided by 32767 and multiplied again
             CHECK_CLOSE(found, want, 1e-6f * std::abs(want));
           else
             CHECK_EQ(found, want);

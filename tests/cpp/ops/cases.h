@@ -9,6 +9,7 @@
 
 #include "base/dtype.h"
 #include "format/quant.h"
+#include "ops/kv_formats.h"
 
 namespace llama4rt::cases {
 
@@ -98,7 +99,7 @@ struct AttentionCase {
   int group = 1;  // query heads per KV head
   int head_dim = 16;
   int block_size = 16;
-  DType kv_dtype = DType::kF32;
+  KvKind kv_format = KvKind::kF32;
   std::vector<AttentionSequence> sequences = {};
 
   int64_t num_tokens() const {
@@ -118,12 +119,12 @@ inline std::vector<AttentionCase> attention_cases() {
   std::vector<AttentionCase> all;
   for (int group : {1, 2, 3, 5, 8})
     for (int head_dim : {16, 64, 80, 128})
-      for (DType dtype : {DType::kF32, DType::kBF16})
+      for (KvKind format : {KvKind::kF32, KvKind::kBF16})
         all.push_back({.num_kv_heads = group == 5 ? 1 : 2,
                        .group = group,
                        .head_dim = head_dim,
                        .block_size = 16 << (all.size() % 3),
-                       .kv_dtype = dtype,
+                       .kv_format = format,
                        .sequences = mixed});
   for (int block_size : {16, 32, 64}) {
     const auto one = [&](AttentionSequence s) {
@@ -131,7 +132,7 @@ inline std::vector<AttentionCase> attention_cases() {
                      .group = 5,
                      .head_dim = 64,
                      .block_size = block_size,
-                     .kv_dtype = DType::kBF16,
+                     .kv_format = KvKind::kBF16,
                      .sequences = {s}});
     };
     one({.first_position = 0, .length = 1});
@@ -149,7 +150,7 @@ inline std::vector<AttentionCase> attention_cases() {
 
 inline std::vector<AttentionCase> attention_speed_cases() {
   AttentionCase scout{
-      .num_kv_heads = 8, .group = 5, .head_dim = 128, .block_size = 16, .kv_dtype = DType::kBF16};
+      .num_kv_heads = 8, .group = 5, .head_dim = 128, .block_size = 16, .kv_format = KvKind::kBF16};
   std::vector<AttentionCase> all;
   for (const AttentionSequence& s :
        {AttentionSequence{.first_position = 4095}, AttentionSequence{.first_position = 32767},
@@ -168,7 +169,7 @@ struct QkvCase {
   bool rope = false;
   bool qk_norm = false;
   bool q_scale = false;
-  DType kv_dtype = DType::kF32;
+  KvKind kv_format = KvKind::kF32;
 };
 
 inline std::vector<QkvCase> qkv_cases() {
@@ -183,7 +184,7 @@ inline std::vector<QkvCase> qkv_cases() {
                        .rope = (flags & 1) != 0,
                        .qk_norm = (flags & 2) != 0,
                        .q_scale = (flags & 4) != 0,
-                       .kv_dtype = all.size() % 2 ? DType::kBF16 : DType::kF32});
+                       .kv_format = all.size() % 2 ? KvKind::kBF16 : KvKind::kF32});
   return all;
 }
 

@@ -153,7 +153,7 @@ TEST(attention_refuses) {
   Fixture f;
   const KvLayer kv{.k = f.a,
                    .v = f.b,
-                   .dtype = DType::kF32,
+                   .format = KvKind::kF32,
                    .num_blocks = 4,
                    .block_size = 16,
                    .num_kv_heads = 2,
@@ -173,9 +173,7 @@ TEST(attention_refuses) {
   KvLayer bad = kv;
   bad.block_size = 8;
   CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
-  bad = kv, bad.dtype = DType::kF16;
-  CHECK_THROWS(kInternal, prepare(64, 32, bad, 0));
-  bad = kv, bad.dtype = DType::kI8;
+  bad = kv, bad.format = KvKind::kInt8;
   prepare(64, 32, bad, 63);
   bad.head_dim = 8;  // four KV heads of it, eight query heads
   bad.num_kv_heads = 4;

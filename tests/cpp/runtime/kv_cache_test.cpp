@@ -32,7 +32,7 @@ KvCacheOptions budget(int64_t bytes, int64_t max_model_len = 0, int64_t seqs = 1
 // 16 tokens of 8 heads, keys and values: of 128 bytes and a scale where bf16 has 256 bytes.
 TEST(int8_blocks_take_half_and_a_scale) {
   KvCacheOptions options = budget(int64_t(1) << 30);
-  options.dtype = DType::kI8;
+  options.global_format = options.local_format = KvKind::kInt8;
   CHECK_EQ(kv_cache_shape(scout(), options).global_block_bytes, 16 * 8 * 2 * (128 + 4) * 12);
 }
 

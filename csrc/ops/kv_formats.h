@@ -1,0 +1,55 @@
+// The table of KV cache formats: one row says what a stored key or value takes and which devices have it. Plans, options
+// and checks ask the table; kernels choose their code by a switch without default, so that the compiler lists the places
+// a new kind must visit.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace llama4rt {
+
+enum class KvKind : uint8_t { kBF16, kF32, kF8E4M3, kInt8 };
+
+struct KvFormat {
+  KvKind kind;
+  std::string_view name;       // in options and messages
+  std::string_view long_name;  // accepted too
+  int bits;                    // of a stored number
+  int scale_bytes;             // beside the numbers of one token and head, in the keys and in the values
+  int head_dim_multiple;
+  int max_head_dim;  // 0: any
+  bool on_gpu;       // has CUDA kernels
+};
+
+//   kBF16, kF32
+//   kF8E4M3  plain e4m3, no scale, saturating at 448
+//   kInt8    kv_int8.h
+inline constexpr std::array kKvFormats = {
+    KvFormat{KvKind::kBF16, "bf16", "bfloat16", 16, 0, 2, 0, true},
+    KvFormat{KvKind::kF32, "f32", "float32", 32, 0, 2, 0, true},
+    KvFormat{KvKind::kF8E4M3, "fp8", "fp8_e4m3", 8, 0, 2, 0, true},
+    KvFormat{KvKind::kInt8, "int8", "int8", 8, 4, 16, 256, false},
+};
+
+constexpr const KvFormat& kv_format(KvKind kind) { return kKvFormats[size_t(kind)]; }
+constexpr std::string_view kv_kind_name(KvKind kind) { return kv_format(kind).name; }
+
+static_assert([] {
+  for (size_t i = 0; i < kKvFormats.size(); ++i)
+    if (size_t(kKvFormats[i].kind) != i) return false;
+  return true;
+}());
+
+// Bytes that the keys, or the values, of one token and one head take.
+constexpr int64_t kv_head_bytes(KvKind kind, int64_t head_dim) {
+  const KvFormat& format = kv_format(kind);
+  return head_dim * format.bits / 8 + format.scale_bytes;
+}
+
+// Why caches of this kind cannot hold heads of this size, or not on a GPU: a sentence, or empty when they can.
+std::string kv_refusal(KvKind kind, int64_t head_dim, bool on_gpu);
+
+}  // namespace llama4rt
