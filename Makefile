@@ -170,7 +170,8 @@ lock: $(DONE)/venv
 NEWEST := build/newest/venv
 test-newest:
 	@$(MAKE) -s VENV=$(NEWEST) $(addprefix $(NEWEST)/done/,newest tokenizer torchvision)
-	@$(NEWEST)/bin/python -m pip list --format=freeze | grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
+	@$(NEWEST)/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-' | sed 's/+.*//' |
+	  grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
 	@$(NEWEST)/bin/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 format: $(DONE)/dev
