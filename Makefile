@@ -162,6 +162,7 @@ check: $(DONE)/dev
 	run scripts/check_size.py
 	run scripts/check_pages.py
 	run scripts/check_commits.py
+	run scripts/check_markdown.py
 	run scripts/check_cuda.py
 	run $(MAKE) -s nvcc-check
 	exit $$failed
@@ -195,7 +196,8 @@ lock: $(DONE)/venv
 NEWEST := build/newest/venv
 test-newest:
 	@$(MAKE) -s VENV=$(NEWEST) $(addprefix $(NEWEST)/done/,newest tokenizer torchvision)
-	@$(NEWEST)/bin/python -m pip list --format=freeze | grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
+	@$(NEWEST)/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-' | sed 's/+.*//' |
+	  grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
 	@$(NEWEST)/bin/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 format: $(DONE)/dev

@@ -79,7 +79,8 @@ double best_gops(int64_t (*chains)(int64_t turns, float* sink), ThreadPool& pool
 }  // namespace
 
 MachineLimits measure_machine(ThreadPool& pool) {
-  const Kernels& kernels = kernels_by_name(supported_isas().back());
+  const std::string isa = supported_isas().back();
+  const Kernels& kernels = kernels_by_name(isa);  // a table of the program, but gcc 16 cannot know that
   return {best_read_gbps(kernels, pool), best_gops(kernels.fma_chains, pool),
           best_gops(kernels.int8_chains, pool)};
 }

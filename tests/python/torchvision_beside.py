@@ -1,9 +1,10 @@
-"""Lets transformers' Llama 4 image processor run beside a CPU build of torch.
+"""Lets transformers' Llama 4 image processor run beside any build of torch.
 
 It needs torchvision, whose builds on pip's default index belong to torch's CUDA builds. Its Python part is all the
 processor uses, but importing it asks torch about two operators of its native part, which the CPU build of torch cannot
 load. So `make test` installs it without dependencies in a folder of its own (not in the environment, where transformers
-would find it and fail to import), and here the two operators are declared when it is first imported.
+would find it and fail to import), and here the two operators are declared when it is first imported; where the native
+part does load, it has declared them itself, and a second time would abort the process.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ class _DeclareFirst:
         if name == "torchvision" and _library is None:
             import torch
 
-            _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-            for operator in ("nms", "qnms"):
-                _library.define(operator + _SCHEMA)
+            try:
+                torch.ops.load_library(FOLDER / "torchvision/_C.so")
+                _library = torch.ops.torchvision
+            except OSError:
+                _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+                for operator in ("nms", "qnms"):
+                    _library.define(operator + _SCHEMA)
         return None
 
 
