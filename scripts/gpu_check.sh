@@ -93,8 +93,8 @@ stage_decode() {
   bench decode-128k 150 -p 0 -n 32 -d 131072 -b 1,8,64 -r 3
   bench decode-1m 150 -p 0 -n 32 -d 1048576 -b 1,8 -r 3
   # What overlapping kernels, and steps submitted ahead, are worth.
-  LLAMA4RT_CUDA_PDL=0 bench decode-1k-kernels-apart 90 -p 0 -n 64 -d 1024 -b 1,8 -r 3
-  LLAMA4RT_CUDA_AHEAD=0 bench decode-1k-steps-apart 90 -p 0 -n 64 -d 1024 -b 1,8 -r 3
+  bench decode-1k-kernels-apart 90 --no-cuda-overlap -p 0 -n 64 -d 1024 -b 1,8 -r 3
+  bench decode-1k-steps-apart 90 --no-cuda-run-ahead -p 0 -n 64 -d 1024 -b 1,8 -r 3
 }
 
 stage_prefill() {

@@ -415,8 +415,9 @@ py::array_t<int64_t> stored_rows(const TensorSpec& spec, int64_t part, int64_t s
 }
 
 void bind_shape(py::module_& m) {
-  m.attr("BLOCK_ROWS") = cpu16::kRows;
+  m.def("block_rows", [] { return cpu16::kRows; });
   py::class_<TensorSpec>(m, "TensorSpec")
+      .def("__eq__", [](const TensorSpec& a, const TensorSpec& b) { return a == b; })
       .def_readonly("name", &TensorSpec::name)
       .def_property_readonly("role", [](const TensorSpec& s) { return role_name(s.role); })
       .def_readonly("experts", &TensorSpec::experts)

@@ -4,14 +4,18 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "cpu/machine_limits.h"
 #include "format/engine_file.h"
 #include "format/layout.h"
+#include "format/weight_formats.h"
+#include "ops/kv_formats.h"
 
 namespace py = pybind11;
 
@@ -68,6 +72,21 @@ py::dict measure(int num_threads) {
 }  // namespace
 
 void bind_ops(py::module_& m) {
+  py::class_<WeightFormat>(m, "WeightFormat")
+      .def_property_readonly("name", [](const WeightFormat& f) { return std::string(f.name); })
+      .def_readonly("bits", &WeightFormat::bits)
+      .def_readonly("is_scaled", &WeightFormat::is_scaled)
+      .def_readonly("may_have_zeros", &WeightFormat::may_have_zeros)
+      .def_readonly("zero", &WeightFormat::zero);
+  m.def("weight_formats",
+        [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
+  m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });
+  py::class_<KvFormat>(m, "KvFormat")
+      .def_property_readonly("name", [](const KvFormat& f) { return std::string(f.name); })
+      .def_readonly("bits", &KvFormat::bits)
+      .def_readonly("scale_bytes", &KvFormat::scale_bytes)
+      .def_readonly("on_gpu", &KvFormat::on_gpu);
+  m.def("kv_formats", [] { return std::vector<KvFormat>(kKvFormats.begin(), kKvFormats.end()); });
   m.def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("device") = "cpu");
   m.def("linear", &linear, py::arg("file"), py::arg("name"), py::arg("x"), py::arg("expert") = 0,
         py::arg("device") = "cpu");

@@ -118,7 +118,7 @@ void CpuOps::run_attention_unit(const AttentionCall& call, int member, const Att
 }
 
 void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
-                                    float scale) {
+                                float scale) {
   const int64_t dim = kv.head_dim;
   const AttentionCall call{
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};

@@ -14,7 +14,8 @@ Activations default_activations(const cpu::Kernels& kernels) {
 
 }  // namespace
 
-CpuOps::CpuOps(const DeviceTraits& traits, const cpu::Kernels& kernels, int num_threads, Activations activations)
+CpuOps::CpuOps(const DeviceTraits& traits, const cpu::Kernels& kernels, int num_threads,
+               Activations activations)
     : Ops(traits),
       kernels_(kernels),
       activations_(activations == Activations::kAuto ? default_activations(kernels) : activations),
@@ -25,7 +26,8 @@ CpuDevice::CpuDevice(const cpu::Kernels& kernels, const DeviceOptions& options)
     : HostDevice(device_traits("cpu")), ops_(traits(), kernels, options.num_threads, options.activations) {}
 
 std::string CpuDevice::describe() const {
-  return error_text("cpu ", ops_.kernels().isa, ", ", num_threads(), num_threads() == 1 ? " thread" : " threads",
+  return error_text("cpu ", ops_.kernels().isa, ", ", num_threads(),
+                    num_threads() == 1 ? " thread" : " threads",
                     ops_.activations() == Activations::kInt8 ? ", int8 activations" : ", int16 activations");
 }
 

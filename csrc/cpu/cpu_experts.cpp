@@ -55,9 +55,8 @@ void CpuOps::do_route(const Routing& routing, Tensor logits, Tensor h, const Wei
              routing.expert_ids.ptr<const int32_t>(), num_tokens * top_k, router.n);
 }
 
-void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x,
-                                 int64_t slots_per_x, const Weight& stack, const Routing& routing,
-                                 Finish finish) {
+void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
+                             const Weight& stack, const Routing& routing, Finish finish) {
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
   for (int64_t e = 0; e < stack.num_experts; ++e) {
     if (offsets[e] == offsets[e + 1]) continue;
@@ -101,8 +100,8 @@ void CpuOps::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const R
 }
 
 // The shared expert's rows and the routed ones in one go: no thread waits between them.
-void CpuOps::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts,
-                                const Weight& shared, const Routing& routing) {
+void CpuOps::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& experts, const Weight& shared,
+                            const Routing& routing) {
   if (!alike(experts, shared)) {
     do_gate_up(shared_a, h, shared);
     return do_experts_gate_up(a, h, experts, routing);
@@ -115,8 +114,8 @@ void CpuOps::do_moe_gate_up(Tensor a, Tensor shared_a, Tensor h, const Weight& e
 }
 
 // One token with one expert: both add to the same outputs, block by block in the order that they have apart.
-void CpuOps::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts,
-                                 const Weight& shared, const Routing& routing) {
+void CpuOps::do_moe_down_add(Tensor x, Tensor a, Tensor shared_a, const Weight& experts, const Weight& shared,
+                             const Routing& routing) {
   if (x.size(0) > 1 || routing.expert_ids.size(1) > 1 || !alike(experts, shared)) {
     do_linear_add(x, shared_a, shared);
     return do_experts_down_add(x, a, experts, routing);

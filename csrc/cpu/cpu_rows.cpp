@@ -1,7 +1,7 @@
 // CpuOps: ops that work row by row, and prepare_qkv.
-#include "cpu/cpu_ops.h"
-
 #include <algorithm>
+
+#include "cpu/cpu_ops.h"
 
 namespace llama4rt {
 
@@ -60,8 +60,8 @@ void CpuOps::do_gelu(Tensor x, Tensor bias) {
 }
 
 // A unit is one KV head of one token together with its query heads.
-void CpuOps::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform,
-                                const KvLayer& kv, Tensor slot_mapping) {
+void CpuOps::do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
+                            Tensor slot_mapping) {
   const int64_t dim = kv.head_dim, kv_heads = kv.num_kv_heads, group = q.size(1) / dim / kv_heads;
   const float eps = transform.qk_norm ? transform.qk_norm_eps : -1.0f;
   for_rows(q.size(0) * kv_heads, (group + 2) * dim, [&](int64_t begin, int64_t end) {

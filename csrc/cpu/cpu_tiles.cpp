@@ -19,8 +19,8 @@ void CpuOps::do_rotate_heads(Tensor x, Tensor rope) {
   });
 }
 
-void CpuOps::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile,
-                                   int num_heads, float scale) {
+void CpuOps::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t rows_per_tile, int num_heads,
+                               float scale) {
   const int64_t dim = q.size(1) / num_heads, state_size = cpu::attention_state_floats(dim);
   KvLayer kv{.format = KvKind::kF32,
              .num_blocks = 1,

@@ -66,9 +66,7 @@ namespace llama4rt::cpu16 {
 inline constexpr int64_t kRows = 16;       // rows per block
 inline constexpr int64_t kLineBytes = 64;  // 16 rows x 32 bits
 
-constexpr int64_t values_per_word(WeightKind kind) {
-  return 32 / weight_format(kind).bits;
-}
+constexpr int64_t values_per_word(WeightKind kind) { return 32 / weight_format(kind).bits; }
 constexpr int64_t num_blocks(int64_t n) { return ceil_div(n, kRows); }
 constexpr int64_t lines_per_block(WeightKind kind, int64_t k) { return ceil_div(k, values_per_word(kind)); }
 constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return lines_per_block(kind, k) * kLineBytes; }
@@ -108,9 +106,7 @@ namespace llama4rt::cuda_tile {
 inline constexpr int64_t kRows = 16;
 inline constexpr int64_t kTileBytes = 512;
 
-constexpr int64_t tile_columns(WeightKind kind) {
-  return kTileBytes * 8 / kRows / weight_format(kind).bits;
-}
+constexpr int64_t tile_columns(WeightKind kind) { return kTileBytes * 8 / kRows / weight_format(kind).bits; }
 constexpr int64_t tiles_per_block(WeightKind kind, int64_t k) { return ceil_div(k, tile_columns(kind)); }
 constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return tiles_per_block(kind, k) * kTileBytes; }
 constexpr int64_t matrix_bytes(WeightKind kind, int64_t n, int64_t k) {

@@ -175,9 +175,8 @@ class RowPacker {
       put_scale(block, lane, group, scale, spec_.scale_dtype);
     }
     std::fill(codes_.begin() + spec_.k, codes_.end(), uint8_t(0));  // the layout pads K with q = 0
-    with_weight_kind(spec_.kind, [&]<WeightKind kind>() {
-      put_row<kind>(block, spec_, lane, codes_.data(), lines_);
-    });
+    with_weight_kind(spec_.kind,
+                     [&]<WeightKind kind>() { put_row<kind>(block, spec_, lane, codes_.data(), lines_); });
     return {group_error.squared, sum_of_squares(w, spec_.k), double(group_error.max_abs)};
   }
 

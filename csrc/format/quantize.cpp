@@ -1,12 +1,11 @@
 #include "format/quantize.h"
 
-#include "base/error.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/checked_math.h"
+#include "base/error.h"
 
 namespace llama4rt {
 namespace {

@@ -29,7 +29,8 @@ float quantize_int8_group(const float* w, int64_t count, DType scale_dtype, uint
                           GroupError& error);
 
 // The search of a scaled kind of weight. Throws kInternal for others.
-using QuantizeGroup = float (*)(const float* w, int64_t count, DType scale_dtype, uint8_t* codes, GroupError& error);
+using QuantizeGroup = float (*)(const float* w, int64_t count, DType scale_dtype, uint8_t* codes,
+                                GroupError& error);
 QuantizeGroup quantize_group(WeightKind kind);
 
 }  // namespace llama4rt

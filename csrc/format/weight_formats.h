@@ -26,10 +26,10 @@ struct WeightFormat {
   std::string_view name;  // in engine files, options and messages
   int bits;               // of a stored value: 16, 8 or 4
   CodeMeaning meaning;
-  bool is_scaled;       // values come in groups of K that share a scale
-  bool may_have_zeros;  // zero points for each group
-  int zero;             // the code that stands for 0 without zero points
-  bool on_gpu;          // has CUDA kernels
+  bool is_scaled;        // values come in groups of K that share a scale
+  bool may_have_zeros;   // zero points for each group
+  int zero;              // the code that stands for 0 without zero points
+  bool on_gpu;           // has CUDA kernels
   float code_deviation;  // of uniformly random codes: random weights choose their scale by it
 };
 

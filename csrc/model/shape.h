@@ -34,6 +34,8 @@ const char* role_name(TensorRole role);  // "embed", "router", ...
 struct TensorPart {
   std::string name;  // empty: the whole tensor
   int64_t rows = 0;  // before padding
+
+  bool operator==(const TensorPart&) const = default;
 };
 
 // How a tensor is divided among devices. Only outputs are: a sum over K stays whole, so that its bits do not
@@ -54,6 +56,7 @@ struct TensorSpec {
   std::vector<TensorPart> parts;
   ShardAxis shard = ShardAxis::kNone;
 
+  bool operator==(const TensorSpec&) const = default;
   bool is_plain() const { return role >= TensorRole::kNorm; }  // stored as fp32 numbers
   // gate|up: the parts alternate in blocks of 16 rows (cpu16::gate_row, up_row); others follow each other.
   bool interleaved() const { return parts.size() == 2; }

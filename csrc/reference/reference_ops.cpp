@@ -110,7 +110,6 @@ int64_t kv_offset(const KvLayer& kv, int64_t block, int64_t head, int64_t offset
   return ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv_head_bytes(kv.format, kv.head_dim);
 }
 
-
 void convert(float& out, float x) { out = x; }
 void convert(bf16& out, float x) { out = to_bf16(x); }
 void convert(f8e4m3& out, float x) { out = to_f8e4m3(x); }

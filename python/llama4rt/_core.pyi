@@ -217,6 +217,7 @@ class Engine:
         block_size: int = 16,
         max_batched_tokens: int = 0,
         kv_cache_dtype: str = "auto",
+        kv_cache_dtype_local: str = "",
         activations: str = "auto",
         cuda_prefill: str = "auto",
         cuda_run_ahead: bool = True,
@@ -277,7 +278,31 @@ def plan(file: EngineFile, **options: Any) -> dict[str, Any]:
 def plan_config(config: str, **options: Any) -> dict[str, Any]:
     """The same of a model without a file: its canonical config (JSON), Engine's options and list_weights'."""
 
-BLOCK_ROWS: int  # rows of a block of a packed matrix
+def block_rows() -> int:
+    """Rows of a block of a packed matrix."""
+
+class WeightFormat:
+    """A row of csrc/format/weight_formats.h."""
+
+    name: str
+    bits: int  # of a stored value
+    is_scaled: bool  # values come in groups that share a scale
+    may_have_zeros: bool
+    zero: int  # the code that stands for 0 where there are no zero points
+
+def weight_formats() -> list[WeightFormat]: ...
+def group_sizes() -> list[int]:
+    """Inputs that may share a scale in an engine file, ascending; each divides the next."""
+
+class KvFormat:
+    """A row of csrc/ops/kv_formats.h."""
+
+    name: str
+    bits: int  # of a stored number
+    scale_bytes: int  # beside the numbers of one token and head, in the keys and in the values
+    on_gpu: bool
+
+def kv_formats() -> list[KvFormat]: ...
 
 class TensorSpec:
     """One tensor of a model: csrc/model/shape.h."""

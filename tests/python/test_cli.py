@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama4rt import _core
+from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
 
 
 def llama4rt(*args: Any, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +40,11 @@ def test_version_and_help() -> None:
     for command in ("build", "inspect", "plan", "verify", "generate", "chat", "serve", "bench", "doctor"):
         assert command in done.stdout
         assert llama4rt(command, "--help").returncode == 0
+
+
+def test_choices_are_those_of_the_native_tables() -> None:
+    assert set(KV_CACHE_DTYPES) == {"auto", *(format.name for format in _core.kv_formats())}
+    assert set(WEIGHT_KINDS) == {format.name for format in _core.weight_formats()}
 
 
 def test_help_loads_nothing_heavy() -> None:

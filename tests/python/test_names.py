@@ -302,6 +302,8 @@ def test_a_config_of_absurd_size_ends_quickly() -> None:
         parse_config(TINY),
         num_hidden_layers=1024,
         num_local_experts=4096,
+        rope_layers=(1,) * 1024,
+        chunked_layers=(1,) * 1024,
         moe_layers=(1,) * 1024,
     )
     tensors = {

@@ -158,7 +158,7 @@ def test_random_weights_generate(weights: str) -> None:
     while core.has_work():
         for event in core.step():
             assert not event.error
-            found[event.request_id] += [event.token_id]
+            found[event.request_id] += event.token_ids
     assert [len(tokens) for tokens in found.values()] == [4, 4]
     core.close()
 

@@ -18,7 +18,8 @@ namespace llama4rt::cuda {
 // Whether blocks of this cache are in cores (kv_layout.cuh), so that tensor cores can take them; the
 // others are for attention_plain.
 inline bool kv_in_cores(const KvLayer& kv) {
-  return (kv.format == KvKind::kBF16 || kv.format == KvKind::kF8E4M3) && kv.head_dim % 16 == 0 && kv.head_dim <= 128 && kv.block_size % 16 == 0;
+  return (kv.format == KvKind::kBF16 || kv.format == KvKind::kF8E4M3) && kv.head_dim % 16 == 0 &&
+         kv.head_dim <= 128 && kv.block_size % 16 == 0;
 }
 
 struct PrepareQkv {

@@ -11,7 +11,8 @@ namespace llama4rt::cuda {
 
 // Ops::check_kv() refuses these caches before.
 [[noreturn]] inline void throw_no_kv_kernel(const char* name, const KvLayer& kv) {
-  throw Error(ErrorKind::kInternal, error_text(name, ": ", kv_kind_name(kv.format), " caches have no CUDA kernel"));
+  throw Error(ErrorKind::kInternal,
+              error_text(name, ": ", kv_kind_name(kv.format), " caches have no CUDA kernel"));
 }
 
 // A layer's cache as kernels see it.

@@ -67,7 +67,8 @@ StepMemory measure_text_step(const WeightSource& source, const DeviceTraits& tra
   const ModelConfig& config = source.config();
   const Llama4Weights weights = Llama4Weights::load(ShapesOnly(source, traits.layout));
   Llama4 model(device, config, weights, shape, kUnbounded);
-  model.forward(BatchBuilder::largest(config, shape), kv_layers(config, shape.block_size, kv_global, kv_local));
+  model.forward(BatchBuilder::largest(config, shape),
+                kv_layers(config, shape.block_size, kv_global, kv_local));
   const Tensor logits = model.logits(0, shape.logit_rows);
   if (traits.samples) {
     SampleBatch batch;

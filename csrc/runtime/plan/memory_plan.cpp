@@ -79,7 +79,8 @@ class Planner {
   MemoryPlan without_cache(int64_t max_model_len) const {
     MemoryPlan plan = fixed_;
     plan.step.max_context = max_model_len;
-    const StepMemory text = measure_text_step(weights_, device_, plan.step, options_.kv_global, options_.kv_local);
+    const StepMemory text =
+        measure_text_step(weights_, device_, plan.step, options_.kv_global, options_.kv_local);
     plan.workspace = text.workspace - plan.logits;
     plan.scratch.values = std::max(plan.scratch.values, text.scratch.values);
     plan.scratch.tickets = std::max(plan.scratch.tickets, text.scratch.tickets);

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.common_options import add_engine_options, engine_file, note
+from llama4rt.cli.common_options import WEIGHT_KINDS, add_engine_options, engine_file, note
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
@@ -83,9 +83,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--load", choices=["file", "dummy"], help="dummy: random weights, made where they are needed"
     )
     parser.add_argument("--quantize", choices=["linear", "experts"], default="linear", help="with --config")
-    parser.add_argument(
-        "--lm-head", choices=["auto", "bf16", "int8", "int4"], default="auto", help="with --config"
-    )
+    parser.add_argument("--lm-head", choices=["auto", *WEIGHT_KINDS], default="auto", help="with --config")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,6 +159,9 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
         "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
         "kv_cache_dtype": args.kv_cache_dtype,
         "activations": args.activations,
+        "cuda_prefill": args.cuda_prefill,
+        "cuda_run_ahead": args.cuda_run_ahead,
+        "cuda_overlap": args.cuda_overlap,
     }
     kv = {"auto": "bf16", "bfloat16": "bf16"}.get(args.kv_cache_dtype, args.kv_cache_dtype)
     if args.config is None:

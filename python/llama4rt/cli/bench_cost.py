@@ -10,9 +10,6 @@ from typing import Any
 
 from llama4rt import _core
 
-_KV_BYTES = {"f32": 4, "bf16": 2, "fp8": 1, "int8": 1}
-_KV_SCALE_BYTES = {"int8": 4}  # of each token and head
-
 
 class ModelCost:
     """Bytes and floating-point operations of one model: of_file or of_config makes one."""
@@ -26,7 +23,8 @@ class ModelCost:
     ) -> None:
         """weights: (name, bytes with companions, [E, N, K])."""
         self._config = config
-        head = int(config["head_dim"]) * _KV_BYTES.get(kv_dtype, 2) + _KV_SCALE_BYTES.get(kv_dtype, 0)
+        kv = {format.name: format for format in _core.kv_formats()}[kv_dtype]
+        head = int(config["head_dim"]) * kv.bits // 8 + kv.scale_bytes
         self._kv_bytes_per_token = int(2 * config["num_key_value_heads"] * head)  # of one layer, all heads
         self.total_bytes = total_bytes
         self._weights = [

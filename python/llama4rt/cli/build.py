@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from llama4rt.cli.common_options import note
+from llama4rt.cli.common_options import WEIGHT_KINDS, note
 from llama4rt.cli.progress import ProgressBar
 
 
@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--weights",
-        choices=("int4", "int8", "bf16"),
+        choices=WEIGHT_KINDS,
         default="int4",
         help="default int4; bf16: no quantisation",
     )
@@ -47,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--lm-head",
-        choices=("auto", "bf16", "int8", "int4"),
+        choices=["auto", *WEIGHT_KINDS],
         default="auto",
         help="auto (default): int8 where the other matrices are quantised by this build, else bf16",
     )

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from llama4rt.engine.engine import Engine
     from llama4rt.engine.sampling_params import SamplingParams
 
-KV_CACHE_DTYPES = ("auto", "bf16", "int8", "fp8", "f32")
+# The names of csrc/ops/kv_formats.h and csrc/format/weight_formats.h: --help must not load the native module.
+# test_cli.py holds them to the tables.
+KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
+WEIGHT_KINDS = ("bf16", "int8", "int4")
 
 
 def add_engine_options(
@@ -46,8 +49,24 @@ def add_engine_options(
         help="what a CPU multiplies int4 weights with: int16 is slower and rounds less (default: auto)",
     )
     group.add_argument(
-        "--weights", choices=["int4", "int8", "bf16"], help="when FILE is a checkpoint: how to build it"
+        "--cuda-prefill",
+        choices=["auto", "medium"],
+        default="auto",
+        help="kernels of a GPU for many rows: medium keeps wgmma out (default: auto)",
     )
+    group.add_argument(
+        "--cuda-run-ahead",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU, submit a step before the tokens of the one before it are known",
+    )
+    group.add_argument(
+        "--cuda-overlap",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU, let a kernel's blocks start before the kernel before it has ended",
+    )
+    group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
 
 
@@ -129,6 +148,9 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         kv_cache_memory=args.kv_cache_memory,
         kv_cache_dtype=args.kv_cache_dtype,
         activations=args.activations,
+        cuda_prefill=args.cuda_prefill,
+        cuda_run_ahead=args.cuda_run_ahead,
+        cuda_overlap=args.cuda_overlap,
         allow_image_urls=allow_image_urls,
         **options,
     )

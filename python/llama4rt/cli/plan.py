@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llama4rt.cli.common_options import KV_CACHE_DTYPES
+from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
@@ -53,10 +53,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def add_weight_options(parser: argparse.ArgumentParser) -> None:
     """How the matrices of a model that has no file are stored."""
     group = parser.add_argument_group("with --config, as in `llama4rt build`")
-    group.add_argument("--weights", choices=["int4", "int8", "bf16"], default="int4")
+    group.add_argument("--weights", choices=WEIGHT_KINDS, default="int4")
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128)
     group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
-    group.add_argument("--lm-head", choices=["auto", "bf16", "int8", "int4"], default="auto")
+    group.add_argument("--lm-head", choices=["auto", *WEIGHT_KINDS], default="auto")
 
 
 def weight_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 
+from llama4rt import _core
 from llama4rt.convert.names import Target
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, common_layout
 from llama4rt.errors import ConfigError
 
-WEIGHTS = ("int4", "int8", "bf16")
+WEIGHTS = tuple(format.name for format in reversed(_core.weight_formats()))
 QUANTIZE = ("linear", "experts")
-LM_HEADS = ("auto", "bf16", "int8", "int4")
+LM_HEADS = ("auto", *reversed(WEIGHTS))
 VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/format/layout.h
@@ -75,6 +76,11 @@ class Storage:
     scale_dtype: str = "BF16"
     zeros: bool = False
     imported: CodeLayout | None = None  # the layout of the checkpoint's own codes, when they are taken over
+
+    @property
+    def is_quantized(self) -> bool:
+        """A matrix of codes with scales."""
+        return self.group_size > 0
 
 
 def storage_of(target: Target, options: BuildOptions) -> Storage:

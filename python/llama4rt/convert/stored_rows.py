@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama4rt import _core
+
 # Element types that are read; bf16 travels as its 16 bits, because numpy has no such type.
 NUMPY_DTYPES = {
     "BF16": "<u2",
@@ -19,10 +21,9 @@ NUMPY_DTYPES = {
     "I32": "<i4",
     "I64": "<i8",
 }
-# Inputs that share a scale in an engine file (csrc/format/quant.h), largest first: each is a multiple of the next.
-GROUP_SIZES = (128, 64, 32)
-_BITS = {"int4": 4}
-_SYMMETRIC_ZERO = {"int4": 8}  # what codes without zero points are relative to
+# Inputs that share a scale in an engine file, largest first: each is a multiple of the next.
+GROUP_SIZES = tuple(reversed(_core.group_sizes()))
+_FORMATS = {format.name: format for format in _core.weight_formats()}
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class CodeLayout:
     @property
     def bits(self) -> int:
         """Of one code."""
-        return _BITS[self.kind]
+        return _FORMATS[self.kind].bits
 
     @property
     def symmetric_zero(self) -> int:
-        return _SYMMETRIC_ZERO[self.kind]
+        return _FORMATS[self.kind].zero
 
 
 @dataclass(frozen=True)

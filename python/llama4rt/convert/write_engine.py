@@ -58,7 +58,7 @@ class EngineBuild:
         except BaseException:
             writer.abort()
             raise
-        quantized = [name for name, storage in self._storage.items() if storage.kind in ("int4", "int8")]
+        quantized = [name for name, storage in self._storage.items() if storage.is_quantized]
         reports = sorted(((name, *writer.report(name)) for name in quantized), key=lambda r: (-r[1], r[0]))
         return tuple(reports[:_WORST])
 
@@ -211,7 +211,7 @@ def _same(a: Values | Codes, b: Values | Codes) -> bool:
 
 def _slices(count: int, k: int) -> Iterator[tuple[int, int]]:
     """Row ranges of about _SLICE_BYTES, whole blocks of stored rows where possible."""
-    step = max(1, _SLICE_BYTES // (4 * k) // _core.BLOCK_ROWS) * _core.BLOCK_ROWS
+    step = max(1, _SLICE_BYTES // (4 * k) // _core.block_rows()) * _core.block_rows()
     for first in range(0, count, step):
         yield first, min(first + step, count)
 

@@ -59,8 +59,10 @@ class Engine:
     "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "int8" (half the memory,
     CPU only), "fp8" (half the memory; docs/numerics.md says what both cost) or "f32". activations: what a CPU
     multiplies int4 weights with: "int8", "int16" (slower, rounds less: docs/numerics.md) or "auto", which is
-    int8, or int16 where the processor has AMX. num_threads: None takes LLAMA4RT_NUM_THREADS, else the
-    processors this process may use.
+    int8, or int16 where the processor has AMX. kv_cache_dtype_local: of the layers that attend in chunks; None:
+    as kv_cache_dtype. cuda_prefill ("auto" or "medium", which keeps wgmma out), cuda_run_ahead (submit a step
+    before the tokens of the one before it are known) and cuda_overlap (of neighbouring kernels): of a GPU.
+    num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
@@ -78,7 +80,11 @@ class Engine:
         block_size: int = 16,
         max_batched_tokens: int | None = None,
         kv_cache_dtype: str = "auto",
+        kv_cache_dtype_local: str | None = None,
         activations: str = "auto",
+        cuda_prefill: str = "auto",
+        cuda_run_ahead: bool = True,
+        cuda_overlap: bool = True,
         prefix_cache: bool = True,
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
@@ -101,7 +107,11 @@ class Engine:
             block_size=count("block_size", block_size),
             max_batched_tokens=count("max_batched_tokens", max_batched_tokens),
             kv_cache_dtype=kv_cache_dtype,
+            kv_cache_dtype_local=kv_cache_dtype_local or "",
             activations=activations,
+            cuda_prefill=cuda_prefill,
+            cuda_run_ahead=cuda_run_ahead,
+            cuda_overlap=cuda_overlap,
             prefix_cache=prefix_cache,
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),

@@ -62,7 +62,7 @@ TEST(every_shared_case_conforms) {
     const WithOptions with(schedules()[turn % 3]);
     ++turn;
     if (c.kv_format == KvKind::kF32 && (c.head_dim != 80 || c.group > 3)) continue;  // time
-    if (c.group == 8 && c.head_dim > 64) continue;                                 // likewise
+    if (c.group == 8 && c.head_dim > 64) continue;                                   // likewise
     if (turn % 5 == 0) c.kv_format = KvKind::kF8E4M3;
     check(rng, c);
   }
@@ -168,8 +168,9 @@ TEST(prepare_qkv_conforms) {
     for (int64_t t = 0; t < c.tokens; ++t) slots.push_back(31 - t);
     const DeviceArray<float> dangles(stream, angles), dtemperature(stream, temperature);
     const DeviceArray<int64_t> dslots(stream, slots);
-    KvPair kv(stream, 2,
-              {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_format = format});
+    KvPair kv(
+        stream, 2,
+        {.num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .block_size = 16, .kv_format = format});
     const auto prepare = [&](Device& on, Tensor qkv, const KvLayer& layer, void* rope, void* q_scale,
                              void* at) {
       QkvTransform transform;

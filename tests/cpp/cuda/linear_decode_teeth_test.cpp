@@ -1,6 +1,6 @@
 // Every barrier, wait and fence of linear_decode removed, one at a time (teeth.h).
 #include "cuda/cuda_device.h"
-#include "cuda/kernels/linear.h"
+#include "cuda/kernels/linear_decode.h"
 #include "cuda/products.h"
 #include "cuda/teeth.h"
 #include "ops/made_routing.h"

@@ -200,8 +200,8 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
           }
           // An error of a score is a relative error of its probability, and of the others'.
           const double rounding = c.kv_format == KvKind::kInt8 ? std::expm1(2 * score_rounding) * absolute +
-                                                                 weight_rounding(score, values, size_t(d))
-                                                           : 0;
+                                                                     weight_rounding(score, values, size_t(d))
+                                                               : 0;
           oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v, rounding);
         }
       }
@@ -220,7 +220,8 @@ TEST(attention_conforms) {
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(c, in, scale), fp32_tolerance(c.head_dim), in.q.rows(),
             [&](Device& backend, int64_t first, int64_t count) {
-              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
+              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim,
+                                c.kv_format);
               fill(backend, cache, in, c.group);
               return attend(backend, cache, in, first, count, scale);
             });
