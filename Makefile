@@ -9,7 +9,7 @@
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
 #   make wheel     builds the wheel and tries it in a fresh environment
-#   make lock      renews requirements/*.txt, from which the commands above install (LOCK_ARGS=--keep: only what changed)
+#   make lock      renews requirements/*.txt, from which the others install (LOCK_ARGS=--keep: only what changed)
 #   make test-newest  the Python tests with the newest of everything that pyproject.toml allows; not a gate
 # Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
 SHELL := /bin/bash
@@ -196,7 +196,8 @@ lock: $(DONE)/venv
 NEWEST := build/newest/venv
 test-newest:
 	@$(MAKE) -s VENV=$(NEWEST) $(addprefix $(NEWEST)/done/,newest tokenizer torchvision)
-	@$(NEWEST)/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-' | sed 's/+.*//' |
+	@$(NEWEST)/bin/python -m pip list --format=freeze --exclude-editable --exclude pip |
+	  tr 'A-Z_' 'a-z-' | sed 's/+.*//' |
 	  grep -vxFf <(sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' requirements/*.txt) || true
 	@$(NEWEST)/bin/python -m pytest --durations=15 $(PYTEST_ARGS)
 
