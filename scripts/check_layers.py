@@ -72,19 +72,30 @@ def without_comments(line: str) -> str:
     return re.sub(r'"(?:\\.|[^"\\])*"', '""', line).split("//")[0]
 
 
+def folders_of(name: str) -> list[str]:
+    """The file itself and every folder above it: "a/b/c.h", "a/b", "a"."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def layer_of(name: str, table: dict[str, set[str]]) -> str | None:
+    """The row of a file: the innermost folder that has one."""
+    return next((folder for folder in folders_of(name) if folder in table), None)
+
+
 def check_cpp(path: Path, table: dict[str, set[str]]) -> Iterator[str]:
     name = path.relative_to(ROOT / "csrc").as_posix()
-    layer = name.split("/")[0] if "/" in name else name
-    allowed = table.get(layer)
-    if allowed is None:
-        yield f"csrc/{name}: {layer} is not in the table of layers in docs/architecture.md"
+    layer = layer_of(name, table)
+    if layer is None:
+        yield f"csrc/{name}: its folder is not in the table of layers in docs/architecture.md"
         return
+    allowed = table[layer]
     own_architecture = name.startswith(INTRINSICS_FOLDERS)
     for number, line in enumerate(path.read_text().splitlines(), 1):
         where = f"csrc/{name}:{number}"
         if match := INCLUDE.match(line):
             own, system = match[1], match[2]
-            if own and own.split("/")[0] != layer and own not in allowed and own.split("/")[0] not in allowed:
+            if own and not {layer, *allowed}.intersection(folders_of(own)):
                 yield f"{where}: {layer} may not include {own}"
             if own and own.startswith(INTRINSICS_FOLDERS) and not own_architecture:
                 yield f"{where}: {own} is for one architecture, this file for all of them"

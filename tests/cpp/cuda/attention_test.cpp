@@ -111,7 +111,7 @@ TEST(nothing_is_counted_in_32_bits) {
         .block_size = 16,
         .kv_format = kernel.format,
         .sequences = {{.kv_begin = kFar, .first_position = kFar + 90, .length = kernel.length}}};
-    SCOPE(dtype_name(kernel.format), ", heads of ", kernel.head_dim, ", ", kernel.length, " tokens");
+    SCOPE(kv_kind_name(kernel.format), ", heads of ", kernel.head_dim, ", ", kernel.length, " tokens");
     AttentionWorld world(rng, c, 200'000'000);
     const Matrix out = world.attend(0, kernel.length);
     CHECK(out.intact());

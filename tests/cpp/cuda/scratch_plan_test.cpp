@@ -128,7 +128,7 @@ void check_plan(std::mt19937& random, const ModelConfig& config, const StepShape
   options.group_size = one_of(random, {32, 64, 128});
   options.layout = Layout::kCudaTile;
   const ShapeSource shapes(config, options);
-  const StepMemory planned = measure_text_step(shapes, device_traits("cuda"), shape, kv_format);
+  const StepMemory planned = measure_text_step(shapes, device_traits("cuda"), shape, kv_format, kv_format);
   CudaDevice device(0);
   const Llama4Weights weights = Llama4Weights::load(Addressed(shapes));
   Llama4 model(device, config, weights, shape, size_t(planned.workspace));
