@@ -214,8 +214,9 @@ void StepLoop::commit(const Step& step) {
 // Ends the sequences of the step in flight; where there is none, something is wrong with the schedule itself,
 // and no sequence that holds blocks can be trusted to go on.
 void StepLoop::fail(const std::string& error) {
-  if (const std::optional<Step> failed = std::exchange(in_flight_, {})) {
-    for (const Chunk& chunk : failed->chunks) reporter_.finish(generation_of(chunk), "error", error);
+  if (in_flight_) {
+    for (const Chunk& chunk : in_flight_->chunks) reporter_.finish(generation_of(chunk), "error", error);
+    in_flight_.reset();
     return;
   }
   for (auto& [id, state] : requests_)
