@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/architecture.md"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
-# Intrinsics live in the folders of csrc/cpu that belong to one architecture; nobody else includes those.
+TESTS_ONLY = {"simt_emulator"}  # a folder of tests/ that csrc/cuda includes in test builds
+# Intrinsics live in the folders of csrc/cpu that belong to one architecture; no row of the table names those.
 INTRINSICS_FOLDERS = ("cpu/x86/", "cpu/arm/")
 INTRINSICS_HEADER = re.compile(r"^(cpuid|\w*intrin|amx\w+|arm_\w+)\.h$")
 INTRINSICS = re.compile(
@@ -55,7 +56,10 @@ def tracked_files() -> list[Path]:
 
 
 def layer_table() -> dict[str, set[str]]:
-    """Rows `| folder | may include |` between the two markers: folder -> folders and single headers it may include."""
+    """Rows `| folder | may include |` between the two markers: folder -> folders and single headers it may include.
+
+    A row too wide for the page goes on in another one of the same folder.
+    """
     text = TABLE.read_text()
     match = re.search(r"<!-- layers -->(.*?)<!-- end of layers -->", text, re.S)
     if not match:
@@ -64,7 +68,7 @@ def layer_table() -> dict[str, set[str]]:
     for row in match[1].strip().splitlines()[2:]:  # two lines of heading
         cells = [re.findall(r"`([^`]+)`", cell) for cell in row.strip().strip("|").split("|")]
         for folder in cells[0]:
-            table[folder] = set(cells[1])
+            table.setdefault(folder, set()).update(cells[1])
     return table
 
 
@@ -72,22 +76,36 @@ def without_comments(line: str) -> str:
     return re.sub(r'"(?:\\.|[^"\\])*"', '""', line).split("//")[0]
 
 
-def folders_of(name: str) -> list[str]:
-    """The file itself and every folder above it: "a/b/c.h", "a/b", "a"."""
+def layer_of(name: str, table: dict[str, set[str]]) -> str:
+    """The row of a file or folder of csrc: itself, or the innermost folder that has a row. Without one: its folder."""
     parts = name.split("/")
-    return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    rows = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((row for row in rows if row in table), "/".join(parts[:-1]) or name)
 
 
-def layer_of(name: str, table: dict[str, set[str]]) -> str | None:
-    """The row of a file: the innermost folder that has one."""
-    return next((folder for folder in folders_of(name) if folder in table), None)
+def check_table(table: dict[str, set[str]], included: dict[str, set[str]]) -> Iterator[str]:
+    """Rows name rows above them, so that no circle can be; and nothing that they do not include.
+
+    included: for each row, the rows and the single files that its files include.
+    """
+    above: set[str] = set()
+    for layer, allowed in table.items():
+        where = f"{TABLE.relative_to(ROOT)}: row {layer}"
+        if not (ROOT / "csrc" / layer).exists():
+            yield f"{where}: there is no csrc/{layer}"
+        for name in sorted(allowed - TESTS_ONLY):
+            if layer_of(name, table) not in above:
+                yield f"{where}: {name} does not stand above it"
+        for name in sorted(allowed - included.get(layer, set())):
+            yield f"{where}: includes nothing of {name}"
+        above.add(layer)
 
 
-def check_cpp(path: Path, table: dict[str, set[str]]) -> Iterator[str]:
+def check_cpp(path: Path, table: dict[str, set[str]], included: dict[str, set[str]]) -> Iterator[str]:
     name = path.relative_to(ROOT / "csrc").as_posix()
     layer = layer_of(name, table)
-    if layer is None:
-        yield f"csrc/{name}: its folder is not in the table of layers in docs/architecture.md"
+    if layer not in table:
+        yield f"csrc/{name}: {layer} is not in the table of layers in docs/architecture.md"
         return
     allowed = table[layer]
     own_architecture = name.startswith(INTRINSICS_FOLDERS)
@@ -95,10 +113,11 @@ def check_cpp(path: Path, table: dict[str, set[str]]) -> Iterator[str]:
         where = f"csrc/{name}:{number}"
         if match := INCLUDE.match(line):
             own, system = match[1], match[2]
-            if own and not {layer, *allowed}.intersection(folders_of(own)):
-                yield f"{where}: {layer} may not include {own}"
-            if own and own.startswith(INTRINSICS_FOLDERS) and not own_architecture:
-                yield f"{where}: {own} is for one architecture, this file for all of them"
+            if own:
+                names = {own, layer_of(own, table)}
+                included.setdefault(layer, set()).update(names)
+                if not {layer, *allowed} & names:
+                    yield f"{where}: {layer} may not include {own}"
             if system and INTRINSICS_HEADER.match(system) and not own_architecture:
                 yield f"{where}: <{system}> belongs in csrc/cpu/x86 or csrc/cpu/arm"
             continue
@@ -146,14 +165,16 @@ def check_paths(path: Path) -> Iterator[str]:
 def main() -> int:
     table = layer_table()
     findings: list[str] = []
+    included: dict[str, set[str]] = {}
     for path in tracked_files():
         name = path.relative_to(ROOT).as_posix()
         if name.startswith("csrc/") and path.suffix in {".h", ".cpp", ".cu", ".cuh"}:
-            findings += check_cpp(path, table)
+            findings += check_cpp(path, table, included)
         if name.startswith("python/") and path.suffix == ".py":
             findings += check_python(path)
         if path != Path(__file__).resolve():
             findings += check_paths(path)
+    findings += check_table(table, included)
     for finding in findings:
         print(finding)
     print(f"layers: {len(findings)} findings" if findings else "layers: nothing found")
