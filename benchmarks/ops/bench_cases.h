@@ -16,7 +16,7 @@ struct BenchCase {
   std::string op;
   std::string shape;  // "T 1, N 8192, K 5120, int4 g128"
   double bytes = 0;   // that one call must move: weights once, activations once, keys and values once
-  double flops = 0;   // that the formula in backend.h needs, a multiply-add counted as 2
+  double flops = 0;   // that the formula in ops.h needs, a multiply-add counted as 2
   std::function<void()> run;
 };
 
