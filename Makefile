@@ -162,7 +162,6 @@ check: $(DONE)/dev
 	run scripts/check_size.py
 	run scripts/check_pages.py
 	run scripts/check_commits.py
-	run scripts/check_markdown.py
 	run scripts/check_cuda.py
 	run $(MAKE) -s nvcc-check
 	exit $$failed

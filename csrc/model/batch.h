@@ -1,4 +1,4 @@
-// Batch: views of everything one step computes, as the model needs it. Built by runtime/batch_builder, which
+// Batch: views of everything one step computes, as the model needs it. Built by runtime/runner/batch_builder, which
 // owns the memory. It carries no requests and no sampling parameters.
 //
 // Two groups of layers page their keys and values apart: global layers see every earlier token, local layers

@@ -45,7 +45,7 @@ struct EngineOptions {  // 0: the engine chooses
   int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
 };
 
-// A model without a file: random weights of this shape (runtime/dummy_weights.h).
+// A model without a file: random weights of this shape (runtime/runner/dummy_weights.h).
 struct DummyModel {
   ModelConfig config;
   WeightOptions weights;  // the layout is that of the device

@@ -1,4 +1,4 @@
-// StepLoop: turns requests into tokens, step by step: schedule, submit, collect, commit. For one thread at a
+// StepLoop: turns requests into tokens, step by step: schedule, submit, commit, collect. For one thread at a
 // time; Engine (engine.h) adds the thread-safe entrance and the checks of what callers may ask.
 #pragma once
 

@@ -41,7 +41,7 @@ class BatchBuilder {
   BatchBuilder(const BatchBuilder&) = delete;
   BatchBuilder& operator=(const BatchBuilder&) = delete;
 
-  // Chunks must not cross chunks. The batch is valid until the next call and while the builder lives. Of a
+  // Chunks must not cross attention chunks. The batch is valid until the next call and while the builder lives. Of a
   // padded one, the first outputs.size() output rows are the ones asked for. With ids_are_there the chunks
   // are of one token each, whose ids stand at next_ids() when the device comes to this step.
   const Batch& build(std::span<const Chunk> chunks, std::span<const OutputRow> outputs,
