@@ -54,7 +54,7 @@ struct Linear {
 
 // Tiles cover 64 values of k and may not straddle a group.
 inline bool tiles_fit(const Weight& w) {
-  return w.quantized() && w.group_size % 64 == 0 && w.k % w.group_size == 0;
+  return w.has_integer_codes() && w.group_size % 64 == 0 && w.k % w.group_size == 0;
 }
 
 // A unit of a linear op: row blocks [block_begin, block_end), even numbers for kSwiGlu, times rows
