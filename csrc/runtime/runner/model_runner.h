@@ -33,7 +33,6 @@ namespace llama4rt {
 struct RunnerMemory {
   KvCachePlan kv;
   StepShape step;
-  int64_t max_num_seqs = 0;      // without padding
   int64_t workspace = 0;         // activations and logits of a step
   int64_t vision_workspace = 0;  // activations of the tower
   int64_t images = 0;            // encoded pictures
