@@ -1,0 +1,49 @@
+"""For whom a thread or task works: whose turn it is where work waits, and whether anybody still wants the result.
+
+The server sets it for each HTTP request; it goes along with the context (asyncio.to_thread copies that, run_in_context
+does it for an executor). Without a server everything belongs to one client who never leaves.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False, frozen=True)
+class Client:
+    """name: an address, or a digest of an API key. gone: set once nobody waits for the result any more."""
+
+    name: str
+    gone: threading.Event = field(default_factory=threading.Event)
+
+
+_LOCAL = Client("local")
+_current: contextvars.ContextVar[Client] = contextvars.ContextVar("llama4rt_client", default=_LOCAL)
+
+
+def current_client() -> Client:
+    """The client of this context; the local one where nobody has said."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def working_for(client: Client) -> Iterator[None]:
+    """Everything done inside is done for `client`."""
+    token = _current.set(client)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def run_in_context(executor: Executor, call: Callable[[], _T]) -> "asyncio.Future[_T]":
+    """loop.run_in_executor, for the client of this context."""
+    context = contextvars.copy_context()
+    return asyncio.get_running_loop().run_in_executor(executor, context.run, call)

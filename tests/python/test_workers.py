@@ -1,0 +1,214 @@
+"""Work in child processes: limits end one message and nothing else; clients take turns; nobody hangs."""
+
+import os
+import threading
+import time
+
+import pytest
+from llama4rt.errors import RequestError
+from llama4rt.workers.child_pool import ChildPool, ChildrenBusy
+from llama4rt.workers.child_process import (
+    ChildAbandoned,
+    ChildFailed,
+    ChildLimit,
+    ChildLimits,
+    ChildProcess,
+)
+from llama4rt.workers.client import Client, current_client, working_for
+from llama4rt.workers.round_robin import RoundRobin
+
+LIMITS = ChildLimits(seconds=5.0, cpu_seconds=1, memory=64 << 20)
+
+
+@pytest.fixture
+def child():
+    child = ChildProcess("worker_child", LIMITS, "the test", b"as set up")
+    yield child
+    child.close()
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_answers_of_any_size(child):
+    assert child.call(b"setup") == b"as set up"
+    for size in (0, 1, 1 << 16, 5 << 20):
+        message = os.urandom(size)
+        assert child.call(b"echo " + message) == message
+    assert child.call(b"print") == b"quiet"
+    assert child.call(b"echo after") == b"after"
+
+
+def test_a_refusal_keeps_the_child(child):
+    pid = child.call(b"pid")
+    with pytest.raises(RequestError, match="this is refused: é"):
+        child.call(b"refuse")
+    assert child.call(b"pid") == pid
+
+
+def test_a_failure_of_the_childs_code_is_ours(child):
+    with pytest.raises(ChildFailed, match="KeyError"):
+        child.call(b"unknown")
+    assert child.call(b"echo on") == b"on"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [(b"spin", "time"), (b"allocate 200000000", "memory"), (b"crash", "crash")],
+)
+def test_a_limit_ends_one_message(child, message, reason):
+    pid = int(child.call(b"pid"))
+    with pytest.raises(ChildLimit) as raised:
+        child.call(message)
+    assert raised.value.reason == reason
+    assert not alive(pid)
+    assert child.call(b"echo next") == b"next"
+
+
+def test_memory_within_the_limit_is_given(child):
+    assert child.call(b"allocate 30000000") == b"30000000"
+
+
+def test_a_deadline_kills():
+    child = ChildProcess("worker_child", ChildLimits(0.3, 5, 1 << 26), "the test")
+    pid = int(child.call(b"pid"))
+    with pytest.raises(ChildLimit, match="longer than 0"):
+        child.call(b"sleep 60")
+    assert not alive(pid)
+    child.close()
+
+
+def test_a_client_who_leaves_ends_his_work(child):
+    pid = int(child.call(b"pid"))
+    client = Client("someone")
+    threading.Timer(0.2, client.gone.set).start()
+    started = time.monotonic()
+    with pytest.raises(ChildAbandoned), working_for(client):
+        child.call(b"sleep 60")
+    assert time.monotonic() - started < 3
+    assert not alive(pid)
+
+
+def test_a_module_that_is_not_there_is_our_failure():
+    child = ChildProcess("no_such_module_here", LIMITS, "the test")
+    with pytest.raises(ChildFailed, match="did not start"):
+        child.call(b"echo")
+
+
+def test_the_child_ends_with_its_owner():
+    child = ChildProcess("worker_child", LIMITS, "the test")
+    pid = int(child.call(b"pid"))
+    del child
+    assert not alive(pid)
+
+
+def test_the_pool_uses_its_children_at_once_and_no_more():
+    pool = ChildPool("worker_child", 2, LIMITS, "the test")
+    pids = set()
+
+    def work():
+        pids.add(pool.call(b"pid"))
+        pool.call(b"sleep 0.2")
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 2
+    running = pool.pids()
+    pool.close()
+    assert running and not any(map(alive, running))
+    with pytest.raises(RequestError, match="closed"):
+        pool.call(b"pid")
+
+
+def test_clients_take_turns():
+    """One client has twenty messages waiting; another's comes second, not twenty-first."""
+    pool = ChildPool("worker_child", 1, LIMITS, "the test")
+    pool.start()
+    order = []
+
+    def work(name):
+        with working_for(Client(name)):
+            pool.call(b"sleep 0.05")
+        order.append(name)
+
+    greedy = [threading.Thread(target=work, args=("greedy",)) for _ in range(20)]
+    for thread in greedy:
+        thread.start()
+    time.sleep(0.1)
+    modest = threading.Thread(target=work, args=("modest",))
+    modest.start()
+    for thread in [*greedy, modest]:
+        thread.join()
+    assert order.index("modest") < 8
+    pool.close()
+
+
+def test_a_client_with_too_much_waiting_is_refused_and_others_are_not():
+    pool = ChildPool("worker_child", 1, LIMITS, "the test", max_waiting=2)
+    pool.start()
+    errors, done = [], []
+
+    def work(name):
+        try:
+            with working_for(Client(name)):
+                pool.call(b"sleep 0.5")
+            done.append(name)
+        except ChildrenBusy:
+            errors.append(name)
+
+    threads = [threading.Thread(target=work, args=("greedy",)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    threads.append(threading.Thread(target=work, args=("modest",)))
+    threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert errors == ["greedy"] * 2
+    assert sorted(done) == ["greedy"] * 3 + ["modest"]
+    pool.close()
+
+
+def test_waiting_ends_when_the_client_leaves():
+    pool = ChildPool("worker_child", 1, LIMITS, "the test")
+    holder = threading.Thread(target=lambda: pool.call(b"sleep 1"))
+    holder.start()
+    time.sleep(0.3)
+    client = Client("someone")
+    client.gone.set()
+    with pytest.raises(ChildAbandoned), working_for(client):
+        pool.call(b"pid")
+    holder.join()
+    assert pool.call(b"echo free") == b"free"
+    pool.close()
+
+
+def test_round_robin():
+    queue = RoundRobin()
+    for item in range(3):
+        queue.push("a", item)
+    queue.push("b", 10)
+    queue.push("c", 20)
+    assert (len(queue), queue.waiting("a"), queue.waiting("d")) == (5, 3, 0)
+    assert queue.remove("c", 20) and not queue.remove("c", 20)
+    assert [queue.pop() for _ in range(5)] == [0, 10, 1, 2, None]
+    queue.push("a", 1)
+    queue.push("b", 2)
+    assert queue.pop(lambda client, item: client != "a") == 2
+    assert queue.pop(lambda client, item: client != "a") is None
+    assert len(queue) == 1
+
+
+def test_the_local_client_is_the_default():
+    assert current_client().name == "local"
+    with working_for(Client("x")):
+        assert current_client().name == "x"
+    assert current_client().name == "local"
