@@ -129,7 +129,7 @@ def test_a_keyword_is_enforced(engine: Engine, keyword: str, soak: bool) -> None
 def takes(engine: Engine, schema: Any, text: str) -> bool:
     """Whether an output may be exactly this text."""
     assert engine.tokenizer is not None
-    matcher = engine._grammars()._matcher(StructuredOutput.json_schema(schema))
+    matcher = engine._grammars()._compiled(StructuredOutput.json_schema(schema)).matcher
     ids = [*engine.tokenizer.encode(text), engine.config["eos_token_ids"][0]]
     return bool(matcher.deep_copy().validate_tokens(ids) == len(ids))
 

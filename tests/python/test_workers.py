@@ -264,7 +264,12 @@ def test_a_client_who_leaves_ends_his_fork(forking):
 def test_a_fork_ends_with_its_child():
     child = ChildProcess("worker_child", FORK, "the test")
     client = Client("someone")
-    thread = threading.Thread(target=lambda: pytest.raises(RequestError, child.call, b"sleep 60", client))
+
+    def work():
+        with pytest.raises(RequestError):
+            child.call(b"sleep 60", client)
+
+    thread = threading.Thread(target=work)
     child.start()
     thread.start()
     deadline = time.monotonic() + 10

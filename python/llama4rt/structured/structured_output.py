@@ -21,6 +21,9 @@ _JSON_STYLE = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrbtf\\"',
 }
+_NAMES = {
+    "json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices", "grammar": "grammar",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,13 @@ class StructuredOutput:
         """A context-free grammar in Lark's syntax, as llguidance reads it, or in llama.cpp's GBNF."""
         return StructuredOutput("grammar", _text(text, "the grammar"))
 
+    @property
+    def what(self) -> str:
+        """How errors name it."""
+        return _NAMES[self.kind]
+
     def compiled_form(self) -> str:
-        """What llguidance takes."""
+        """What llguidance takes. ValueError or RecursionError for what it refuses already here."""
         import llguidance
 
         matcher = llguidance.LLMatcher

@@ -54,9 +54,10 @@ class ChildAbandoned(RequestError):
 @dataclass(frozen=True)
 class ChildLimits:
     """Of one message. seconds: until the answer. cpu_seconds: of processor time; it also ends a child whose parent is
-    gone. memory: bytes beyond what the child has mapped when it is ready. fork: each message is answered in a fork of the
-    child, which keeps nothing of it and need not start anew when it was killed; then cpu_seconds is exact, else it is
-    rounded up to whole seconds.
+    gone. memory: bytes beyond what the child has mapped when it is ready.
+
+    fork: each message is answered in a fork of the child, which keeps nothing of it and need not start anew when the
+    fork was killed. Then cpu_seconds is exact; otherwise it is rounded up to whole seconds.
     """
 
     seconds: float
