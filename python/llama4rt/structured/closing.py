@@ -68,7 +68,8 @@ class Closing:
         """way: shortest(), of the grammar's beginning. RequestError when not even that fits."""
         if way > self._left:
             raise RequestError(
-                f"max_tokens leaves {self._left} tokens, and the shortest answer that was found for the schema has {way}"
+                f"max_tokens leaves {self._left} tokens, and the shortest answer that was found for the schema has "
+                f"{way}"
             )
         self._plan(way)
 

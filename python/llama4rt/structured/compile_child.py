@@ -15,7 +15,7 @@ from llama4rt.structured.compiling import TokenTable, matcher_of, refusal
 from llama4rt.structured.mask_budget import CpuTimer, MaskBudget, MasksTooSlow
 from llama4rt.structured.structured_output import StructuredOutput
 from llama4rt.workers.child_main import Refused
-from llama4rt.workers.forked_answers import mapped_bytes
+from llama4rt.workers.forked_answers import resident_bytes
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_BYTES = 128 << 20  # of one grammar and an output under it
 _WALKS = 3  # outputs at random, of so many tokens each
 _WALK_TOKENS = 24
-_STACK_BYTES = 1 << 20  # an eighth of what the parent's threads have: recursion that fits here fits there
+_STACK_BYTES = 4 << 20  # half of what the parent's threads have: recursion that fits here fits there
 _LENGTH = struct.Struct("<I")
 
 _state: "dict[str, Any]" = {}
@@ -95,7 +95,7 @@ def answer(message: bytes) -> bytes:
 def _tried(output: StructuredOutput) -> bytes:
     from llama4rt.structured.closing import Closing
 
-    before = mapped_bytes()
+    before = resident_bytes()
     form = output.compiled_form()
     matcher = matcher_of(_state["native"], form, output.what)
     if output.complete:
@@ -103,7 +103,7 @@ def _tried(output: StructuredOutput) -> bytes:
     for seed in range(_WALKS):
         walker = matcher.deep_copy()
         _walk(walker, output, random.Random(seed))
-    taken = mapped_bytes() - before  # the last walker is still there
+    taken = resident_bytes() - before  # the last walker is still there
     if taken > MAX_GRAMMAR_BYTES:
         raise RequestError(
             f"the {output.what} is refused: it takes {taken >> 20} MiB; at most {MAX_GRAMMAR_BYTES >> 20} MiB are "
@@ -134,8 +134,7 @@ def _walk(matcher: "LLMatcher", output: StructuredOutput, rng: random.Random) ->
 def _some_token(allowed: bytes, rng: random.Random) -> int:
     """Any token of a mask, which has at least one."""
     start = rng.randrange(len(allowed))
-    at = next((i for i in range(start, len(allowed)) if allowed[i]), -1)
-    if at < 0:
-        at = next(i for i in range(len(allowed)) if allowed[i])
+    rest = allowed[start:].lstrip(b"\0") or allowed.lstrip(b"\0")
+    at = len(allowed) - len(rest)
     bits = [bit for bit in range(8) if allowed[at] >> bit & 1]
     return at * 8 + rng.choice(bits)

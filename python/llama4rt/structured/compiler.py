@@ -14,7 +14,7 @@ from llama4rt.structured.compiling import TokenTable, matcher_of
 from llama4rt.structured.guide import Guide, MaskThreads
 from llama4rt.structured.mask_budget import MasksTooSlow
 from llama4rt.structured.structured_output import StructuredOutput
-from llama4rt.structured.trials import Trials
+from llama4rt.structured.trials import MAX_COMPILE_BYTES, Trials
 from llama4rt.text.tokenizer import Tokenizer
 from llama4rt.workers.child_pool import ChildrenBusy
 from llama4rt.workers.child_process import ChildAbandoned, ChildLimit
@@ -43,7 +43,9 @@ class Compiler:
         self._closed = False
         self._kept: OrderedDict[StructuredOutput, _Kept] = OrderedDict()
         self._refusals: OrderedDict[bytes, str] = OrderedDict()  # _digest -> why
-        self._flights: dict[tuple[str, StructuredOutput], threading.Event] = {}  # being compiled, for a client
+        self._flights: dict[
+            tuple[str, StructuredOutput], threading.Event
+        ] = {}  # being compiled, for a client
         self._masks = MaskThreads(_MASK_THREADS)
 
     def warm(self) -> None:
@@ -118,7 +120,10 @@ class Compiler:
         except (ChildrenBusy, ChildAbandoned):
             raise
         except ChildLimit as error:
-            refused = RequestError(f"the {output.what} is refused: {error}")
+            why = str(error)
+            if error.reason == "crash":  # of the stack, as a rule
+                why = f"it is nested too deeply, or takes more than {MAX_COMPILE_BYTES >> 20} MiB to compile"
+            refused = RequestError(f"the {output.what} is refused: {why}")
             if error.reason != "deadline":  # which says something of the machine, not of the grammar
                 self._refuse(output, str(refused))
             raise refused from None

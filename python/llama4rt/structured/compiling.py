@@ -1,4 +1,4 @@
-"""From StructuredOutput to a grammar of llguidance: the library's limits, its tokenizer, its words. Parent and child."""
+"""From StructuredOutput to a grammar of llguidance, in parent and child: the library's limits, tokenizer and words."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from llama4rt.errors import RequestError
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer, LLParserLimits
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
 
 def limits() -> "LLParserLimits":
     """Of one grammar and of one mask."""
@@ -22,7 +23,9 @@ def limits() -> "LLParserLimits":
 
 
 def matcher_of(native: "LLTokenizer", form: str, what: str) -> "LLMatcher":
-    """form: StructuredOutput.compiled_form(), what: StructuredOutput.what. RequestError for a grammar that the library refuses."""
+    """form: StructuredOutput.compiled_form(). what: StructuredOutput.what. RequestError for a grammar that the library
+    refuses.
+    """
     import llguidance
 
     matcher = llguidance.LLMatcher(native, form, log_level=0, limits=limits())
@@ -33,6 +36,8 @@ def matcher_of(native: "LLTokenizer", form: str, what: str) -> "LLMatcher":
 
 def refusal(what: str, error: object) -> RequestError:
     """A grammar library's message, short and without the source that it repeats. what: StructuredOutput.what."""
+    if "NoExtension" in str(error):
+        return RequestError(f"the {what} is refused: no text follows it to its end")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "it cannot be compiled"
     last = next((line for line in lines if line.startswith("error:")), "")

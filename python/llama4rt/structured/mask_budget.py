@@ -4,8 +4,8 @@ import time
 
 from llama4rt.errors import RequestError
 
-BURST_SECONDS = 0.5  # once: a lexer builds most of its states in the first masks
-SECONDS_PER_TOKEN = 0.02  # on average beyond that; masks of ordinary schemas take 0.0001
+BURST_SECONDS = 0.25  # once: a lexer builds most of its states in the first masks
+SECONDS_PER_TOKEN = 0.01  # on average beyond that; masks of ordinary schemas take 0.0001
 
 
 class CpuTimer:

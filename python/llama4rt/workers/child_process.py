@@ -40,7 +40,8 @@ class ChildFailed(Llama4RTError):
 
 
 class ChildLimit(RequestError):
-    """The work ran over a limit of its process. reason: "time" (of the processor), "deadline", "memory" or "crash"."""
+    """The work ran over a limit of its process. reason: "time" (of the processor; without forks also the
+    deadline), "deadline", "memory" or "crash"."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -64,6 +65,7 @@ class ChildLimits:
     cpu_seconds: float
     memory: int
     fork: bool = False
+    nice: int = 0  # of forks: above 0, what else runs on the machine goes first
 
 
 class ChildProcess:
@@ -105,7 +107,8 @@ class ChildProcess:
             code = self._kill()
             if isinstance(error, TimeoutError):
                 raise ChildLimit(
-                    f"{self._what} took longer than {self._limits.seconds:g} s", "deadline"
+                    f"{self._what} took longer than {self._limits.seconds:g} s",
+                    "deadline" if self._limits.fork else "time",
                 ) from None
             if isinstance(error, (OSError, EOFError)):
                 raise self._death(code) from None

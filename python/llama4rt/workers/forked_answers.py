@@ -65,6 +65,7 @@ class ForkedAnswers:
         """In the fork; does not return."""
         try:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            os.nice(self._limits["nice"])
             memory = mapped_bytes() + self._limits["memory"]
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             whole = math.ceil(self._limits["cpu_seconds"]) + 1
@@ -81,5 +82,14 @@ class ForkedAnswers:
 
 def mapped_bytes() -> int:
     """Address space of this process."""
+    return _pages(0) * resource.getpagesize()
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return _pages(1) * resource.getpagesize()
+
+
+def _pages(column: int) -> int:
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+        return int(file.read().split()[column])
