@@ -270,6 +270,27 @@ def test_what_is_complete_ends_in_time(engine: Engine) -> None:
             assert len(output.token_ids) <= room
 
 
+def test_what_is_complete_ends_however_deep_it_went(engine: Engine) -> None:
+    """Each level that is opened owes more than its own end, for hundreds of tokens."""
+    schema = {
+        "$ref": "#/$defs/node",
+        "$defs": {"node": {"type": "array", "prefixItems": [{"$ref": "#/$defs/more"}, {"const": "the end of this"}],
+                           "minItems": 2, "items": False},
+                  "more": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    }  # fmt: skip
+    structured = StructuredOutput.json_schema(schema, complete=True)
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None
+    opening = {i: 50.0 for i in range(tokenizer.vocab_size) if b"[" in tokenizer.token_bytes(i)}
+    deepest = 0
+    for room in (60, 200, 500):
+        for output in written(engine, structured, max_tokens=room, n=8, logit_bias=opening):
+            jsonschema.validate(json.loads(output.text), schema)
+            assert output.finish_reason == "stop"
+            deepest = max(deepest, output.text.count("["))
+    assert deepest > 20
+
+
 @pytest.mark.parametrize("pattern", ["[0-9]{3}-[a-z]{2,5}", "(yes|no)( sir)?", "a+b*c", "ü{2}€"])
 def test_regex(engine: Engine, pattern: str) -> None:
     for output in written(engine, StructuredOutput.regex(pattern), n=8):
