@@ -15,7 +15,7 @@ pytest.importorskip("llguidance")
 
 from llama4rt import Engine, RequestError, StructuredOutput  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
-from llama4rt.structured.keywords import ANNOTATIONS, ENFORCED, FORMATS, fault  # noqa: E402
+from llama4rt.structured.keywords import ANNOTATIONS, ENFORCED, FORMATS, OPENAPI, fault  # noqa: E402
 
 METASCHEMA = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
 # Of every JSON type and about every border that a keyword has.
@@ -25,7 +25,6 @@ VALUES: list[Any] = [
     {"a": {}}, {"a": True}, {"a": 1}, {"a": []}, {"a": None}, {"type": "null"}, {"type": 5}, [{"type": 5}],
     {"a": {"type": 5}}, {"a": {"minLength": -1}}, [[{}]],
 ]  # fmt: skip
-OPENAPI = ("nullable", "discriminator", "example", "externalDocs", "xml")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +160,9 @@ def test_unique_items_of_few_values(engine: Engine) -> None:
     assert not takes(engine, schema | {"maxItems": 1}, [1, 1])
     assert takes(engine, {"type": ["array", "null"], "uniqueItems": True, "items": {"type": "boolean"}}, None)
     assert takes(engine, {"uniqueItems": True, "items": {"type": "boolean"}}, {"a": 1})
+    moved = {"$id": "https://example.org/a", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {}}}
+    with pytest.raises(RequestError, match="uniqueItems"):  # the reference leads to the inner definition
+        StructuredOutput.json_schema({"prefixItems": [schema | moved], "$defs": {"a": {"enum": [1]}}})
     equal = schema | {"items": {"enum": [1, 1.0, True, {"a": 1}, {"a": 1.0}]}}
     assert takes(engine, equal, [True, 1]) and not takes(engine, equal, [1, 1])
     with pytest.raises(RequestError):

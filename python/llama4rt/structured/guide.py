@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama4rt import _core
 from llama4rt.engine.deferred_wakeups import wake
+from llama4rt.errors import RequestError
 from llama4rt.structured.closing import Closing
 from llama4rt.structured.mask_budget import CpuTimer, MaskBudget, MasksTooSlow
 
@@ -90,6 +91,7 @@ class Guide:
     ) -> None:
         """too_slow: told when the masks cost too much; makes the error that then ends the output."""
         self.mask = _core.TokenMask(vocab_size)
+        self.failure: RequestError | None = None  # why the output ended, where its grammar is at fault
         self._matcher = matcher
         self._threads = threads
         self._closing = closing
@@ -112,14 +114,14 @@ class Guide:
             with self._lock:
                 timer = CpuTimer()
                 if not self._matcher.consume_token(token_id):
-                    self.mask.fail(f"the grammar stopped: {self._matcher.get_error()[:200]}")
+                    self._stop(self._error())
                     return
                 if self._closing is not None:
                     self._closing.spend()
                 self._compute()
                 self._budget.spend(timer.seconds)
                 if self._budget.spent:
-                    self.mask.fail(str(self._too_slow()))
+                    self._stop(self._too_slow())
                 else:
                     self._publish()
         except BaseException as error:  # the sampler must not wait for nothing
@@ -132,9 +134,16 @@ class Guide:
 
     def _publish(self) -> None:
         if self._matcher.is_error():
-            self.mask.fail(f"the grammar stopped: {self._matcher.get_error()[:200]}")
+            self._stop(self._error())
         else:
             self.mask.publish()
+
+    def _error(self) -> RequestError:
+        return RequestError(f"the grammar stopped: {self._matcher.get_error().splitlines()[0]:.200}")
+
+    def _stop(self, failure: RequestError) -> None:
+        self.failure = failure
+        self.mask.fail(str(failure))
 
 
 GuideMaker = Callable[[int], "list[Guide]"]

@@ -118,6 +118,15 @@ RELAXED = "x-llama4rt-relaxed"  # only at the top
 _OTHERS_MEAN = ("x-guidance",)  # the grammar library would obey it
 
 
+# No keywords of JSON Schema: the grammar library is not shown them. (References may lead into the others.)
+OPENAPI = frozenset(["nullable", "discriminator", "example", "externalDocs", "xml"])
+
+
+def is_foreign(keyword: str) -> bool:
+    """Not of JSON Schema, as far as such keywords are taken at all."""
+    return keyword in OPENAPI or keyword.startswith("x-")
+
+
 def is_annotation(keyword: str) -> bool:
     return keyword in ANNOTATIONS or (
         keyword.startswith("x-") and keyword not in _OTHERS_MEAN and keyword != RELAXED

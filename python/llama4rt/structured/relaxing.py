@@ -6,7 +6,7 @@ from typing import Any
 
 from llama4rt.errors import RequestError
 from llama4rt.structured.keywords import ENFORCED, FORMATS, MANY, NAMED, ONE, RELAXED, is_annotation
-from llama4rt.structured.schema import MAX_DEPTH
+from llama4rt.structured.schema import MAX_DEPTH, reference_root
 from llama4rt.structured.values import exclude_each_other, unique_lists
 
 # Look-around, word borders, references to what was matched.
@@ -24,7 +24,7 @@ def asks_to_relax(schema: Mapping[str, Any]) -> bool:
 def relaxed(schema: Mapping[str, Any]) -> "tuple[dict[str, Any], list[str]]":
     """(the schema without what cannot be enforced, what that was: "not at /properties/a")."""
     left_out: list[str] = []
-    out = _relaxed(schema, schema, "", 0, left_out)
+    out = _relaxed(schema, reference_root(schema), "", 0, left_out)
     return out, left_out
 
 
@@ -77,6 +77,4 @@ def _enforceable(keyword: str, value: Any, schema: Mapping[str, Any], root: Mapp
         return not isinstance(value, str) or _NO_PATTERN.search(value) is None
     if keyword == "items":
         return not isinstance(value, list)
-    if keyword == "$ref":
-        return not isinstance(value, str) or value.startswith("#")
     return True

@@ -4,13 +4,14 @@
 - `pattern`: the expressions are those of JavaScript, whose white space is another set of characters than that of Rust.
 - `oneOf` is `anyOf` where surely no value follows two of its schemas.
 - `uniqueItems` of few values: all such lists are written out.
-- `nullable` (OpenAPI 3.0) is one more type. Annotations are left out.
+- `nullable` (OpenAPI 3.0) is one more type.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from llama4rt.structured.keywords import MANY, NAMED, ONE, TYPES, is_annotation
+from llama4rt.structured.keywords import MANY, NAMED, ONE, TYPES, is_foreign
+from llama4rt.structured.schema import reference_root
 from llama4rt.structured.values import exclude_each_other, unique_lists
 
 _DAY = r"(0[1-9]|1[0-9]|2[0-8])"
@@ -29,13 +30,13 @@ _CLASSES = {"s": f"[{_SPACE}]", "S": f"[^{_SPACE}]"}  # a class may stand inside
 
 def rewritten(schema: Any, root: Any = None) -> Any:
     """The schema that the grammar library gets for this one, which check_schema has passed."""
-    root = schema if root is None else root
+    root = reference_root(schema) if root is None else root
     if not isinstance(schema, Mapping):
         return schema
     out = {
         name: _member(name, value, root)
         for name, value in schema.items()
-        if not is_annotation(name) and name not in ("nullable", "uniqueItems")
+        if not is_foreign(name) and name != "uniqueItems"
     }
     pattern = _FORMATS.get(out["format"]) if isinstance(out.get("format"), str) else None
     if pattern is not None:

@@ -26,6 +26,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises RequestError with the keyword and its place."""
     properties = enum = 0
     ending: set[int] = set()  # ids of schemas whose references end
+    root = reference_root(schema)
     for place, sub in schemas(schema):
         if isinstance(sub, bool):
             continue
@@ -35,8 +36,8 @@ def check_schema(schema: Mapping[str, Any]) -> None:
                 f"JSON schema: {place or 'the schema'} is no schema but a {type(sub).__name__}"
             )
         _check_keywords(sub, where)
-        _check_references(sub, schema, where, ending)
-        if sub.get("uniqueItems") and unique_lists(sub, schema) is None:
+        _check_references(sub, root, where, ending)
+        if sub.get("uniqueItems") and unique_lists(sub, root) is None:
             raise RequestError(
                 f"JSON schema: 'uniqueItems' at {where} can be enforced only where 'items' has few values (enum, "
                 "const, boolean, null)"
@@ -85,6 +86,14 @@ def _check_references(
         chain.add(id(schema))
         schema = resolved(schema["$ref"], root)
     ending |= chain
+
+
+def reference_root(schema: Any) -> Mapping[str, Any]:
+    """What "#/..." begins at in all of it; an empty schema where an `$id` inside makes that depend on the place."""
+    if not isinstance(schema, Mapping):
+        return {}
+    inner = (sub for place, sub in schemas(schema) if place and isinstance(sub, Mapping))
+    return {} if any("$id" in sub for sub in inner) else schema
 
 
 def schemas(schema: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

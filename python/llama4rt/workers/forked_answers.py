@@ -86,8 +86,8 @@ def mapped_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
-    return _pages(1) * resource.getpagesize()
+    """Memory of this process, without what it maps from files."""
+    return (_pages(1) - _pages(2)) * resource.getpagesize()
 
 
 def _pages(column: int) -> int:
