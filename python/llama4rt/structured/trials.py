@@ -15,7 +15,7 @@ from llama4rt.workers.child_process import ChildLimit, ChildLimits
 MAX_COMPILE_BYTES = 1 << 30
 # Nearly all grammars take milliseconds. What does not is stopped soon, so that nobody's waits behind it, and gets more
 # time where only its like wait.
-_QUICK = ChildLimits(seconds=2.0, cpu_seconds=0.25, memory=MAX_COMPILE_BYTES, fork=True)
+_QUICK = ChildLimits(seconds=2.0, cpu_seconds=0.125, memory=MAX_COMPILE_BYTES, fork=True)
 _PATIENT = ChildLimits(seconds=6.0, cpu_seconds=0.8, memory=MAX_COMPILE_BYTES, fork=True, nice=10)
 _CHILDREN = 2
 
