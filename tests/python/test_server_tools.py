@@ -409,7 +409,7 @@ def test_auto_and_none(client: Any, engine: Engine) -> None:
           "tool_choice": "required"}, "tools", "'object'"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}],
           "tool_choice": "required"}, "tools", "'not'"),
-        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice", "other form"),
+        ({"tool_choice": "required", "extra_body": {"guided_regex": "a"}}, "tool_choice", "other form"),
         ({"tools": [5]}, "tools.0", ""),
     ],
 )  # fmt: skip

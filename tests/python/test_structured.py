@@ -17,8 +17,10 @@ pytest.importorskip("llguidance")
 
 from llama4rt import Engine, RequestError, SamplingParams, StructuredOutput  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt.structured.keywords import ANNOTATIONS  # noqa: E402
+from llama4rt.structured.keywords import ENFORCED as KEYWORDS  # noqa: E402
 from llama4rt.structured.rewriting import _FORMATS  # noqa: E402
-from llama4rt.structured.schema import _ANNOTATIONS, _ENFORCED, minimal_size  # noqa: E402
+from llama4rt.structured.sizes import minimal_size  # noqa: E402
 
 # One or more schemas that put each keyword to use. Every keyword of drafts 4 to 2020-12 is in this table or the next.
 ENFORCED: dict[str, list[Any]] = {
@@ -41,6 +43,12 @@ ENFORCED: dict[str, list[Any]] = {
     "prefixItems": [{"type": "array", "prefixItems": [{"type": "null"}, {"const": 1}], "items": False}],
     "minItems": [{"type": "array", "minItems": 2, "items": {"type": "boolean"}}],
     "maxItems": [{"type": "array", "maxItems": 2, "items": {"type": "boolean"}}],
+    "uniqueItems": [
+        {"type": "array", "items": {"enum": ["a", "b", 1]}, "uniqueItems": True},
+        {"type": "array", "items": {"$ref": "#/$defs/a"}, "uniqueItems": True, "minItems": 2,
+         "$defs": {"a": {"enum": list("abcdefgh"), "type": "string", "title": "Letter"}}},
+        {"type": "array", "items": {"type": ["boolean", "null"]}, "uniqueItems": True, "maxItems": 2},
+    ],
     "minLength": [{"type": "string", "minLength": 3, "maxLength": 9}],
     "maxLength": [{"type": "string", "maxLength": 2}],
     "pattern": [{"type": "string", "pattern": "^[a-c]{2,4}$"}, {"type": "string", "pattern": "x.y"}],
@@ -64,11 +72,11 @@ ENFORCED: dict[str, list[Any]] = {
 
 REFUSED: dict[str, Any] = {
     "not": {"type": "string"}, "if": {}, "then": {}, "else": {}, "contains": {}, "minContains": 1, "maxContains": 1,
-    "uniqueItems": True, "propertyNames": {"maxLength": 1}, "dependentRequired": {"a": ["b"]}, "dependentSchemas": {},
+    "propertyNames": {"maxLength": 1}, "dependentRequired": {"a": ["b"]}, "dependentSchemas": {},
     "dependencies": {}, "unevaluatedProperties": False, "unevaluatedItems": False, "additionalItems": False,
     "$dynamicRef": "#a", "$dynamicAnchor": "a", "$recursiveRef": "#", "$recursiveAnchor": True, "$anchor": "a",
     "$vocabulary": {}, "contentEncoding": "base64", "contentMediaType": "text/plain", "contentSchema": {},
-    "nullable": True, "discriminator": {}, "x-guidance": {"lenient": True}, "requierd": ["a"], "id": "x", "extends": {},
+    "x-guidance": {"lenient": True}, "requierd": ["a"], "id": "x", "extends": {},
     "disallow": "any", "divisibleBy": 2,
 }  # fmt: skip
 
@@ -85,9 +93,9 @@ def written(engine: Engine, structured: StructuredOutput, **params: Any) -> Any:
 
 
 def test_the_tables_hold_every_keyword() -> None:
-    assert set(ENFORCED) == set(_ENFORCED)
-    assert not set(REFUSED) & (_ENFORCED | _ANNOTATIONS)
-    known = set(ENFORCED) | set(REFUSED) | _ANNOTATIONS
+    assert set(ENFORCED) | {"nullable"} == set(KEYWORDS)  # nullable: test_schema_keywords.py
+    assert not set(REFUSED) & (set(KEYWORDS) | set(ANNOTATIONS))
+    known = set(ENFORCED) | set(REFUSED) | set(ANNOTATIONS)
     for validator in (
         jsonschema.Draft4Validator,
         jsonschema.Draft7Validator,
@@ -129,7 +137,7 @@ def test_a_keyword_is_enforced(engine: Engine, keyword: str, soak: bool) -> None
 def takes(engine: Engine, schema: Any, text: str) -> bool:
     """Whether an output may be exactly this text."""
     assert engine.tokenizer is not None
-    matcher = engine._grammars()._matcher(StructuredOutput.json_schema(schema))
+    matcher = engine._grammars()._compiled(StructuredOutput.json_schema(schema)).matcher
     ids = [*engine.tokenizer.encode(text), engine.config["eos_token_ids"][0]]
     return bool(matcher.deep_copy().validate_tokens(ids) == len(ids))
 
@@ -260,6 +268,27 @@ def test_what_is_complete_ends_in_time(engine: Engine) -> None:
         for output in written(engine, structured, max_tokens=room, n=4):
             jsonschema.validate(json.loads(output.text), schema)
             assert len(output.token_ids) <= room
+
+
+def test_what_is_complete_ends_however_deep_it_went(engine: Engine) -> None:
+    """Each level that is opened owes more than its own end, for hundreds of tokens."""
+    schema = {
+        "$ref": "#/$defs/node",
+        "$defs": {"node": {"type": "array", "prefixItems": [{"$ref": "#/$defs/more"}, {"const": "the end of this"}],
+                           "minItems": 2, "items": False},
+                  "more": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    }  # fmt: skip
+    structured = StructuredOutput.json_schema(schema, complete=True)
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None
+    opening = {i: 50.0 for i in range(tokenizer.vocab_size) if b"[" in tokenizer.token_bytes(i)}
+    deepest = 0
+    for room in (60, 200, 500):
+        for output in written(engine, structured, max_tokens=room, n=8, logit_bias=opening):
+            jsonschema.validate(json.loads(output.text), schema)
+            assert output.finish_reason == "stop"
+            deepest = max(deepest, output.text.count("["))
+    assert deepest > 20
 
 
 @pytest.mark.parametrize("pattern", ["[0-9]{3}-[a-z]{2,5}", "(yes|no)( sir)?", "a+b*c", "ü{2}€"])

@@ -212,3 +212,80 @@ def test_the_local_client_is_the_default():
     with working_for(Client("x")):
         assert current_client().name == "x"
     assert current_client().name == "local"
+
+
+FORK = ChildLimits(seconds=2.0, cpu_seconds=0.3, memory=64 << 20, fork=True)
+
+
+@pytest.fixture
+def forking():
+    child = ChildProcess("worker_child", FORK, "the test", b"as set up")
+    yield child
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [(b"spin", "time"), (b"allocate 200000000", "memory"), (b"crash", "crash"), (b"sleep 60", "deadline")],
+)
+def test_what_is_killed_in_a_fork_leaves_its_child(forking, message, reason):
+    """The child itself keeps running, and nothing of a message stays in it."""
+    assert forking.call(b"setup") == b"as set up"
+    pid = forking.pid
+    started = time.process_time()
+    for _ in range(3):
+        with pytest.raises(ChildLimit) as raised:
+            forking.call(message)
+        assert raised.value.reason == reason
+        assert int(forking.call(b"pid")) != pid
+        assert forking.call(b"echo " + bytes(1 << 20)) == bytes(1 << 20)
+    assert forking.pid == pid
+    assert time.process_time() - started < 1
+    with pytest.raises(RequestError, match="this is refused"):
+        forking.call(b"refuse")
+    with pytest.raises(ChildFailed, match="KeyError"):
+        forking.call(b"unknown")
+
+
+def test_a_client_who_leaves_ends_his_fork(forking):
+    forking.call(b"setup")
+    pid = forking.pid
+    for _ in range(5):
+        client = Client("someone")
+        threading.Timer(0.1, client.gone.set).start()
+        started = time.monotonic()
+        with pytest.raises(ChildAbandoned):
+            forking.call(b"sleep 60", client)
+        assert time.monotonic() - started < 4
+        assert forking.call(b"echo next") == b"next"
+    assert forking.pid == pid
+
+
+def test_a_fork_ends_with_its_child():
+    child = ChildProcess("worker_child", FORK, "the test")
+    client = Client("someone")
+
+    def work():
+        with pytest.raises(RequestError):
+            child.call(b"sleep 60", client)
+
+    thread = threading.Thread(target=work)
+    child.start()
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (forks := children_of(child.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, 15)  # the parent sees its end and clears away the rest
+    thread.join(30)
+    assert not thread.is_alive()
+    deadline = time.monotonic() + 10
+    while any(alive(fork) for fork in forks):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.close()
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]

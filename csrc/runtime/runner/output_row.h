@@ -18,7 +18,7 @@ struct OutputRow {
   TokenMask* mask = nullptr;  // what may be chosen; waited for before the row is sampled
 };
 
-// A mask takes milliseconds at worst: this is for a thread that died.
-inline constexpr std::chrono::milliseconds kMaskPatience{30'000};
+// A mask takes milliseconds (structured/mask_budget.py): this is for a thread that died, and all rows wait meanwhile.
+inline constexpr std::chrono::milliseconds kMaskPatience{5'000};
 
 }  // namespace llama4rt

@@ -130,6 +130,7 @@ def _warm(engine: "Engine") -> None:
     """What loads on first use, before the first client has to wait for it."""
     if engine.tokenizer is not None:
         engine.apply_chat_template([{"role": "user", "content": "Hello"}])
+        engine.warm_structured_output()
 
 
 def _shown(host: str) -> str:

@@ -25,6 +25,7 @@ from llama4rt.errors import RequestError
 from llama4rt.text.chat_template import ChatTemplate, Message
 from llama4rt.text.prompt_builder import PreparedPrompt, Prompt
 from llama4rt.text.tokenizer import Tokenizer
+from llama4rt.workers.client import Client, current_client, working_for
 
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 
@@ -164,7 +165,13 @@ class AsyncEngine:
         prepared = await self.prepare(prompt, images=images)
         has_grammar = isinstance(params, SamplingParams) and params.structured is not None
         if has_grammar:  # which may have to be compiled
-            return await asyncio.to_thread(self.engine.prepare_request, prepared, params)
+            # Whoever cancels this has left: nothing more is compiled for him.
+            client = Client(current_client().name)
+            try:
+                with working_for(client):
+                    return await asyncio.to_thread(self.engine.prepare_request, prepared, params)
+            finally:
+                client.gone.set()
         return self.engine.prepare_request(prepared, params)
 
     async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:

@@ -4,6 +4,7 @@ Text and pictures become tokens in prompt_builder.py; tokens per second are the 
 behind engine_thread.py. One Engine serves any number of threads at once; their requests share its batches.
 """
 
+import importlib.util
 import json
 import os
 import queue
@@ -349,6 +350,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({self.path!r}, device={self.device!r}, max_model_len={self.max_model_len})"
+
+    def warm_structured_output(self) -> None:
+        """Loads what the first grammar would have to wait for. Of no effect without the extra [serve]."""
+        if importlib.util.find_spec("llguidance") is not None:
+            self._grammars().warm()
 
     # --- inside ---------------------------------------------------------------------------------------------
 

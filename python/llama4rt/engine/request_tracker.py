@@ -83,7 +83,8 @@ class RequestTracker:
         if event.finish_reason == "error":
             self._open.clear()
             kind = NumericError if event.not_finite else Llama4RTError
-            self.deliver(kind(event.error or "the request failed"))
+            grammar = next((guide.failure for guide in self._guides if guide.failure is not None), None)
+            self.deliver(grammar or kind(event.error or "the request failed"))
             return
         token_ids = event.token_ids
         if self._guides and not event.finish_reason:

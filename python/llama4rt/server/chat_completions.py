@@ -87,7 +87,8 @@ class ChatReply(GeneratedReply):
         structured = structured_output(body, body.response_format)
         forced = forced_call(body)
         if forced is not None:
-            if structured is not None:
+            # A response_format is for text, and there will be none: so OpenAI. The guided_ fields are for all there is.
+            if structured is not None and body.response_format is None:
                 raise ApiError(
                     400, "tool_choice forces a call; the reply can have no other form", param="tool_choice"
                 )

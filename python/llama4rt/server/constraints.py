@@ -1,11 +1,14 @@
 """What a request demands of its output's form: response_format, vLLM's guided_* fields, tools that must be called."""
 
+from dataclasses import replace
 from typing import Any
 
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.protocol import ChatRequest, NamedTool, ResponseFormat, Sampling, Tool
 from llama4rt.structured import StructuredOutput
+from llama4rt.structured.keywords import RELAXED
+from llama4rt.structured.relaxing import asks_to_relax, relaxed
 
 _GUIDED = {
     "json": "guided_json",
@@ -45,7 +48,8 @@ def structured_output(body: Sampling, response_format: ResponseFormat | None) ->
 
 
 def forced_call(body: ChatRequest) -> StructuredOutput | None:
-    """For tool_choice "required" or one tool's name: one call, complete within max_tokens. Or, when "required" comes
+    """For tool_choice "required" or one tool's name, whatever form response_format wants for
+    text: one call, complete within max_tokens. Or, when "required" comes
     with parallel_tool_calls: true, one call or a list of them, as the model likes.
     """
     if body.tool_choice in (None, "none", "auto"):
@@ -60,7 +64,8 @@ def forced_call(body: ChatRequest) -> StructuredOutput | None:
             raise ApiError(
                 400, f"tool_choice names {name!r:.80}, which is not among the tools", param="tool_choice"
             )
-    parameters = {f"tool_{i}": _parameters(tool, i) for i, tool in enumerate(tools)}
+    not_enforced: list[str] = []
+    parameters = {f"tool_{i}": _parameters(tool, i, not_enforced) for i, tool in enumerate(tools)}
     calls = [
         {
             "type": "object",
@@ -79,12 +84,14 @@ def forced_call(body: ChatRequest) -> StructuredOutput | None:
         some = {"type": "array", "items": {"$ref": "#/$defs/call"}, "minItems": 1, "maxItems": _MAX_CALLS}
         schema = {"anyOf": [{"$ref": "#/$defs/call"}, some], "$defs": {**parameters, "call": one}}
     try:
-        return StructuredOutput.json_schema(schema, complete=True)
+        output = StructuredOutput.json_schema(schema, complete=True)
+        return replace(output, not_enforced=tuple(not_enforced)) if not_enforced else output
     except RequestError as error:
         raise ApiError(400, str(error), param="tools") from None
 
 
-def _parameters(tool: Tool, i: int) -> dict[str, Any]:
+def _parameters(tool: Tool, i: int, not_enforced: list[str]) -> dict[str, Any]:
+    """The schema of its arguments. What a relaxed one does without is added to not_enforced."""
     schema = dict(tool.function.parameters or {"properties": {}})
     for name in ("$schema", "$id"):
         schema.pop(name, None)
@@ -94,6 +101,13 @@ def _parameters(tool: Tool, i: int) -> dict[str, Any]:
             f"tools[{i}]: parameters have type {schema['type']!r:.40}; it must be 'object'",
             param="tools",
         )
+    try:
+        if asks_to_relax(schema):
+            schema, left_out = relaxed(schema)
+            not_enforced += [f"{what} of {tool.function.name}" for what in left_out]
+        schema.pop(RELAXED, None)
+    except RequestError as error:
+        raise ApiError(400, f"tools[{i}]: {error}", param="tools") from None
     if "properties" in schema:  # the function takes no others
         schema.setdefault("additionalProperties", False)
     moved = _moved(schema, f"#/$defs/tool_{i}")

@@ -94,7 +94,15 @@ class GeneratedReply(ABC):
             "created": self._created,
             "model": self._model,
             "system_fingerprint": self._service.fingerprint,
+            **self.not_enforced(),
         }
+
+    def not_enforced(self) -> dict[str, Any]:
+        """What a schema with "x-llama4rt-relaxed" does without, as a field of the reply, if there is any."""
+        structured = None if self._generation is None else self._generation.params.structured
+        if structured is None or not structured.not_enforced:
+            return {}
+        return {"x_llama4rt_not_enforced": list(structured.not_enforced)}
 
 
 async def respond(

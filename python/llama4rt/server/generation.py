@@ -9,7 +9,7 @@ from llama4rt.engine.async_engine import Running
 from llama4rt.engine.async_inbox import Inbox
 from llama4rt.engine.outputs import Delta, Progress
 from llama4rt.engine.sampling_params import SamplingParams
-from llama4rt.errors import NumericError
+from llama4rt.errors import NumericError, RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.service import Service
 from llama4rt.text.prompt_builder import PreparedPrompt
@@ -133,6 +133,8 @@ class Generation:
             return ApiError(
                 500, "the model's output is not a number; the request was ended", code="numeric_error"
             )
+        if isinstance(failure, RequestError):  # its grammar could not go on
+            return ApiError(400, str(failure))
         return ApiError(500, "the engine failed while the request was running", code="engine_error")
 
 

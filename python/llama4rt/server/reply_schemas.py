@@ -72,6 +72,7 @@ class ChatCompletion(TypedDict):
     choices: list[ChatChoice]
     usage: Usage
     prompt_logprobs: NotRequired[list[Any]]
+    x_llama4rt_not_enforced: NotRequired[list[str]]
 
 
 class CompletionLogprobs(TypedDict):
@@ -98,6 +99,7 @@ class TextCompletion(TypedDict):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    x_llama4rt_not_enforced: NotRequired[list[str]]
 
 
 class ResponseReply(TypedDict):
@@ -107,6 +109,7 @@ class ResponseReply(TypedDict):
     status: Literal["completed", "incomplete", "in_progress"]
     model: str
     output: list[dict[str, Any]]
+    x_llama4rt_not_enforced: NotRequired[list[str]]
 
 
 class ModelReply(TypedDict):

@@ -163,7 +163,10 @@ class _ResponseForm:
             output.append(
                 _call(new_id("fc"), call["id"], call["function"]["name"], call["function"]["arguments"])
             )
-        return self._response(output, choice["finish_reason"], reply["usage"])
+        response = self._response(output, choice["finish_reason"], reply["usage"])
+        if "x_llama4rt_not_enforced" in reply:
+            response["x_llama4rt_not_enforced"] = reply["x_llama4rt_not_enforced"]
+        return response
 
     async def events(self, chat: ChatReply) -> AsyncGenerator[bytes, None]:
         yield self._event("response.created", response=self._response([], None, None))
@@ -178,7 +181,7 @@ class _ResponseForm:
             if lines:
                 yield b"".join(lines)
         yield b"".join(items.close())
-        final = self._response(items.done, reason, chat.usage())
+        final = self._response(items.done, reason, chat.usage()) | chat.not_enforced()
         yield self._event(
             "response.incomplete" if reason == "length" else "response.completed", response=final
         )

@@ -7,6 +7,7 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.protocol import Sampling
+from llama4rt.workers.child_pool import ChildrenBusy
 
 _PLAIN = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
@@ -37,6 +38,8 @@ def sampling_params(
 def from_request_error(error: RequestError) -> ApiError:
     """The engine's own refusals: their first word is the field, where they concern one."""
     message = str(error)
+    if isinstance(error, ChildrenBusy):
+        return ApiError(429, message)
     first = _FIRST_WORD.match(message)
     param = first.group() if first and first.group() in _FIELDS else None
     if "max_model_len" in message:

@@ -2,7 +2,8 @@
 
 Knows a short way from wherever the grammar stands to where it may end: forced text, else the likeliest enders
 (`"`, `}`, `]`, `0`). While there is room for more than that, the model is free. When little is left, it may no longer
-begin anything optional; when only the short way fits, it goes that way.
+begin anything optional; when only the short way fits, it goes that way. To find the way costs a mask for each of its
+tokens, so it is looked for again only when what came since could have made it too long.
 """
 
 import ctypes
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama4rt import _core
 from llama4rt.errors import RequestError
+from llama4rt.structured.mask_budget import CpuTimer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from numpy.typing import NDArray
 
+    from llama4rt import _core
+
 _MAX_WAY = 8192  # tokens
+_WAY_SECONDS = 0.25  # of processor time
 # Where nothing is forced: what ends something first, then the shortest values, then whatever else may come.
 _ENDERS = b'"}]0123456789tfn{[,: -eE.abcdefghijklmnopqrsuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_'
 _OPENERS = b"{[,"
@@ -54,60 +58,75 @@ class Closing:
         self._vocabulary = vocabulary
         self._left = budget
         self._reserve = reserve
-        self.free_until = 0  # no look at the way while more tokens than this are left
+        self._look_at = 0  # no look at the way while more tokens than this are left
+        self._plain = False  # until then: nothing optional may begin
         self._way: list[int] = []
-        self._begun = False  # to go the short way: where that ends, the output does
         hints = "".join(_PATTERN.findall(source)).encode() + _HINTS + source.encode()[:1000]
         self._hints = [vocabulary.single[byte] for byte in hints if byte in vocabulary.single]
 
-    def check(self, matcher: "LLMatcher") -> None:
-        """Raises RequestError when not even the shortest output fits."""
+    def begin(self, way: int) -> None:
+        """way: shortest(), of the grammar's beginning. RequestError when not even that fits."""
+        if way > self._left:
+            raise RequestError(
+                f"max_tokens leaves {self._left} tokens, and the shortest answer that was found for the schema has "
+                f"{way}"
+            )
+        self._plan(way)
+
+    def shortest(self, matcher: "LLMatcher") -> int:
+        """The tokens of a short way. RequestError when none was found."""
         way = self._shortest_way(matcher)
         if way is None:
             raise RequestError(
                 "no short text was found that fits the schema, so that it could not be ended in time"
             )
-        if len(way) > self._left:
-            raise RequestError(
-                f"max_tokens leaves {self._left} tokens, and the shortest answer that was found for the schema has "
-                f"{len(way)}"
-            )
-        self.free_until = len(way) + self._reserve + 1
+        return len(way)
 
     def spend(self) -> None:
         self._left -= 1
 
-    def restrict(self, matcher: "LLMatcher", mask: _core.TokenMask) -> None:
+    def restrict(self, matcher: "LLMatcher", mask: "_core.TokenMask") -> None:
         """Takes from the mask, just computed, what would leave too little room for the end."""
-        if self._left > self.free_until:
-            return
-        bits = _bits(mask)
         if self._way:
-            _only(bits, self._way.pop(0))
+            _only(_bits(mask), self._way.pop(0))
             return
-        way = self._shortest_way(matcher)
-        if way is None:
-            return
-        if not way:  # here it may end
-            if self._begun or self._left <= _SLACK:
-                _only_any(bits, self._vocabulary.ends)
-            return
-        if self._left <= len(way) + _SLACK:
-            self._begun = True
-            self._way = way
-            _only(bits, self._way.pop(0))
-            return
-        plain = bits & self._vocabulary.no_openers[: len(bits)]
-        if plain.any() and (self._left <= len(way) + self._reserve):
-            bits[:] = plain
+        if self._left <= self._look_at:
+            way = self._shortest_way(matcher)
+            if way is None:
+                return
+            if len(way) + _SLACK >= self._left:
+                if way:
+                    self._way = way[1:]
+                    _only(_bits(mask), way[0])
+                    return
+                _only_any(_bits(mask), self._vocabulary.ends)  # here it may end
+                return
+            self._plan(len(way))
+        if self._plain:
+            bits = _bits(mask)
+            plain = bits & self._vocabulary.no_openers[: len(bits)]
+            if plain.any():
+                bits[:] = plain
+            else:  # something has to begin, and that may be longer than the way knows
+                self._look_at = self._left
+
+    def _plan(self, way: int) -> None:
+        """When to look again, the way now being so long: before it could be as long as what is left."""
+        room = self._left - way - _SLACK
+        growth = self._reserve + _SLACK  # of one token and of the token it takes
+        self._plain = room <= growth
+        if self._plain:
+            growth = _SLACK
+        self._look_at = self._left - max(1, room // (growth + 1))
 
     def _shortest_way(self, matcher: "LLMatcher") -> list[int] | None:
         """Tokens after which the output may end; None when none was found."""
         walker = matcher.deep_copy()
         way: list[int] = []
         last, repeats, tried = -1, 0, 0
+        timer = CpuTimer()
         while not walker.is_accepting():
-            if len(way) > _MAX_WAY:
+            if len(way) > _MAX_WAY or timer.seconds > _WAY_SECONDS:
                 return None
             forced = walker.compute_ff_tokens()
             if not forced:
@@ -141,7 +160,7 @@ class Closing:
         return otherwise, tried
 
 
-def _bits(mask: _core.TokenMask) -> "NDArray[np.uint8]":
+def _bits(mask: "_core.TokenMask") -> "NDArray[np.uint8]":
     """The mask's own memory."""
     return np.ctypeslib.as_array(ctypes.cast(mask.address, ctypes.POINTER(ctypes.c_uint8)), (mask.num_bytes,))
 

@@ -1,28 +1,38 @@
 """Guide: walks one output through its grammar, and keeps the sampler's mask up to date."""
 
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from llama4rt import _core
 from llama4rt.engine.deferred_wakeups import wake
+from llama4rt.errors import RequestError
 from llama4rt.structured.closing import Closing
+from llama4rt.structured.mask_budget import CpuTimer, MaskBudget, MasksTooSlow
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
 class MaskThreads:
-    """Threads that compute masks. What a step of the engine asks for goes to them together, in a share for each."""
+    """Threads that compute masks. What a step of the engine asks for goes to them together, in a share for each.
+
+    Daemons: the end of the program does not wait for a mask. Started with the first one.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._pool = ThreadPoolExecutor(count, "llama4rt-masks")
+        self._shares: queue.SimpleQueue[list[tuple[Guide, int]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
         self._asked: list[tuple[Guide, int]] = []  # since the last start; only the engine thread adds
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=False)  # the sampler may wait for one
+        """Ends the threads after what they have been asked for: the sampler may wait for it."""
+        self._closed = True
+        for _ in self._threads:
+            self._shares.put(None)
 
     def advance(self, guide: "Guide", token_id: int) -> None:
         self._asked.append((guide, token_id))
@@ -31,13 +41,33 @@ class MaskThreads:
 
     def _start(self) -> None:
         asked, self._asked = self._asked, []
+        try:
+            self._start_threads(min(self._count, len(asked)))
+        except RuntimeError as error:  # the system gives no more
+            if not self._threads:
+                self._fail(asked, f"no thread for masks: {error}")
+                return
+        if self._closed:
+            self._fail(asked, "the engine was closed")
+            return
         for i in range(min(self._count, len(asked))):
-            share = asked[i :: self._count]
-            try:
-                self._pool.submit(_advance_all, share)
-            except RuntimeError:  # closed
-                for guide, _ in share:
-                    guide.mask.fail("the engine was closed")
+            self._shares.put(asked[i :: self._count])
+
+    def _start_threads(self, count: int) -> None:
+        while len(self._threads) < count and not self._closed:
+            name = f"llama4rt-masks-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        while (share := self._shares.get()) is not None:
+            _advance_all(share)
+
+    @staticmethod
+    def _fail(asked: "list[tuple[Guide, int]]", why: str) -> None:
+        for guide, _ in asked:
+            guide.mask.fail(why)
 
 
 def _advance_all(share: "list[tuple[Guide, int]]") -> None:
@@ -52,16 +82,26 @@ class Guide:
     """
 
     def __init__(
-        self, matcher: "LLMatcher", vocab_size: int, threads: MaskThreads, closing: Closing | None
+        self,
+        matcher: "LLMatcher",
+        vocab_size: int,
+        threads: MaskThreads,
+        closing: Closing | None,
+        too_slow: Callable[[], MasksTooSlow],
     ) -> None:
+        """too_slow: told when the masks cost too much; makes the error that then ends the output."""
         self.mask = _core.TokenMask(vocab_size)
+        self.failure: RequestError | None = None  # why the output ended, where its grammar is at fault
         self._matcher = matcher
         self._threads = threads
         self._closing = closing
+        self._too_slow = too_slow
+        self._budget = MaskBudget()
         self._lock = threading.Lock()  # tokens come one after another; the pool's threads are several
 
     def begin(self) -> None:
         """Computes the first mask, here."""
+        self._compute()
         self._publish()
 
     def advance(self, token_id: int) -> None:
@@ -72,23 +112,38 @@ class Guide:
         """What advance() has done elsewhere. Never raises: an error ends the output."""
         try:
             with self._lock:
+                timer = CpuTimer()
                 if not self._matcher.consume_token(token_id):
-                    self.mask.fail(f"the grammar stopped: {self._matcher.get_error()[:200]}")
+                    self._stop(self._error())
                     return
                 if self._closing is not None:
                     self._closing.spend()
-                self._publish()
+                self._compute()
+                self._budget.spend(timer.seconds)
+                if self._budget.spent:
+                    self._stop(self._too_slow())
+                else:
+                    self._publish()
         except BaseException as error:  # the sampler must not wait for nothing
             self.mask.fail(f"the grammar failed: {type(error).__name__}: {error}"[:300])
 
-    def _publish(self) -> None:
+    def _compute(self) -> None:
         self._matcher.unsafe_compute_mask_ptr(self.mask.address, self.mask.num_bytes)
         if self._closing is not None:
             self._closing.restrict(self._matcher, self.mask)
+
+    def _publish(self) -> None:
         if self._matcher.is_error():
-            self.mask.fail(f"the grammar stopped: {self._matcher.get_error()[:200]}")
+            self._stop(self._error())
         else:
             self.mask.publish()
+
+    def _error(self) -> RequestError:
+        return RequestError(f"the grammar stopped: {self._matcher.get_error().splitlines()[0]:.200}")
+
+    def _stop(self, failure: RequestError) -> None:
+        self.failure = failure
+        self.mask.fail(str(failure))
 
 
 GuideMaker = Callable[[int], "list[Guide]"]

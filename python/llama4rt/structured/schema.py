@@ -10,74 +10,40 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama4rt.errors import RequestError
+from llama4rt.structured.keywords import COUNTS, ENFORCED, MANY, NAMED, ONE, RELAXED, fault, is_annotation
+from llama4rt.structured.values import resolved, unique_lists
 
 MAX_DEPTH = 32
 MAX_PROPERTIES = 512  # of all objects together
 MAX_ENUM = 2000  # of all enumerations together
 MAX_REPEAT = 100_000  # items or characters that a bound may ask for
 
-_ENFORCED = frozenset({
-    "type", "enum", "const", "properties", "required", "additionalProperties", "patternProperties", "minProperties",
-    "maxProperties", "items", "prefixItems", "minItems", "maxItems", "minLength", "maxLength", "pattern", "format",
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "anyOf", "allOf", "oneOf", "$ref",
-    "$defs", "definitions",
-})  # fmt: skip
-# They describe and do not constrain: so the standard.
-_ANNOTATIONS = frozenset(
-    [
-        "title",
-        "description",
-        "default",
-        "examples",
-        "$comment",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "$schema",
-        "$id",
-    ]
-)
 # As json.dumps writes what has no escape of two characters. A backslash before it would itself be escaped.
 _UNWRITABLE = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01][0-9a-f]|7f)")
-_ONE = ("additionalProperties", "items")
-_MANY = ("anyOf", "allOf", "oneOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_BOUNDS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises RequestError with the keyword and its place."""
     properties = enum = 0
-    for place, sub in _schemas(schema, "", 0):
+    ending: set[int] = set()  # ids of schemas whose references end
+    root = reference_root(schema)
+    for place, sub in schemas(schema):
         if isinstance(sub, bool):
             continue
+        where = place or "the top"
         if not isinstance(sub, Mapping):
             raise RequestError(
                 f"JSON schema: {place or 'the schema'} is no schema but a {type(sub).__name__}"
             )
-        for keyword in sub:
-            if keyword not in _ENFORCED and keyword not in _ANNOTATIONS:
-                raise RequestError(
-                    f"JSON schema: the keyword {keyword!r:.80} at {place or 'the top'} is not supported"
-                )
-        for name in ("const", "enum"):
-            if name in sub and _UNWRITABLE.search(json.dumps(sub[name])):
-                raise RequestError(
-                    f"JSON schema: {name} at {place or 'the top'} holds a control character that JSON has no short "
-                    "escape for; those are not written"
-                )
-        if isinstance(sub.get("items"), list):
+        _check_keywords(sub, where)
+        _check_references(sub, root, where, ending)
+        if sub.get("uniqueItems") and unique_lists(sub, root) is None:
             raise RequestError(
-                f"JSON schema: 'items' at {place or 'the top'} is a list; that is 'prefixItems' since draft 2020-12"
+                f"JSON schema: 'uniqueItems' at {where} can be enforced only where 'items' has few values (enum, "
+                "const, boolean, null)"
             )
-        for name in _BOUNDS:
-            bound = sub.get(name, 0)
-            if isinstance(bound, (int, float)) and bound > MAX_REPEAT:
-                raise RequestError(
-                    f"JSON schema: {name} at {place or 'the top'} is {bound}; at most {MAX_REPEAT}"
-                )
-        properties += len(sub["properties"]) if isinstance(sub.get("properties"), Mapping) else 0
-        enum += len(sub["enum"]) if isinstance(sub.get("enum"), list) else 0
+        properties += len(sub.get("properties", ()))
+        enum += len(sub.get("enum", ()))
     if properties > MAX_PROPERTIES:
         raise RequestError(
             f"JSON schema: there are {properties} properties; at most {MAX_PROPERTIES} are allowed"
@@ -86,83 +52,70 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise RequestError(f"JSON schema: there are {enum} enum values; at most {MAX_ENUM} are allowed")
 
 
-def _schemas(schema: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _check_keywords(schema: Mapping[str, Any], where: str) -> None:
+    if isinstance(schema.get("items"), list):
+        raise RequestError(
+            f"JSON schema: 'items' at {where} is a list; that is 'prefixItems' since draft 2020-12"
+        )
+    for keyword, value in schema.items():
+        if keyword == RELAXED:
+            raise RequestError(f"JSON schema: {RELAXED!r} is at {where}; it can only be at the top")
+        if keyword not in ENFORCED and not is_annotation(keyword):
+            raise RequestError(f"JSON schema: the keyword {keyword!r:.80} at {where} is not supported")
+        if must_be := fault(keyword, value):
+            raise RequestError(
+                f"JSON schema: {keyword!r} at {where} is {_shown(value)}; it must be {must_be}"
+            )
+        if keyword in COUNTS and value > MAX_REPEAT:
+            raise RequestError(f"JSON schema: {keyword!r} at {where} is {value}; at most {MAX_REPEAT}")
+        if keyword in ("const", "enum") and _UNWRITABLE.search(json.dumps(value)):
+            raise RequestError(
+                f"JSON schema: {keyword!r} at {where} holds a control character that JSON has no short escape for; "
+                "those are not written"
+            )
+
+
+def _check_references(
+    schema: Mapping[str, Any], root: Mapping[str, Any], where: str, ending: set[int]
+) -> None:
+    """A reference to a reference, and so on, must arrive somewhere. ending: what is known to; more is added."""
+    chain: set[int] = set()
+    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and id(schema) not in ending:
+        if id(schema) in chain:
+            raise RequestError(f"JSON schema: '$ref' at {where} leads back to itself")
+        chain.add(id(schema))
+        schema = resolved(schema["$ref"], root)
+    ending |= chain
+
+
+def reference_root(schema: Any) -> Mapping[str, Any]:
+    """What "#/..." begins at in all of it; an empty schema where an `$id` inside makes that depend on the place."""
+    if not isinstance(schema, Mapping):
+        return {}
+    inner = (sub for place, sub in schemas(schema) if place and isinstance(sub, Mapping))
+    return {} if any("$id" in sub for sub in inner) else schema
+
+
+def schemas(schema: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """All schemas in it, with where they stand."""
     if depth > MAX_DEPTH:
         raise RequestError(f"JSON schema: it is nested deeper than {MAX_DEPTH}")
     yield place, schema
     if not isinstance(schema, Mapping):
         return
-    for name in _ONE:
+    for name in ONE:
         if name in schema:
-            yield from _schemas(schema[name], f"{place}/{name}", depth + 1)
-    for name in _MANY:
+            yield from schemas(schema[name], f"{place}/{name}", depth + 1)
+    for name in MANY:
         if isinstance(schema.get(name), list):
             for i, sub in enumerate(schema[name]):
-                yield from _schemas(sub, f"{place}/{name}/{i}", depth + 1)
-    for name in _NAMED:
+                yield from schemas(sub, f"{place}/{name}/{i}", depth + 1)
+    for name in NAMED:
         if isinstance(schema.get(name), Mapping):
             for key, sub in schema[name].items():
-                yield from _schemas(sub, f"{place}/{name}/{key:.40}", depth + 1)
+                yield from schemas(sub, f"{place}/{name}/{key:.40}", depth + 1)
 
 
-def minimal_size(schema: Mapping[str, Any]) -> int:
-    """About the most characters that any one part of the schema needs at least: how much a token that begins an
-    optional part can add to what must still be said.
-    """
-    sizes = _Sizes(schema)
-    return max(sizes.of(sub) for _, sub in _schemas(schema, "", 0))
-
-
-class _Sizes:
-    """About the characters of each schema's shortest value. Each is looked at once; recursion counts as nothing."""
-
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
-        self._known: dict[int, int] = {}
-
-    def of(self, schema: Any) -> int:
-        if not isinstance(schema, Mapping):
-            return 2
-        key = id(schema)
-        if key not in self._known:
-            self._known[key] = 2
-            self._known[key] = min(self._computed(schema), 1 << 20)
-        return self._known[key]
-
-    def _computed(self, schema: Mapping[str, Any]) -> int:
-        sizes = [2, _number(schema.get("minLength")) + 2, _number(schema.get("minProperties")) * 8]
-        sizes += [self.of(sub) for sub in _list(schema, "allOf")]
-        if "$ref" in schema:
-            sizes.append(self.of(_resolved(schema["$ref"], self._root)))
-        for name in ("anyOf", "oneOf"):
-            sizes.append(min((self.of(sub) for sub in _list(schema, name)), default=0))
-        sizes.append(min((len(str(value)) + 2 for value in _list(schema, "enum")), default=0))
-        sizes.append(len(str(schema.get("const", ""))) + 2)
-        own = schema.get("properties")
-        own = own if isinstance(own, Mapping) else {}
-        sizes.append(sum(len(str(key)) + 6 + self.of(own.get(key)) for key in _list(schema, "required")))
-        sizes.append(_number(schema.get("minItems")) * (2 + self.of(schema.get("items"))))
-        return max(sizes)
-
-
-def _list(schema: Mapping[str, Any], name: str) -> list[Any]:
-    value = schema.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _resolved(reference: Any, root: Mapping[str, Any]) -> Any:
-    found: Any = root
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        return None
-    for part in reference[1:].split("/")[1:]:
-        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-    return found
-
-
-def _number(value: Any) -> int:
-    return (
-        int(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
-        else 0
-    )
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama4rt.errors import RequestError
+from llama4rt.structured.keywords import RELAXED
+from llama4rt.structured.relaxing import asks_to_relax, relaxed
 from llama4rt.structured.rewriting import rewritten
-from llama4rt.structured.schema import check_schema, minimal_size
+from llama4rt.structured.schema import check_schema
+from llama4rt.structured.sizes import minimal_size
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_TEXT_BYTES = 64 << 10  # of a regular expression or grammar
@@ -21,6 +24,9 @@ _JSON_STYLE = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrbtf\\"',
 }
+_NAMES = {
+    "json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices", "grammar": "grammar",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,15 @@ class StructuredOutput:
     source: str  # the schema or choices as JSON text, the expression, the grammar
     complete: bool = False
     reserve: int = 64  # characters that a started optional part of the output may still need at least
+    not_enforced: tuple[str, ...] = ()  # keywords that a schema with "x-llama4rt-relaxed" does without
 
     @staticmethod
     def json_schema(
         schema: "Mapping[str, Any] | bool | str", *, complete: bool = False
     ) -> "StructuredOutput":
-        """JSON of a schema (draft 2020-12). Every keyword is enforced, or refused here or at submit by its name."""
+        """JSON of a schema (draft 2020-12). Every keyword is enforced, or refused here or at submit by its name; where
+        the schema says "x-llama4rt-relaxed": true, what cannot be enforced is in not_enforced instead.
+        """
         if isinstance(schema, str):
             try:
                 schema = json.loads(schema)
@@ -50,7 +59,7 @@ class StructuredOutput:
             raise RequestError(f"the JSON schema is a {type(schema).__name__}; it must be an object")
         if schema is False:
             raise RequestError("the JSON schema is false: nothing follows it")
-        plain = {} if schema is True else schema
+        plain: Mapping[str, Any] = {} if schema is True else schema
         try:
             source = json.dumps(plain, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -59,8 +68,15 @@ class StructuredOutput:
             raise RequestError(
                 f"the JSON schema has {len(source)} bytes; at most {MAX_SCHEMA_BYTES} are allowed"
             )
-        check_schema(plain)
-        return StructuredOutput("json_schema", source, complete, minimal_size(plain) + 32)
+        taken: dict[str, Any] = json.loads(source)  # a copy that nobody else changes
+        not_enforced: list[str] = []
+        if asks_to_relax(taken):
+            taken, not_enforced = relaxed(taken)
+        taken.pop(RELAXED, None)
+        check_schema(taken)
+        source = json.dumps(taken)
+        reserve = minimal_size(taken) + 32
+        return StructuredOutput("json_schema", source, complete, reserve, tuple(not_enforced))
 
     @staticmethod
     def json_object() -> "StructuredOutput":
@@ -88,8 +104,13 @@ class StructuredOutput:
         """A context-free grammar in Lark's syntax, as llguidance reads it, or in llama.cpp's GBNF."""
         return StructuredOutput("grammar", _text(text, "the grammar"))
 
+    @property
+    def what(self) -> str:
+        """How errors name it."""
+        return _NAMES[self.kind]
+
     def compiled_form(self) -> str:
-        """What llguidance takes."""
+        """What llguidance takes. ValueError or RecursionError for what it refuses already here."""
         import llguidance
 
         matcher = llguidance.LLMatcher

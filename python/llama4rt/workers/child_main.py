@@ -1,9 +1,12 @@
 """The child's side of child_process.py: limits, and one answer for each message.
 
 A message is its length (uint64, little-endian) and so many bytes. An answer's first byte says what follows: "+" the
-result, "-" the words of a refusal, "m" nothing (the memory limit), "!" the words of a failure. Imports no native code.
+result, "-" the words of a refusal, "!" the words of a failure, and with nothing after it "m" (the memory limit). Of a
+fork (forked_answers.py) also "t" (processor time), "w" (the deadline), "c" (it crashed), "a" (nobody waits any more).
+Imports no native code.
 """
 
+import math
 import os
 import resource
 import struct
@@ -11,6 +14,8 @@ import sys
 import time
 from types import ModuleType
 from typing import Any, BinaryIO
+
+from llama4rt.workers.forked_answers import ForkedAnswers, mapped_bytes
 
 _LENGTH = struct.Struct("<Q")
 
@@ -28,20 +33,25 @@ def serve(module: ModuleType, limits: "dict[str, Any]") -> None:
         os.dup2(null, number)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     first = True
+    forks: ForkedAnswers | None = None
     while (message := _read(source)) is not None:
+        if forks is not None:
+            _write(sink, forks.answer(message))
+            continue
         if not first:
             used = int(time.process_time())
             # The soft limit kills with SIGXCPU; a second more for what is rounded away.
             resource.setrlimit(
-                resource.RLIMIT_CPU, (used + limits["cpu_seconds"] + 1, resource.RLIM_INFINITY)
+                resource.RLIMIT_CPU, (used + math.ceil(limits["cpu_seconds"]) + 1, resource.RLIM_INFINITY)
             )
         answer = _answered(module.begin if first else module.answer, message)
-        if first:
-            memory = _mapped_bytes() + limits["memory"]
+        if first and limits["fork"] and answer[:1] == b"+":
+            forks = ForkedAnswers(lambda message: _answered(module.answer, message), limits)
+        elif first:
+            memory = mapped_bytes() + limits["memory"]
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         first = False
-        sink.write(_LENGTH.pack(len(answer)) + answer)
-        sink.flush()
+        _write(sink, answer)
     sys.stderr.close()
 
 
@@ -65,6 +75,6 @@ def _read(source: BinaryIO) -> bytes | None:
     return message if len(message) == length else None
 
 
-def _mapped_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+def _write(sink: BinaryIO, answer: bytes) -> None:
+    sink.write(_LENGTH.pack(len(answer)) + answer)
+    sink.flush()

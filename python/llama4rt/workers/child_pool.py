@@ -56,6 +56,16 @@ class ChildPool:
         finally:
             self._give(child)
 
+    def start_all(self) -> None:
+        """Starts all children. Those that wait for their start are busy meanwhile."""
+        taken = [self._take(current_client()) for _ in self._children]
+        while taken:
+            child = taken.pop(0)
+            try:
+                child.start()
+            finally:
+                self._give(child)
+
     def close(self) -> None:
         """Ends idle children now and busy ones after their message. Safe to call more than once."""
         with self._lock:

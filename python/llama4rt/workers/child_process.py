@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import struct
 import subprocess
 import sys
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llama4rt.errors import Llama4RTError, RequestError
@@ -22,6 +23,7 @@ from llama4rt.workers.client import Client, current_client
 
 START_SECONDS = 60.0  # a cold interpreter on a busy machine
 _POLL_SECONDS = 0.05  # between two looks at whether the client has gone
+_FORK_SECONDS = 5.0  # beyond its own deadline, until the child is taken for dead
 _READ_BYTES = 1 << 20
 _LENGTH = struct.Struct("<Q")
 
@@ -38,7 +40,8 @@ class ChildFailed(Llama4RTError):
 
 
 class ChildLimit(RequestError):
-    """The work ran over a limit of its process. reason: "time", "memory" or "crash"."""
+    """The work ran over a limit of its process. reason: "time" (of the processor; without forks also the
+    deadline), "deadline", "memory" or "crash"."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -53,11 +56,16 @@ class ChildAbandoned(RequestError):
 class ChildLimits:
     """Of one message. seconds: until the answer. cpu_seconds: of processor time; it also ends a child whose parent is
     gone. memory: bytes beyond what the child has mapped when it is ready.
+
+    fork: each message is answered in a fork of the child, which keeps nothing of it and need not start anew when the
+    fork was killed. Then cpu_seconds is exact; otherwise it is rounded up to whole seconds.
     """
 
     seconds: float
-    cpu_seconds: int
+    cpu_seconds: float
     memory: int
+    fork: bool = False
+    nice: int = 0  # of forks: above 0, what else runs on the machine goes first
 
 
 class ChildProcess:
@@ -88,17 +96,25 @@ class ChildProcess:
         """
         client = client or current_client()
         self._start()
+        seconds = self._limits.seconds + (_FORK_SECONDS if self._limits.fork else 0)
         try:
-            answer = self._exchange(message, self._limits.seconds, client)
+            answer = self._exchange(message, seconds, client)
+            if (
+                answer[:1] == b"a" and not client.gone.is_set()
+            ):  # meant for the one before, which had just ended
+                answer = self._exchange(message, seconds, client)
         except BaseException as error:  # Ctrl-C too: a child in the middle of something is of no more use
             code = self._kill()
             if isinstance(error, TimeoutError):
                 raise ChildLimit(
-                    f"{self._what} took longer than {self._limits.seconds:g} s", "time"
+                    f"{self._what} took longer than {self._limits.seconds:g} s",
+                    "deadline" if self._limits.fork else "time",
                 ) from None
             if isinstance(error, (OSError, EOFError)):
                 raise self._death(code) from None
             raise
+        if answer[:1] == b"a" or (self._limits.fork and client.gone.is_set()):
+            raise ChildAbandoned(f"{self._what}: nobody waits for it any more")
         return self._checked(answer)
 
     def close(self) -> None:
@@ -116,7 +132,7 @@ class ChildProcess:
         if not sys.executable:
             raise ChildFailed(f"{self._what} needs a child process, and sys.executable is not set")
         search_path = json.dumps([os.path.abspath(path) for path in sys.path])
-        limits = json.dumps({"cpu_seconds": self._limits.cpu_seconds, "memory": self._limits.memory})
+        limits = json.dumps(asdict(self._limits))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOTSTRAP, search_path, self._module, limits],
@@ -146,14 +162,19 @@ class ChildProcess:
         if status == b"-":
             raise RequestError(text)
         if status == b"m":
-            self._kill()  # what it had allocated may not come back
+            if not self._limits.fork:
+                self._kill()  # what it had allocated may not come back
             raise ChildLimit(f"{self._what} asked for more than {self._limits.memory >> 20} MiB", "memory")
+        if status in (b"t", b"c"):
+            raise self._death(-signal.SIGXCPU if status == b"t" else None)
+        if status == b"w":
+            raise ChildLimit(f"{self._what} took longer than {self._limits.seconds:g} s", "deadline")
         raise ChildFailed(f"{self._what}: {text}")
 
     def _death(self, code: int | None) -> ChildLimit:
-        if code == -24:  # SIGXCPU
+        if code == -signal.SIGXCPU:
             return ChildLimit(
-                f"{self._what} took more than {self._limits.cpu_seconds} s of processor time", "time"
+                f"{self._what} took more than {self._limits.cpu_seconds:g} s of processor time", "time"
             )
         return ChildLimit(
             f"{self._what} ended its process: a limit of {self._limits.memory >> 20} MiB, or a fault in the "
@@ -169,13 +190,17 @@ class ChildProcess:
         to_send = [memoryview(_LENGTH.pack(len(message))), memoryview(message)]
         received = bytearray()
         wanted = _LENGTH.size
+        cancelled = False
         os.set_blocking(process.stdin.fileno(), False)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             selector.register(process.stdin, selectors.EVENT_WRITE)
             while len(received) < wanted:
-                if client.gone.is_set():
-                    raise ChildAbandoned(f"{self._what}: nobody waits for it any more")
+                if client.gone.is_set() and not cancelled:
+                    if to_send or not self._limits.fork:
+                        raise ChildAbandoned(f"{self._what}: nobody waits for it any more")
+                    cancelled = True  # the fork ends, and its child says so
+                    process.send_signal(signal.SIGUSR1)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
@@ -217,5 +242,8 @@ def _end_child(process: "subprocess.Popen[bytes]", pid: int) -> None:
             with contextlib.suppress(OSError):
                 pipe.close()
     if pid == os.getpid():
+        if process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # its fork too: it is the first of a group of its own
         process.kill()
         process.wait()
