@@ -15,10 +15,12 @@ from llama4rt.server.constraints import structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
+from llama4rt.server.open_json import MAX_TOKENS, prompts
 from llama4rt.server.protocol import CompletionRequest
-from llama4rt.server.sampling_fields import from_request_error, sampling_params
+from llama4rt.server.sampling_fields import from_request_error, sampling_params, wanted_tokens
 from llama4rt.server.service import Service
 from llama4rt.server.sse import DONE, TextLine, data_line
+from llama4rt.server.truncation import truncated
 from llama4rt.text.prompt_builder import PreparedPrompt
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -30,7 +32,7 @@ class CompletionEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, CompletionRequest)
+        body = await parsed(request, CompletionRequest, strict=self._service.options.strict_fields)
         return await respond(
             self._service, request, CompletionReply(self._service, body), stream=bool(body.stream)
         )
@@ -45,37 +47,36 @@ class CompletionReply(GeneratedReply):
         self.logprobs: LogprobsWriter | None = None
         # OpenAI's way to score a text: echo it and generate nothing.
         self.only_echo = bool(body.echo) and body.max_tokens == 0
+        self.max_tokens = wanted_tokens(body, _DEFAULT_MAX_TOKENS, max_tokens=body.max_tokens or None)
 
     async def start(self) -> None:
         body = self.body
         _refuse(body)
         if body.logprobs is not None:
             self.logprobs = LogprobsWriter(self._tokenizer("logprobs"))
-        prompts = await self._prepared()
-        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+        prepared = await self._prepared()
+        max_tokens = 1 if self.only_echo else self.max_tokens
         more: dict[str, Any] = {}
         if body.echo and body.logprobs is not None:
             more["prompt_logprobs"] = body.logprobs
         more["structured"] = structured_output(body, body.response_format)
         params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, **more)
-        await self._start_generation(prompts, params)
+        await self._start_generation(prepared, params)
 
     async def _prepared(self) -> list[PreparedPrompt]:
-        prompts: Any = self.body.prompt
-        if isinstance(prompts, str) or isinstance(prompts[0], int):
-            prompts = [prompts]
-        if len(prompts) > self._service.options.max_prompts:
-            raise ApiError(
-                400,
-                f"there are {len(prompts)} prompts; at most {self._service.options.max_prompts} are allowed",
-                param="prompt",
-            )
+        engine, cut = self._service.engine, self.body.truncate_prompt_tokens
+        given = prompts(
+            self.body.prompt,
+            max_prompts=self._service.options.max_prompts,
+            max_tokens=engine.max_model_len if cut is None else MAX_TOKENS,
+        )
         try:
-            return [await self._service.engine.prepare(prompt) for prompt in prompts]
+            prepared = [await engine.prepare(prompt) for prompt in given]
         except RequestError as error:
             message = from_request_error(error)
             message.param = "prompt"
             raise message from None
+        return [truncated(p, cut, self.max_tokens, engine.max_model_len) for p in prepared]
 
     # --- the reply ------------------------------------------------------------------------------------------
 
@@ -210,10 +211,6 @@ def _piece(
 
 
 def _refuse(body: CompletionRequest) -> None:
-    if body.suffix:
-        raise ApiError(
-            400, "suffix is not supported: the model continues, it does not fill in", param="suffix"
-        )
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise ApiError(
             400, f"best_of is {body.best_of} and n is {body.n or 1}; they must be equal", param="best_of"
