@@ -15,12 +15,12 @@ pytest.importorskip("llguidance")
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
-from llama4rt.server.call_scanner import NotACall, parse_calls  # noqa: E402
+from llama4rt.server.calls.python_calls import NotACall, parse_calls  # noqa: E402
+from llama4rt.server.calls.tool_shaper import ToolShaper  # noqa: E402
 from llama4rt.server.shaping import joined_message  # noqa: E402
-from llama4rt.server.tool_calls import ToolShaper  # noqa: E402
 from serving import RunningServer, running_server  # noqa: E402
 
-NAMES = ["f", "get_weather", "a.b", "search-web"]
+NAMES = ["f", "get_weather", "a.b", "search-web", "3d-render"]
 
 # (what the model wrote, content, calls)
 WRITTEN: list[tuple[str, str, list[tuple[str, Any]]]] = [
@@ -51,6 +51,55 @@ WRITTEN: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ('Sure: {"name": "f", "parameters": {"a": 1}}', "Sure: ", [("f", {"a": 1})]),
     ("[a.b(x=1), search-web(q='z')]", "", [("a.b", {"x": 1}), ("search-web", {"q": "z"})]),
     ("[f(a=1),]", "", [("f", {"a": 1})]),
+    ("[3d-render(x=1)]", "", [("3d-render", {"x": 1})]),
+    ('{"name": "3d-render", "parameters": {}}', "", [("3d-render", {})]),
+    # text after a call stays as it was; only what separates calls goes
+    ('{"name": "f", "parameters": {}}First, I wait, then; [1, 2] ] ,', "First, I wait, then; [1, 2] ] ,", [("f", {})]),
+    ("[f(a=1)]\n\nThen, a list: [1, 2];\n", "\n\nThen, a list: [1, 2];\n", [("f", {"a": 1})]),
+    ("[f(a=1)], and [f(a=2)]; end", ", and ; end", [("f", {"a": 1}), ("f", {"a": 2})]),
+    ("[f(a=1)] ,; [f(a=2)],", ",", [("f", {"a": 1}), ("f", {"a": 2})]),
+    ("[f(a=1)]\n ", "", [("f", {"a": 1})]),
+    ("[f()]] x", "] x", [("f", {})]),
+    ('[{"name": "f", "parameters": {}}, 5] x', ", 5] x", [("f", {})]),
+    ('[{"name": "f", "parameters": {}} ,\n]; {"name": "f", "parameters": {}}.', ".", [("f", {}), ("f", {})]),
+    ('<|python_start|>[f()]<|python_end|>; <|python_start|>f(a=2)<|python_end|> ok', " ok",
+     [("f", {}), ("f", {"a": 2})]),
+    ('[{"a": 1}]', '[{"a": 1}]', []),
+    ('[{"name": "unknown", "parameters": {}}]', '[{"name": "unknown", "parameters": {}}]', []),
+    ('{"name": "f", "parameters": {}, "why": {"x": "}"}} done', " done", [("f", {})]),
+    # OpenAI's own forms, and fences
+    ('{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}', "", [("f", {"a": 1})]),
+    ('{"id": "c1", "type": "function", "function": {"name": "f", "parameters": {"a": 1}}}, then', ", then",
+     [("f", {"a": 1})]),
+    ('{"tool_calls": [{"name": "f", "parameters": {"a": 1}}, {"type": "function", "function": {"name": "get_weather", '
+     '"arguments": "{\\"city\\": \\"Oslo\\"}"}}]}', "", [("f", {"a": 1}), ("get_weather", {"city": "Oslo"})]),
+    ('{"name": "f", "arguments": "{\\"a\\": \\"}\\"}"}', "", [("f", {"a": "}"})]),
+    ('{"parameters": {"a": 1}, "name": "f"}', "", [("f", {"a": 1})]),
+    ('{"name": "f", "arguments": null}', "", [("f", {})]),
+    ('```json\n{"name": "f", "parameters": {"a": 1}}\n```', "", [("f", {"a": 1})]),
+    ('Look:\n```\n[f(a=1), f(a=2)]\n```\nDone.', "Look:\n\nDone.", [("f", {"a": 1}), ("f", {"a": 2})]),
+    ('```json\n[{"name": "f", "parameters": {}}]\n``` ```python\n[f(a=2)]\n```', "", [("f", {}), ("f", {"a": 2})]),
+    ('```json\n{"a": 1}\n```', '```json\n{"a": 1}\n```', []),
+    ("`f` and ``` and ```js\nx = [1]\n```", "`f` and ``` and ```js\nx = [1]\n```", []),
+    ('{"tool_calls": [{"name": "f", "parameters": {}}, {"name": "unknown", "parameters": {}}]}',
+     '{"tool_calls": [{"name": "f", "parameters": {}}, {"name": "unknown", "parameters": {}}]}', []),
+    ('{"name": "f", "arguments": "no JSON"}', '{"name": "f", "arguments": "no JSON"}', []),
+    ('{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": [1]}', []),
+    ('{"name": "f"}', '{"name": "f"}', []),
+    # Python's literals
+    ("[f(a='''it's\n\"]\"''', b=\"\"\"(\"\"\", c='', d='')]", "",
+     [("f", {"a": 'it\'s\n"]"', "b": "(", "c": "", "d": ""})]),
+    ("[f(a=r'C:\\new', b='\\N{GREEK SMALL LETTER ALPHA}\\101\\d', c='\\ud83d\\ude00', d=u'x')]", "",
+     [("f", {"a": "C:\\new", "b": "\u03b1A\\d", "c": "\U0001f600", "d": "x"})]),
+    ("[f(a=0x1F, b=0o17, c=0b11, d=1_000, e=.5, f=5., g=+2, h=- 3)]", "",
+     [("f", {"a": 31, "b": 15, "c": 3, "d": 1000, "e": 0.5, "f": 5.0, "g": 2, "h": -3})]),
+    ("[f(a=1, # the ] first\n b='x' \"y\", c=(1), d=(1,), e={1: 2, None: 3})]", "",
+     [("f", {"a": 1, "b": "xy", "c": 1, "d": [1], "e": {"1": 2, "null": 3}})]),
+    ("[f(a='two\nlines')]", "", [("f", {"a": "two\nlines"})]),
+    *[(text, text, []) for text in (
+        "[f(a={1, 2})]", "[f(a=b'x')]", "[f(a=f'{1}')]", "[f(a=1j)]", "[f(a=007)]", "[f(a='\\x4')]", "[f(a=1, a=2)]",
+        "[f(a='\\N{no such}')]", "[f(a=x)]", "[f(a=(1 2))]", "[f(a=[1 2])]", "[f(**{'a': 1})]", "[f(a=1).b]",
+    )],
     # not calls: they stay as they were
     ("[unknown(a=1)]", "[unknown(a=1)]", []),
     ('{"name": "unknown", "parameters": {}}', '{"name": "unknown", "parameters": {}}', []),
@@ -102,15 +151,50 @@ def test_arguments_of_a_json_call_stream() -> None:
     assert sum("arguments" in d["tool_calls"][0]["function"] for d in deltas) > 10
 
 
-def test_one_call_only() -> None:
-    message = shaped(["[f(a=1), f(a=2)]"], single=True)
-    assert len(message["tool_calls"]) == 1
-    message = shaped(['{"name": "f", "parameters": {}} {"name": "f", "parameters": {}}'], single=True)
-    assert len(message["tool_calls"]) == 1
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("[f(a=1), f(a=2)]", None),
+        ('{"name": "f", "parameters": {"a": 1}} {"name": "f", "parameters": {"b": [1]}}', None),
+        ('{"name": "f", "parameters": {"a": 1}}; [f(a=2)], and [f(a=3)].', ", and ."),
+        ('[{"name": "f", "parameters": {"a": 1}}, {"name": "f", "arguments": {}}]\n', None),
+        ('```json\n[{"name": "f", "parameters": {"a": 1}}, {"name": "f", "arguments": {}}]\n```\nOk', "\nOk"),
+        ('{"tool_calls": [{"name": "f", "arguments": {"a": 1}}, {"name": "f", "arguments": {}}]}', None),
+        ("<|python_start|>f(a=1)<|python_end|><|python_start|>f(a=2)<|python_end|>", None),
+    ],
+)
+def test_one_call_only(text: str, content: str | None) -> None:
+    """Nothing of the second call leaks, however it is written and cut."""
+    for pieces in ([text], list(text)):
+        message = shaped(pieces, single=True)
+        assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"a": 1}']
+        assert message["content"] == content
 
 
 @pytest.mark.parametrize(
-    "unit", ["[", "[f(a=[", "{", "[f(a='", '{"name": "f", ', "<", "<|python_start|>", "f(", "[f(a=1),"]
+    "unit",
+    [
+        "[",
+        "[f(a=[",
+        "{",
+        "[f(a='",
+        '{"name": "f", ',
+        "<",
+        "<|python_start|>",
+        "f(",
+        "[f(a=1),",
+        "`",
+        "```",
+        "```json\n",
+        "```json\n[",
+        '{"id": 1, ',
+        '[{"id": "',
+        "[f(a='''",
+        "[f(#",
+        '{"tool_calls": [',
+        "[f()] ,",
+        "[f()]```",
+    ],
 )
 def test_hostile_texts_cost_little(unit: str) -> None:
     """Linear: ten times the text does not take a hundred times as long. Nothing raises, nothing is lost."""
@@ -119,7 +203,7 @@ def test_hostile_texts_cost_little(unit: str) -> None:
     start = time.process_time()
     message = shaped(pieces)
     assert time.process_time() - start < 20  # a quadratic reader takes minutes
-    if "python_start" not in unit:
+    if "python_start" not in unit and "f()]" not in unit:
         assert message["content"] == text
 
 
@@ -227,6 +311,21 @@ def test_forced_calls_always_parse(client: Any, soak: bool) -> None:
             check_call(output.message.tool_calls[0])
             assert output.finish_reason in ("tool_calls", "length")
         done += 16
+
+
+def test_a_stop_string_does_not_cut_a_forced_call(client: Any) -> None:
+    """Every call holds a quote and a brace; stop tokens are of no more effect."""
+    for fields in ({"stop": ['"', "}"]}, {"extra_body": {"stop_token_ids": list(range(1, 250))}}):
+        call = ask(client, tool_choice="required", temperature=0, **fields).choices[0]
+        assert call.finish_reason == "tool_calls"
+        check_call(call.message.tool_calls[0])
+
+
+def test_names_as_openai_allows_them(client: Any) -> None:
+    for name in ("3d", "-x", "_", "a.b-c_9", "A" * 64):
+        tool = {"type": "function", "function": {"name": name}}
+        reply = ask(client, tools=[tool], tool_choice="required").choices[0].message
+        assert reply.tool_calls[0].function.name == name
 
 
 def test_several_forced_calls(client: Any, engine: Engine) -> None:

@@ -12,6 +12,7 @@ from llama4rt.engine.outputs import Delta, Progress
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.calls.tool_shaper import ToolShaper
 from llama4rt.server.chat_messages import plain_messages, plain_tools, text_size
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
@@ -22,7 +23,6 @@ from llama4rt.server.sampling_fields import from_request_error, sampling_params,
 from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
 from llama4rt.server.sse import DONE, TextLine, data_line
-from llama4rt.server.tool_calls import ToolShaper
 from llama4rt.server.truncation import truncated
 from llama4rt.text.prompt_builder import PreparedPrompt
 

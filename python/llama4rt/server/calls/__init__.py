@@ -1,0 +1,1 @@
+"""Tool calls in the text that a model writes: JSON, Python lists, and what stands around them."""
