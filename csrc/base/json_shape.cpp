@@ -22,6 +22,15 @@ size_t string_end(std::string_view text, size_t begin) {
   return text.size();
 }
 
+// Bytes as UTF-8, or fewer, of a string from its opening quote to behind the closing one. An escape makes at least one
+// byte of six.
+int64_t text_bytes(std::string_view quoted) {
+  const std::string_view inside = quoted.substr(1, quoted.size() > 2 ? quoted.size() - 2 : 0);
+  if (inside.starts_with("data:")) return 0;
+  const auto size = int64_t(inside.size());
+  return inside.find('\\') == inside.npos ? size : size / 6;
+}
+
 }  // namespace
 
 Shape shape_of(std::string_view text, size_t max_members) {
@@ -46,6 +55,7 @@ Shape shape_of(std::string_view text, size_t max_members) {
       case '"': {
         const size_t end = string_end(text, i);
         ++shape.objects;
+        shape.text = std::max(shape.text, text_bytes(text.substr(i, end - i)));
         if (depth == 1 && in_members && !has_key)
           member.key_begin = i, member.key_end = end;
         else

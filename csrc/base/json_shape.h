@@ -19,7 +19,9 @@ struct Shape {
   int64_t depth = 0;  // how deep brackets nest
   int64_t objects =
       0;  // containers, strings and keys: what takes a hundred bytes in Python, however short it is
-  int64_t values = 0;           // commas, and one for each container: at least as many as there are numbers
+  int64_t values = 0;  // commas, and one for each container: at least as many as there are numbers
+  int64_t text =
+      0;  // bytes that the longest string surely has as UTF-8; strings that begin with data: do not count
   std::vector<Member> members;  // the first `max_members`
 };
 

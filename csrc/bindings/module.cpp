@@ -141,7 +141,7 @@ uint64_t hash_buffer(const py::object& data, uint64_t seed) {
   return hash;
 }
 
-// (depth, objects, values, [(key with its quotes, begin and end of the value), ...]) of json::Shape.
+// (depth, objects, values, text, [(key with its quotes, begin and end of the value), ...]) of json::Shape.
 py::tuple json_shape(const py::bytes& data, size_t max_members) {
   const std::string_view text = data;
   json::Shape shape;
@@ -153,7 +153,7 @@ py::tuple json_shape(const py::bytes& data, size_t max_members) {
   for (const json::Member& m : shape.members)
     members.append(py::make_tuple(py::bytes(text.data() + m.key_begin, m.key_end - m.key_begin),
                                   m.value_begin, m.value_end));
-  return py::make_tuple(shape.depth, shape.objects, shape.values, members);
+  return py::make_tuple(shape.depth, shape.objects, shape.values, shape.text, members);
 }
 
 }  // namespace

@@ -30,10 +30,11 @@ def available_memory() -> int:
     """Bytes this process may still take of the machine's memory, within its cgroup's limit."""
 
 def available_cpus() -> int: ...
-def json_shape(data: bytes, max_members: int) -> tuple[int, int, int, list[tuple[bytes, int, int]]]:
-    """(depth, containers + strings + keys, values, members of the outermost object) of JSON text, in one pass that
-    keeps nothing and never fails. values: at least the number of scalars in lists. A member: its key with the quotes,
-    and the begin and end of its value in data; of more than max_members the first.
+def json_shape(data: bytes, max_members: int) -> tuple[int, int, int, int, list[tuple[bytes, int, int]]]:
+    """(depth, containers + strings + keys, values, text, members of the outermost object) of JSON text, in one pass
+    that keeps nothing and never fails. values: at least the number of scalars in lists. text: bytes that the longest
+    string has at least; data: URLs do not count. A member: its key with the quotes, and the begin and end of its value
+    in data; of more than max_members the first.
     """
 
 def xxh64(data: bytes | NDArray[np.uint8], seed: int = 0) -> int: ...

@@ -13,7 +13,7 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.calls.tool_shaper import ToolShaper
-from llama4rt.server.chat_messages import plain_messages, plain_tools, text_size
+from llama4rt.server.chat_messages import plain_messages, template_options, text_size
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
@@ -33,7 +33,7 @@ class ChatEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, ChatRequest, strict=self._service.options.strict_fields)
+        body = await parsed(request, ChatRequest, self._service)
         return await respond(self._service, request, ChatReply(self._service, body), stream=bool(body.stream))
 
 
@@ -72,8 +72,7 @@ class ChatReply(GeneratedReply):
         try:
             prompt = await engine.prepare_chat(
                 messages,
-                tools=plain_tools(tools) or None,
-                add_generation_prompt=body.add_generation_prompt is not False,
+                **template_options(body, tools),
             )
         except RequestError as error:
             raise from_request_error(error) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.open_json import call_arguments, json_object, size_of
-from llama4rt.server.protocol import ChatMessage, Part, Tool
+from llama4rt.server.protocol import ChatMessage, ChatRequest, Part, TokenizeRequest, Tool
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 
@@ -49,6 +49,14 @@ def plain_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
             function["strict"] = tool.function.strict
         plain.append({"type": tool.type, "function": function})
     return plain
+
+
+def template_options(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool]) -> dict[str, Any]:
+    """What Engine.prepare_chat takes beside the messages."""
+    return {
+        "tools": plain_tools(tools) or None,
+        "add_generation_prompt": body.add_generation_prompt is not False,
+    }
 
 
 def text_size(messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from llama4rt.server.api_errors import ApiError, of_msgspec
 from llama4rt.server.known_fields import decoder
 from llama4rt.server.open_json import MAX_JSON_DEPTH
 from llama4rt.server.protocol import Body
+from llama4rt.server.service import Service
 
 log = logging.getLogger("llama4rt.server")
 
@@ -43,24 +45,27 @@ def error_reply(error: ApiError) -> Response:
     return json_reply(error.body(), error.status, error.headers)
 
 
-async def parsed(request: Request, kind: type[_Body], *, strict: bool = False) -> _Body:
-    """The request's body as a `kind`. ApiError 400 or 415 in OpenAI's words. strict: refuse fields nobody knows."""
+async def parsed(request: Request, kind: type[_Body], service: Service) -> _Body:
+    """The request's body as a `kind`. ApiError 400 or 415 in OpenAI's words."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise ApiError(415, f"the content type is {content_type!r:.80}; it must be application/json")
     data = await request.body()
     if not data or data.isspace():
         raise ApiError(400, "the body is empty; it must be a JSON object")
-    if len(data) > _LARGE:
-        return await run_in_threadpool(parse, kind, data, strict=strict)
-    return parse(kind, data, strict=strict)
+    engine = service.engine
+    most = None if engine.tokenizer is None else engine.max_model_len * engine.tokenizer.max_token_bytes
+    read = partial(parse, kind, data, strict=service.options.strict_fields, max_text=most)
+    return await run_in_threadpool(read) if len(data) > _LARGE else read()
 
 
-def parse(kind: type[_Body], data: bytes, *, strict: bool = False) -> _Body:
+def parse(kind: type[_Body], data: bytes, *, strict: bool = False, max_text: int | None = None) -> _Body:
     """One pass in C++, without the interpreter's lock, says whether objects may be made of it; msgspec makes them and
     stops at the first thing that is wrong. Time and memory grow with the body, and with nothing else.
+
+    strict: fields that nobody knows are refused. max_text: bytes of one text; more do not fit into the context.
     """
-    depth, objects, values, members = _core.json_shape(data, _MAX_FIELDS + 1)
+    depth, objects, values, text, members = _core.json_shape(data, _MAX_FIELDS + 1)
     if depth > MAX_JSON_DEPTH:
         raise ApiError(400, f"the body is nested deeper than {MAX_JSON_DEPTH}")
     for what, found, limit in (
@@ -70,6 +75,12 @@ def parse(kind: type[_Body], data: bytes, *, strict: bool = False) -> _Body:
     ):
         if found > limit:
             raise ApiError(400, f"the body has more than {limit} {what}")
+    if max_text is not None and text > max_text:
+        raise ApiError(
+            400,
+            f"a text of the body has {text} bytes or more; max_model_len tokens have {max_text} at most",
+            code="context_length_exceeded",
+        )
     try:
         body = decoder(kind, strict).decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

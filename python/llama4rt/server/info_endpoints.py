@@ -10,7 +10,7 @@ from llama4rt import _core
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import check_text_size
-from llama4rt.server.chat_messages import plain_messages, plain_tools, text_size
+from llama4rt.server.chat_messages import plain_messages, template_options, text_size
 from llama4rt.server.http import json_reply, parsed
 from llama4rt.server.metrics import CONTENT_TYPE
 from llama4rt.server.open_json import token_ids
@@ -57,7 +57,7 @@ class InfoEndpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""
-        body = await parsed(request, TokenizeRequest, strict=self._service.options.strict_fields)
+        body = await parsed(request, TokenizeRequest, self._service)
         self._service.check_model(body.model)
         engine = self._service.engine
         if (body.prompt is None) == (body.messages is None):
@@ -73,8 +73,7 @@ class InfoEndpoints:
                 )
                 prepared = await self._service.engine.prepare_chat(
                     messages,
-                    tools=plain_tools(body.tools or ()) or None,
-                    add_generation_prompt=body.add_generation_prompt is not False,
+                    **template_options(body, body.tools or ()),
                 )
                 ids = prepared.token_ids
             elif body.add_special_tokens is False:
@@ -94,7 +93,7 @@ class InfoEndpoints:
         )
 
     async def detokenize(self, request: Request) -> Response:
-        body = await parsed(request, DetokenizeRequest, strict=self._service.options.strict_fields)
+        body = await parsed(request, DetokenizeRequest, self._service)
         self._service.check_model(body.model)
         try:
             tokenizer = require_tokenizer(self._service.engine.tokenizer, "detokenize")

@@ -17,7 +17,7 @@ from llama4rt.server.protocol import MAX_TOKEN_ID
 
 MAX_JSON_BYTES = 256 << 10  # of one schema, one set of arguments, one field
 MAX_JSON_DEPTH = 64
-MAX_TOKENS = 1 << 20  # of one list
+MAX_TOKENS = 1 << 19  # of one field, or as many as the context has
 MAX_LOGIT_BIAS = 300
 
 Open = Raw | UnsetType

@@ -292,4 +292,4 @@ class DetokenizeRequest(Body, kw_only=True):
     """POST /detokenize"""
 
     model: str | None = None
-    tokens: Annotated[Raw, _open({**_IDS, "maxItems": 1 << 20}, "token ids")]
+    tokens: Annotated[Raw, _open({**_IDS, "maxItems": 1 << 19}, "token ids")]

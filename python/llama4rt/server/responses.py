@@ -51,7 +51,7 @@ class ResponsesEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, ResponsesRequest, strict=self._service.options.strict_fields)
+        body = await parsed(request, ResponsesRequest, self._service)
         chat = ChatReply(self._service, chat_request(body))
         form = _ResponseForm(self._service, body)
         return await respond(

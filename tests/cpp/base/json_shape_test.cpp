@@ -39,6 +39,14 @@ TEST(strings_hide_what_they_hold) {
   CHECK_EQ(shape(R"(["\\\\", [[0]]])").depth, 3);
 }
 
+TEST(the_longest_text) {
+  CHECK_EQ(shape(R"(["abc", {"abcdef": "ab"}, ""])").text, 6);
+  CHECK_EQ(shape(R"(["data:abcdefgh", "http://a"])").text, 8);
+  CHECK_EQ(shape(R"(["\u0041\u0042"])").text, 2);
+  CHECK_EQ(shape("\"").text, 0);
+  CHECK_EQ(shape("[1, 2]").text, 0);
+}
+
 TEST(members_of_the_outermost_object) {
   CHECK(
       members(R"( {"a" : 1 , "b":"x,y" ,"c":{"d":[1,{"e":2}]}, "\u0066":null} )") ==
