@@ -16,7 +16,7 @@ import msgspec
 
 from llama4rt.server import protocol
 from llama4rt.server.api_errors import ApiError
-from llama4rt.server.protocol import Body, ChatRequest, CompletionRequest, ResponsesRequest
+from llama4rt.server.protocol import Body, ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MAX_NEUTRAL = 64  # bytes of a value that may say "not at all"
@@ -122,7 +122,11 @@ _REFUSED_RESPONSES: Refused = {
     "truncation": ("use truncate_prompt_tokens", ("disabled",)),
     "enable_response_messages": (_ONE_FORM, (False,)),
     "previous_input_messages": (_KEEPS_NOTHING, ([],)),
+    "previous_response": (_KEEPS_NOTHING, ()),
 }
+_REFUSED_TOKENIZE: Refused = {
+    name: _REFUSED_CHAT[name] for name in ("chat_template", "chat_template_kwargs", "continue_final_message")
+} | {"mm_processor_kwargs": _REFUSED_SAMPLING["mm_processor_kwargs"]}
 _IGNORED_SAMPLING: Mapping[str, str] = {
     "user": "nothing is done by user",
     "safety_identifier": "nothing is done by user",
@@ -161,6 +165,7 @@ REFUSED: Mapping[type[Body], Refused] = {
     ChatRequest: {**_REFUSED_SAMPLING, **_REFUSED_CHAT},
     CompletionRequest: {**_REFUSED_SAMPLING, **_REFUSED_COMPLETION},
     ResponsesRequest: {**_REFUSED_SAMPLING, **_REFUSED_RESPONSES},
+    TokenizeRequest: _REFUSED_TOKENIZE,
 }
 IGNORED: Mapping[type[Body], Mapping[str, str]] = {
     ChatRequest: _IGNORED_CHAT,
