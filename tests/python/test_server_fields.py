@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import queue
+import random
 import re
 from collections.abc import Iterator
 from typing import Any, get_type_hints
@@ -20,6 +21,8 @@ openai = pytest.importorskip("openai")
 from llama4rt import Engine, RequestError, SamplingParams  # noqa: E402
 from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.server import protocol  # noqa: E402
+from llama4rt.server.api_errors import ApiError  # noqa: E402
+from llama4rt.server.http import parse  # noqa: E402
 from llama4rt.server.known_fields import IGNORED, REFUSED  # noqa: E402
 from serving import RunningServer, post, running_server  # noqa: E402
 
@@ -614,3 +617,98 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenized(
     body = {"messages": messages, "max_tokens": 3, "tools": [{"type": "function", "function": function}]}
     reply = post(server, CHAT, body)
     assert reply.status_code == 400 and error_of(reply)["code"] == "context_length_exceeded", reply.text
+
+
+# --- what nests, and bodies that are nearly right -------------------------------------------------------------------
+
+DEEP = 3000
+
+
+def _call(arguments: Any) -> list[dict[str, Any]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": _call('{"a":' * DEEP + "1" + "}" * DEEP)}),
+        (CHAT, {"messages": _call("[" * DEEP + "]" * DEEP)}),
+        (CHAT, {"messages": _call("[" * DEEP)}),
+        (CHAT, {"messages": _call('{"a":[' * 33 + "1" + "]}" * 33)}),
+        ("/tokenize", {"messages": _call('{"a":' * DEEP + "1" + "}" * DEEP)}),
+        (
+            RESPONSES,
+            {"input": [{"type": "function_call", "name": "f", "arguments": "[" * DEEP + "]" * DEEP}]},
+        ),
+        (CHAT, {"guided_json": '{"not":' * DEEP + "{}" + "}" * DEEP}),
+        (CHAT, {"json_schema": "[" * DEEP + "]" * DEEP}),
+        (CHAT, {"structured_outputs": {"json": '{"items":' * DEEP + "{}" + "}" * DEEP}}),
+        (CHAT, {"guided_regex": "(" * DEEP + "a" + ")" * DEEP}),
+        (CHAT, {"messages": _call(nested(200))}),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "parameters": nested(200)}}]}),
+        (CHAT, {"metadata": nested(200)}),
+        (RESPONSES, {"metadata": nested(200)}),
+        (COMPLETIONS, {"prompt": nested(200)}),
+    ],
+)
+def test_what_nests_too_deep_is_the_client_s_mistake(
+    server: RunningServer, path: str, fields: dict[str, Any]
+) -> None:
+    reply = post(server, path, MINIMAL.get(path, {}) | fields)
+    assert reply.status_code == 400 and error_of(reply)["type"] == "invalid_request_error", reply.text
+    assert len(error_of(reply)["message"]) < 1000
+
+
+def test_a_recursion_error_anywhere_is_the_client_s_mistake(
+    server: RunningServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deep(*_: Any, **__: Any) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr(type(engine.prompts), "prepare_chat", deep)
+    for stream in (False, True):
+        reply = post(server, CHAT, MINIMAL[CHAT] | {"stream": stream})
+        assert reply.status_code == 400 and "nested too deep" in error_of(reply)["message"]
+
+
+_PIECES = [b'"', b"\\", b"\\ud800", b"\xff", b"{", b"}", b"[", b"]", b",", b":", b"null", b"1e999", b"-", b'"\\u0000"',
+           b"99999999999999999999999", b" "]  # fmt: skip
+_BODIES = {
+    CHAT: {"messages": [{"role": "user", "content": [{"type": "text", "text": "é"}]}, *_call("{}")], "suffix": None,
+           "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": 1}}}], "mirostat": 0,
+           "logit_bias": {"1": 1.5}, "stop": ["a"], "response_format": {"type": "json_object", "schema": {}},
+           "user": "x", "unknown": [1, {"a": "b"}]},
+    COMPLETIONS: {"prompt": [[1, 2], [3]], "suffix": "", "stop_token_ids": [1], "guided_json": "{}", "lora": []},
+    RESPONSES: {"input": [{"role": "user", "content": "a"}, {"type": "function_call", "name": "f", "arguments": "{}"}],
+                "tools": [{"type": "function", "name": "f", "parameters": {}}], "reasoning": {}, "background": False,
+                "text": {"format": {"type": "text"}}, "metadata": {"a": "b"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strict_fields", [False, True])
+@pytest.mark.parametrize("path", KINDS)
+def test_bodies_that_are_nearly_right_are_read_or_refused(path: str, strict_fields: bool) -> None:
+    whole = json.dumps(_BODIES[path]).encode()
+    parse(KINDS[path], whole)
+    chance = random.Random(13)
+    refused = 0
+    for _ in range(3000):
+        body = bytearray(whole)
+        for _ in range(chance.randint(1, 3)):
+            at, how = chance.randrange(len(body)), chance.random()
+            body[at : at + (0 if how < 0.4 else chance.randint(1, 4))] = (
+                b"" if how > 0.7 else chance.choice(_PIECES)
+            )
+        try:
+            parse(KINDS[path], bytes(body), strict=strict_fields)
+        except ApiError as error:
+            refused += error.status == 400
+    assert refused > 1000

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from llama4rt.server import protocol
-from llama4rt.server.api_errors import ApiError
+from llama4rt.server.api_errors import ApiError, of_msgspec
 from llama4rt.server.protocol import Body, ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
@@ -184,7 +184,7 @@ def check(
     unknown = []
     refused, ignored = REFUSED.get(kind, {}), IGNORED.get(kind, {})
     for key, begin, end in members:
-        name = msgspec.json.decode(key, type=str)
+        name = str(_decoded(key, ""))
         if name in kind.__struct_encode_fields__ or name in ignored:
             continue
         if name not in refused:
@@ -192,7 +192,7 @@ def check(
             continue
         why, neutral = refused[name]
         if end - begin <= _MAX_NEUTRAL:
-            value = msgspec.json.decode(data[begin:end])
+            value = _decoded(data[begin:end], name)
             if value is None or any(type(value) is type(n) and value == n for n in neutral):
                 continue
             if isinstance(value, float) and any(value == n for n in neutral if type(n) is int):
@@ -204,6 +204,14 @@ def check(
             400, f"unknown field {unknown[0]!r:.80}{nearest(unknown[0], known)}", param=unknown[0][:80]
         )
     return unknown
+
+
+def _decoded(data: bytes, where: str) -> Any:
+    """Also what msgspec passed over because nobody wanted it."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise of_msgspec(error, where) from None
 
 
 def inner_hint(error: Exception) -> str:
