@@ -114,6 +114,10 @@ void bind_request(py::module_& m) {
   integer("top_k", [](Request& r) -> auto& { return r.sampling.top_k; });
   number("top_p", [](Request& r) -> auto& { return r.sampling.top_p; });
   number("min_p", [](Request& r) -> auto& { return r.sampling.min_p; });
+  number("typical_p", [](Request& r) -> auto& { return r.sampling.typical_p; });
+  ids("allowed_token_ids", [](Request& r) -> auto& { return r.sampling.allowed_token_ids; });
+  bind_field<std::vector<std::vector<int64_t>>>(c, "bad_words", "a list of lists of integers",
+                                                [](Request& r) -> auto& { return r.sampling.bad_words; });
   number("repetition_penalty", [](Request& r) -> auto& { return r.sampling.repetition_penalty; });
   number("presence_penalty", [](Request& r) -> auto& { return r.sampling.presence_penalty; });
   number("frequency_penalty", [](Request& r) -> auto& { return r.sampling.frequency_penalty; });

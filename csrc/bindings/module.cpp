@@ -3,8 +3,10 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
+#include "base/json_shape.h"
 #include "base/thread_pool.h"
 #include "base/xxhash.h"
 #include "bindings/bindings.h"
@@ -139,6 +141,21 @@ uint64_t hash_buffer(const py::object& data, uint64_t seed) {
   return hash;
 }
 
+// (depth, objects, values, text, [(key with its quotes, begin and end of the value), ...]) of json::Shape.
+py::tuple json_shape(const py::bytes& data, size_t max_members) {
+  const std::string_view text = data;
+  json::Shape shape;
+  {
+    const py::gil_scoped_release no_gil;
+    shape = json::shape_of(text, max_members);
+  }
+  py::list members;
+  for (const json::Member& m : shape.members)
+    members.append(py::make_tuple(py::bytes(text.data() + m.key_begin, m.key_end - m.key_begin),
+                                  m.value_begin, m.value_end));
+  return py::make_tuple(shape.depth, shape.objects, shape.values, shape.text, members);
+}
+
 }  // namespace
 
 std::string file_path(const py::object& path) {
@@ -163,6 +180,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_memory", &available_memory);
   m.def("available_cpus", &available_cpus);
   m.def("xxh64", &hash_buffer, py::arg("data"), py::arg("seed") = 0);
+  m.def("json_shape", &json_shape, py::arg("data"), py::arg("max_members"));
   bind_format(m);
   bind_engine(m);
   bind_ops(m);

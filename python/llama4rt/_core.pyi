@@ -30,6 +30,13 @@ def available_memory() -> int:
     """Bytes this process may still take of the machine's memory, within its cgroup's limit."""
 
 def available_cpus() -> int: ...
+def json_shape(data: bytes, max_members: int) -> tuple[int, int, int, int, list[tuple[bytes, int, int]]]:
+    """(depth, containers + strings + keys, values, text, members of the outermost object) of JSON text, in one pass
+    that keeps nothing and never fails. values: at least the number of scalars in lists. text: bytes that the longest
+    string has at least; data: URLs do not count. A member: its key with the quotes, and the begin and end of its value
+    in data; of more than max_members the first.
+    """
+
 def xxh64(data: bytes | NDArray[np.uint8], seed: int = 0) -> int: ...
 
 # --- format -----------------------------------------------------------------------------------------------------------
@@ -167,6 +174,9 @@ class Request:
     top_k: int  # 0: off
     top_p: float
     min_p: float
+    typical_p: float  # 1: off
+    allowed_token_ids: list[int]  # nothing else may come; empty: all may
+    bad_words: list[list[int]]  # the last of each may not come after the others
     repetition_penalty: float  # 1: off; over prompt and output
     presence_penalty: float  # over output
     frequency_penalty: float

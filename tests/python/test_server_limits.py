@@ -76,7 +76,7 @@ def error_of(reply: Any) -> Any:
         (b"\xff\xfe", 400, "not JSON"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, ""),
         (b'{"messages": NaN}', 400, ""),
-        (b'{"temperature": NaN, "messages": [{"role": "user", "content": "a"}]}', 400, "temperature"),
+        (b'{"temperature": NaN, "messages": [{"role": "user", "content": "a"}]}', 400, "not JSON"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", 400, ""),
         (b"[" * 100_000, 400, "deeper than 64"),
         (b'{"a":' * 70 + b"1" + b"}" * 70, 400, "deeper than 64"),

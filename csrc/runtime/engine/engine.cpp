@@ -167,7 +167,10 @@ Engine::Engine(const DummyModel& model, const EngineOptions& options, std::uniqu
 void Engine::start(const EngineOptions& options, const WeightSource& source) {
   device_name_ = device_->name();
   max_waiting_ = option("max_waiting", options.max_waiting, int64_t(1) << 30, kDefaultMaxWaiting);
-  limits_ = {config_.vocab_size, plan_.kv.max_model_len, config_.vision};
+  limits_ = {config_.vocab_size,
+             plan_.kv.max_model_len,
+             config_.vision,
+             {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
   device_->reserve_scratch(plan_.scratch);
   loop_ = std::make_unique<StepLoop>(
       source, *device_, plan_, StepLoopOptions{.prefix_cache = options.prefix_cache, .zero_cache = !file_});

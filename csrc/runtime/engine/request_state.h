@@ -32,6 +32,7 @@ struct RequestState {
   Request request;
   uint64_t seed = 0;
   std::vector<int32_t> end_tokens;
+  std::vector<uint32_t> allowed;  // allowed_token_ids as a mask, see SampleRequest
   std::vector<std::unique_ptr<Generation>> sequences;
   std::vector<ImageEncoder::Entry*> images;  // held until the request ends: preemption may need them again
   bool scheduled = false;                    // its sequences are with the scheduler
@@ -51,6 +52,7 @@ inline SampleRequest sample_request(const Generation& g) {
   sample.tokens = g.tokens;
   sample.num_prompt = g.num_prompt;
   sample.end_tokens = g.request->end_tokens;
+  sample.allowed = g.request->allowed;
   sample.seed = g.request->seed;
   sample.index = uint32_t(g.index);
   return sample;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 
 namespace llama4rt {
@@ -66,6 +67,10 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
   state.end_tokens.assign(r.stop_token_ids.begin(), r.stop_token_ids.end());
   if (!r.ignore_eos)
     state.end_tokens.insert(state.end_tokens.end(), config.eos_token_ids.begin(), config.eos_token_ids.end());
+  if (!r.sampling.allowed_token_ids.empty())
+    state.allowed.resize(size_t(ceil_div(config.vocab_size, int64_t(32))));
+  for (const int64_t token : r.sampling.allowed_token_ids)
+    state.allowed[size_t(token / 32)] |= 1u << (token % 32);
   const auto prompt = int64_t(r.prompt_token_ids.size());
   for (int i = 0; i < int(r.n); ++i) {
     auto g = std::make_unique<Generation>();
@@ -170,7 +175,9 @@ std::optional<StepLoop::Step> StepLoop::submit_ahead(const Step& now) {
   for (const Chunk& chunk : now.chunks) {
     const Generation& g = generation_of(chunk);
     const SamplingParams& p = g.request->request.sampling;
-    const bool needs_ids = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+    const bool needs_ids =
+        p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0 ||
+        std::any_of(p.bad_words.begin(), p.bad_words.end(), [](const auto& word) { return word.size() > 1; });
     const bool ends = g.num_output() + 1 == g.request->request.max_tokens || g.length() + 1 == max_model_len_;
     if (needs_ids || ends) return {};
   }

@@ -53,6 +53,8 @@ void DeviceSampler::clear() {
   masks_.clear();
 }
 
+bool DeviceSampler::takes(const SampleRequest& request) { return request.params->typical_p >= 1; }
+
 bool DeviceSampler::add(const SampleRequest& request) {
   if (num_rows() == max_rows_) return false;
   const SamplingParams& p = *request.params;
@@ -98,6 +100,9 @@ void DeviceSampler::add_edits(const SampleRequest& request) {
   for (const auto& [id, bias] : p.logit_bias) edit_of(int32_t(id)).bias = float(bias);
   if (request.position() - request.num_prompt < p.min_tokens)
     for (const int32_t id : request.end_tokens) edit_of(id).bias = -std::numeric_limits<float>::infinity();
+  for (const auto& word : p.bad_words)
+    if (completes_bad_word(request.tokens.subspan(size_t(request.num_prompt)), word))
+      edit_of(int32_t(word.back())).bias = -std::numeric_limits<float>::infinity();
   const bool repetition = p.repetition_penalty != 1;
   if (!repetition && p.presence_penalty == 0 && p.frequency_penalty == 0) return;
   if (repetition)

@@ -39,6 +39,8 @@ class DeviceSampler {
   void clear();
   // The next row, of a checked request. False: it does not fit beside the others, nothing was added.
   bool add(const SampleRequest& request);
+  // False: the row is for the host's sampler, which knows typical_p.
+  static bool takes(const SampleRequest& request);
   int64_t num_rows() const { return int64_t(rows_.size()); }
   // Samples the rows added, without waiting. logits: F32 [rows added, V] in the device's memory,
   // overwritten. next_ids: I32 [rows added] there, or null: where the tokens go as well, -1 for a row that

@@ -49,8 +49,9 @@ ModelRunner::Step ModelRunner::submit(std::vector<Chunk> chunks, std::vector<Out
 void ModelRunner::sample_async(Step& step, bool follows) {
   const auto rows = int64_t(step.outputs.size());
   if (!sampler_ || !device_.traits().runs_async || rows == 0 || rows > logit_rows_) return;
-  if (std::any_of(step.outputs.begin(), step.outputs.end(),
-                  [](const OutputRow& row) { return row.host_reads || row.mask; }))
+  if (std::any_of(step.outputs.begin(), step.outputs.end(), [](const OutputRow& row) {
+        return row.host_reads || row.mask || !DeviceSampler::takes(row.sample);
+      }))
     return;
   const Tensor logits = step.has_logits ? model_.latest_logits(rows) : model_.logits(0, rows);
   step.has_logits = true;
@@ -88,7 +89,7 @@ bool ModelRunner::sample_rows(const Step& step, const Tensor& logits, StepRows& 
   const std::span<const OutputRow> outputs =
       std::span(step.outputs).subspan(size_t(rows.first), size_t(rows.count));
   for (const OutputRow& row : outputs)
-    if (row.host_reads) return false;
+    if (row.host_reads || !DeviceSampler::takes(row.sample)) return false;
   sampler_->clear();
   rows.tokens.resize(size_t(rows.count));
   int64_t first = 0;

@@ -135,6 +135,17 @@ double softmax_weights(std::span<float> weights, std::vector<double>& block_sums
   return total;
 }
 
+double sum_blocks(std::span<const float> weights, std::vector<double>& block_sums) {
+  const auto size = int64_t(weights.size());
+  block_sums.clear();
+  double total = 0;
+  for (int64_t begin = 0; begin < size; begin += kRowBlock) {
+    block_sums.push_back(block_sum(weights.data() + begin, std::min(kRowBlock, size - begin)));
+    total += block_sums.back();
+  }
+  return total;
+}
+
 double keep_down_to(std::span<float> weights, std::vector<double>& block_sums, const float* row,
                     std::pair<int32_t, float> last) {
   const auto size = int64_t(weights.size());

@@ -47,6 +47,9 @@ bool better_token(const std::pair<int32_t, float>& a, const std::pair<int32_t, f
 double softmax_weights(std::span<float> weights, std::vector<double>& block_sums, const float* row, float max,
                        float temperature, float smallest);
 
+// Sums the blocks anew. Returns the total.
+double sum_blocks(std::span<const float> weights, std::vector<double>& block_sums);
+
 // Zeroes the weights of all tokens worse than `last` and sums the blocks anew. Returns the total.
 double keep_down_to(std::span<float> weights, std::vector<double>& block_sums, const float* row,
                     std::pair<int32_t, float> last);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
+#include <functional>
 #include <limits>
 
 #include "runtime/sampling/philox.h"
@@ -27,6 +29,31 @@ constexpr auto kKept = [] {
   return kept;
 }();
 
+// The first token, in the order `before`, at which the weights of all up to it reach `wanted`; the last one when they
+// do not. `weight` belongs to what a range holds. Halves the candidates until the place is found, without sorting all.
+template <class T, class Before, class Weight>
+T reaching(std::vector<T>& all, double mass, double wanted, const Before& before, const Weight& weight) {
+  auto begin = all.begin(), end = all.end();
+  while (end - begin > kFirstBest) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, before);
+    double half = 0;
+    for (auto it = begin; it != middle; ++it) half += weight(*it);
+    if (mass + half >= wanted) {
+      end = middle;
+    } else {
+      mass += half;
+      begin = middle;
+    }
+  }
+  std::sort(begin, end, before);
+  for (auto it = begin; it != end; ++it) {
+    mass += weight(*it);
+    if (mass >= wanted) return *it;
+  }
+  return *(end - 1);
+}
+
 // Without branches, which a mask inside a text of many tokens would mispredict for ever.
 void keep_of_four(float* x, uint32_t bits) {
   constexpr auto forbidden = std::bit_cast<uint32_t>(-kInfinity);
@@ -37,6 +64,12 @@ void keep_of_four(float* x, uint32_t bits) {
 }
 
 }  // namespace
+
+bool completes_bad_word(std::span<const int32_t> output, const std::vector<int64_t>& word) {
+  const size_t before = word.size() - 1;
+  return before <= output.size() &&
+         std::equal(output.end() - std::ptrdiff_t(before), output.end(), word.begin());
+}
 
 SampledToken Sampler::sample(std::span<float> row, const SampleRequest& request) {
   const SamplingParams& params = *request.params;
@@ -86,6 +119,9 @@ bool Sampler::edit(std::span<float> row, const SampleRequest& request) {
   for (const auto& [id, bias] : params.logit_bias) set(row, int32_t(id), row[size_t(id)] + float(bias));
   if (int64_t(request.tokens.size()) - request.num_prompt < params.min_tokens)
     for (int32_t id : request.end_tokens) set(row, id, -kInfinity);
+  for (const auto& word : params.bad_words)
+    if (completes_bad_word(request.tokens.subspan(size_t(request.num_prompt)), word))
+      set(row, int32_t(word.back()), -kInfinity);
   penalise(row, request);
   return !edits_.empty();
 }
@@ -151,6 +187,7 @@ int32_t Sampler::draw(std::span<const float> row, const SamplingParams& params, 
   const bool limited = params.top_k > 0 && params.top_k < int64_t(row.size());
   if (limited || params.top_p < 1)
     total = keep_down_to(weights_, block_sums_, row.data(), last_kept(row, params, total));
+  if (params.typical_p < 1) total = keep_typical(row, params, total);
   return draw_by_id(total, uniform);
 }
 
@@ -176,30 +213,33 @@ std::pair<int32_t, float> Sampler::last_kept(std::span<const float> row, const S
   }
   if (limited) return best.back();
 
-  // A flat distribution: halve the candidates until the place is found, without sorting them all.
+  // A flat distribution.
   std::vector<std::pair<int32_t, float>> all;
   for (size_t id = 0; id < row.size(); ++id)
     if (weights_[id] > 0) all.emplace_back(int32_t(id), row[id]);
-  auto begin = all.begin(), end = all.end();
-  mass = 0;  // of what lies before `begin`
-  while (end - begin > kFirstBest) {
-    const auto middle = begin + (end - begin) / 2;
-    std::nth_element(begin, middle, end, better_token);
-    double half = 0;
-    for (auto it = begin; it != middle; ++it) half += weight(*it);
-    if (mass + half >= wanted) {
-      end = middle;
-    } else {
-      mass += half;
-      begin = middle;
-    }
-  }
-  std::sort(begin, end, better_token);
-  for (auto it = begin; it != end; ++it) {
-    mass += weight(*it);
-    if (mass >= wanted) return *it;
-  }
-  return *(end - 1);
+  return reaching(all, 0, wanted, better_token, weight);
+}
+
+// Locally typical sampling (Meister et al. 2022): keeps the tokens whose surprise is nearest to the entropy of what is
+// left, until they hold typical_p of it. With y = (logit - max) / temperature and p = weight / total the surprise is
+// log Z - y and the entropy log Z - sum p y: their distance is |y - sum p y|, without a logarithm, which would differ
+// between machines. The mean is summed over ids in ascending order. Returns the total of what is kept.
+double Sampler::keep_typical(std::span<const float> row, const SamplingParams& params, double total) {
+  const auto temperature = float(params.temperature);
+  const auto y = [&](size_t id) { return double((row[id] - view_.max()) / temperature); };
+  double sum = 0;
+  for (size_t id = 0; id < row.size(); ++id)
+    if (weights_[id] > 0) sum += double(weights_[id]) * y(id);
+  const double mean = sum / total;
+  using Token = std::pair<double, int32_t>;  // (distance, id): equals by id
+  std::vector<Token> all;
+  for (size_t id = 0; id < row.size(); ++id)
+    if (weights_[id] > 0) all.emplace_back(std::abs(y(id) - mean), int32_t(id));
+  const auto weight = [this](const Token& token) { return double(weights_[size_t(token.second)]); };
+  const Token last = reaching(all, 0, params.typical_p * total, std::less<>(), weight);
+  for (const Token& token : all)
+    if (last < token) weights_[size_t(token.second)] = 0;
+  return sum_blocks(weights_, block_sums_);
 }
 
 // Walks the cumulative weights in order of id, block by block.

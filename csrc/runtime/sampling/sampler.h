@@ -1,5 +1,6 @@
 // Sampler: one row of logits and one request's parameters -> one token, with log probabilities when asked.
-// The order is vLLM's: bias and forbidden end tokens, penalties, mask, temperature, min-p, top-k, top-p. Log
+// The order is vLLM's: bias, forbidden end tokens and bad words, penalties, mask, temperature, min-p, top-k, top-p;
+// then typical-p, which vLLM does not have, last as in transformers. Log
 // probabilities are those of the model, before any of it. The random number depends on (seed, sequence index,
 // position) only, so a result depends on nothing else in the batch. Stopping is the engine's business.
 #pragma once
@@ -15,6 +16,9 @@ namespace llama4rt {
 
 // Below this a distribution is its maximum for every practical purpose, and dividing by it would overflow.
 inline constexpr double kGreedyTemperature = 1e-5;
+
+// Whether `output` ends with all tokens of `word` but the last, which then may not come.
+bool completes_bad_word(std::span<const int32_t> output, const std::vector<int64_t>& word);
 
 struct SampleRequest {
   const SamplingParams* params = nullptr;
@@ -52,6 +56,7 @@ class Sampler {
   float raw_logit(std::span<const float> row, int32_t id) const;
   int32_t draw(std::span<const float> row, const SamplingParams& params, double uniform);
   int32_t draw_by_id(double total, double uniform) const;
+  double keep_typical(std::span<const float> row, const SamplingParams& params, double total);
   std::pair<int32_t, float> last_kept(std::span<const float> row, const SamplingParams& params,
                                       double total) const;
 

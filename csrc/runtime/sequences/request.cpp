@@ -29,6 +29,8 @@ constexpr IntegerLimit kPromptLogprobs{"prompt_logprobs", -1, 20};
 constexpr size_t kMaxLogitBias = 4096;
 constexpr size_t kMaxStopTokens = 1024;
 constexpr size_t kMaxDigestBytes = 64;
+constexpr size_t kMaxBadWords = 1024;
+constexpr size_t kMaxBadWordTokens = 256;
 
 struct NumberLimit {
   const char* field;
@@ -39,6 +41,7 @@ struct NumberLimit {
 constexpr NumberLimit kTemperature{"temperature", 0, 1e4, false};
 constexpr NumberLimit kTopP{"top_p", 0, 1, true};
 constexpr NumberLimit kMinP{"min_p", 0, 1, false};
+constexpr NumberLimit kTypicalP{"typical_p", 0, 1, true};
 constexpr NumberLimit kRepetitionPenalty{"repetition_penalty", 0, 1e4, true};
 constexpr NumberLimit kPresencePenalty{"presence_penalty", -1e4, 1e4, false};
 constexpr NumberLimit kFrequencyPenalty{"frequency_penalty", -1e4, 1e4, false};
@@ -88,6 +91,39 @@ void check_images(const Request& request, const std::optional<VisionConfig>& vis
                  vision->tokens_per_tile());
 }
 
+// Whatever the output so far, one token must remain that may come.
+void check_forbidden(const Request& request, const RequestLimits& limits) {
+  const SamplingParams& s = request.sampling;
+  const int64_t vocab_size = limits.vocab_size;
+  for (size_t i = 0; i < s.allowed_token_ids.size(); ++i)
+    check_token_id("allowed_token_ids", i, s.allowed_token_ids[i], vocab_size);
+  LLAMA4RT_CHECK(kRequest, s.bad_words.size() <= kMaxBadWords, "bad_words has ", s.bad_words.size(),
+                 " sequences of tokens; at most ", kMaxBadWords, " are allowed");
+  std::vector<int64_t> forbidden;
+  if (s.min_tokens > 0) {
+    forbidden = request.stop_token_ids;
+    if (!request.ignore_eos)
+      forbidden.insert(forbidden.end(), limits.end_tokens.begin(), limits.end_tokens.end());
+  }
+  for (const auto& word : s.bad_words) {
+    LLAMA4RT_CHECK(kRequest, !word.empty() && word.size() <= kMaxBadWordTokens,
+                   "a sequence of bad_words has ", word.size(), " tokens; it must have 1..",
+                   kMaxBadWordTokens);
+    for (size_t i = 0; i < word.size(); ++i) check_token_id("bad_words", i, word[i], vocab_size);
+    forbidden.push_back(word.back());
+  }
+  std::sort(forbidden.begin(), forbidden.end());
+  forbidden.erase(std::unique(forbidden.begin(), forbidden.end()), forbidden.end());
+  const auto may_come = [&](int64_t id) {
+    return !std::binary_search(forbidden.begin(), forbidden.end(), id);
+  };
+  const auto& allowed = s.allowed_token_ids;
+  LLAMA4RT_CHECK(kRequest,
+                 allowed.empty() ? int64_t(forbidden.size()) < vocab_size
+                                 : std::any_of(allowed.begin(), allowed.end(), may_come),
+                 "allowed_token_ids, bad_words and min_tokens leave no token that may come");
+}
+
 }  // namespace
 
 void check_request(const Request& request, const RequestLimits& limits) {
@@ -117,6 +153,7 @@ void check_request(const Request& request, const RequestLimits& limits) {
   check(kTopK, s.top_k);
   check(kTopP, s.top_p);
   check(kMinP, s.min_p);
+  check(kTypicalP, s.typical_p);
   check(kRepetitionPenalty, s.repetition_penalty);
   check(kPresencePenalty, s.presence_penalty);
   check(kFrequencyPenalty, s.frequency_penalty);
@@ -138,10 +175,13 @@ void check_request(const Request& request, const RequestLimits& limits) {
   const auto twice = std::adjacent_find(ids.begin(), ids.end());
   LLAMA4RT_CHECK(kRequest, twice == ids.end(), "logit_bias names token ", *twice,
                  " more than once; give the sum of its biases");
+  LLAMA4RT_CHECK(kRequest, request.masks.empty() || s.allowed_token_ids.empty(),
+                 "allowed_token_ids cannot go with structured output: both say which tokens may come");
   LLAMA4RT_CHECK(kRequest, request.stop_token_ids.size() <= kMaxStopTokens, "stop_token_ids has ",
                  request.stop_token_ids.size(), " entries; at most ", kMaxStopTokens, " are allowed");
   for (size_t i = 0; i < request.stop_token_ids.size(); ++i)
     check_token_id("stop_token_ids", i, request.stop_token_ids[i], limits.vocab_size);
+  check_forbidden(request, limits);
 }
 
 }  // namespace llama4rt

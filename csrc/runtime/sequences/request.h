@@ -19,10 +19,14 @@ struct SamplingParams {
   int64_t top_k = 0;       // 0: off
   double top_p = 1;
   double min_p = 0;
+  double typical_p = 1;                                // 1: off
   double repetition_penalty = 1;                       // over prompt and output
   double presence_penalty = 0;                         // over output
   double frequency_penalty = 0;                        // over output
   std::vector<std::pair<int64_t, double>> logit_bias;  // (token id, added to its logit)
+  std::vector<int64_t> allowed_token_ids;              // nothing else may come; empty: all may
+  // Token sequences that may not come: the last token is forbidden where the output ends with the others.
+  std::vector<std::vector<int64_t>> bad_words;
   int64_t min_tokens = 0;  // end tokens are forbidden before this many output tokens
   int64_t logprobs = -1;   // -1: none, 0: the chosen token's, n: and the n best
 };
@@ -95,6 +99,7 @@ struct RequestLimits {
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;
   std::optional<VisionConfig> vision;
+  std::vector<int64_t> end_tokens;  // the model's own
 };
 
 // Throws kRequest naming the field, its value and what is allowed.

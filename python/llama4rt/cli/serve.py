@@ -64,6 +64,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="S",
         help="for running requests after SIGTERM (default: 30)",
     )
+    group.add_argument(
+        "--strict-fields",
+        action="store_true",
+        help="refuse fields of requests that are unknown, instead of logging their names",
+    )
     group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
 
 
@@ -71,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     from llama4rt.errors import ConfigError
 
     try:
+        import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401
-        import pydantic  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
@@ -123,6 +128,7 @@ def _options(args: argparse.Namespace) -> "ServerOptions":
         max_images=args.limit_images,
         max_body_bytes=parse_bytes("max_body", args.max_body),
         drain_seconds=args.drain_seconds,
+        strict_fields=args.strict_fields,
     )
 
 

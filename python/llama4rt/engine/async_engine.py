@@ -181,8 +181,10 @@ class AsyncEngine:
         if images:  # their own threads, few of them: decoded pictures are large
             prepare = partial(prompts.prepare, prompt, images, parallel=False)
             return await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
-        if isinstance(prompt, str) and not (prompts.tokenizer_loaded and len(prompt) < _LONG_TEXT_CHARS):
-            return await asyncio.to_thread(prompts.prepare, prompt)
+        if isinstance(prompt, (str, list)):  # of ids each is looked at
+            short = prompts.tokenizer_loaded or not isinstance(prompt, str)
+            if not (short and len(prompt) < _LONG_TEXT_CHARS):
+                return await asyncio.to_thread(prompts.prepare, prompt)
         return prompts.prepare(prompt)
 
     async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4rt import _core
+from llama4rt.engine.bad_words import bad_word_tokens
 from llama4rt.engine.engine_options import count, parse_bytes, threads
 from llama4rt.engine.engine_thread import EngineThread
 from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput
@@ -264,7 +265,10 @@ class Engine:
         if params.stop_strings:
             require_tokenizer(self.tokenizer, "stop")
         if params.structured is None:
-            return PreparedRequest(prompt, params)
+            if not params.bad_words:
+                return PreparedRequest(prompt, params)
+            tokenizer = require_tokenizer(self.tokenizer, "bad_words")
+            return PreparedRequest(prompt, params, (), bad_word_tokens(tokenizer, params.bad_words))
         room = self.max_model_len - len(prompt.token_ids)
         if room < 1:
             return PreparedRequest(prompt, params)  # submit says what is wrong

@@ -13,12 +13,19 @@ _NO_LIMIT = 2**31 - 1
 class PreparedRequest:
     """Made by Engine.prepare_request, taken once by Engine.submit. params: with the engine's defaults filled in."""
 
-    def __init__(self, prompt: PreparedPrompt, params: SamplingParams, guides: Sequence[Guide] = ()) -> None:
+    def __init__(
+        self,
+        prompt: PreparedPrompt,
+        params: SamplingParams,
+        guides: Sequence[Guide] = (),
+        bad_words: Sequence[list[int]] = (),
+    ) -> None:
         self.prompt = prompt.text
         self.prompt_token_ids = prompt.token_ids
         self.params = params
         self.guides = guides  # one for each output, or none
         self.native = native_request(prompt, params)
+        self.native.bad_words = list(bad_words)
         if guides:
             self.native.masks = [guide.mask for guide in guides]
 
@@ -36,6 +43,8 @@ def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Requ
     request.top_k = max(params.top_k or 0, 0)
     request.top_p = params.top_p if params.top_p is not None else 1.0
     request.min_p = params.min_p
+    request.typical_p = params.typical_p
+    request.allowed_token_ids = list(params.allowed_token_ids or ())
     request.repetition_penalty = params.repetition_penalty if params.repetition_penalty is not None else 1.0
     request.presence_penalty = params.presence_penalty
     request.frequency_penalty = params.frequency_penalty

@@ -10,7 +10,7 @@ from llama4rt.engine.outputs import Delta, Progress, TokenLogprobs
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import Llama4RTError, NumericError
 from llama4rt.structured.guide import Guide
-from llama4rt.text.detokenizer import Detokenizer
+from llama4rt.text.detokenizer import Detokenizer, unfinished_bytes
 from llama4rt.text.tokenizer import Tokenizer
 
 # A Delta, Progress before the first one, the error that ended the request, or None after the last Delta.
@@ -136,6 +136,7 @@ class RequestTracker:
             min_tokens=params.min_tokens,
             include_stop=params.include_stop_str_in_output,
             skip_special_tokens=params.skip_special_tokens,
+            before=unfinished_bytes(tokenizer, self._prompt_token_ids),
         )
 
     def _logprobs(self, event: Event) -> list[TokenLogprobs] | None:

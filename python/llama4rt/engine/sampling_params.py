@@ -16,6 +16,8 @@ MAX_TOKENS_DEFAULT = 256
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
 MAX_STOP_IDS = 1024
+MAX_ALLOWED_IDS = 1 << 18  # more than any vocabulary has
+MAX_BAD_WORDS = 128
 MAX_LOGPROBS = 20
 MAX_N = 16
 MAX_LOGIT_BIAS = 300  # entries
@@ -31,10 +33,17 @@ class SamplingParams:
     top_k: int | None = None  # 0 or -1: off; None: the checkpoint's default, else off
     top_p: float | None = None  # (0, 1]; None: the checkpoint's default, else 1.0
     min_p: float = 0.0  # [0, 1]
+    typical_p: float = 1.0  # (0, 1]; 1: off. Locally typical sampling, of what the others have left
     repetition_penalty: float | None = None  # over prompt and output; None: the checkpoint's, else 1.0
     presence_penalty: float = 0.0  # [-2, 2], over output
     frequency_penalty: float = 0.0  # [-2, 2], over output
     logit_bias: Mapping[int, float] | None = None  # token id -> [-100, 100]
+    allowed_token_ids: Sequence[int] | None = (
+        None  # no other token may come, end tokens neither; None: all may
+    )
+    bad_words: Sequence[
+        str
+    ] = ()  # texts that do not come, as the tokenizer writes them with a blank before and without
     seed: int | None = None  # None: a different one for each request
     stop: str | Sequence[str] = ()  # text that ends the output
     stop_token_ids: Sequence[int] = ()  # beside the model's own end tokens
@@ -54,6 +63,7 @@ class SamplingParams:
         self._check_int("top_k", -1, _INT32_MAX, optional=True)
         self._check_float("top_p", 0.0, 1.0, optional=True, open_low=True)
         self._check_float("min_p", 0.0, 1.0)
+        self._check_float("typical_p", 0.0, 1.0, open_low=True)
         self._check_float("repetition_penalty", 0.0, 100.0, optional=True, open_low=True)
         self._check_float("presence_penalty", -2.0, 2.0)
         self._check_float("frequency_penalty", -2.0, 2.0)
@@ -66,8 +76,12 @@ class SamplingParams:
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "report_progress"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} is {_show(getattr(self, name))}; it must be True or False")
-        self._set("stop", self._checked_stop())
-        self._set("stop_token_ids", self._checked_stop_ids())
+        self._set("stop", self._checked_texts("stop", MAX_STOP_STRINGS, MAX_STOP_CHARS))
+        self._set("stop_token_ids", self._checked_ids("stop_token_ids", MAX_STOP_IDS) or ())
+        self._set("bad_words", self._checked_texts("bad_words", MAX_BAD_WORDS, MAX_STOP_CHARS))
+        self._set("allowed_token_ids", self._checked_ids("allowed_token_ids", MAX_ALLOWED_IDS))
+        if self.allowed_token_ids == ():
+            raise RequestError("allowed_token_ids is empty; it must name at least one token, or be None")
         self._set("logit_bias", self._checked_logit_bias())
         self._check_structured()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -88,6 +102,11 @@ class SamplingParams:
         for name in ("ignore_eos", "min_tokens"):  # the grammar says where the output ends
             if getattr(self, name):
                 raise RequestError(f"{name} is {getattr(self, name)}; it cannot go with structured output")
+        for name in ("allowed_token_ids", "bad_words"):  # it would wait for a token that may not come
+            if getattr(self, name):
+                raise RequestError(
+                    f"{name} cannot go with structured output, whose grammar says what may come"
+                )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -117,31 +136,32 @@ class SamplingParams:
             )
         self._set(name, number)
 
-    def _checked_stop(self) -> tuple[str, ...]:
-        strings = (self.stop,) if isinstance(self.stop, str) else self.stop
+    def _checked_texts(self, name: str, most: int, most_chars: int) -> tuple[str, ...]:
+        given = getattr(self, name)
+        strings = (given,) if isinstance(given, str) else given
         if strings is None:
             return ()
         if not isinstance(strings, Sequence) or isinstance(strings, (bytes, bytearray)):
-            raise RequestError(f"stop is {_show(self.stop)}; it must be a string or a list of strings")
-        if len(strings) > MAX_STOP_STRINGS:
-            raise RequestError(f"stop has {len(strings)} strings; at most {MAX_STOP_STRINGS} are allowed")
+            raise RequestError(f"{name} is {_show(given)}; it must be a string or a list of strings")
+        if len(strings) > most:
+            raise RequestError(f"{name} has {len(strings)} strings; at most {most} are allowed")
         for i, text in enumerate(strings):
-            if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_CHARS:
+            if not isinstance(text, str) or not 1 <= len(text) <= most_chars:
                 what = f"{len(text)} characters long" if isinstance(text, str) else _show(text)
                 raise RequestError(
-                    f"stop[{i}] is {what}; it must be a string of 1 to {MAX_STOP_CHARS} characters"
+                    f"{name}[{i}] is {what}; it must be a string of 1 to {most_chars} characters"
                 )
         return tuple(strings)
 
-    def _checked_stop_ids(self) -> tuple[int, ...]:
-        ids = self.stop_token_ids
+    def _checked_ids(self, name: str, most: int) -> tuple[int, ...] | None:
+        ids = getattr(self, name)
         if ids is None:
-            return ()
+            return None
         if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes, bytearray)):
-            raise RequestError(f"stop_token_ids is {_show(ids)}; it must be a list of token ids")
-        if len(ids) > MAX_STOP_IDS:
-            raise RequestError(f"stop_token_ids has {len(ids)} entries; at most {MAX_STOP_IDS} are allowed")
-        return tuple(_token_id(f"stop_token_ids[{i}]", value) for i, value in enumerate(ids))
+            raise RequestError(f"{name} is {_show(ids)}; it must be a list of token ids")
+        if len(ids) > most:
+            raise RequestError(f"{name} has {len(ids)} entries; at most {most} are allowed")
+        return tuple(_token_id(f"{name}[{i}]", value) for i, value in enumerate(ids))
 
     def _checked_logit_bias(self) -> dict[int, float] | None:
         bias = self.logit_bias

@@ -1,4 +1,4 @@
-"""The HTTP server: OpenAI's API over one AsyncEngine. Needs the extra [serve] (starlette, uvicorn, pydantic,
+"""The HTTP server: OpenAI's API over one AsyncEngine. Needs the extra [serve] (starlette, uvicorn, msgspec,
 prometheus_client); nothing else in the package imports it.
 
     app = build_app(AsyncEngine("model.l4e"), ServerOptions())

@@ -3,10 +3,12 @@
 import re
 from typing import Any
 
-from pydantic import ValidationError
+import msgspec
 
 # Python's and Pillow's messages can hold heap addresses; none of ours does, and none gets out.
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_MAX_MESSAGE = 500  # characters; msgspec repeats names and values that it does not know
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -44,19 +46,18 @@ def _error_type(status: int) -> str:
     return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
-def of_validation(error: ValidationError) -> ApiError:
-    """The first thing that pydantic found, in one sentence: where, what is wrong with it."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    path = [str(part) for part in first["loc"] if not _is_variant(part)]
-    where = ".".join(path)[:200]
-    message = first["msg"].removeprefix("Value error, ")
+def of_msgspec(error: Exception, prefix: str = "") -> ApiError:
+    """What msgspec found, in one sentence: where, what is wrong with it. prefix: where what was read stands."""
+    message = str(error)[:_MAX_MESSAGE]
+    if isinstance(error, RecursionError):
+        return ApiError(400, f"{prefix or 'the body'}: is nested too deep", param=prefix or None)
+    if not isinstance(error, msgspec.ValidationError):
+        return ApiError(400, f"{prefix or 'the body'} is not JSON: {message}", param=prefix or None)
+    message, _, path = message.partition(" - at `$")
+    where = prefix + re.sub(r"\[(\d+|\.\.\.)\]", r".\1", path.rstrip("`"))
+    found = _MISSING.search(message)
+    if found:
+        where, message = f"{where}.{found.group(1)}", "is missing"
+    message = message[:1].lower() + message[1:].replace("`", "").replace("matching regex", "of the pattern")
+    where = where.strip(".")[:200]
     return ApiError(400, f"{where or 'the body'}: {message}", param=where or None)
-
-
-def _is_variant(part: object) -> bool:
-    """pydantic also names the member of a union that it tried: no part of the client's document."""
-    return isinstance(part, str) and (
-        "[" in part or part in ("str", "int", "float", "bool") or part[:1].isupper()
-    )

@@ -67,5 +67,8 @@ class Routes:
             raise ApiError(
                 405, f"this path takes {' and '.join(allowed)}", headers={"Allow": ", ".join(allowed)}
             )
-        response = await endpoint(Request(scope, receive, send))
+        try:
+            response = await endpoint(Request(scope, receive, send))
+        except RecursionError:  # only what a client sent can nest without end
+            raise ApiError(400, "something in the request is nested too deep") from None
         await response(scope, receive, send)

@@ -13,23 +13,18 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.calls.tool_shaper import ToolShaper
-from llama4rt.server.chat_messages import plain_messages, text_size
+from llama4rt.server.chat_messages import plain_messages, template_options, text_size
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
 from llama4rt.server.protocol import ChatRequest
-from llama4rt.server.sampling_fields import from_request_error, sampling_params
+from llama4rt.server.sampling_fields import from_request_error, sampling_params, wanted_tokens
 from llama4rt.server.service import Service
 from llama4rt.server.shaping import PlainShaper, Shaper, joined_message
 from llama4rt.server.sse import DONE, TextLine, data_line
+from llama4rt.server.truncation import truncated
 from llama4rt.text.prompt_builder import PreparedPrompt
-
-_REFUSED = {  # known to OpenAI's API, without meaning here
-    "functions": "use tools", "function_call": "use tool_choice", "audio": "there is no audio output",
-    "prediction": "there are no predicted outputs", "web_search_options": "there is no web search",
-    "chat_template": "the template belongs to the model", "chat_template_kwargs": "the template belongs to the model",
-}  # fmt: skip
 
 
 class ChatEndpoint:
@@ -38,7 +33,7 @@ class ChatEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, ChatRequest)
+        body = await parsed(request, ChatRequest, self._service)
         return await respond(self._service, request, ChatReply(self._service, body), stream=bool(body.stream))
 
 
@@ -48,6 +43,9 @@ class ChatReply(GeneratedReply):
     def __init__(self, service: Service, body: ChatRequest) -> None:
         super().__init__(service, body.model, "chatcmpl")
         self._body = body
+        self._max_tokens = wanted_tokens(
+            body, None, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens
+        )
         self._shapers: list[Shaper] = []
         self._logprobs: LogprobsWriter | None = None
 
@@ -64,25 +62,24 @@ class ChatReply(GeneratedReply):
 
     async def _prepared(self) -> PreparedPrompt:
         body, options = self._body, self._service.options
+        engine = self._service.engine
+        tokenizer = self._tokenizer("chat")
+        tools = (body.tools or ()) if body.tool_choice != "none" else ()
+        check_text_size(text_size(body.messages, tools), tokenizer.max_token_bytes, engine.max_model_len)
         messages = plain_messages(
             body.messages, max_messages=options.max_messages, max_images=options.max_images
         )
-        engine = self._service.engine
-        tokenizer = self._tokenizer("chat")
-        check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
-        tools = None
-        if body.tools and body.tool_choice != "none":
-            tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         try:
-            return await self._service.engine.prepare_chat(
-                messages, tools=tools, add_generation_prompt=body.add_generation_prompt is not False
+            prompt = await engine.prepare_chat(
+                messages,
+                **template_options(body, tools),
             )
         except RequestError as error:
             raise from_request_error(error) from None
+        return truncated(prompt, body.truncate_prompt_tokens, self._max_tokens, engine.max_model_len)
 
     def _params(self) -> SamplingParams:
         body = self._body
-        max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         more: dict[str, Any] = {}
         structured = structured_output(body, body.response_format)
         forced = forced_call(body)
@@ -100,7 +97,7 @@ class ChatReply(GeneratedReply):
             more["skip_special_tokens"] = False
         return sampling_params(
             body,
-            max_tokens=max_tokens,
+            max_tokens=self._max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             structured=structured,
             **more,
@@ -204,18 +201,14 @@ def check_text_size(characters: int, max_token_bytes: int, max_model_len: int) -
     if at_least > max_model_len:
         raise ApiError(
             400,
-            f"the messages have {characters} characters, at least {at_least} tokens; max_model_len is {max_model_len}",
+            f"the messages and tools have {characters} characters, at least {at_least} tokens; "
+            f"max_model_len is {max_model_len}",
             param="messages",
             code="context_length_exceeded",
         )
 
 
 def _refuse(body: ChatRequest) -> None:
-    for name, why in _REFUSED.items():
-        if getattr(body, name) is not None:
-            raise ApiError(400, f"{name} is not supported: {why}", param=name)
-    if body.modalities is not None and body.modalities != ["text"]:
-        raise ApiError(400, "modalities can only be ['text']", param="modalities")
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:

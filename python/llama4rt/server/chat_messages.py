@@ -3,10 +3,12 @@
 Over the network a picture is a URL and nothing else: paths and objects of this machine are for its own programs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from llama4rt.server.api_errors import ApiError
-from llama4rt.server.protocol import ChatMessage, Part
+from llama4rt.server.open_json import call_arguments, json_object, size_of
+from llama4rt.server.protocol import ChatMessage, ChatRequest, Part, TokenizeRequest, Tool
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 
@@ -33,15 +35,44 @@ def plain_messages(
     return plain
 
 
-def text_size(messages: list[dict[str, Any]]) -> int:
-    """Characters of text, to refuse what cannot fit before it is tokenized."""
+def plain_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """The tools as they came, without fields that are null."""
+    plain = []
+    for i, tool in enumerate(tools):
+        function: dict[str, Any] = {"name": tool.function.name}
+        if tool.function.description is not None:
+            function["description"] = tool.function.description
+        parameters = json_object(tool.function.parameters, f"tools.{i}.function.parameters")
+        if parameters is not None:
+            function["parameters"] = parameters
+        if tool.function.strict is not None:
+            function["strict"] = tool.function.strict
+        plain.append({"type": tool.type, "function": function})
+    return plain
+
+
+def template_options(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool]) -> dict[str, Any]:
+    """What Engine.prepare_chat takes beside the messages."""
+    return {
+        "tools": plain_tools(tools) or None,
+        "add_generation_prompt": body.add_generation_prompt is not False,
+    }
+
+
+def text_size(messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> int:
+    """Characters of text that a template may write, calls and tools too, to refuse what cannot fit before anything is
+    made of it. Blanks between the parts of JSON count as text.
+    """
     size = 0
+    for tool in tools:
+        size += len(tool.function.description or "") + size_of(tool.function.parameters)
     for message in messages:
-        content = message["content"]
-        if isinstance(content, str):
-            size += len(content)
-        elif isinstance(content, list):
-            size += sum(len(part.get("text") or "") for part in content)
+        if isinstance(message.content, str):
+            size += len(message.content)
+        elif message.content is not None:
+            size += sum(len(part.text or part.refusal or "") for part in message.content)
+        for call in message.tool_calls or ():
+            size += len(call.function.name) + size_of(call.function.arguments)
     return size
 
 
@@ -60,9 +91,15 @@ def _plain(message: ChatMessage, i: int) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": call.function.arguments or {}},
+                "function": {
+                    "name": call.function.name,
+                    "arguments": call_arguments(
+                        call.function.arguments, f"messages.{i}.tool_calls.{j}.function.arguments"
+                    )
+                    or {},
+                },
             }
-            for call in message.tool_calls
+            for j, call in enumerate(message.tool_calls)
         ]
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id

@@ -15,10 +15,13 @@ from llama4rt.server.constraints import structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
+from llama4rt.server.open_json import MAX_TOKENS, prompts
 from llama4rt.server.protocol import CompletionRequest
-from llama4rt.server.sampling_fields import from_request_error, sampling_params
+from llama4rt.server.sampling_fields import from_request_error, sampling_params, wanted_tokens
 from llama4rt.server.service import Service
 from llama4rt.server.sse import DONE, TextLine, data_line
+from llama4rt.server.truncation import truncated
+from llama4rt.text.detokenizer import TextOffsets, unfinished_bytes
 from llama4rt.text.prompt_builder import PreparedPrompt
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -30,7 +33,7 @@ class CompletionEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, CompletionRequest)
+        body = await parsed(request, CompletionRequest, self._service)
         return await respond(
             self._service, request, CompletionReply(self._service, body), stream=bool(body.stream)
         )
@@ -43,39 +46,39 @@ class CompletionReply(GeneratedReply):
         super().__init__(service, body.model, "cmpl")
         self.body = body
         self.logprobs: LogprobsWriter | None = None
+        self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}  # by prompt
         # OpenAI's way to score a text: echo it and generate nothing.
         self.only_echo = bool(body.echo) and body.max_tokens == 0
+        self.max_tokens = wanted_tokens(body, _DEFAULT_MAX_TOKENS, max_tokens=body.max_tokens or None)
 
     async def start(self) -> None:
         body = self.body
         _refuse(body)
         if body.logprobs is not None:
             self.logprobs = LogprobsWriter(self._tokenizer("logprobs"))
-        prompts = await self._prepared()
-        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+        prepared = await self._prepared()
+        max_tokens = 1 if self.only_echo else self.max_tokens
         more: dict[str, Any] = {}
         if body.echo and body.logprobs is not None:
             more["prompt_logprobs"] = body.logprobs
         more["structured"] = structured_output(body, body.response_format)
         params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, **more)
-        await self._start_generation(prompts, params)
+        await self._start_generation(prepared, params)
 
     async def _prepared(self) -> list[PreparedPrompt]:
-        prompts: Any = self.body.prompt
-        if isinstance(prompts, str) or isinstance(prompts[0], int):
-            prompts = [prompts]
-        if len(prompts) > self._service.options.max_prompts:
-            raise ApiError(
-                400,
-                f"there are {len(prompts)} prompts; at most {self._service.options.max_prompts} are allowed",
-                param="prompt",
-            )
+        engine, cut = self._service.engine, self.body.truncate_prompt_tokens
+        given = prompts(
+            self.body.prompt,
+            max_prompts=self._service.options.max_prompts,
+            max_tokens=engine.max_model_len if cut is None else max(MAX_TOKENS, engine.max_model_len),
+        )
         try:
-            return [await self._service.engine.prepare(prompt) for prompt in prompts]
+            prepared = [await engine.prepare(prompt) for prompt in given]
         except RequestError as error:
             message = from_request_error(error)
             message.param = "prompt"
             raise message from None
+        return [truncated(p, cut, self.max_tokens, engine.max_model_len) for p in prepared]
 
     # --- the reply ------------------------------------------------------------------------------------------
 
@@ -139,12 +142,33 @@ class CompletionReply(GeneratedReply):
             usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
         return usage
 
+    def prompt_of(self, index: int) -> PreparedPrompt:
+        return self.generation.prompts[index // self.generation.params.n]
+
     def echoed(self, index: int) -> str:
-        prompt = self.generation.prompts[index // self.generation.params.n]
+        """The prompt's text; without a character that its last tokens only begin, which the output brings."""
+        prompt, tokenizer = self.prompt_of(index), self._service.engine.tokenizer
         if prompt.text is not None:
             return prompt.text
-        tokenizer = self._service.engine.tokenizer
-        return tokenizer.decode(prompt.token_ids) if tokenizer is not None else ""
+        if tokenizer is None:
+            return ""
+        skip = self.generation.params.skip_special_tokens
+        text = tokenizer.decode(prompt.token_ids, skip_special_tokens=skip)
+        unfinished = not self.only_echo and unfinished_bytes(tokenizer, prompt.token_ids)
+        return text[:-1] if unfinished else text
+
+    def offsets(self, index: int, *, from_prompt: bool) -> TextOffsets:
+        """For the tokens of the prompt and then the output, or of the output alone, in the text that comes back."""
+        prompt, tokenizer = self.prompt_of(index), self._tokenizer("logprobs")
+        skipped = tokenizer.special_ids if self.generation.params.skip_special_tokens else frozenset()
+        if from_prompt:
+            first = prompt.token_ids[0]
+            begin = tokenizer.token_bytes(first).decode("utf-8", "replace")
+            if prompt.text is not None and not prompt.text.startswith(begin):
+                skipped |= {first}  # begin-of-text, which the text did not say
+            return TextOffsets(tokenizer, skipped)
+        start = len(self.echoed(index)) if self.body.echo else 0
+        return TextOffsets(tokenizer, skipped, start, unfinished_bytes(tokenizer, prompt.token_ids))
 
 
 class _Choice:
@@ -157,24 +181,35 @@ class _Choice:
         self._entries: list[tuple[int, TokenLogprobs | None]] = []
         self._reason: str | None = None
         self._stop_reason: int | str | None = None
-        self._offset = 0  # of the text that comes next
-        self._echo = bool(completion.body.echo)
+        self._offsets: TextOffsets | None = None
+        self._begun = False
 
     def add(self, delta: Delta) -> None:
-        if self._echo:
-            self._echo = False
-            self._text.append(self._completion.echoed(self._index))
-        if delta.prompt_logprobs is not None and self._completion.body.echo:
-            ids = self._completion.generation.prompts[
-                self._index // self._completion.generation.params.n
-            ].token_ids
-            self._entries += list(zip(ids, delta.prompt_logprobs, strict=True))
+        completion = self._completion
+        if not self._begun:
+            self._begun = True
+            self._begin(delta)
         if delta.finish_reason is not None:
             self._reason, self._stop_reason = delta.finish_reason, delta.stop_reason
-        if self._completion.only_echo:
+        if completion.only_echo:
             return
         self._text.append(delta.text)
         self._entries += [(entry.token_id, entry) for entry in delta.logprobs or ()]
+
+    def _begin(self, delta: Delta) -> None:
+        completion = self._completion
+        echoed: list[tuple[int, TokenLogprobs | None]] = []
+        if completion.body.echo:
+            self._text.append(completion.echoed(self._index))
+            prompt = completion.prompt_of(self._index)
+            # The engine says them once, with the first output of the prompt; each choice gets them.
+            if delta.prompt_logprobs is not None:
+                completion.prompt_logprobs[id(prompt)] = delta.prompt_logprobs
+            found = completion.prompt_logprobs.get(id(prompt))
+            echoed = list(zip(prompt.token_ids, found or (), strict=bool(found)))
+        self._entries += echoed
+        if completion.logprobs is not None:
+            self._offsets = completion.offsets(self._index, from_prompt=bool(echoed))
 
     def take(self) -> dict[str, Any] | None:
         if not any(self._text) and not self._entries and self._reason is None:
@@ -187,9 +222,9 @@ class _Choice:
         text = "".join(self._text)
         logprobs = None
         writer, top = self._completion.logprobs, self._completion.body.logprobs
-        if writer is not None:
-            logprobs = writer.completion(self._entries, bool(top), self._offset)
-        self._offset += len(text)
+        if writer is not None and self._offsets is not None:
+            offsets = [self._offsets.push(token_id) for token_id, _ in self._entries]
+            logprobs = writer.completion(self._entries, bool(top), offsets)
         return _piece(self._index, text, logprobs, self._reason, self._stop_reason)
 
 
@@ -210,10 +245,6 @@ def _piece(
 
 
 def _refuse(body: CompletionRequest) -> None:
-    if body.suffix:
-        raise ApiError(
-            400, "suffix is not supported: the model continues, it does not fill in", param="suffix"
-        )
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise ApiError(
             400, f"best_of is {body.best_of} and n is {body.n or 1}; they must be equal", param="best_of"

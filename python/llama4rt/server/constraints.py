@@ -3,8 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+from msgspec import Raw, UnsetType
+
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.open_json import given, json_object, json_value
 from llama4rt.server.protocol import ChatRequest, NamedTool, ResponseFormat, Sampling, Tool
 from llama4rt.structured import StructuredOutput
 from llama4rt.structured.keywords import RELAXED
@@ -24,9 +27,14 @@ def structured_output(body: Sampling, response_format: ResponseFormat | None) ->
     """What the text must follow, from whichever field says so. ApiError 400 when two do, or when it is refused."""
     asked: dict[str, tuple[str, Any]] = {}  # field -> (kind, value)
     for kind, name in _GUIDED.items():
-        if getattr(body, name) is not None:
-            asked[name] = (kind, getattr(body, name))
-    for kind, value in (body.structured_outputs or {}).items():
+        value = _value(getattr(body, name))
+        if value is not None:
+            asked[name] = (kind, value)
+    for kind, name in (("json", "json_schema"), ("grammar", "grammar")):  # llama.cpp's
+        value = _value(getattr(body, name))
+        if value is not None and value != "":
+            asked[name] = (kind, value)
+    for kind, value in (json_object(body.structured_outputs, "structured_outputs") or {}).items():
         if value is None or value is False:
             continue
         if kind not in (*_GUIDED, "json_object"):
@@ -41,6 +49,8 @@ def structured_output(body: Sampling, response_format: ResponseFormat | None) ->
             400, f"{' and '.join(asked)} are given; only one of them can be", param=next(iter(asked))
         )
     (name, (kind, value)), *_ = asked.items()
+    if isinstance(value, Raw):
+        value = json_value(value, name)
     try:
         return _made(kind, value)
     except RequestError as error:
@@ -92,7 +102,9 @@ def forced_call(body: ChatRequest) -> StructuredOutput | None:
 
 def _parameters(tool: Tool, i: int, not_enforced: list[str]) -> dict[str, Any]:
     """The schema of its arguments. What a relaxed one does without is added to not_enforced."""
-    schema = dict(tool.function.parameters or {"properties": {}})
+    schema = dict(
+        json_object(tool.function.parameters, f"tools.{i}.function.parameters") or {"properties": {}}
+    )
     for name in ("$schema", "$id"):
         schema.pop(name, None)
     if schema.setdefault("type", "object") != "object":
@@ -131,15 +143,27 @@ def _moved(value: Any, base: str, depth: int = 0) -> Any:
 
 
 def _of_format(response_format: ResponseFormat) -> tuple[str, Any]:
-    kind = response_format.type
+    kind, own = response_format.type, given(response_format.schema_)
+    if own is not None and kind not in ("json_object", "json_schema"):
+        raise ApiError(
+            400, f"response_format of type {kind!r} has no use for a schema", param="response_format"
+        )
     if kind == "json_object":
-        return "json_object", True
+        return ("json_object", True) if own is None else ("json", own)
     value: Any = getattr(response_format, kind)
-    if kind == "json_schema" and response_format.json_schema is not None:
-        value = response_format.json_schema.schema_
+    if kind == "json_schema":
+        if value is not None:
+            value = given(value.schema_)
+        if value is not None and own is not None:
+            raise ApiError(400, "response_format has two schemas", param="response_format")
+        value = own if value is None else value
     if value is None:
         raise ApiError(400, f"response_format of type {kind!r} has no {kind}", param="response_format")
     return {"json_schema": "json"}.get(kind, kind), value
+
+
+def _value(field: Any) -> Any:
+    return given(field) if isinstance(field, Raw | UnsetType) else field
 
 
 def _made(kind: str, value: Any) -> StructuredOutput:

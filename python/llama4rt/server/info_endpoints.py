@@ -10,9 +10,10 @@ from llama4rt import _core
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import check_text_size
-from llama4rt.server.chat_messages import plain_messages, text_size
+from llama4rt.server.chat_messages import plain_messages, template_options, text_size
 from llama4rt.server.http import json_reply, parsed
 from llama4rt.server.metrics import CONTENT_TYPE
+from llama4rt.server.open_json import token_ids
 from llama4rt.server.openapi import document
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
 from llama4rt.server.sampling_fields import from_request_error
@@ -56,7 +57,7 @@ class InfoEndpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""
-        body = await parsed(request, TokenizeRequest)
+        body = await parsed(request, TokenizeRequest, self._service)
         self._service.check_model(body.model)
         engine = self._service.engine
         if (body.prompt is None) == (body.messages is None):
@@ -65,15 +66,14 @@ class InfoEndpoints:
             tokenizer = require_tokenizer(engine.tokenizer, "tokenize")
             if body.messages is not None:
                 options = self._service.options
+                size = text_size(body.messages, body.tools or ())
+                check_text_size(size, tokenizer.max_token_bytes, engine.max_model_len)
                 messages = plain_messages(
                     body.messages, max_messages=options.max_messages, max_images=options.max_images
                 )
-                check_text_size(text_size(messages), tokenizer.max_token_bytes, engine.max_model_len)
-                tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
                 prepared = await self._service.engine.prepare_chat(
                     messages,
-                    tools=tools or None,
-                    add_generation_prompt=body.add_generation_prompt is not False,
+                    **template_options(body, body.tools or ()),
                 )
                 ids = prepared.token_ids
             elif body.add_special_tokens is False:
@@ -93,17 +93,18 @@ class InfoEndpoints:
         )
 
     async def detokenize(self, request: Request) -> Response:
-        body = await parsed(request, DetokenizeRequest)
+        body = await parsed(request, DetokenizeRequest, self._service)
         self._service.check_model(body.model)
         try:
             tokenizer = require_tokenizer(self._service.engine.tokenizer, "detokenize")
         except RequestError as error:
             raise from_request_error(error) from None
         vocab = self._service.engine.config["vocab_size"]
-        wrong = next((i for i in body.tokens if i >= vocab), None)
+        tokens = token_ids(body.tokens, "tokens")
+        wrong = next((i for i in tokens if i >= vocab), None)
         if wrong is not None:
             raise ApiError(400, f"token {wrong} is not in the vocabulary of {vocab}", param="tokens")
-        return json_reply({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+        return json_reply({"prompt": tokenizer.decode(tokens, skip_special_tokens=False)})
 
     async def tokenizer_info(self, _: Request) -> Response:
         """vLLM's endpoint of that name, by which evaluation harnesses take the server's tokenizer for theirs."""

@@ -29,23 +29,18 @@ class LogprobsWriter:
         ]
 
     def completion(
-        self, entries: Sequence[tuple[int, TokenLogprobs | None]], with_top: bool, offset: int
+        self, entries: Sequence[tuple[int, TokenLogprobs | None]], with_top: bool, offsets: Sequence[int]
     ) -> dict[str, Any]:
         """choices[].logprobs of /v1/completions. entries: (token id, its log-probabilities); None for the first token
-        of a prompt. offset: where the text of the first one begins.
+        of a prompt. offsets: where each begins in the text.
         """
-        tokens = [self.token(token_id) for token_id, _ in entries]
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
         return {
-            "tokens": tokens,
+            "tokens": [self.token(token_id) for token_id, _ in entries],
             "token_logprobs": [None if entry is None else _finite(entry.logprob) for _, entry in entries],
             "top_logprobs": [
                 None if entry is None else self._top(entry) for _, entry in entries
             ] if with_top else None,
-            "text_offset": offsets,
+            "text_offset": list(offsets),
         }  # fmt: skip
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
 
 from llama4rt import _core
 from llama4rt.server import protocol, reply_schemas
 
-_REF = "#/components/schemas/{model}"
+_REF = "#/components/schemas/{name}"
 _EVENT: dict[str, Any] = {
     "type": "object",
     "description": "one of the server-sent events that come when `stream` is true",
@@ -103,10 +103,6 @@ def _refusal(path: str) -> dict[str, Any]:
 
 def _schema(kind: Any, into: dict[str, Any]) -> dict[str, Any]:
     """A reference to the schema of `kind`; it and all it uses are put into `into`."""
-    schema = TypeAdapter(kind).json_schema(ref_template=_REF)
-    into.update(schema.pop("$defs", {}))
-    name = kind.__name__
-    if schema.keys() == {"$ref"}:
-        return schema
-    into[name] = schema
-    return {"$ref": _REF.format(model=name)}
+    (schema,), components = msgspec.json.schema_components([kind], ref_template=_REF)
+    into.update(components)
+    return schema

@@ -1,8 +1,12 @@
 """The shapes of replies, for the OpenAPI document. Replies themselves are plain dicts."""
 
+import sys
 from typing import Any, Literal
 
-from typing_extensions import NotRequired, TypedDict  # pydantic asks for this one before Python 3.12
+if sys.version_info >= (3, 11):
+    from typing import NotRequired, TypedDict
+else:
+    from typing_extensions import NotRequired, TypedDict  # there starlette brings it
 
 
 class ErrorDetail(TypedDict):

@@ -8,19 +8,41 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from pydantic import ValidationError
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from llama4rt.server.api_errors import ApiError, of_validation
+from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import ChatReply
 from llama4rt.server.generated_reply import respond
 from llama4rt.server.http import dumps, parsed
-from llama4rt.server.protocol import ChatRequest, ResponsesRequest
+from llama4rt.server.open_json import json_value
+from llama4rt.server.protocol import (
+    Body,
+    CalledFunction,
+    ChatMessage,
+    ChatRequest,
+    FunctionDefinition,
+    InputItem,
+    JsonSchemaFormat,
+    NamedFunction,
+    NamedTool,
+    Part,
+    ResponseFormat,
+    ResponsesRequest,
+    ResponseTool,
+    ResponseToolChoice,
+    Sampling,
+    TextFormat,
+    Tool,
+    ToolCall,
+)
 from llama4rt.server.service import Service, new_id
 
-_STATEFUL = ("previous_response_id", "conversation", "background")
+_LOGPROBS = "message.output_text.logprobs"
+_ECHOED = ("text", "tool_choice", "tools", "metadata")
 
 
 class ResponsesEndpoint:
@@ -29,7 +51,7 @@ class ResponsesEndpoint:
 
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
-        body = await parsed(request, ResponsesRequest)
+        body = await parsed(request, ResponsesRequest, self._service)
         chat = ChatReply(self._service, chat_request(body))
         form = _ResponseForm(self._service, body)
         return await respond(
@@ -45,99 +67,118 @@ class ResponsesEndpoint:
 
 def chat_request(body: ResponsesRequest) -> ChatRequest:
     """The same question in the words of the chat API. ApiError 400 for what has no words there."""
-    for name in _STATEFUL:
-        if getattr(body, name):
-            raise ApiError(
-                400, f"{name} is not supported: this server keeps nothing between requests", param=name
-            )
-    messages: list[dict[str, Any]] = []
+    if (body.n or 1) != 1 or (body.n_cmpl or 1) != 1:
+        raise ApiError(400, "n is not 1; a response has one output", param="n")
+    messages: list[ChatMessage] = []
     if body.instructions is not None:
-        messages.append({"role": "system", "content": body.instructions})
+        messages.append(ChatMessage(role="system", content=body.instructions))
     if isinstance(body.input, str):
-        messages.append({"role": "user", "content": body.input})
+        messages.append(ChatMessage(role="user", content=body.input))
     else:
         for i, item in enumerate(body.input):
-            _add_item(messages, item, i)
-    fields: dict[str, Any] = {
-        "model": body.model,
-        "messages": messages,
-        "max_completion_tokens": body.max_output_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "seed": body.seed,
-        "logprobs": body.top_logprobs is not None or None,
-        "top_logprobs": body.top_logprobs,
-        "stream": body.stream,
-        "tools": [_tool(tool, i) for i, tool in enumerate(body.tools or ())] or None,
-        "tool_choice": _tool_choice(body.tool_choice),
-        "parallel_tool_calls": body.parallel_tool_calls,
-        "response_format": _format((body.text or {}).get("format")),
-    }
-    try:
-        return ChatRequest.model_validate(
-            {name: value for name, value in fields.items() if value is not None}
-        )
-    except ValidationError as error:
-        raise of_validation(error) from None
+            _add_item(messages, item, f"input.{i}")
+    shared = {name: getattr(body, name) for name in Sampling.__struct_fields__}
+    return ChatRequest(
+        **(shared | {"stream_options": None}),
+        messages=messages,
+        max_completion_tokens=body.max_output_tokens,
+        logprobs=body.top_logprobs is not None or _LOGPROBS in (body.include or ()) or None,
+        top_logprobs=body.top_logprobs,
+        tools=[_tool(tool, f"tools.{i}") for i, tool in enumerate(body.tools or ())] or None,
+        tool_choice=_tool_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_format(body.text.format if body.text else None),
+    )
 
 
-def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], i: int) -> None:
-    kind = item.get("type", "message")
-    if kind == "message":
-        content = item.get("content")
-        if isinstance(content, list):
-            content = [_part(part, f"input[{i}]") for part in content]
-        messages.append({"role": item.get("role"), "content": content})
-    elif kind == "function_call":
-        call = {
-            "id": item.get("call_id"),
-            "type": "function",
-            "function": {"name": item.get("name"), "arguments": item.get("arguments")},
-        }
-        last = messages[-1] if messages else {}
-        if last.get("role") == "assistant" and last.get("tool_calls"):
-            last["tool_calls"].append(call)  # calls of one turn
+def _add_item(messages: list[ChatMessage], item: InputItem, where: str) -> None:
+    if item.type == "message":
+        role = _given(item.role, where, "role")
+        if not 1 <= len(role) <= 64:
+            raise ApiError(
+                400, f"{where}.role: has {len(role)} characters; it must have 1 to 64", param="input"
+            )
+        messages.append(ChatMessage(role=role, content=_content(item.content, where)))
+    elif item.type == "function_call":
+        # As text it is one string of JSON; msgspec.Raw is what a chat's body has here.
+        arguments = UNSET if item.arguments is None else Raw(msgspec.json.encode(item.arguments))
+        function = CalledFunction(name=_given(item.name, where, "name"), arguments=arguments)
+        call = ToolCall(id=item.call_id, type="function", function=function)
+        last = messages[-1] if messages else None
+        if last is not None and last.role == "assistant" and last.tool_calls:
+            last.tool_calls.append(call)  # calls of one turn
         else:
-            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-    elif kind == "function_call_output":
-        output = item.get("output")
-        if isinstance(output, list):
-            output = [_part(part, f"input[{i}]") for part in output]
-        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
-    elif kind != "reasoning":
-        raise ApiError(400, f"input[{i}]: an item of type {kind!r:.40} is not supported", param="input")
+            messages.append(ChatMessage(role="assistant", tool_calls=[call]))
+    elif item.type == "function_call_output":
+        content = _content(item.output, where)
+        messages.append(ChatMessage(role="tool", tool_call_id=item.call_id, content=content))
+    elif item.type != "reasoning":
+        raise ApiError(400, f"{where}: an item of type {item.type!r:.40} is not supported", param="input")
 
 
-def _part(part: Any, where: str) -> Any:
-    if isinstance(part, dict) and part.get("type") == "input_image":
-        if not isinstance(part.get("image_url"), str):
-            raise ApiError(400, f"{where}: an input_image needs an image_url", param="input")
-        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
-    return part
+def _given(value: str | None, where: str, name: str) -> str:
+    if value is None:
+        raise ApiError(400, f"{where}.{name}: is missing", param="input")
+    return value
 
 
-def _tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        raise ApiError(
-            400, f"tools[{i}]: type {tool.get('type')!r:.40} is not supported; 'function' is", param="tools"
-        )
-    names = ("name", "description", "parameters", "strict")
-    return {
-        "type": "function",
-        "function": {name: tool[name] for name in names if tool.get(name) is not None},
-    }
+def _content(content: "str | list[Part] | None", where: str) -> "str | list[Part] | None":
+    if not isinstance(content, list):
+        return content
+    return [_part(part, f"{where}.{j}") for j, part in enumerate(content)]
+
+
+def _part(part: Part, where: str) -> Part:
+    if part.type != "input_image":
+        return part
+    if not isinstance(part.image_url, str):
+        raise ApiError(400, f"{where}: an input_image needs an image_url", param="input")
+    return Part(type="image_url", image_url=part.image_url)
+
+
+def _tool(tool: ResponseTool, where: str) -> Tool:
+    if tool.type != "function":
+        raise ApiError(400, f"{where}: type {tool.type!r:.40} is not supported; 'function' is", param="tools")
+    if tool.name is None:
+        raise ApiError(400, f"{where}.name: is missing", param="tools")
+    function = FunctionDefinition(
+        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+    )
+    return Tool(type="function", function=function)
 
 
 def _tool_choice(choice: Any) -> Any:
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
+    if not isinstance(choice, ResponseToolChoice):
+        return choice
+    if choice.type != "function" or choice.name is None:
+        raise ApiError(
+            400,
+            f"tool_choice: {choice.type!r:.40} is not supported; a function's name is",
+            param="tool_choice",
+        )
+    return NamedTool(type="function", function=NamedFunction(name=choice.name))
 
 
-def _format(value: Any) -> Any:
-    if not isinstance(value, dict) or value.get("type") != "json_schema":
-        return value
-    return {"type": "json_schema", "json_schema": {k: v for k, v in value.items() if k != "type"}}
+def _format(given: TextFormat | None) -> ResponseFormat | None:
+    if given is None:
+        return None
+    if given.type != "json_schema":
+        return ResponseFormat(type=given.type)
+    schema = JsonSchemaFormat(name=given.name, schema_=given.schema_, strict=given.strict)
+    return ResponseFormat(type="json_schema", json_schema=schema)
+
+
+def _echo(given: Any, where: str) -> Any:
+    """What a client said, as it hears it again: without fields that are null."""
+    if isinstance(given, list):
+        return [_echo(item, where) for item in given]
+    if isinstance(given, Raw | UnsetType):
+        return json_value(given, where)
+    if not isinstance(given, Body):
+        return given
+    values = zip(given.__struct_encode_fields__, given.__struct_fields__, strict=True)
+    found = {name: _echo(getattr(given, field), where) for name, field in values}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class _ResponseForm:
@@ -149,6 +190,8 @@ class _ResponseForm:
         self._id = new_id("resp")
         self._created = int(time.time())
         self._number = 0
+        self._echoed = {name: _echo(getattr(body, name), name) for name in _ECHOED}
+        self._echoed["text"] = self._echoed["text"] or {}
 
     def whole(self, reply: dict[str, Any]) -> dict[str, Any]:
         choice = reply["choices"][0]
@@ -217,11 +260,11 @@ class _ResponseForm:
             "previous_response_id": None,
             "store": False,
             "temperature": body.temperature,
-            "text": body.text or {"format": {"type": "text"}},
-            "tool_choice": body.tool_choice or "auto",
-            "tools": body.tools or [],
+            "text": {"format": {"type": "text"}} | self._echoed["text"],
+            "tool_choice": self._echoed["tool_choice"] or "auto",
+            "tools": self._echoed["tools"] or [],
             "top_p": body.top_p,
-            "metadata": body.metadata or {},
+            "metadata": self._echoed["metadata"] or {},
             "usage": None if usage is None else {
                 "input_tokens": usage["prompt_tokens"],
                 "input_tokens_details": usage["prompt_tokens_details"],

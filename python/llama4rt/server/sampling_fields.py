@@ -6,13 +6,19 @@ from typing import Any
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.open_json import given, logit_bias, token_ids
 from llama4rt.server.protocol import Sampling
 from llama4rt.workers.child_pool import ChildrenBusy
 
 _PLAIN = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "n", "min_tokens", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "prompt_logprobs",
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "seed", "n", "min_tokens", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output",
+    "prompt_logprobs", "stop", "bad_words",
 )  # fmt: skip
+# llama.cpp's names
+_ALIASES = {"repeat_penalty": "repetition_penalty", "n_cmpl": "n"}
+_MAX_STOP_IDS = 1024
+_MAX_ALLOWED_IDS = 1 << 18  # more than any vocabulary has
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
@@ -21,18 +27,40 @@ def sampling_params(
 ) -> SamplingParams:
     """ApiError 400 for what is out of range."""
     fields: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(body, name)) is not None}
-    if body.stop is not None:
-        fields["stop"] = body.stop
-    if body.stop_token_ids is not None:
-        fields["stop_token_ids"] = body.stop_token_ids
-    if body.logit_bias:
-        fields["logit_bias"] = {_token_id(key): value for key, value in body.logit_bias.items()}
+    for alias, name in _ALIASES.items():
+        value = getattr(body, alias)
+        if value is not None:
+            _check_alone(alias, value, name, fields.setdefault(name, value))
+    for name, limit in (("stop_token_ids", _MAX_STOP_IDS), ("allowed_token_ids", _MAX_ALLOWED_IDS)):
+        ids = given(getattr(body, name))
+        if ids is not None:
+            fields[name] = token_ids(ids, name, limit)
+    biases = logit_bias(body.logit_bias)
+    if biases:
+        fields["logit_bias"] = {_token_id(key): value for key, value in biases.items()}
     if body.return_progress and body.stream:
         fields["report_progress"] = True
     try:
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **(fields | more))
     except RequestError as error:
         raise from_request_error(error) from None
+
+
+def wanted_tokens(body: Sampling, default: int | None, **fields: int | None) -> int | None:
+    """How many tokens the answer may have, from `fields` and llama.cpp's n_predict; None: no limit."""
+    named = {name: value for name, value in fields.items() if value is not None}
+    if body.n_predict is not None:
+        if body.n_predict == 0:
+            raise ApiError(400, "n_predict is 0; it must be -1 or at least 1", param="n_predict")
+        for name, value in named.items():
+            _check_alone("n_predict", body.n_predict, name, value)
+        return None if body.n_predict < 0 else body.n_predict
+    return next(iter(named.values()), default)
+
+
+def _check_alone(alias: str, value: Any, name: str, other: Any) -> None:
+    if value != other:
+        raise ApiError(400, f"{alias} is {value} and {name} is {other}: they mean the same", param=alias)
 
 
 def from_request_error(error: RequestError) -> ApiError:
@@ -49,8 +77,8 @@ def from_request_error(error: RequestError) -> ApiError:
 
 _FIELDS = frozenset(_PLAIN) | {
     "max_tokens",
-    "stop",
     "stop_token_ids",
+    "allowed_token_ids",
     "logit_bias",
     "logprobs",
     "messages",

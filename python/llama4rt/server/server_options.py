@@ -24,11 +24,12 @@ class ServerOptions:
     max_unread_tokens: int = 4096  # of one output, for a client that does not read; then it is ended
     drain_seconds: float = 30.0  # for running requests to end, after SIGTERM
     keep_alive_seconds: int = 30  # an idle connection
+    strict_fields: bool = False  # refuse fields of requests that nobody knows, instead of logging their names
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and not 0 < value < 2**40:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < 2**40:
                 raise ConfigError(f"{field.name} is {value!r}; it must be above 0")
         for key in self.api_keys:
             if not key or key != key.strip() or not key.isascii() or not key.isprintable():

@@ -22,10 +22,13 @@ class Detokenizer:
         min_tokens: int = 0,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        before: bytes = b"",
     ) -> None:
+        """before: unfinished_bytes of the prompt; they come out when the character is whole."""
         self._tokenizer = tokenizer
         self._skip = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8.decode(before)
         self._stops = [_StopString(text) for text in stop]
         self._include_stop = include_stop
         self._tokens_before_stops = min_tokens
@@ -63,6 +66,42 @@ class Detokenizer:
         held = 0 if self._include_stop else max(stop.matched for stop in self._stops)
         self._held = buffer[len(buffer) - held :]
         return buffer[: len(buffer) - held]
+
+
+def unfinished_bytes(tokenizer: Tokenizer, token_ids: Sequence[int]) -> bytes:
+    """The bytes at the end of these tokens that begin a character and do not finish it; at most three."""
+    data = b""
+    for token_id in reversed(token_ids):
+        data = tokenizer.token_bytes(token_id) + data
+        if len(data) >= 3:
+            break
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return decoder.getstate()[0]
+
+
+class TextOffsets:
+    """Where in a text each token begins, in characters. Tokens that share a character begin where it does."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, skipped: frozenset[int], start: int = 0, before: bytes = b""
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = skipped  # tokens that the text does not show
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8.decode(before)
+        self._at = start
+
+    def push(self, token_id: int) -> int:
+        """The offset of the next token."""
+        data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
+        begins_anew = bool(self._utf8.getstate()[0]) and bool(data) and data[0] & 0xC0 != 0x80
+        if begins_anew:  # what was pending never becomes a character: one replacement stands for it
+            self._at += len(self._utf8.decode(b"", final=True))
+            self._utf8.reset()
+        at = self._at
+        self._at += len(self._utf8.decode(data))
+        return at
 
 
 class _StopString:

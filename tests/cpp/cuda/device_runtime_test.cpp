@@ -133,6 +133,34 @@ TEST(steps_ahead_of_a_sequence_that_ends_are_forgotten) {
   CHECK_EQ(single.stats().steps_ahead, 99);
 }
 
+// Rows whose tokens the device may choose ahead, rows that need the tokens before them, and rows for the host.
+TEST(tokens_that_may_not_come_are_those_of_the_cpu) {
+  const TempDir dir;
+  write_tiny_engine(dir / "cpu.l4e", vision_engine(Layout::kCpu16));
+  write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));
+  Engine cpu(dir / "cpu.l4e", options(), std::make_unique<ReferenceDevice>());
+  const auto plain = tokens_of(run_all(cpu, requests()));
+  for (int kind = 0; kind < 4; ++kind) {
+    SCOPE("kind ", kind);
+    std::vector<Request> all = requests();
+    for (size_t i = 0; i < all.size(); ++i) {
+      SamplingParams& p = all[i].sampling;
+      const std::vector<int32_t>& own = plain[i];
+      if (kind == 0) p.bad_words = {{own[1]}, {own[2]}};
+      if (kind == 1) p.bad_words = {{own[0], own[1]}, {own[2], own[3], own[4]}};
+      if (kind == 2) p.allowed_token_ids = {own[0], own[1], own[2], 7, 8, 9};
+      if (kind == 3) p.temperature = 1, p.typical_p = 0.6, all[i].seed = int64_t(i);
+    }
+    const auto expected = tokens_of(run_all(cpu, all));
+    CHECK(expected != plain);
+    for (const bool behind : {false, true}) {
+      Engine engine(dir / "cuda.l4e", options(), std::make_unique<DeviceReference>(behind));
+      CHECK(tokens_of(run_all(engine, all)) == expected);
+      if (behind) CHECK_EQ(engine.stats().steps_ahead > 0, kind == 0 || kind == 2);
+    }
+  }
+}
+
 TEST(what_is_planned_is_what_is_allocated) {
   const TempDir dir;
   write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));

@@ -53,6 +53,12 @@ Request random_request(Rng& rng, int64_t size) {
   for (int64_t n = 1 + rng.below(40); n > 0; --n) r.tokens.push_back(int32_t(rng.below(size)));
   r.num_prompt = 1 + rng.below(int64_t(r.tokens.size()));
   p.min_tokens = rng.below(30);
+  for (int64_t n = 0; n < 4 && sometimes(2); ++n) {
+    std::vector<int64_t> word = {rng.below(size)};  // the last token, after what the output may end with
+    for (int64_t k = rng.below(3); k > 0 && k < int64_t(r.tokens.size()); --k)
+      word.insert(word.begin(), int64_t(r.tokens[r.tokens.size() - word.size()]));
+    p.bad_words.push_back(std::move(word));
+  }
   r.ends = {int32_t(rng.below(size)), int32_t(rng.below(size))};
   if (sometimes(3)) {
     r.allowed.resize(size_t((size + 31) / 32));

@@ -455,6 +455,20 @@ TEST(refuses_every_number_out_of_its_range_by_name) {
     refuses("frequency_penalty is", [x](Request& r) { r.sampling.frequency_penalty = x; });
     refuses("logit_bias is", [x](Request& r) { r.sampling.logit_bias = {{1, x}}; });
   }
+  for (double x : {0.0, -0.1, 1.01, nan})
+    refuses("typical_p is", [x](Request& r) { r.sampling.typical_p = x; });
+  refuses("allowed_token_ids[1] is 96", [](Request& r) { r.sampling.allowed_token_ids = {1, 96}; });
+  refuses("bad_words[1] is -1", [](Request& r) { r.sampling.bad_words = {{1, -1}}; });
+  refuses("a sequence of bad_words has 0 tokens", [](Request& r) { r.sampling.bad_words = {{}}; });
+  refuses("leave no token that may come", [](Request& r) {
+    r.sampling.allowed_token_ids = {4, 5};
+    r.sampling.bad_words = {{4}, {3, 5}};
+  });
+  refuses("leave no token that may come", [](Request& r) {
+    r.sampling.allowed_token_ids = {4};
+    r.sampling.min_tokens = 1;
+    r.stop_token_ids = {4};
+  });
   refuses("logit_bias names token 96", [](Request& r) { r.sampling.logit_bias = {{96, 1.0}}; });
   refuses("logit_bias names token 3 more than once",
           [](Request& r) { r.sampling.logit_bias = {{3, 1.0}, {4, 1.0}, {3, 2.0}}; });

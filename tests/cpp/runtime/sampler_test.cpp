@@ -46,12 +46,38 @@ SampledToken sample(const Row& row, const Case& c) {
   return sampler.sample(copy, r);
 }
 
+// Meister et al. 2022, with its logarithms: the tokens nearest to the entropy, until they hold `mass`.
+void keep_typical(std::vector<double>& probability, double mass) {
+  double entropy = 0;
+  for (double x : probability)
+    if (x > 0) entropy -= x * std::log(x);
+  std::vector<std::pair<double, size_t>> order;
+  for (size_t i = 0; i < probability.size(); ++i)
+    if (probability[i] > 0) order.emplace_back(std::abs(-std::log(probability[i]) - entropy), i);
+  std::sort(order.begin(), order.end());
+  double total = 0;
+  for (const auto& [distance, i] : order) {
+    if (total >= mass) probability[i] = 0;
+    total += probability[i];
+  }
+  total = 0;
+  for (double x : probability) total += x;
+  for (double& x : probability) x /= total;
+}
+
 // Every token's probability under the rules, straight from their definition.
 std::vector<double> slow_probabilities(Row row, const Case& c) {
   const SamplingParams& p = c.params;
   for (const auto& [id, bias] : p.logit_bias) row[size_t(id)] += float(bias);
   if (int64_t(c.tokens.size()) - c.num_prompt < p.min_tokens)
     for (int32_t id : c.ends) row[size_t(id)] = -kInfinity;
+  for (const auto& word : p.bad_words) {
+    const std::vector<int32_t> output(c.tokens.begin() + c.num_prompt, c.tokens.end());
+    bool ends_so = output.size() + 1 >= word.size();
+    for (size_t i = 0; ends_so && i + 1 < word.size(); ++i)
+      ends_so = output[output.size() + 1 - word.size() + i] == word[i];
+    if (ends_so) row[size_t(word.back())] = -kInfinity;
+  }
   std::map<int32_t, int> all, output;
   for (size_t i = 0; i < c.tokens.size(); ++i) {
     ++all[c.tokens[i]];
@@ -90,6 +116,7 @@ std::vector<double> slow_probabilities(Row row, const Case& c) {
   total = 0;
   for (double x : probability) total += x;
   for (double& x : probability) x /= total;
+  if (p.typical_p < 1) keep_typical(probability, p.typical_p);
   return probability;
 }
 
@@ -254,6 +281,50 @@ TEST(draws_what_each_parameter_asks_for) {
   c.params.min_p = 0.05;
   check_distribution(small, c);
   check_distribution(Row(700, 0.25f), c);  // all equal: the lowest ids are kept
+}
+
+TEST(typical_p_keeps_what_is_nearest_to_the_entropy) {
+  std::mt19937 random(12);
+  const Row small = random_row(random, 40, 1.5f);
+  const Row peaked = random_row(random, 1000, 4);
+  const Row flat = random_row(random, 1000, 0.3f);  // more tokens than the first guess of 256 are needed
+  for (double p : {0.01, 0.3, 0.7, 0.95}) {
+    Case c;
+    c.params.typical_p = p;
+    check_distribution(small, c);
+    check_distribution(peaked, c);
+    check_distribution(flat, c);
+    c.params.temperature = 1.7;
+    c.params.top_k = 20;
+    c.params.min_p = 0.01;
+    check_distribution(small, c);
+  }
+  // The likeliest token is not the most typical one: of 0.4 and twelve times 0.05 the latter are nearer.
+  Row one(13, 0.f);
+  one[3] = std::log(8.f);
+  Case c;
+  c.params.typical_p = 0.3;
+  for (c.seed = 0; c.seed < 50; ++c.seed) CHECK(sample(one, c).token != 3);
+  c.params.temperature = 0;
+  CHECK_EQ(sample(one, c).token, 3);  // greedy has one token
+}
+
+TEST(bad_words_are_forbidden_where_the_output_completes_them) {
+  std::mt19937 random(13);
+  const Row row = random_row(random, 30, 1);
+  const auto check = [&](std::vector<int32_t> output, std::vector<std::vector<int64_t>> words) {
+    Case c;
+    c.tokens = {1, 2, 3};
+    c.num_prompt = 3;
+    c.tokens.insert(c.tokens.end(), output.begin(), output.end());
+    c.params.bad_words = std::move(words);
+    check_distribution(row, c);
+  };
+  check({}, {{5}, {6}});
+  check({}, {{3, 5}});  // the prompt is no output
+  check({3}, {{3, 5}, {4, 6}});
+  check({7, 8}, {{7, 8, 9}, {8, 10}, {9, 8, 11}, {8, 7, 12}});
+  check({7, 8, 1}, {{7, 8, 9}});
 }
 
 TEST(top_p_reaches_far_into_flat_distributions) {
