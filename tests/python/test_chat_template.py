@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -12,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama4rt import EngineFileError, RequestError
-from llama4rt.text.chat_template import ChatTemplate, render_llama4
-from llama4rt.text.template_worker import TemplateWorker
+from llama4rt.text.chat_template import RENDER_LIMITS, ChatTemplate
+from llama4rt.text.llama4_format import render_llama4
 from llama4rt.text.tokenizer import TiktokenTokenizer
+from llama4rt.workers.child_pool import ChildPool
 
 # A template unlike Llama 4's: what other checkpoints do with the same environment.
 OTHER = """\
@@ -113,7 +117,7 @@ def test_the_built_in_format_is_transformers(
     ours = ChatTemplate(standard)
     options = {"tools_in_user_message": in_user}
     assert ours.render(conversation, tools, add_generation_prompt=prompt, options=options) == expected
-    assert ours._worker._process is None, "the standard template needs no child"
+    assert not ours._child.pids(), "the standard template needs no child"
 
 
 @settings(max_examples=60)
@@ -263,22 +267,34 @@ COSTLY = [
 ]
 
 
+class Worker:
+    """The template's child by itself: any template, any variables."""
+
+    def __init__(self) -> None:
+        limits = dataclasses.replace(RENDER_LIMITS, seconds=1.0)
+        self.pool = ChildPool("llama4rt.text.template_child", 1, limits, "the chat template")
+
+    def render(self, template: str, variables: dict[str, Any]) -> str:
+        message = {"template": template, "texts": {}, "variables": variables, "flat": []}
+        return "".join(text for text, _ in json.loads(self.pool.call(json.dumps(message).encode())))
+
+
 @pytest.fixture(scope="module")
 def worker() -> Any:
-    worker = TemplateWorker(render_seconds=1.0)
+    worker = Worker()
     yield worker
-    worker.close()
+    worker.pool.close()
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_templates_cannot_leave_the_sandbox(worker: TemplateWorker, template: str) -> None:
+def test_templates_cannot_leave_the_sandbox(worker: Worker, template: str) -> None:
     with pytest.raises(RequestError, match="chat template"):
         worker.render(template, {"messages": [{"role": "user", "content": "hi"}]})
     assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
 
 
 @pytest.mark.parametrize("template", COSTLY)
-def test_templates_cannot_cost_more_than_their_limits(worker: TemplateWorker, template: str) -> None:
+def test_templates_cannot_cost_more_than_their_limits(worker: Worker, template: str) -> None:
     worker.render("warm", {})
     start = time.monotonic()
     with pytest.raises(RequestError, match="chat template"):
@@ -287,7 +303,7 @@ def test_templates_cannot_cost_more_than_their_limits(worker: TemplateWorker, te
     assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
 
 
-def test_one_worker_serves_many_threads_and_long_texts(worker: TemplateWorker) -> None:
+def test_one_worker_serves_many_threads_and_long_texts(worker: Worker) -> None:
     long = "字" * 300_000
     results: list[str] = []
 
@@ -302,25 +318,34 @@ def test_one_worker_serves_many_threads_and_long_texts(worker: TemplateWorker) -
     assert sorted(results) == sorted(f"{i}{long}" for i in range(6))
 
 
-def test_a_dead_child_is_replaced(worker: TemplateWorker) -> None:
+def test_a_dead_child_is_replaced(worker: Worker) -> None:
     worker.render("warm", {})
-    assert worker._process is not None
-    worker._process.kill()
-    worker._process.wait()
+    pid = worker.pool.pids()[0]
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}") and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1]:
+        time.sleep(0.01)
     assert worker.render("{{ 1 + 1 }}", {}) == "2"
-    worker.close()
-    worker.close()
-    assert worker.render("{{ 1 + 1 }}", {}) == "2"
+    assert worker.pool.pids() != [pid]
 
 
-def test_a_forked_child_gets_a_worker_of_its_own(worker: TemplateWorker) -> None:
+def test_nothing_renders_after_close() -> None:
+    template = ChatTemplate(OTHER)
+    template.render([{"role": "user", "content": "x"}])
+    pid = template._child.pids()[0]
+    template.close()
+    template.close()
+    assert not os.path.exists(f"/proc/{pid}")
+    with pytest.raises(RequestError, match="closed"):
+        template.render([{"role": "user", "content": "x"}])
+
+
+def test_a_forked_child_gets_a_worker_of_its_own(worker: Worker) -> None:
     worker.render("warm", {})
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             code = 0 if worker.render("{{ 1 + 1 }}", {}) == "2" else 1
-            worker.close()
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0

@@ -28,7 +28,7 @@ from llama4rt.text.prompt_builder import PreparedPrompt
 _REFUSED = {  # known to OpenAI's API, without meaning here
     "functions": "use tools", "function_call": "use tool_choice", "audio": "there is no audio output",
     "prediction": "there are no predicted outputs", "web_search_options": "there is no web search",
-    "chat_template": "the template belongs to the model", "chat_template_kwargs": "the template belongs to the model",
+    "chat_template": "the template belongs to the model",
 }  # fmt: skip
 
 
@@ -75,7 +75,11 @@ class ChatReply(GeneratedReply):
             tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         try:
             return await self._service.engine.prepare_chat(
-                messages, tools=tools, add_generation_prompt=body.add_generation_prompt is not False
+                messages,
+                tools=tools,
+                add_generation_prompt=body.add_generation_prompt,
+                continue_final_message=body.continue_final_message is True,
+                options=body.chat_template_kwargs,
             )
         except RequestError as error:
             raise from_request_error(error) from None

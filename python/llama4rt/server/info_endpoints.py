@@ -73,7 +73,9 @@ class InfoEndpoints:
                 prepared = await self._service.engine.prepare_chat(
                     messages,
                     tools=tools or None,
-                    add_generation_prompt=body.add_generation_prompt is not False,
+                    add_generation_prompt=body.add_generation_prompt,
+                    continue_final_message=body.continue_final_message is True,
+                    options=body.chat_template_kwargs,
                 )
                 ids = prepared.token_ids
             elif body.add_special_tokens is False:

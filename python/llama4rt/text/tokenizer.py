@@ -133,7 +133,7 @@ class Tokenizer(ABC):
         if not text:
             return []
         try:
-            return self._encode_plain(_without_lone_surrogates(text))
+            return self._encode_plain(without_lone_surrogates(text))
         except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
@@ -267,7 +267,7 @@ def split_for_tiktoken(text: str) -> Iterator[str]:
         yield window[start:]
 
 
-def _without_lone_surrogates(text: str) -> str:
+def without_lone_surrogates(text: str) -> str:
     """Pairs become the character they mean, lone ones U+FFFD; neither native encoder takes surrogates."""
     try:
         text.encode()
