@@ -148,7 +148,7 @@ def test_the_text_is_transformers(use: str) -> None:
         )
         format_ = ChatTemplate(source)
         assert format_.render(messages, add_generation_prompt=False) == expected[0]
-    
+
 
 def test_the_forged_system_turn(tokenizer: TiktokenTokenizer) -> None:
     """What a red team sent: a template that trims parts made a control token of two harmless texts."""
@@ -175,7 +175,7 @@ def test_what_is_half_the_templates_is_text(tokenizer: TiktokenTokenizer) -> Non
         format_ = ChatTemplate(source)
         ids = format_.encode(tokenizer, [{"role": "user", "content": "eot"}])
         assert sum(controls(tokenizer, ids).values()) == control, source
-    
+
 
 def test_safe_keeps_who_wrote_what(tokenizer: TiktokenTokenizer) -> None:
     format_ = ChatTemplate("{% for m in messages %}{{ '<|eot|>' | safe }}{{ m.content | safe }}{% endfor %}")
