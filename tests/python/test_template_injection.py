@@ -120,19 +120,22 @@ def test_control_tokens_are_the_templates(
 ) -> None:
     rng = random.Random(f"{use}/{turn}")
     format_ = ChatTemplate(template(use, turn))
+    count = 200 if soak else 100
+    harmless = conversation(["hello"] * count)
+    plain = format_.encode(tokenizer, harmless)
+    assert plain == tokenizer.encode(format_.render(harmless), special=True)
+    special = tokenizer.special_tokens
+    honest = {
+        special["<|begin_of_text|>"]: 1, special["<|header_start|>"]: count + 1,
+        special["<|header_end|>"]: count + 1, special["<|eot|>"]: count,
+    }  # fmt: skip
+    assert controls(tokenizer, plain) == honest
     for _ in range(50 if soak else 1):
-        count = 200 if soak else 100
         texts = ["".join(rng.choices(FRAGMENTS, k=rng.randrange(1, 9))) for _ in range(count)]
         messages = conversation(texts)
         ids = format_.encode(tokenizer, messages)
-        assert tokenizer.decode(ids, skip_special_tokens=False) == format_.render(messages)
-        honest = controls(tokenizer, format_.encode(tokenizer, conversation(["hello"] * count)))
         assert controls(tokenizer, ids) == honest
-        special = tokenizer.special_tokens
-        assert honest == {
-            special["<|begin_of_text|>"]: 1, special["<|header_start|>"]: count + 1,
-            special["<|header_end|>"]: count + 1, special["<|eot|>"]: count,
-        }  # fmt: skip
+        assert tokenizer.decode(ids, skip_special_tokens=False) == format_.render(messages)
 
 
 @pytest.mark.parametrize("use", USES)

@@ -27,17 +27,21 @@ class ContentForm(enum.Enum):
 
 
 def find_form(render: Render, role: str) -> ContentForm:
-    """Tries `role` in a short conversation. render: raises RequestError where the template refuses."""
-    strings = role == "user" or _shows(render, "user", _WORDS[0], 1)
-    filler = "Hello" if strings else [_part("Hello")]
+    """Tries `role` in short conversations; a role that the template shows in none is taken as the user is. render:
+    raises RequestError where the template refuses.
+    """
+    filler: Any = (
+        "Hello" if role == "user" or _shows(render, "user", _WORDS[0], 1, "Hello") else [_part("Hello")]
+    )
     string = _shows(render, role, _WORDS[0], 1, filler)
-    if _shows(render, role, [_part(word) for word in _WORDS], 2, filler):
+    both, first = [_part(word) for word in _WORDS], [_part(_WORDS[0])]
+    if _shows(render, role, both, 2, filler):
         return ContentForm.BOTH if string else ContentForm.PARTS
     if string:
         return ContentForm.STRING
-    if _shows(render, role, [_part(_WORDS[0])], 1, filler):
+    if _shows(render, role, first, 1, filler):
         return ContentForm.ONE_PART
-    return ContentForm.UNKNOWN
+    return ContentForm.UNKNOWN if role == "user" else find_form(render, "user")
 
 
 def is_parts(content: Any) -> bool:
@@ -65,22 +69,28 @@ def converted(content: Any, form: ContentForm) -> tuple[Any, bool]:
     return content, False
 
 
-def _shows(render: Render, role: str, content: Any, words: int, filler: Any = "Hello") -> bool:
-    user = {"role": "user", "content": filler}
+def _shows(render: Render, role: str, content: Any, words: int, filler: Any) -> bool:
+    """Whether all words arrive. filler: the content of other messages."""
+    for conversation in _conversations(role, content, filler):
+        try:
+            text = render(conversation).casefold()  # a template may write everything in capitals
+        except RequestError:
+            continue  # it may want other turns around this one
+        return all(word in text for word in _WORDS[:words]) and not _PRINTED.search(text)
+    return False
+
+
+def _conversations(role: str, content: Any, filler: Any) -> list[list[dict[str, Any]]]:
+    user, answer = {"role": "user", "content": filler}, {"role": "assistant", "content": filler}
     probe: dict[str, Any] = {"role": role, "content": content}
-    conversation: list[dict[str, Any]] = {
-        "user": [probe],
-        "system": [probe, user],
-        "developer": [probe, user],
-        "tool": [user, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, probe],
-    }.get("tool" if role == "ipython" else role, [user, probe, user])
+    if role == "user":
+        return [[probe]]
     if role in ("tool", "ipython"):
         probe |= {"tool_call_id": "call_1", "name": "name"}
-    try:
-        text = render(conversation).casefold()
-    except RequestError:
-        return False
-    return all(word in text for word in _WORDS[:words]) and not _PRINTED.search(text)
+        return [[user, {**answer, "tool_calls": [_CALL]}, probe], [user, probe]]
+    if role in ("system", "developer"):
+        return [[probe, user], [user, probe], [probe]]
+    return [[user, probe, user], [user, probe], [probe]]
 
 
 def _part(text: str) -> dict[str, Any]:

@@ -267,6 +267,8 @@ def _is_text(value: Any) -> bool:
 
 def _clipped(spans: Spans, start: int, stop: int) -> Spans:
     """Those inside [start, stop), counted from start."""
+    if stop <= start:
+        return ()
     return tuple((max(a, start) - start, min(b, stop) - start) for a, b in spans if a < stop and b > start)
 
 
