@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -253,7 +254,8 @@ def test_standard_tools_open_the_file(tiny: Path, tmp_path: Path) -> None:
     (tiny / "LICENSE").write_text("the licence\n")
     (tiny / "USE_POLICY.md").write_text("the policy\n")
     (tiny / "NOTICE").write_text("")
-    (tiny / "tokenizer.model").write_bytes(b"not looked at")
+    ranks = (base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
+    (tiny / "tokenizer.model").write_bytes(b"".join(ranks))
     (tiny / "unrelated.txt").write_text("stays behind")
     try:
         build(tiny, tmp_path / "out.l4e", group_size=64)
@@ -678,6 +680,15 @@ def test_special_files_are_not_read(tiny: Path, tmp_path: Path) -> None:
     os.mkfifo(source / "config.json")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         build(source, tmp_path / "out.l4e")
+
+
+def test_a_tokenizer_that_cannot_be_read_stops_the_build(tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny, source)
+    (source / "tokenizer.model").write_bytes(b"not ranks")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: line 1"):
+        build(source, tmp_path / "out.l4e")
+    assert not (tmp_path / "out.l4e").exists()
 
 
 def test_code_in_a_checkpoint_is_never_run(tiny: Path, tmp_path: Path) -> None:

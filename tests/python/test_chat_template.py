@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -12,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama4rt import EngineFileError, RequestError
-from llama4rt.text.chat_template import ChatTemplate, render_llama4
-from llama4rt.text.template_worker import TemplateWorker
+from llama4rt.convert.files import kept_files
+from llama4rt.text.chat_template import RENDER_LIMITS, ChatTemplate
+from llama4rt.text.llama4_format import render_llama4
 from llama4rt.text.tokenizer import TiktokenTokenizer
+from llama4rt.workers.child_pool import ChildPool
 
 # A template unlike Llama 4's: what other checkpoints do with the same environment.
 OTHER = """\
@@ -113,7 +118,7 @@ def test_the_built_in_format_is_transformers(
     ours = ChatTemplate(standard)
     options = {"tools_in_user_message": in_user}
     assert ours.render(conversation, tools, add_generation_prompt=prompt, options=options) == expected
-    assert ours._worker._process is None, "the standard template needs no child"
+    assert not ours._child.pids(), "the standard template needs no child"
 
 
 @settings(max_examples=60)
@@ -263,22 +268,34 @@ COSTLY = [
 ]
 
 
+class Worker:
+    """The template's child by itself: any template, any variables."""
+
+    def __init__(self) -> None:
+        limits = dataclasses.replace(RENDER_LIMITS, seconds=1.0)
+        self.pool = ChildPool("llama4rt.text.template_child", 1, limits, "the chat template")
+
+    def render(self, template: str, variables: dict[str, Any]) -> str:
+        message = {"template": template, "texts": {}, "variables": variables, "flat": []}
+        return "".join(text for text, _ in json.loads(self.pool.call(json.dumps(message).encode())))
+
+
 @pytest.fixture(scope="module")
 def worker() -> Any:
-    worker = TemplateWorker(render_seconds=1.0)
+    worker = Worker()
     yield worker
-    worker.close()
+    worker.pool.close()
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_templates_cannot_leave_the_sandbox(worker: TemplateWorker, template: str) -> None:
+def test_templates_cannot_leave_the_sandbox(worker: Worker, template: str) -> None:
     with pytest.raises(RequestError, match="chat template"):
         worker.render(template, {"messages": [{"role": "user", "content": "hi"}]})
     assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
 
 
 @pytest.mark.parametrize("template", COSTLY)
-def test_templates_cannot_cost_more_than_their_limits(worker: TemplateWorker, template: str) -> None:
+def test_templates_cannot_cost_more_than_their_limits(worker: Worker, template: str) -> None:
     worker.render("warm", {})
     start = time.monotonic()
     with pytest.raises(RequestError, match="chat template"):
@@ -287,7 +304,7 @@ def test_templates_cannot_cost_more_than_their_limits(worker: TemplateWorker, te
     assert worker.render("{{ x }}", {"x": "still here"}) == "still here"
 
 
-def test_one_worker_serves_many_threads_and_long_texts(worker: TemplateWorker) -> None:
+def test_one_worker_serves_many_threads_and_long_texts(worker: Worker) -> None:
     long = "字" * 300_000
     results: list[str] = []
 
@@ -302,25 +319,34 @@ def test_one_worker_serves_many_threads_and_long_texts(worker: TemplateWorker) -
     assert sorted(results) == sorted(f"{i}{long}" for i in range(6))
 
 
-def test_a_dead_child_is_replaced(worker: TemplateWorker) -> None:
+def test_a_dead_child_is_replaced(worker: Worker) -> None:
     worker.render("warm", {})
-    assert worker._process is not None
-    worker._process.kill()
-    worker._process.wait()
+    pid = worker.pool.pids()[0]
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}") and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1]:
+        time.sleep(0.01)
     assert worker.render("{{ 1 + 1 }}", {}) == "2"
-    worker.close()
-    worker.close()
-    assert worker.render("{{ 1 + 1 }}", {}) == "2"
+    assert worker.pool.pids() != [pid]
 
 
-def test_a_forked_child_gets_a_worker_of_its_own(worker: TemplateWorker) -> None:
+def test_nothing_renders_after_close() -> None:
+    template = ChatTemplate(OTHER)
+    template.render([{"role": "user", "content": "x"}])
+    pid = template._child.pids()[0]
+    template.close()
+    template.close()
+    assert not os.path.exists(f"/proc/{pid}")
+    with pytest.raises(RequestError, match="closed"):
+        template.render([{"role": "user", "content": "x"}])
+
+
+def test_a_forked_child_gets_a_worker_of_its_own(worker: Worker) -> None:
     worker.render("warm", {})
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             code = 0 if worker.render("{{ 1 + 1 }}", {}) == "2" else 1
-            worker.close()
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
@@ -356,6 +382,167 @@ def test_bad_tools_and_depth_are_typed_errors() -> None:
         ChatTemplate().render([{"role": "system", "content": "x"}], [{"type": "function"}])
     with pytest.raises(RequestError, match="does not know"):
         ChatTemplate().render(user, options={"unknown": 1})
+
+
+# --- which form of content a template takes ------------------------------------------------------------------
+
+STRING = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+CONCATENATED = "{% for m in messages %}{{ '[' + m.role + ']' + m.content | trim }}{% endfor %}"
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}"
+    "{% if p.type == 'text' %}{{ p.text }}{% else %}<|image|>{% endif %}{% endfor %}{% endfor %}"
+)
+FIRST_PART = "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text }}{% endfor %}"
+EITHER = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endif %}{% endfor %}"
+)
+BY_MACRO = (
+    "{% macro text(c) %}{% set ns = namespace(t='') %}{% for p in c %}{% set ns.t = ns.t ~ p.get('text', '') %}"
+    "{% endfor %}{{ ns.t }}{% endmacro %}{% for m in messages %}[{{ m.role }}]{{ text(m.content) }}{% endfor %}"
+)
+SYSTEM_STRING = (  # a string for the system, parts for everybody else
+    "{% if messages[0].role == 'system' %}[system]{{ messages[0].content | trim }}{% set messages = messages[1:] %}"
+    "{% endif %}" + PARTS
+)
+STRICT = (
+    "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}"
+    "{% for m in messages %}{% if loop.index0 is divisibleby 2 and m.role != 'user' %}{{ raise_exception('turns') }}"
+    "{% endif %}{% endfor %}" + PARTS
+)
+UPPER = "{% for m in messages %}[{{ m.role }}]{{ m.content | upper }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "joined"),
+    [
+        (STRING, "Hello\nyou"), (CONCATENATED, "Hello\nyou"), (PARTS, "Helloyou"), (FIRST_PART, "Hello\nyou"),
+        (EITHER, "Helloyou"), (BY_MACRO, "Helloyou"), (SYSTEM_STRING, "Helloyou"), (STRICT, "Helloyou"),
+        (UPPER, "HELLO\nYOU"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool", "critic"])
+def test_content_gets_the_form_the_template_takes(source: str, joined: str, role: str) -> None:
+    template = ChatTemplate(source)
+    before = (
+        []
+        if role == "user" or (role == "system" and source != STRICT)
+        else [{"role": "user", "content": "x"}]
+    )
+    hello = joined.partition("\n")[0].removesuffix("you")
+    if source == SYSTEM_STRING and role == "system":
+        joined = "Hello\nyou"
+    try:
+        text = template.render([*before, {"role": role, "content": "Hello"}])
+        assert text.endswith(f"[{role}]{hello}")
+        parts = [{"type": "text", "text": word} for word in ("Hello", "you")]
+        assert template.render([*before, {"role": role, "content": parts}]).endswith(f"[{role}]{joined}")
+    finally:
+        template.close()
+
+
+def test_pictures_in_a_template_of_strings(tokenizer: TiktokenTokenizer) -> None:
+    template = ChatTemplate(STRING)
+    parts = [{"type": "image"}, {"type": "text", "text": "<|image|>?"}, {"type": "image"}]
+    ids = template.encode(tokenizer, [{"role": "user", "content": parts}])
+    assert ids.count(tokenizer.special_tokens["<|image|>"]) == 2
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "[user]<|image|>\n<|image|>?\n<|image|>"
+    template.close()
+
+
+def test_other_lists_of_a_tool_stay_as_they_are() -> None:
+    template = ChatTemplate(STRING)
+    assert template.render([{"role": "tool", "content": [1, {"a": 2}]}]).endswith("[1, {'a': 2}]")
+    template.close()
+
+
+# --- answers that go on ----------------------------------------------------------------------------------------
+
+TRIMMED = "{% for m in messages %}<|header_start|>{{ m.role }}: {{ m.content | trim }}<|eot|>{% endfor %}"
+
+
+@settings(max_examples=60)
+@given(text=st.sampled_from(["Sure, ", "Sure", "  Sure\n", "", "<|eot|>x", "é東"]), parts=st.booleans())
+def test_the_final_message_is_continued_like_transformers_does(
+    standard: str, continued: dict[str, ChatTemplate], text: str, parts: bool
+) -> None:
+    content: Any = [{"type": "text", "text": text}] if parts else text
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
+    for source in (standard, TRIMMED, OTHER):
+        ours = continued.setdefault(source, ChatTemplate(source))
+        if parts and source == TRIMMED:
+            continue  # transformers prints the list
+        expected = by_transformers(source, messages, None, False, continue_final_message=True)
+        assert ours.render(messages, continue_final_message=True) == expected
+
+
+@pytest.fixture(scope="module")
+def continued() -> Any:
+    templates: dict[str, ChatTemplate] = {}
+    yield templates
+    for template in templates.values():
+        template.close()
+
+
+def test_what_cannot_be_continued_is_refused() -> None:
+    template = ChatTemplate()
+    hi = {"role": "user", "content": "Hi"}
+    call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    picture = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}
+    for last in (call, picture, {"role": "tool", "content": "x"}):
+        with pytest.raises(RequestError, match="continue_final_message"):
+            template.render([hi, last], continue_final_message=True)
+    with pytest.raises(RequestError, match="one of them"):
+        template.render([hi], add_generation_prompt=True, continue_final_message=True)
+    closed = template.render([hi], add_generation_prompt=False)
+    assert template.render([hi], add_generation_prompt=False, continue_final_message=True) == closed[:-7]
+    assert template.render([hi]) == template.render([hi], add_generation_prompt=True) != closed
+    without = ChatTemplate("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}")
+    with pytest.raises(RequestError, match="leaves out"):
+        without.render([hi, hi], continue_final_message=True)
+    without.close()
+
+
+def test_options_are_the_templates_variables(tokenizer: TiktokenTokenizer) -> None:
+    hi = [{"role": "user", "content": "Hi"}]
+    template = ChatTemplate("{{ mode }}{{ documents }}")
+    assert template.render(hi, options={"mode": {"a": 1}, "documents": [2]}) == "{'a': 1}[2]"
+    for taken in ("messages", "tools", "add_generation_prompt", "chat_template"):
+        with pytest.raises(RequestError, match=rf"chat_template_kwargs .*{taken}"):
+            template.render(hi, options={taken: 1})
+    for odd in ([1], "x", {"a": object()}):
+        with pytest.raises(RequestError, match="chat_template_kwargs"):
+            template.render(hi, options=odd)  # type: ignore[arg-type]
+    template.close()
+
+
+def test_the_template_named_tool_use_is_for_tools() -> None:
+    hi = [{"role": "user", "content": "Hi"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    named = [
+        {"name": "default", "template": "plain"},
+        {"name": "tool_use", "template": "with {{ tools | length }}"},
+    ]
+    files = [
+        {"tokenizer_config.json": json.dumps({"chat_template": named}).encode()},
+        {
+            "chat_template.json": json.dumps(
+                {"chat_template": {n["name"]: n["template"] for n in named}}
+            ).encode()
+        },
+        {"chat_template.jinja": b"plain", "chat_template.tool_use.jinja": b"with {{ tools | length }}"},
+    ]
+    for each in files:
+        template = ChatTemplate.from_files(each.get)
+        assert template.render(hi) == template.render(hi, []) == "plain"
+        assert template.render(hi, tools) == "with 1"
+        template.close()
+
+
+def test_a_build_keeps_the_template_for_tools(tmp_path: Path) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("x")
+    assert kept_files(tmp_path) == {"chat_template.tool_use.jinja": b"x"}
 
 
 # --- where templates come from ----------------------------------------------------------------------------------------

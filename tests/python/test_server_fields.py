@@ -81,9 +81,9 @@ _VLLM_BOTH = {
 }
 VLLM = {
     CHAT: {
-        OBEYED: _VLLM_BOTH[OBEYED] + " add_generation_prompt",
+        OBEYED: _VLLM_BOTH[OBEYED] + " add_generation_prompt chat_template_kwargs continue_final_message",
         REFUSES: _VLLM_BOTH[REFUSES]
-        + """ chat_template chat_template_kwargs continue_final_message documents echo media_io_kwargs
+        + """ chat_template documents echo media_io_kwargs
             mm_processor_kwargs return_prompt_text""",
         IGNORES: _VLLM_BOTH[IGNORES] + " include_reasoning",
     },

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from llama4rt import EngineFileError, RequestError
+from llama4rt import CheckpointError, EngineFileError, RequestError
+from llama4rt.convert.tokenizer_files import with_tokenizer
 from llama4rt.text.detokenizer import Detokenizer
 from llama4rt.text.tokenizer import (
     HuggingFaceTokenizer,
+    RankTokenizer,
     TiktokenTokenizer,
     Tokenizer,
     llama4_special_tokens,
@@ -23,6 +25,8 @@ from llama4rt.text.tokenizer import (
     parse_tiktoken_ranks,
     split_for_tiktoken,
 )
+from llama4rt.text.tokenizer_json import _BYTE_OF, read_tokenizer_json
+from llama4rt.text.vocabulary import Vocabulary
 
 meta = pytest.importorskip("llama_models.llama4.tokenizer")
 MODEL_FILE = Path(meta.__file__).parent / "tokenizer.model"
@@ -151,7 +155,7 @@ def test_native_panics_become_typed_errors(ours: Tokenizer, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="module")
-def hugging_face(ours: TiktokenTokenizer) -> HuggingFaceTokenizer:
+def json_file(ours: TiktokenTokenizer) -> bytes:
     """The same vocabulary as a tokenizer.json, converted by transformers."""
     tokenizers = pytest.importorskip("tokenizers")
     convert = pytest.importorskip("transformers.convert_slow_tokenizer")
@@ -166,10 +170,16 @@ def hugging_face(ours: TiktokenTokenizer) -> HuggingFaceTokenizer:
     settings_of["model"]["ignore_merges"] = True
     for token in settings_of["added_tokens"]:
         token["special"] = True
-    return HuggingFaceTokenizer(tokenizers.Tokenizer.from_str(json.dumps(settings_of)).to_str().encode())
+    return bytes(tokenizers.Tokenizer.from_str(json.dumps(settings_of)).to_str().encode())
 
 
-def test_both_forms_are_one_tokenizer(ours: TiktokenTokenizer, hugging_face: HuggingFaceTokenizer) -> None:
+@pytest.fixture(scope="module")
+def hugging_face(json_file: bytes) -> RankTokenizer:
+    """What an engine that was built from it reads."""
+    return RankTokenizer(Vocabulary.from_file(read_tokenizer_json(json_file).to_file()))
+
+
+def test_both_forms_are_one_tokenizer(ours: TiktokenTokenizer, hugging_face: RankTokenizer) -> None:
     assert hugging_face.special_tokens == ours.special_tokens
     assert hugging_face.vocab_size == ours.vocab_size
     for i in [*range(0, 202048, 97), *range(199990, 200100), 202047]:
@@ -178,17 +188,221 @@ def test_both_forms_are_one_tokenizer(ours: TiktokenTokenizer, hugging_face: Hug
 
 @settings(max_examples=300)
 @given(MIXED)
-def test_both_forms_encode_alike(
-    ours: TiktokenTokenizer, hugging_face: HuggingFaceTokenizer, text: str
-) -> None:
+def test_both_forms_encode_alike(ours: TiktokenTokenizer, hugging_face: RankTokenizer, text: str) -> None:
     assert hugging_face.encode(text) == ours.encode(text)
     assert hugging_face.encode(text, special=True) == ours.encode(text, special=True)
 
 
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+TRAINED_ON = [
+    "the cat sat on the mat, the cats' hats",
+    "1234 5678 naïve café 東京 東京タワー",
+    "aaaa aaaaaa ababab\n\n  x",
+]
+CUTS = {
+    "gpt2": None,
+    "llama": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "with gaps": r"\p{L}+|\d",
+}
+
+
+def trained(cut: str, size: int, *, whole: bool = False, added: tuple[Any, ...] = ()) -> Any:
+    """A byte-level BPE of the tokenizers package."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=whole))
+    pre = tokenizers.pre_tokenizers
+    pattern = CUTS[cut]
+    if pattern is None:
+        made.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
+    else:
+        split = pre.Split(tokenizers.Regex(pattern), "isolated")
+        made.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=pre.ByteLevel.alphabet(),
+        special_tokens=["<|eot|>"],
+        show_progress=False,
+    )
+    made.train_from_iterator(TRAINED_ON * 3, trainer)
+    made.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in added])
+    made.encode_special_tokens = True
+    return made
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("size", [258, 280, 330])
+@pytest.mark.parametrize("cut", CUTS)
+def test_trained_vocabularies_become_ranks(cut: str, size: int, whole: bool) -> None:
+    """Ids that do not follow the merges, cuts of other kinds, added tokens: the ids of the tokenizers package."""
+    theirs = trained(cut, size, whole=whole, added=("<think>", "<think", "東京駅"))
+    ours = HuggingFaceTokenizer(theirs.to_str().encode())
+    assert ours.special_tokens == {"<|eot|>": theirs.token_to_id("<|eot|>")}
+    assert ours.vocab_size == theirs.get_vocab_size(with_added_tokens=True)
+    rng = random.Random(size)
+    alphabet = [*"the cats' hats 1234, aaabn\n\n  \t東京駅タワïé🤗<|>", "<|eot|>", "<think>", "<think"]
+    for _ in range(400):
+        text = "".join(rng.choices(alphabet, k=rng.randrange(40)))
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+        assert ours.decode(ours.encode(text), skip_special_tokens=False) == text
+
+
+def small_json(**model: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(trained("gpt2", 270).to_str())
+    content["model"] |= model
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"type": "Unigram", "vocab": []}}, "Unigram"),
+        ({"normalizer": {"type": "NFC"}}, "NFC"),
+        ({"decoder": {"type": "Metaspace"}}, "Metaspace"),
+        ({"decoder": None}, "not ByteLevel"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "space before"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "255 single bytes"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "-1"),
+        ({"model": {"type": "BPE", "vocab": [], "merges": []}}, "AttributeError"),
+        ({"added_tokens": [{"id": 3, "content": "x", "special": False, "lstrip": True}]}, "lstrip"),
+        ({"added_tokens": [{"id": 3}]}, "KeyError"),
+        ({"added_tokens": 7}, "TypeError"),
+    ],
+)
+def test_what_ranks_cannot_say_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineFileError, match=message):
+        HuggingFaceTokenizer(json.dumps(small_json() | change).encode())
+
+
+def test_tokens_that_merges_do_not_reach() -> None:
+    content = small_json()
+    vocab, merges = content["model"]["vocab"], content["model"]["merges"]
+    vocab |= {"xy": 400, "qqq": 401}
+    text = "xy qqq qqqq"
+    theirs = __import__("tokenizers").Tokenizer.from_str(json.dumps(content))
+    assert HuggingFaceTokenizer(json.dumps(content).encode()).encode(text) == theirs.encode(text).ids
+    content["model"]["ignore_merges"] = True
+    with pytest.raises(
+        EngineFileError, match="made of two others"
+    ):  # tiktoken would merge x and y everywhere
+        HuggingFaceTokenizer(json.dumps(content).encode())
+    del vocab["xy"]
+    theirs = __import__("tokenizers").Tokenizer.from_str(json.dumps(content))
+    ids = theirs.encode(text).ids
+    assert 401 not in ids  # a piece is " qqq", with its space
+    assert HuggingFaceTokenizer(json.dumps(content).encode()).encode("qqq") == [401]
+    merges.append(["nowhere", "x"])
+    with pytest.raises(EngineFileError, match="nowhere"):
+        HuggingFaceTokenizer(json.dumps(content).encode())
+
+
+# --- which file counts --------------------------------------------------------------------------------------
+
+
+def pair_of_files(change: Any = None) -> dict[str, bytes]:
+    """tokenizer.model of 258 ranks, and the same as tokenizer.json after `change`(vocab, added)."""
+    model = TiktokenTokenizer(small_ranks())
+    letters = {byte: char for char, byte in _BYTE_OF.items()}
+    vocab = {"".join(letters[b] for b in model.token_bytes(i)): i for i in range(258)}
+    added = [{"id": i, "content": name, "special": True} for name, i in model.special_tokens.items()]
+    if change is not None:
+        change(vocab, added)
+    content = small_json(vocab=vocab, merges=[["h", "e"], ["l", "l"], ["ll", "o"]][:1])
+    content["model"]["ignore_merges"] = False
+    content["added_tokens"] = added
+    return {"tokenizer.model": small_ranks(), "tokenizer.json": json.dumps(content).encode()}
+
+
+def test_of_two_files_the_one_that_holds_more_counts() -> None:
+    assert set(with_tokenizer(pair_of_files())) == {"tokenizer.json", "tokenizer.model"}
+    assert type(load_tokenizer(with_tokenizer(pair_of_files()).get)) is TiktokenTokenizer
+
+    def more(vocab: Any, added: Any) -> None:
+        added.append({"id": 258 + 2048, "content": "<|mine|>", "special": True})
+
+    files = with_tokenizer(pair_of_files(more))
+    assert list(files) == ["tokenizer.json", "tokenizer.model", "tokenizer.ranks"]
+    tokenizer = load_tokenizer(files.get)
+    assert tokenizer is not None and tokenizer.encode("he<|mine|>", special=True) == [256, 258 + 2048]
+
+    def renamed(vocab: Any, added: Any) -> None:
+        name = "<|reserved_special_token_0|>"
+        next(entry for entry in added if entry["content"] == name)["content"] = "<|mine|>"
+
+    assert "tokenizer.ranks" in with_tokenizer(pair_of_files(renamed))
+
+    def fewer(vocab: Any, added: Any) -> None:
+        added.pop()
+        del added[0]
+
+    assert "tokenizer.ranks" not in with_tokenizer(pair_of_files(fewer))
+
+
+def test_two_files_that_disagree_are_refused_with_both_counts() -> None:
+    def other_word(vocab: Any, added: Any) -> None:
+        vocab["hx"] = vocab.pop("he")
+
+    def other_special(vocab: Any, added: Any) -> None:
+        added[0]["content"] = "<|start|>"
+
+    def more_and_less(vocab: Any, added: Any) -> None:
+        added[0]["id"] = 5000
+
+    for change in (other_word, other_special, more_and_less):
+        with pytest.raises(
+            CheckpointError, match=r"tokenizer\.model has 2306 tokens and tokenizer\.json 2306"
+        ):
+            with_tokenizer(pair_of_files(change))
+
+
+def test_a_tokenizer_that_cannot_be_used_stops_the_build() -> None:
+    for files in ({"tokenizer.json": b"{}"}, {"tokenizer.model": b"\x0a\x0bsentencepiece"}):
+        with pytest.raises(CheckpointError, match="tokenizer"):
+            with_tokenizer(files)
+    only = {"tokenizer.json": pair_of_files()["tokenizer.json"]}
+    assert "tokenizer.ranks" in with_tokenizer(only)
+    assert "tokenizer.ranks" in with_tokenizer({**only, "tokenizer.model": b"\x0a\x0bsentencepiece"})
+    assert with_tokenizer({"config.json": b"{}"}) == {"config.json": b"{}"}
+
+
+def test_no_engine_needs_the_tokenizers_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = with_tokenizer({"tokenizer.json": small_file()})
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(RequestError, match=r"llama4rt\[hf\]"):
-        HuggingFaceTokenizer(b"{}")
+    tokenizer = load_tokenizer({"tokenizer.ranks": files["tokenizer.ranks"]}.get)
+    assert tokenizer is not None and tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+    old = load_tokenizer({"tokenizer.json": files["tokenizer.json"]}.get)  # built before there were ranks
+    assert old is not None and old.encode("the cat") == tokenizer.encode("the cat")
+
+
+def small_file() -> bytes:
+    return json.dumps(small_json()).encode()
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32))
+def test_mutated_ranks_and_json_are_read_or_refused(seed: int) -> None:
+    rng = random.Random(seed)
+    for data, read in MUTABLE:
+        changed = bytearray(data)
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.choice(b'0129"[]{},:aE-\\ntr\xff')
+        try:
+            tokenizer = read(bytes(changed))
+        except EngineFileError:
+            continue
+        tokenizer.encode("any text: 字")
+
+
+MUTABLE: list[tuple[bytes, Any]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mutable_files() -> None:
+    data = small_file()
+    MUTABLE[:] = [
+        (data, HuggingFaceTokenizer),
+        (read_tokenizer_json(data).to_file(), lambda d: RankTokenizer(Vocabulary.from_file(d))),
+    ]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ KEPT_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+_KEPT_AS = {  # an engine's names have no folder
+    "chat_template.tool_use.jinja": "additional_chat_templates/tool_use.jinja",
+}
 LICENSE_PATTERNS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 
 MAX_JSON_BYTES = 256 << 20
@@ -54,7 +57,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def kept_files(directory: Path) -> dict[str, bytes]:
     """Name -> content of the files that go into the engine, sorted by name."""
     names = {*KEPT_FILES, *license_names(directory)}
-    paths = {name: directory / name for name in sorted(names)}
+    paths = {name: directory / name for name in names} | {
+        name: directory / path for name, path in _KEPT_AS.items()
+    }
+    paths = dict(sorted(paths.items()))
     return {name: read_file(path, _MAX_FILE_BYTES) for name, path in paths.items() if path.is_file()}
 
 

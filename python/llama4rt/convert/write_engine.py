@@ -12,6 +12,7 @@ from llama4rt.convert.checkpoint import Checkpoint, raise_problems
 from llama4rt.convert.config import ModelConfig
 from llama4rt.convert.names import VISION_PREFIXES, Piece, Target, TensorMapping
 from llama4rt.convert.stored_rows import Codes, Values
+from llama4rt.convert.tokenizer_files import with_tokenizer
 from llama4rt.errors import CheckpointError
 
 _SLICE_BYTES = 16 << 20  # of rows handed over at once: bounds the memory of a build and the wait for Ctrl-C
@@ -35,7 +36,7 @@ class EngineBuild:
         self._options = options
         self._progress = progress
         self._storage = {target.name: storage_of(target, options) for target in mapping.targets}
-        self._files = checkpoint.kept_files()
+        self._files = with_tokenizer(checkpoint.kept_files())
         self._total = sum(
             _source_bytes(piece, target.k) for target in mapping.targets for piece in target.pieces
         )

@@ -22,7 +22,8 @@ from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.engine.request_tracker import Deliver
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
-from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.chat_data import Message
+from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.prompt_builder import PreparedPrompt, Prompt
 from llama4rt.text.tokenizer import Tokenizer
 from llama4rt.workers.client import Client, current_client, working_for

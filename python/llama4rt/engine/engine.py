@@ -26,7 +26,8 @@ from llama4rt.engine.sampling_params import SamplingDefaults, SamplingParams
 from llama4rt.engine.score_handler import ScoreHandler
 from llama4rt.errors import EngineFileError, RequestError
 from llama4rt.images.limits import ImageLimits
-from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.chat_data import Message
+from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.prompt_builder import (
     PreparedPrompt,
     Prompt,
@@ -176,16 +177,32 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answers one conversation, or several together; like generate, returns a list in both cases.
 
         Pictures are parts of a message's content: `{"type": "image_url", "image_url": {"url": ...}}`, or
         `{"type": "image"}` with "image" (anything generate takes), "url", "path" or "base64".
+
+        continue_final_message: the output goes on where the text of the last message ends, instead of answering it.
+        add_generation_prompt: opens the assistant's turn; None: unless the final message is continued. options: more
+        variables for the chat template.
         """
         self._thread.check_usable()
         one = not messages or isinstance(messages[0], Mapping)
         conversations: Any = [messages] if one else messages
-        prompts = [self.prompts.prepare_chat(conversation, tools) for conversation in conversations]
+        prompts = [
+            self.prompts.prepare_chat(
+                conversation,
+                tools,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                options=options,
+            )
+            for conversation in conversations
+        ]
         return self._run_all([self.prepare_request(*item) for item in _pairs(prompts, params)])
 
     def apply_chat_template(
@@ -193,16 +210,22 @@ class Engine:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The token ids of a conversation, ready for generate and stream. Text in it never becomes special tokens.
+        """The token ids of a conversation, ready for generate and stream. Text in it never becomes control tokens.
+        The options are chat's.
 
         A picture is one `<|image|>` and is not read: give the pictures to generate's `images`, or use
         prepare_chat.
         """
         ids, _ = self._prompts.encode_chat(
-            messages, tools, add_generation_prompt=add_generation_prompt, options=options
+            messages,
+            tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            options=options,
         )
         return ids
 
@@ -219,12 +242,17 @@ class Engine:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> PreparedPrompt:
-        """A conversation with its pictures, as a prompt for generate, stream and score."""
+        """A conversation with its pictures, as a prompt for generate, stream and score. The options are chat's."""
         return self._prompts.prepare_chat(
-            messages, tools, add_generation_prompt=add_generation_prompt, options=options
+            messages,
+            tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            options=options,
         )
 
     def load_image(self, source: Any) -> "Image":

@@ -55,7 +55,9 @@ def template_options(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool])
     """What Engine.prepare_chat takes beside the messages."""
     return {
         "tools": plain_tools(tools) or None,
-        "add_generation_prompt": body.add_generation_prompt is not False,
+        "add_generation_prompt": body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message is True,
+        "options": json_object(body.chat_template_kwargs, "chat_template_kwargs"),
     }
 
 

@@ -93,8 +93,6 @@ _REFUSED_CHAT: Refused = {
     "reasoning_effort": ("the model does not reason apart from its answer", ("none",)),
     "verbosity": ("ask for it in a message", ("medium",)),
     "chat_template": ("the template belongs to the model", ()),
-    "chat_template_kwargs": ("the template belongs to the model", ({},)),
-    "continue_final_message": ("the last message is complete", (False,)),
     "documents": ("write them into a message", ([],)),
     "echo": ("the reply is the new message", (False,)),
     "add_special_tokens": ("the template writes them", (False,)),
@@ -125,8 +123,9 @@ _REFUSED_RESPONSES: Refused = {
     "previous_response": (_KEEPS_NOTHING, ()),
 }
 _REFUSED_TOKENIZE: Refused = {
-    name: _REFUSED_CHAT[name] for name in ("chat_template", "chat_template_kwargs", "continue_final_message")
-} | {"mm_processor_kwargs": _REFUSED_SAMPLING["mm_processor_kwargs"]}
+    "chat_template": _REFUSED_CHAT["chat_template"],
+    "mm_processor_kwargs": _REFUSED_SAMPLING["mm_processor_kwargs"],
+}
 _IGNORED_SAMPLING: Mapping[str, str] = {
     "user": "nothing is done by user",
     "safety_identifier": "nothing is done by user",

@@ -195,6 +195,8 @@ class ChatRequest(Sampling, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: JsonObject = UNSET
 
 
 _PROMPT = {
@@ -285,6 +287,8 @@ class TokenizeRequest(Body, kw_only=True):
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: JsonObject = UNSET
     return_token_strs: bool | None = None
 
 

@@ -83,6 +83,9 @@ _FIELDS = frozenset(_PLAIN) | {
     "logprobs",
     "messages",
     "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
 }
 
 

@@ -10,7 +10,8 @@ from llama4rt.errors import RequestError
 from llama4rt.images.image_tokens import PLACEHOLDER, ImageTokens
 from llama4rt.images.limits import ImageLimits
 from llama4rt.images.message_images import take_pictures
-from llama4rt.text.chat_template import ChatTemplate, Message
+from llama4rt.text.chat_data import Message
+from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
@@ -116,12 +117,17 @@ class PromptBuilder:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         options: Mapping[str, Any] | None = None,
         parallel: bool = True,
     ) -> PreparedPrompt:
         ids, named = self.encode_chat(
-            messages, tools, add_generation_prompt=add_generation_prompt, options=options
+            messages,
+            tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            options=options,
         )
         for where, source in named.items():
             if source is None:
@@ -133,8 +139,9 @@ class PromptBuilder:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
         *,
-        add_generation_prompt: bool,
-        options: Mapping[str, Any] | None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], dict[str, Any]]:
         """(ids with one `<|image|>` for each picture, the pictures in this order by their place in the messages)."""
         tokenizer = require_tokenizer(self.tokenizer, "chat")
@@ -142,7 +149,12 @@ class PromptBuilder:
         if named:
             self._require_vision()
         ids = self.chat_template.encode(
-            tokenizer, messages, tools, add_generation_prompt=add_generation_prompt, options=options
+            tokenizer,
+            messages,
+            tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            options=options,
         )
         return ids, named
 

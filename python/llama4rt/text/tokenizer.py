@@ -1,7 +1,7 @@
 """Text to token ids and back, for the two forms in which Llama 4 tokenizers come.
 
-`tokenizer.model` is tiktoken's rank file, read here and given to tiktoken; `tokenizer.json` goes to the
-optional `tokenizers` package. Both give the same ids. Text encodes with special tokens as plain text: only a
+`tokenizer.model` is tiktoken's rank file; a `tokenizer.json` becomes ranks too (tokenizer_json.py), when the engine is
+built. Both are given to tiktoken, and give the same ids. Text encodes with special tokens as plain text: only a
 chat template may say `<|eot|>` and mean it (`encode(text, special=True)`). No streaming here: that is
 detokenizer.py.
 """
@@ -11,9 +11,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 from llama4rt.errors import EngineFileError, RequestError
+from llama4rt.text.tokenizer_json import read_tokenizer_json
+from llama4rt.text.vocabulary import RANKS_FILE, Vocabulary
 
 # The o200k split rule of Llama 4.
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -120,101 +121,87 @@ class Tokenizer(ABC):
         names = sorted(self.special_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
-    @cached_property
-    def special_beginning(self) -> re.Pattern[str]:
-        """Matches, as group 1, a character with which a special token could begin where it stands."""
-        beginnings = {
-            re.escape(name[0]) + "(?=" + re.escape(name[1:2]) + "|$)" for name in self.special_tokens if name
-        }
-        return re.compile("(" + "|".join(sorted(beginnings)) + ")" if beginnings else "((?!))")
-
     def _guarded(self, text: str) -> list[int]:
         """Native panics are BaseExceptions that would kill the calling thread; here they are typed errors."""
         if not text:
             return []
         try:
-            return self._encode_plain(_without_lone_surrogates(text))
+            return self._encode_plain(without_lone_surrogates(text))
         except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             raise RequestError(f"the tokenizer failed on a text of {len(text)} characters: {error}") from None
 
 
-class TiktokenTokenizer(Tokenizer):
-    """The tokenizer of a `tokenizer.model` file."""
+class RankTokenizer(Tokenizer):
+    """The tokenizer of a Vocabulary."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         import tiktoken
 
-        ranks = parse_tiktoken_ranks(data)
-        self.special_tokens = llama4_special_tokens(len(ranks))
-        self.vocab_size = len(ranks) + NUM_SPECIAL_TOKENS
-        self._bytes = list(ranks) + [name.encode() for name in self.special_tokens]
-        self._encoding = tiktoken.Encoding(
-            name="llama4", pat_str=_SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=self.special_tokens
-        )
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
-
-    @cached_property
-    def max_token_bytes(self) -> int:
-        return max(map(len, self._bytes))
-
-    def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in split_for_tiktoken(text):
-            ids += self._encoding.encode_ordinary(piece)
-        return ids
-
-
-class HuggingFaceTokenizer(Tokenizer):
-    """The tokenizer of a `tokenizer.json` file. Byte-level BPE only, which is what Llama 4 has."""
-
-    def __init__(self, data: bytes) -> None:
+        self.special_tokens = dict(vocabulary.special)
+        self._bytes = vocabulary.bytes_by_id()
+        self.vocab_size = max(self._bytes) + 1
+        self._added = vocabulary.added
+        names = sorted(self._added, key=len, reverse=True)
+        self._added_pattern = re.compile("|".join(map(re.escape, names))) if names else None
+        self._ids = None if vocabulary.ids == list(range(len(vocabulary.ids))) else vocabulary.ids
+        ranks = {token: rank for rank, token in enumerate(vocabulary.tokens)}
         try:
-            import tokenizers
-        except ImportError:
-            raise RequestError(
-                "this engine file carries its tokenizer as tokenizer.json, which needs the `tokenizers` "
-                "package: pip install 'llama4rt[hf]', or rebuild it from a checkpoint with tokenizer.model; "
-                "token ids work without"
-            ) from None
-        try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(data)
-        except Exception as error:
-            raise EngineFileError(f"tokenizer.json: {error}") from None
-        if not isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel):
+            self._encoding = tiktoken.Encoding(
+                name="llama4", pat_str=vocabulary.pattern, mergeable_ranks=ranks, special_tokens={}
+            )
+        except (ValueError, TypeError) as error:
             raise EngineFileError(
-                f"tokenizer.json: the decoder is {type(self._tokenizer.decoder).__name__}, not ByteLevel"
-            )
-        self._tokenizer.encode_special_tokens = True  # that is: special tokens in text are plain text
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        added = self._tokenizer.get_added_tokens_decoder()
-        self.special_tokens = {token.content: i for i, token in added.items() if token.special}
-        byte_of = {char: byte for byte, char in _byte_level_alphabet().items()}
-        self._bytes: dict[int, bytes] = {}
-        for piece, i in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            self._bytes[i] = (
-                bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
-            )
-        self._bytes.update({i: token.content.encode() for i, token in added.items()})
-        self.vocab_size = max(self._bytes, default=-1) + 1
+                f"tokenizer: the pattern that cuts text is not understood: {error}"
+            ) from None
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._bytes.get(token_id, b"")
 
     @cached_property
     def max_token_bytes(self) -> int:
-        return max(map(len, self._bytes.values()), default=1)
+        return max(map(len, self._bytes.values()))
 
     def _encode_plain(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if self._added_pattern is None:
+            return self._encode_pieces(text)
+        ids: list[int] = []
+        end = 0
+        for match in self._added_pattern.finditer(text):
+            ids += self._encode_pieces(text[end : match.start()])
+            ids.append(self._added[match.group()])
+            end = match.end()
+        return ids + self._encode_pieces(text[end:])
+
+    def _encode_pieces(self, text: str) -> list[int]:
+        ranks: list[int] = []
+        for piece in split_for_tiktoken(text):
+            ranks += self._encoding.encode_ordinary(piece)
+        return ranks if self._ids is None else [self._ids[rank] for rank in ranks]
+
+
+class TiktokenTokenizer(RankTokenizer):
+    """The tokenizer of a `tokenizer.model` file."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(read_tokenizer_model(data))
+
+
+class HuggingFaceTokenizer(RankTokenizer):
+    """The tokenizer of a `tokenizer.json` file. Byte-level BPE only, which is what Llama 4 has."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(read_tokenizer_json(data))
 
 
 def load_tokenizer(read_file: Callable[[str], bytes | None]) -> Tokenizer | None:
-    """The tokenizer among an engine's files, or None. tokenizer.model first: it loads faster and needs no extra."""
+    """The tokenizer among an engine's files, or None. Which of a checkpoint's files counts was decided when the
+    engine was built (convert/tokenizer_files.py): that is tokenizer.ranks, where there is one.
+    """
+    ranks = read_file(RANKS_FILE)
+    if ranks is not None:
+        return RankTokenizer(Vocabulary.from_file(ranks))
     model = read_file("tokenizer.model")
     json_file = read_file("tokenizer.json")
     if model is not None:
@@ -225,6 +212,12 @@ def load_tokenizer(read_file: Callable[[str], bytes | None]) -> Tokenizer | None
             if json_file is None:
                 raise
     return HuggingFaceTokenizer(json_file) if json_file is not None else None
+
+
+def read_tokenizer_model(data: bytes) -> Vocabulary:
+    """Raises EngineFileError."""
+    ranks = parse_tiktoken_ranks(data)
+    return Vocabulary(_SPLIT_PATTERN, list(ranks), list(range(len(ranks))), llama4_special_tokens(len(ranks)))
 
 
 def parse_tiktoken_ranks(data: bytes) -> dict[bytes, int]:
@@ -267,20 +260,13 @@ def split_for_tiktoken(text: str) -> Iterator[str]:
         yield window[start:]
 
 
-def _without_lone_surrogates(text: str) -> str:
+def without_lone_surrogates(text: str) -> str:
     """Pairs become the character they mean, lone ones U+FFFD; neither native encoder takes surrogates."""
     try:
         text.encode()
         return text
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _byte_level_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-ins: bytes that print are themselves, others follow from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {**{b: chr(b) for b in printable}, **{b: chr(0x100 + i) for i, b in enumerate(others)}}
 
 
 def require_tokenizer(tokenizer: Tokenizer | None, why: str) -> Tokenizer:
@@ -296,11 +282,14 @@ def require_tokenizer(tokenizer: Tokenizer | None, why: str) -> Tokenizer:
 __all__ = [
     "BOS_TEXT",
     "HuggingFaceTokenizer",
+    "RankTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",
     "llama4_special_tokens",
     "load_tokenizer",
     "parse_tiktoken_ranks",
+    "read_tokenizer_model",
     "require_tokenizer",
     "split_for_tiktoken",
+    "without_lone_surrogates",
 ]
