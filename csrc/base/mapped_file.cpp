@@ -1,6 +1,7 @@
 #include "base/mapped_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,10 @@
 
 namespace llama4rt {
 namespace {
+
+// A writer holds its lock for a moment while it asks whether the file is in use.
+constexpr int kLockTries = 20;
+constexpr timespec kLockPause{.tv_sec = 0, .tv_nsec = 5'000'000};
 
 int advice_flag(Advice advice) {
   switch (advice) {
@@ -41,6 +46,7 @@ MappedFile::MappedFile(const std::string& path, ErrorKind kind) : path_(path), k
     if (!S_ISREG(info.st_mode)) throw Error(kind, error_text(path, ": not a regular file"));
     if (info.st_size == 0) throw Error(kind, error_text(path, ": the file is empty"));
     size_ = size_t(info.st_size);
+    modified_ = info.st_mtim;
     void* const p = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd_, 0);
     if (p == MAP_FAILED)
       throw Error(kind, error_text(path, ": cannot be mapped (", size_, " bytes): ", std::strerror(errno)));
@@ -64,7 +70,25 @@ void MappedFile::advise(size_t offset, size_t bytes, Advice advice) const {
   madvise(const_cast<std::byte*>(data_) + begin, end - begin, advice_flag(advice));
 }
 
+void MappedFile::share_lock() const {
+  for (int i = 0; i < kLockTries && flock(fd_, LOCK_SH | LOCK_NB) != 0; ++i) {
+    if (errno != EWOULDBLOCK) return;
+    nanosleep(&kLockPause, nullptr);
+  }
+}
+
 void MappedFile::check_unchanged() const {
+  check_size();
+  struct stat info{};
+  if (fstat(fd_, &info) != 0)
+    throw Error(kind_, error_text(path_, ": cannot be examined: ", std::strerror(errno)));
+  if (info.st_mtim.tv_sec != modified_.tv_sec || info.st_mtim.tv_nsec != modified_.tv_nsec)
+    throw Error(kind_, error_text(path_,
+                                  ": the file has been written to since it was opened; open it again, "
+                                  "and replace engine files by rename, never in place"));
+}
+
+void MappedFile::check_size() const {
   struct stat info{};
   if (fstat(fd_, &info) != 0)
     throw Error(kind_, error_text(path_, ": cannot be examined: ", std::strerror(errno)));

@@ -1,10 +1,12 @@
 // MappedFile: a regular file mapped read-only, closed by its destructor. It knows nothing of what the bytes
-// mean. A file must be replaced by rename, never rewritten in place: a mapping of a file that is cut short
-// later raises SIGBUS, and no signal handler is installed to hide that; check_unchanged() notices it before
-// serving.
+// mean. A file must be replaced by rename, never rewritten in place: a mapping shows what is written later, and
+// one of a file that is cut short raises SIGBUS, which no signal handler is installed to hide. Three things
+// guard against that: share_lock() keeps this library's own writers away, check_unchanged() notices every
+// other writer before what it wrote is served, and a file replaced by rename stays as it was for who has it open.
 #pragma once
 
 #include <cstddef>
+#include <ctime>
 #include <span>
 #include <string>
 
@@ -34,8 +36,14 @@ class MappedFile {
 
   // Advice is a hint: what the kernel does not support is ignored. The range is widened to whole pages.
   void advise(size_t offset, size_t bytes, Advice advice) const;
-  // Throws Error(kind) when the file's size is no longer what was mapped.
+  // Says to writers that take the lock (base/output_file.h) that the file is in use, until this is destroyed.
+  // Where a file system has no locks there is none, and nothing is said.
+  void share_lock() const;
+  // Throws Error(kind) when the file was written to since it was mapped: another size, or another time of
+  // modification. Costs one fstat.
   void check_unchanged() const;
+  // The size alone: what must hold for every byte of bytes() to be readable.
+  void check_size() const;
 
  private:
   std::string path_;
@@ -43,6 +51,7 @@ class MappedFile {
   int fd_ = -1;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  timespec modified_{};
 };
 
 }  // namespace llama4rt

@@ -16,6 +16,11 @@ namespace llama4rt {
 namespace {
 
 constexpr uint64_t kIoChunk = uint64_t(64) << 20;
+constexpr int kTries = 100;
+
+bool same_file(const struct stat& a, const struct stat& b) {
+  return a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
 
 [[noreturn]] void fail(const std::string& what, int code) {
   throw Error(ErrorKind::kInternal, error_text(what, ": ", std::strerror(code)));
@@ -24,9 +29,9 @@ constexpr uint64_t kIoChunk = uint64_t(64) << 20;
 }  // namespace
 
 OutputFile::OutputFile(const std::string& path, uint64_t size) : path_(path), temporary_(path + ".tmp") {
-  open_and_lock();
+  check_not_in_use();
+  create_and_lock();
   try {
-    if (ftruncate(fd_, 0) != 0) fail(error_text(temporary_, ": cannot be emptied"), errno);
     reserve(size);
   } catch (...) {
     discard();
@@ -36,25 +41,79 @@ OutputFile::OutputFile(const std::string& path, uint64_t size) : path_(path), te
 
 OutputFile::~OutputFile() { discard(); }
 
-void OutputFile::open_and_lock() {
-  while (true) {
-    fd_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd_ < 0) fail(error_text(temporary_, ": cannot be created"), errno);
-    if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      const int code = errno;
-      close(std::exchange(fd_, -1));
-      if (code != EWOULDBLOCK) fail(error_text(temporary_, ": cannot be locked"), code);
-      throw Error(ErrorKind::kInternal,
-                  error_text(path_, ": another build is writing this file (", temporary_,
-                             " is locked); wait for it or choose another output"));
+void OutputFile::create_and_lock() {
+  // Each turn that does not end here means that another process came between; several in a row mean a fight.
+  for (int i = 0; i < kTries; ++i) {
+    fd_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd_ < 0 && errno == EEXIST) {
+      remove_leftover();
+      continue;
     }
-    // Another writer may have renamed or removed the file between open and flock; then start over.
-    struct stat mine{}, named{};
-    if (fstat(fd_, &mine) == 0 && stat(temporary_.c_str(), &named) == 0 && mine.st_ino == named.st_ino &&
-        mine.st_dev == named.st_dev)
-      return;
+    if (fd_ < 0) fail(error_text(temporary_, ": cannot be created"), errno);
+    if (flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno != EWOULDBLOCK) {
+      const int code = errno;
+      discard();
+      fail(error_text(temporary_, ": cannot be locked"), code);
+    }
+    if (is_named()) return;  // else another writer took our new file for a leftover before it was locked
     close(std::exchange(fd_, -1));
   }
+  throw Error(ErrorKind::kInternal, error_text(path_,
+                                               ": other builds are writing this file; wait for them or "
+                                               "choose another output"));
+}
+
+// The temporary of a killed writer goes; whatever else has the name stays, and is an error.
+void OutputFile::remove_leftover() const {
+  struct stat found{};
+  if (lstat(temporary_.c_str(), &found) != 0) {
+    if (errno == ENOENT) return;
+    fail(error_text(temporary_, ": cannot be examined"), errno);
+  }
+  const char* const foreign = S_ISLNK(found.st_mode)      ? "is a symbolic link"
+                              : !S_ISREG(found.st_mode)   ? "is not a regular file"
+                              : found.st_nlink > 1        ? "is a hard link: the file has other names too"
+                              : found.st_uid != geteuid() ? "belongs to another user"
+                                                          : nullptr;
+  if (foreign)
+    throw Error(ErrorKind::kInternal, error_text(temporary_, ": ", foreign,
+                                                 ", and no build left it there; remove "
+                                                 "it or choose another output"));
+  const int fd = open(temporary_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) {
+    if (errno == ENOENT) return;
+    fail(error_text(temporary_, ": cannot be opened"), errno);
+  }
+  const bool locked = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  struct stat mine{}, named{};
+  const bool same = fstat(fd, &mine) == 0 && lstat(temporary_.c_str(), &named) == 0 && same_file(mine, named);
+  // Under the lock, so that two writers do not remove each other's.
+  const int code = !locked && same && unlink(temporary_.c_str()) != 0 ? errno : 0;
+  close(fd);
+  if (locked)
+    throw Error(ErrorKind::kInternal, error_text(path_, ": another build is writing this file (", temporary_,
+                                                 " is locked); wait for it or choose another output"));
+  if (code != 0 && code != ENOENT)
+    fail(error_text(temporary_, ": a killed build left it, and it cannot be removed"), code);
+}
+
+void OutputFile::check_not_in_use() const {
+  struct stat found{};
+  if (stat(path_.c_str(), &found) != 0 || !S_ISREG(found.st_mode)) return;
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return;
+  const bool in_use = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  close(fd);
+  if (in_use)
+    throw Error(ErrorKind::kInternal,
+                error_text(path_,
+                           ": an engine has this file open; close it, or build under another name and move "
+                           "the new file over the old one (mv, never cp)"));
+}
+
+bool OutputFile::is_named() const {
+  struct stat mine{}, named{};
+  return fstat(fd_, &mine) == 0 && lstat(temporary_.c_str(), &named) == 0 && same_file(mine, named);
 }
 
 void OutputFile::reserve(uint64_t size) const {
@@ -94,6 +153,11 @@ void OutputFile::publish() {
   // Bytes written in chunks are cached in small pages, and stay so. Dropping them from the page cache lets a
   // later reader that maps the file with Advice::kHugePages get huge ones.
   posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  check_not_in_use();
+  if (!is_named())
+    throw Error(ErrorKind::kInternal,
+                error_text(temporary_, ": was removed or replaced while it was written"));
+  flock(fd_, LOCK_SH | LOCK_NB);  // whoever opens the file from now on shares its lock
   if (rename(temporary_.c_str(), path_.c_str()) != 0)
     fail(error_text(path_, ": cannot be put in place"), errno);
   close(std::exchange(fd_, -1));
@@ -108,7 +172,7 @@ void OutputFile::publish() {
 
 void OutputFile::discard() noexcept {
   if (fd_ < 0) return;
-  unlink(temporary_.c_str());  // before the lock goes, so that it is still ours
+  if (is_named()) unlink(temporary_.c_str());  // before the lock goes, so that it is still ours
   close(std::exchange(fd_, -1));
 }
 

@@ -1,7 +1,10 @@
 // OutputFile: a file that appears under its final name complete or not at all. Bytes go to `<path>.tmp`
 // beside it, which has its full size from the start (a full disk is an early error) and is locked against a
-// second writer; publish() flushes and renames it, the destructor removes it. A killed process leaves an
-// unlocked temporary, which the next writer takes over. Errors are kInternal and name the path.
+// second writer; publish() flushes and renames it, the destructor removes it. The temporary is always a file
+// that this writer created: no link is followed, nothing that exists is written to. What a killed process left
+// behind (a regular file, unlocked, ours, of one name) is removed first; anything else of that name is an error.
+// A file under the final name that somebody has open with MappedFile::share_lock() is not replaced: its owner
+// would serve a file that nobody can find any more. Errors are kInternal and name the path.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +28,10 @@ class OutputFile {
   void publish();
 
  private:
-  void open_and_lock();
+  void create_and_lock();
+  void remove_leftover() const;
+  void check_not_in_use() const;
+  bool is_named() const;
   void discard() noexcept;
 
   std::string path_;

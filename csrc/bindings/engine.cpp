@@ -274,6 +274,7 @@ py::dict stats_dict(const Engine& engine) {
 
 py::object file_bytes(const Engine& engine, const std::string& name) {
   if (!engine.file()) return py::none();
+  engine.file()->check_unchanged();
   const auto& names = engine.file()->file_names();
   if (std::find(names.begin(), names.end(), name) == names.end()) return py::none();
   const std::span<const std::byte> data = engine.file()->file(name);

@@ -168,12 +168,12 @@ void import_int4_rows(EngineWriter& writer, const std::string& name, int64_t exp
   writer.import_int4_rows(name, expert, stored, source, dtype);
 }
 
-void finish(EngineWriter& writer, const py::dict& metadata) {
+uint64_t finish(EngineWriter& writer, const py::dict& metadata) {
   std::vector<std::pair<std::string, std::string>> entries;
   for (const auto& [key, value] : metadata)
     entries.emplace_back(py::cast<std::string>(key), py::cast<std::string>(value));
   const py::gil_scoped_release no_gil;
-  writer.finish(entries);
+  return writer.finish(entries);
 }
 
 template <class File>

@@ -170,8 +170,21 @@ std::string file_path(const py::object& path) {
 
 }  // namespace llama4rt
 
-PYBIND11_MODULE(_core, m) {
+namespace {
+
+constexpr const char* kSubInterpreter =
+    "llama4rt works in the main interpreter only, and this is a sub-interpreter; use threads or processes";
+
+bool in_main_interpreter() { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+
+}  // namespace
+
+// PyInit__core() below is what Python finds; pybind11's own function is called from there. Before Python 3.12
+// its first act in a sub-interpreter is to wait for the lock that its own thread holds, for ever.
+PYBIND11_MODULE(_core_in_main, m) {
   using namespace llama4rt;
+  // From 3.12 on it gets as far as this: an init function runs in the main interpreter, whoever imports.
+  if (!in_main_interpreter()) throw py::import_error(kSubInterpreter);
   m.doc() = "The native module of llama4rt. People use llama4rt.Engine and llama4rt.build.";
   add_exceptions(m);
   m.def("version", [] { return LLAMA4RT_VERSION; });
@@ -184,4 +197,10 @@ PYBIND11_MODULE(_core, m) {
   bind_format(m);
   bind_engine(m);
   bind_ops(m);
+}
+
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (in_main_interpreter()) return PyInit__core_in_main();
+  PyErr_SetString(PyExc_ImportError, kSubInterpreter);
+  return nullptr;
 }

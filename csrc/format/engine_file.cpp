@@ -109,6 +109,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 EngineFile::EngineFile(const std::string& path)
     : file_(path, ErrorKind::kEngineFile), header_(file_.bytes(), path, ErrorKind::kEngineFile, kLimits) {
+  file_.share_lock();
   // Before anything large is touched: decode on 4 KB pages reads at half the speed
   // (docs/kernels/linear_int4.md).
   file_.advise(0, file_.size(), Advice::kHugePages);
@@ -357,7 +358,7 @@ std::span<const std::byte> EngineFile::file(std::string_view name) const {
 }
 
 std::vector<std::string> EngineFile::verify(int num_threads) const {
-  check_unchanged();
+  file_.check_size();
   const std::vector<StoredTensor>& all = tensors();
   std::vector<char> damaged(all.size(), 0);
   std::atomic<size_t> next{0};

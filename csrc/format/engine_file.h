@@ -55,7 +55,8 @@ struct WeightInfo {
 
 class EngineFile final : public WeightSource {
  public:
-  // Throws kEngineFile (kConfig for a config that is well-formed but impossible).
+  // Throws kEngineFile (kConfig for a config that is well-formed but impossible). While it is open, EngineWriter
+  // refuses to write a file of this name.
   explicit EngineFile(const std::string& path);
 
   const std::string& path() const override { return file_.path(); }
@@ -89,6 +90,7 @@ class EngineFile final : public WeightSource {
   std::vector<std::string> verify(int num_threads) const;
 
   void advise(Advice advice) const { file_.advise(0, file_.size(), advice); }
+  // Throws kEngineFile when the file was written to since it was opened.
   void check_unchanged() const { file_.check_unchanged(); }
 
  private:

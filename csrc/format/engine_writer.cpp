@@ -447,7 +447,7 @@ void EngineWriter::move_payload(uint64_t new_data_offset) {
   data_offset_ = new_data_offset;
 }
 
-void EngineWriter::finish(const std::vector<std::pair<std::string, std::string>>& metadata) {
+uint64_t EngineWriter::finish(const std::vector<std::pair<std::string, std::string>>& metadata) {
   const std::lock_guard lock(mutex_);
   require(State::kWriting, "finish()");
   for (const auto& [key, value] : metadata)
@@ -475,6 +475,7 @@ void EngineWriter::finish(const std::vector<std::pair<std::string, std::string>>
   output_->publish();
   output_.reset();
   state_ = State::kFinished;
+  return data_offset_ + data_bytes_;
 }
 
 void EngineWriter::abort() noexcept {

@@ -59,8 +59,9 @@ class EngineWriter {
   Weight declared_weight(const std::string& name) const;
 
   // Checks that everything was written, adds checksums, weights and header_checksum to the metadata, and
-  // publishes the file under its final name. metadata: keys and texts, kept in this order.
-  void finish(const std::vector<std::pair<std::string, std::string>>& metadata);
+  // publishes the file under its final name. metadata: keys and texts, kept in this order. Returns the file's
+  // bytes.
+  uint64_t finish(const std::vector<std::pair<std::string, std::string>>& metadata);
   void abort() noexcept;
 
  private:

@@ -134,8 +134,10 @@ class EngineWriter:
         """
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""
-    def finish(self, metadata: dict[str, str]) -> None:
-        """Checks that everything declared was written, writes the header, fsyncs, renames, fsyncs the directory.
+    def finish(self, metadata: dict[str, str]) -> int:
+        """Returns the file's bytes.
+
+        Checks that everything declared was written, writes the header, fsyncs, renames, fsyncs the directory.
 
         The writer adds `checksums`, `weights` (descriptors with rms_error and max_error) and `header_checksum` to the
         metadata.

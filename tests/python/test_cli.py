@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama4rt import _core
+from llama4rt import SamplingParams, _core
 from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
+from llama4rt.cli.main import _parser
+from llama4rt.cli.numbers import Integer, Integers, Quantity, Real
+from llama4rt.errors import RequestError
 
 
 def llama4rt(*args: Any, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -71,18 +75,165 @@ def test_a_wrong_command_line_is_2(args: list[str]) -> None:
     assert done.returncode == 2 and done.stdout == "" and "usage: llama4rt" in done.stderr
 
 
+# --- numbers
+
+NUMBERS = (Integer, Integers, Real, Quantity)
+# Options that take text; every other one with a value must have a range or choices.
+TEXTS = {
+    "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
+    "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
+}  # fmt: skip
+
+
+def options() -> list[tuple[str, str, Any]]:
+    """(command, option, its argparse action) of all parsers."""
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return [
+        (command, max(action.option_strings, key=len, default=action.dest), action)
+        for command, parser in commands.choices.items()
+        for action in parser._actions
+    ]
+
+
+def numeric() -> list[tuple[str, str, Any]]:
+    return [item for item in options() if isinstance(item[2].type, NUMBERS)]
+
+
+def test_every_option_has_a_range_or_is_known_as_text() -> None:
+    for command, option, action in options():
+        if action.nargs == 0 or action.choices or isinstance(action.type, NUMBERS):
+            continue
+        assert option in TEXTS and action.type not in (int, float), f"{command} {option}"
+    assert {command for command, _, _ in numeric()} >= {
+        "build",
+        "serve",
+        "bench",
+        "plan",
+        "generate",
+        "verify",
+    }
+    assert len(numeric()) >= 50
+
+
+def required(command: str, option: str) -> list[str]:
+    """What a command line needs beside `option`."""
+    return {
+        "build": ["x", "-o", "y"], "generate": ["x"] if option == "--token-ids" else ["x", "-p", "x"],
+        "chat": ["x"], "verify": ["x"], "bench": ["x"], "plan": ["x"],
+    }.get(command, [])  # fmt: skip
+
+
+def outside(kind: Any) -> list[str]:
+    """Texts that the type must refuse."""
+    texts = [
+        "",
+        "x",
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "1e999",
+        "1_0",
+        "0x10",
+        "\u0663",
+        " ",
+        "1 2",
+        "9" * 40,
+    ]
+    if isinstance(kind, Quantity):
+        return [*texts, "-1", "0", "1.5.2", "3 furlongs", "1e3"]
+    if isinstance(kind, Integers):
+        return [*outside(kind.each), "1,,2", ",", "1;2"]
+    if isinstance(kind, Real):
+        step = max(1e-3, abs(kind.high) * 1e-6)
+        return [
+            *texts,
+            *map(repr, (kind.low - step, kind.high + step)),
+            *([repr(kind.low)] if kind.above_low else []),
+        ]
+    return [*texts, "1.5", "1e3", str(kind.low - 1), str(kind.high + 1)]
+
+
+def inside(kind: Any) -> list[str]:
+    if isinstance(kind, Quantity):
+        return ["8192", "128k"]
+    if isinstance(kind, Integers):
+        return [f"{kind.each.low},{kind.each.high}"]
+    if isinstance(kind, Real):
+        return [
+            repr(kind.high),
+            repr((kind.low + kind.high) / 2),
+            *([] if kind.above_low else [repr(kind.low)]),
+        ]
+    return [str(kind.low), str(kind.high)]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "action"), numeric(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_numbers_outside_their_range_are_usage_errors(
+    command: str, option: str, action: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the option, the value and the range."""
+    parser = _parser()
+    for text in outside(action.type):
+        with pytest.raises(SystemExit) as end:
+            pytest.fail(
+                f"{text!r} became {parser.parse_args([command, *required(command, option), f'{option}={text}'])}"
+            )
+        words = capsys.readouterr().err.splitlines()[-1]
+        assert end.value.code == 2
+        assert f"error: argument {'/'.join(action.option_strings)}: " in words, (text, words)
+        shown = [part.strip() for part in text.split(",")] if isinstance(action.type, Integers) else [text]
+        assert any(repr(part)[:38] in words for part in shown), (text, words)
+        if isinstance(action.type, (Integer, Real)):
+            assert f"{action.type.low:{'' if isinstance(action.type, Integer) else 'g'}}" in words
+            assert f"{action.type.high:{'' if isinstance(action.type, Integer) else 'g'}}" in words
+    for text in inside(action.type):
+        if action.choices and int(text) not in action.choices:
+            continue
+        args = parser.parse_args([command, *required(command, option), f"{option}={text}"])
+        assert getattr(args, action.dest) is not None
+
+
+def test_the_ranges_are_those_of_what_reads_the_numbers(text_engine_file: Path) -> None:
+    """What the command line takes, SamplingParams takes too, and what it refuses is refused there."""
+    parser = _parser()
+    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"):
+        option = f"--{name.replace('_', '-')}"
+        (kind,) = (a.type for c, o, a in numeric() if (c, o) == ("generate", option))
+        for text in inside(kind):
+            args = parser.parse_args(["generate", "x", "-p", "x", f"{option}={text}"])
+            assert getattr(SamplingParams(**{name: getattr(args, name)}), name) == getattr(args, name)
+        for text in outside(kind)[-2:]:
+            with pytest.raises(RequestError, match=name):
+                SamplingParams(**{name: float(text) if "." in text else int(text)})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:80000", "http://h:0", "localhost:8000", "http://:80", "http://h:x"]
+)
+def test_base_urls_have_a_port_that_exists(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["bench-serve", "--base-url", url])
+    assert f"argument --base-url: {url!r} is not like http://host:port" in capsys.readouterr().err
+
+
+def test_a_port_that_does_not_exist_is_refused() -> None:
+    done = llama4rt("serve", "--port", "80000")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("argument --port: '80000' is not an integer in 0..65535")
+
+
 def test_failures_are_one_line_and_1(text_engine_file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.l4e"
     broken.write_bytes(b"\x10" * 100)
     for args, word in [
         (["generate", tmp_path / "missing.l4e", "-p", "x"], r"missing\.l4e"),
         (["generate", broken, "-p", "x"], r"broken\.l4e"),
-        (["generate", text_engine_file, "-p", "x", "--temperature", "-1"], "temperature"),
         (["generate", text_engine_file, "-p", ""], "empty"),
-        (["generate", text_engine_file, "--token-ids", "1,x"], "--token-ids"),
         (["generate", text_engine_file, "-p", "x", "--device", "tpu"], "tpu"),
         (["generate", tmp_path, "-p", "x"], r"neither model\.safetensors"),
-        (["bench", text_engine_file, "-r", "0"], "-r"),
     ]:
         done = llama4rt(*args, LLAMA4RT_CACHE=str(tmp_path / "cache"))
         assert done.returncode == 1, done

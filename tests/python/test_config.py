@@ -251,6 +251,100 @@ def test_rope_parameters_are_rope_theta_and_rope_scaling() -> None:
     assert parse_config(scout(rope_scaling=early)) == parse_config(SCOUT)
 
 
+LLAMA3 = SCOUT["text_config"]["rope_scaling"]
+ROPES: list[dict[str, Any]] = [
+    {"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    {"rope_scaling": {"rope_type": "default"}, "rope_parameters": {**LLAMA3, "rope_theta": 1e4}},
+    {"rope_scaling": {"rope_type": "default", "rope_theta": 5.0}, "rope_parameters": LLAMA3},
+    {"rope_scaling": {}, "rope_parameters": {**LLAMA3, "rope_theta": 1e4}},
+    {"rope_scaling": None, "rope_parameters": {**LLAMA3, "rope_theta": 1e4}},
+    {"rope_scaling": LLAMA3, "rope_parameters": None},
+    {"rope_scaling": LLAMA3, "rope_parameters": {**LLAMA3, "factor": 8.0}, "rope_theta": 7.0},
+    {"rope_scaling": ..., "rope_parameters": LLAMA3, "rope_theta": 7.0},
+    {"rope_scaling": ..., "rope_parameters": {"rope_theta": 6.0}, "rope_theta": 7.0},
+    {"rope_scaling": {"type": "llama3", **{k: v for k, v in LLAMA3.items() if k != "rope_type"}}},
+    {"rope_scaling": ..., "rope_parameters": ..., "rope_theta": ...},
+]
+
+
+@pytest.mark.parametrize("changes", ROPES)
+def test_rope_is_what_transformers_reads(changes: dict[str, Any]) -> None:
+    from transformers import Llama4TextConfig
+
+    config = scout(**changes)
+    text = {name: value for name, value in config["text_config"].items() if name.startswith("rope_")}
+    theirs = Llama4TextConfig.from_dict(copy.deepcopy(text)).rope_parameters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        ours = parse_config(config)
+    assert ours.rope_theta == theirs["rope_theta"]
+    expected = None
+    if theirs["rope_type"] == "llama3":
+        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        expected = RopeScaling(*(theirs[name] for name in names))
+    assert ours.rope_scaling == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rope_scaling": {"rope_type": "default", "rope_theta": 3.0}, "rope_parameters": {"rope_theta": 4.0}},
+                {"rope_scaling": ..., "rope_parameters": {"rope_theta": 4.0}}, {"rope_theta": 9.0}],
+)  # fmt: skip
+def test_vision_rope_is_what_transformers_reads(changes: dict[str, Any]) -> None:
+    from transformers import Llama4VisionConfig
+
+    config = with_vision(**changes)
+    theirs = Llama4VisionConfig.from_dict(copy.deepcopy(config["vision_config"])).rope_parameters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert vision_of(config).rope_theta == theirs["rope_theta"]
+
+
+def test_two_ropes_that_differ_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="both there and differ; rope_scaling is taken"):
+        parse_config(scout(rope_parameters={**LLAMA3, "factor": 8.0}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parse_config(scout(rope_parameters={**LLAMA3, "rope_theta": 500000.0}))
+
+
+@pytest.mark.parametrize(
+    ("rope", "words"),
+    [
+        ({"full_attention": LLAMA3}, "full_attention is {.*rotates all its layers alike"),
+        ({"chunked_attention": {**LLAMA3}, "full_attention": None}, "chunked_attention is .*alike"),
+        ({"rope_type": "default", "sliding_attention": {}}, "sliding_attention is {}"),
+        ({"factor": 8.0}, "factor is 8.0; rope_type 'default' does not scale; say rope_type 'llama3'"),
+        ({**LLAMA3, "rope_type": "default"}, "rope_type 'default' does not scale"),
+        ({**LLAMA3, "type": "default"}, "rope_type is 'llama3' and .*type is 'default'"),
+        ({**LLAMA3, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; it must be 1"),
+        ({**LLAMA3, "attention_factor": 1.2}, "attention_factor is 1.2; .*remove it"),
+        ({**LLAMA3, "mrope_section": [1, 2]}, "mrope_section is .*remove it"),
+        ({"rope_type": "yarn", "factor": 2.0}, "rope_type is 'yarn'; it must be 'llama3' or 'default'"),
+        ({"type": "linear", "factor": 2.0}, "rope_type is 'linear'"),
+        ({"rope_type": ["llama3"]}, "rope_type is "),
+        (True, "is True; it must be an object or null"),
+        (LLAMA3 | {"rope_theta": "1e4"}, "rope_theta is '1e4'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_what_rope_is_not_computed_is_refused(name: str, rope: Any, words: str) -> None:
+    """It used to be left out: nested settings became "default" without a word."""
+    with pytest.raises(ConfigError, match=rf"(?s){name}.*{words}"):
+        parse_config(scout(**({"rope_scaling": ...} | {name: rope})))
+
+
+def test_keys_are_not_half_read() -> None:
+    with pytest.raises(ConfigError, match="image_token_index is 200092 and image_token_id is 7"):
+        vision_of(with_vision({"image_token_id": 7}))
+    assert vision_of(with_vision({"image_token_id": 200092})).patch_token_id == 200092
+    with pytest.raises(ConfigError, match="attention_bias is 'no'; it must be true or false"):
+        parse_config(scout(attention_bias="no"))
+    with pytest.raises(ConfigError, match=r"vision_config\.rope_scaling\.rope_type is 'llama3'"):
+        vision_of(with_vision(rope_scaling=LLAMA3))
+    with pytest.raises(ConfigError, match=r"vision_config\.partial_rotary_factor is 0.25"):
+        vision_of(with_vision(partial_rotary_factor=0.25))
+
+
 @pytest.mark.parametrize("value", [..., None, []])
 def test_no_rope_layers_default_to_the_interval(value: Any) -> None:
     assert parse_config(scout(no_rope_layers=value)).rope_layers == (1, 1, 1, 0) * 12

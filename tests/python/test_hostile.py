@@ -476,3 +476,43 @@ def test_ctrl_c_while_closing(victim: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode in (-signal.SIGINT, 0), done.stderr
         assert "terminate called" not in done.stderr
+
+
+SUB_INTERPRETER = """
+import sys
+try:
+    import _interpreters as interpreters  # Python 3.13
+    create = lambda: interpreters.create("legacy")
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    create = lambda: interpreters.create(isolated=False)
+if sys.argv[1] == "loaded":
+    import llama4rt
+    llama4rt.Engine
+code = f'''
+import sys
+sys.path[:] = {sys.path!r}
+import llama4rt
+try:
+    {sys.argv[2]}
+except ImportError as error:
+    print("refused:", error, flush=True)
+'''
+result = interpreters.run_string(create(), code)
+assert result is None, result
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", ["loaded", "not loaded"])
+@pytest.mark.parametrize(
+    "call", ["llama4rt.Engine({path!r})", "llama4rt.build('a', 'b')", "llama4rt.ConfigError"]
+)
+def test_a_sub_interpreter_is_refused_with_words(first: str, call: str, victim: Path) -> None:
+    """It used to wait for ever for the lock that its own thread held."""
+    command = [sys.executable, "-c", SUB_INTERPRETER, first, call.format(path=str(victim))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused: ") and "sub" in done.stdout and "alive" in done.stdout, (
+        done.stdout
+    )

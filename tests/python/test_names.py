@@ -257,7 +257,7 @@ def test_an_empty_checkpoint_lists_everything_once() -> None:
 
 def test_long_lists_are_cut() -> None:
     tensors = names_of(TINY) | {f"junk.{i}": TensorInfo("BF16", (1,)) for i in range(5000)}
-    with pytest.raises(CheckpointError, match=r"(?s)5000 tensors do not match .* and 4800 more"):
+    with pytest.raises(CheckpointError, match=r"(?s)5000 tensors do not match .*and 4999 more like it.$"):
         mapped(parse_config(TINY), tensors)
 
 

@@ -125,8 +125,9 @@ def test_a_plan_is_said_in_words(checkpoint: Path, tmp_path: Path, capsys: Capsy
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "M", "12x", "", "9999999999999"])
 def test_contexts_are_numbers_of_tokens(text: str, capsys: Capsys) -> None:
-    assert main(["plan", "--config", "scout", f"--context={text}"]) == 1
-    assert "is no number of tokens" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--config", "scout", f"--context={text}"])
+    assert "argument -c/--context: " in (said := capsys.readouterr().err) and "is no number of tokens" in said
 
 
 def test_unknown_configs_are_refused(tmp_path: Path, capsys: Capsys) -> None:

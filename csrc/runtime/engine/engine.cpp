@@ -197,6 +197,7 @@ void Engine::check_usable() const {
 
 uint64_t Engine::submit(Request request) {
   check_usable();
+  if (file_) file_->check_unchanged();
   check_request(request, limits_);
   LLAMA4RT_CHECK(kRequest,
                  request.assume_computed == 0 ||
@@ -269,10 +270,13 @@ std::vector<TokenEvent> Engine::step() {
   device_->make_current();
   std::vector<TokenEvent> events = loop_->step();
   const EngineStats stats = loop_->stats();
-  const std::lock_guard lock(mutex_);
-  submitted_sequences_ -= taken;
-  stats_ = stats;
-  busy_ = loop_->has_work();
+  {
+    const std::lock_guard lock(mutex_);
+    submitted_sequences_ -= taken;
+    stats_ = stats;
+    busy_ = loop_->has_work();
+  }
+  if (file_) file_->check_unchanged();  // nothing that was computed from other bytes is handed out
   return events;
 }
 

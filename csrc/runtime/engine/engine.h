@@ -68,7 +68,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Any thread. Throws kRequest when the request is invalid, can never fit, or too many are waiting.
+  // Any thread. Throws kRequest when the request is invalid, can never fit, or too many are waiting, and
+  // kEngineFile when the file was written to since it was opened; so does step().
   uint64_t submit(Request request);
   void abort(uint64_t id);
   // reason: "stop" (the caller found a stop string) or "abort".

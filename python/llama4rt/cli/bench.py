@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.cli.common_options import WEIGHT_KINDS, add_engine_options, engine_file, note
+from llama4rt.cli.numbers import INT32_MAX, SEQUENCES, SIZE, Integer, Integers
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
     from llama4rt.cli.bench_cost import ModelCost
 
+_TOKENS = Integers(Integer(0, INT32_MAX))
 _DECODE_SLACK = 64  # tokens that early sequences of a batch may decode while late ones still prefill
 
 
@@ -53,26 +55,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_engine_options(parser, or_config=True)
     parser.add_argument(
-        "-p", "--prompt", type=_numbers(0), default=[512], metavar="N,..", help="prefill tokens; 0: none"
+        "-p", "--prompt", type=_TOKENS, default=[512], metavar="N,..", help="prefill tokens; 0: none"
     )
     parser.add_argument(
-        "-n", "--gen", type=_numbers(0), default=[128], metavar="N,..", help="decode tokens; 0: none"
+        "-n", "--gen", type=_TOKENS, default=[128], metavar="N,..", help="decode tokens; 0: none"
     )
     parser.add_argument(
         "-d",
         "--depth",
-        type=_numbers(0),
+        type=_TOKENS,
         default=[0],
         metavar="N,..",
         help="tokens already in the cache: computed first, or with --load dummy taken as computed",
     )
     parser.add_argument(
-        "-b", "--batch", type=_numbers(1), default=[1], metavar="N,..", help="sequences at a time"
+        "-b", "--batch", type=Integers(SEQUENCES), default=[1], metavar="N,..", help="sequences at a time"
     )
-    parser.add_argument("-r", "--repetitions", type=int, default=5, metavar="N")
+    parser.add_argument("-r", "--repetitions", type=Integer(1, 1_000_000), default=5, metavar="N")
     parser.add_argument("-o", "--output", choices=["md", "json"], default="md")
     parser.add_argument(
-        "--gpu-memory", metavar="SIZE", help="what to take of the device (default: what is free)"
+        "--gpu-memory", type=SIZE, metavar="SIZE", help="what to take of the device (default: what is free)"
     )
     parser.add_argument(
         "--config",
@@ -90,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
     from llama4rt.cli.bench_cost import machine
 
-    if args.repetitions < 1:
-        raise _core.ConfigError(f"-r is {args.repetitions}; it must be at least 1")
     longest = max(args.depth) + max(max(args.prompt), max(args.gen) + _DECODE_SLACK + max(args.batch)) + 2
     start = time.perf_counter()
     core, cost, name = _open(args, longest)
@@ -365,16 +365,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
-
-
-def _numbers(minimum: int) -> Any:
-    """An argparse type: 0,4096 as a list of integers."""
-
-    def parse(text: str) -> list[int]:
-        numbers = [int(part) for part in text.split(",")]
-        if min(numbers) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} has a number below {minimum}")
-        return numbers
-
-    parse.__name__ = "number list"
-    return parse

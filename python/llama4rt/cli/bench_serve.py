@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from llama4rt.cli.numbers import COUNT, SEED, Integer, Real
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
@@ -20,23 +22,36 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Send streamed completions to an OpenAI-compatible server and report throughput, TTFT, TPOT, ITL "
         "and E2EL. Prompts are random token ids, so that no prefix is shared, and outputs have a fixed length.",
     )
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000", metavar="URL")
+    parser.add_argument("--base-url", type=_base_url, default="http://127.0.0.1:8000", metavar="URL")
     parser.add_argument("--api-key", default="")
-    parser.add_argument("--num-prompts", type=int, default=100, metavar="N")
-    parser.add_argument("--max-concurrency", type=int, default=32, metavar="N")
+    parser.add_argument("--num-prompts", type=Integer(1, 1_000_000), default=100, metavar="N")
+    parser.add_argument("--max-concurrency", type=Integer(1, 65_535), default=32, metavar="N")
     parser.add_argument(
         "--request-rate",
-        type=float,
+        type=Real(0, 1e6, above_low=True),
         metavar="R",
         help="requests a second, at random times (default: all at once)",
     )
-    parser.add_argument("--random-input-len", type=int, default=128, metavar="N")
-    parser.add_argument("--random-output-len", type=int, default=128, metavar="N")
+    parser.add_argument("--random-input-len", type=COUNT, default=128, metavar="N")
+    parser.add_argument("--random-output-len", type=COUNT, default=128, metavar="N")
     parser.add_argument(
-        "--vocab", type=int, default=1000, metavar="N", help="prompt ids are drawn below this"
+        "--vocab", type=Integer(4, 2**24), default=1000, metavar="N", help="prompt ids are drawn below this"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+
+
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        port = url.port  # ValueError outside 0..65535
+    except ValueError:
+        port = 0
+    if port == 0 or url.scheme != "http" or not url.hostname:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.200} is not like http://host:port, with a port in 1..65535"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from llama4rt.cli.common_options import WEIGHT_KINDS, note
+from llama4rt.cli.numbers import GROUP_SIZE, THREADS_OR_ALL
 from llama4rt.cli.progress import ProgressBar
 
 
@@ -34,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--group-size",
-        type=int,
+        type=GROUP_SIZE,
         choices=(32, 64, 128),
         default=128,
         help="inputs that share a scale (default 128)",
@@ -63,7 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="replace numbers of the config's rope scaling: factor=16,high_freq_factor=1; none removes it",
     )
     parser.add_argument(
-        "-t", "--threads", type=int, metavar="N", help="default: all CPUs this process may use"
+        "-t", "--threads", type=THREADS_OR_ALL, metavar="N", help="default: all CPUs this process may use"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 

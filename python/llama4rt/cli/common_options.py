@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from llama4rt.cli.numbers import COUNT, GROUP_SIZE, INT32_MAX, SEED, SIZE, THREADS, Integer, Real
 from llama4rt.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ def add_engine_options(
     group = parser.add_argument_group("engine")
     group.add_argument("--device", default="auto", help="auto, cpu, reference or cuda:N (default: auto)")
     group.add_argument(
-        "-t", "--threads", type=int, metavar="N", help="processor threads (default: all available)"
+        "-t", "--threads", type=THREADS, metavar="N", help="processor threads (default: all available)"
     )
     group.add_argument(
-        "--max-model-len", type=int, metavar="N", help="longest prompt and output together, in tokens"
+        "--max-model-len", type=COUNT, metavar="N", help="longest prompt and output together, in tokens"
     )
-    group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
+    group.add_argument(
+        "--kv-cache-memory", type=SIZE, metavar="SIZE", help="memory for keys and values, such as 4GiB"
+    )
     group.add_argument(
         "--kv-cache-dtype",
         choices=KV_CACHE_DTYPES,
@@ -67,18 +70,20 @@ def add_engine_options(
         help="on a GPU, let a kernel's blocks start before the kernel before it has ended",
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
-    group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
+    group.add_argument("--group-size", type=GROUP_SIZE, choices=[32, 64, 128], help="likewise")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling", "What is not given takes the checkpoint's own default.")
-    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="at most this many tokens")
-    group.add_argument("--temperature", type=float, metavar="T", help="0: always the most likely token")
-    group.add_argument("--top-k", type=int, metavar="K")
-    group.add_argument("--top-p", type=float, metavar="P")
-    group.add_argument("--min-p", type=float, metavar="P")
-    group.add_argument("--repetition-penalty", type=float, metavar="X")
-    group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    group.add_argument("-n", "--max-tokens", type=COUNT, metavar="N", help="at most this many tokens")
+    group.add_argument(
+        "--temperature", type=Real(0, 100), metavar="T", help="0: always the most likely token"
+    )
+    group.add_argument("--top-k", type=Integer(-1, INT32_MAX), metavar="K")
+    group.add_argument("--top-p", type=Real(0, 1, above_low=True), metavar="P")
+    group.add_argument("--min-p", type=Real(0, 1), metavar="P")
+    group.add_argument("--repetition-penalty", type=Real(0, 100, above_low=True), metavar="X")
+    group.add_argument("--seed", type=SEED, metavar="N", help="makes sampling repeatable")
     group.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the output at this text; may be repeated"
     )

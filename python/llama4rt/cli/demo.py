@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from llama4rt.cli.numbers import THREADS
+
 if TYPE_CHECKING:
     from llama4rt.demo import Needle, Picture, Question
     from llama4rt.engine.engine import Engine
@@ -94,7 +96,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="pictures in the terminal"
     )
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="processor threads (default: all)")
+    parser.add_argument("-t", "--threads", type=THREADS, metavar="N", help="processor threads (default: all)")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="another demo.l4e and showcase.json than those shipped"
     )

@@ -14,6 +14,7 @@ from llama4rt.cli.common_options import (
     open_engine,
     sampling_params,
 )
+from llama4rt.cli.numbers import INT32_MAX, Integer, Integers
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,7 +22,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_engine_options(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
-    prompt.add_argument("--token-ids", metavar="IDS", help="the prompt as token ids: 200000,9906")
+    prompt.add_argument(
+        "--token-ids",
+        type=Integers(Integer(0, INT32_MAX)),
+        metavar="IDS",
+        help="the prompt as token ids: 200000,9906",
+    )
     add_image_option(parser, "each <|image|> of the prompt takes the next; without any they come first")
     add_sampling_options(parser)
     parser.add_argument(
@@ -33,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from llama4rt.images.image_tokens import PLACEHOLDER
 
     params = sampling_params(args)
-    prompt: Any = _token_ids(args.token_ids) if args.token_ids is not None else args.prompt
+    prompt: Any = args.prompt if args.token_ids is None else args.token_ids
     if prompt == "-":
         prompt = sys.stdin.read()
     with open_engine(args) as engine:
@@ -86,14 +92,3 @@ def _show_ids(_: str, token_ids: list[int]) -> None:
 def _speed(tokens: int, seconds: float) -> str:
     rate = tokens / seconds if seconds > 0 else 0.0
     return f"{tokens} tokens in {seconds:.2f} s, {rate:.1f} tokens/s"
-
-
-def _token_ids(text: str) -> list[int]:
-    from llama4rt.errors import RequestError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise RequestError(
-            f"--token-ids is {text!r:.80}; it must be numbers with commas between, 200000,9906"
-        ) from None

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
+from llama4rt.cli.numbers import BATCHED_TOKENS, GROUP_SIZE, SEQUENCES, SIZE, Integer, Quantity
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
@@ -33,19 +34,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     source.add_argument(
         "--config", metavar="NAME", help="without a file: scout, maverick, tiny, or the path of a config.json"
     )
-    parser.add_argument("-c", "--context", metavar="N", help="tokens of one sequence: 8192, 128k, 1M")
     parser.add_argument(
-        "-n", "--sequences", type=int, default=1, metavar="N", help="that run at the same time (default 1)"
+        "-c", "--context", type=Quantity(tokens), metavar="N", help="tokens of one sequence: 8192, 128k, 1M"
     )
-    parser.add_argument("--gpu-memory", metavar="SIZE", help="what the device has, such as 80GiB")
+    parser.add_argument(
+        "-n",
+        "--sequences",
+        type=SEQUENCES,
+        default=1,
+        metavar="N",
+        help="that run at the same time (default 1)",
+    )
+    parser.add_argument("--gpu-memory", type=SIZE, metavar="SIZE", help="what the device has, such as 80GiB")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], help="default: what FILE is for; with --config: cuda"
     )
     parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, default="auto")
     parser.add_argument(
-        "--block-size", type=int, default=16, metavar="N", help="tokens of a block (default 16)"
+        "--block-size", type=Integer(16, 1024), default=16, metavar="N", help="tokens of a block (default 16)"
     )
-    parser.add_argument("--max-batched-tokens", type=int, metavar="N", help="tokens of one step")
+    parser.add_argument("--max-batched-tokens", type=BATCHED_TOKENS, metavar="N", help="tokens of one step")
     add_weight_options(parser)
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
 
@@ -54,7 +62,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
     """How the matrices of a model that has no file are stored."""
     group = parser.add_argument_group("with --config, as in `llama4rt build`")
     group.add_argument("--weights", choices=WEIGHT_KINDS, default="int4")
-    group.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128)
+    group.add_argument("--group-size", type=GROUP_SIZE, choices=[32, 64, 128], default=128)
     group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
     group.add_argument("--lm-head", choices=["auto", *WEIGHT_KINDS], default="auto")
 
@@ -81,7 +89,7 @@ def tokens(text: str | None) -> int:
     units = {"k": 1 << 10, "m": 1 << 20}
     number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
     if not number.isdecimal() or not 1 <= int(number) * unit < 2**40:
-        raise ConfigError(f"{text!r:.40} is no number of tokens; write 8192, 128k or 1M")
+        raise ConfigError(f"{text!r:.40} is no number of tokens in 1..2^40; write 8192, 128k or 1M")
     return int(number) * unit
 
 

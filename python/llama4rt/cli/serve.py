@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from llama4rt.cli.common_options import add_engine_options, note, open_engine
+from llama4rt.cli.numbers import BATCHED_TOKENS, SEQUENCES, SIZE, Integer, Real
 
 if TYPE_CHECKING:
     from llama4rt.engine.engine import Engine
@@ -23,7 +24,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_engine_options(parser, or_demo=True)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    group.add_argument("--port", type=int, default=8000, metavar="N", help="0: any free one (default: 8000)")
+    group.add_argument(
+        "--port", type=Integer(0, 65_535), default=8000, metavar="N", help="0: any free one (default: 8000)"
+    )
     group.add_argument(
         "--api-key",
         action="append",
@@ -40,18 +43,28 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="may be repeated (default: FILE's name)",
     )
     group.add_argument(
-        "--max-num-seqs", type=int, metavar="N", help="outputs generated at once (default: 16)"
+        "--max-num-seqs", type=SEQUENCES, metavar="N", help="outputs generated at once (default: 16)"
     )
     group.add_argument(
-        "--max-batched-tokens", type=int, metavar="N", help="tokens of one step (default: 512)"
+        "--max-batched-tokens", type=BATCHED_TOKENS, metavar="N", help="tokens of one step (default: 512)"
     )
     group.add_argument(
-        "--max-waiting", type=int, default=256, metavar="N", help="outputs that may wait; then 429"
+        "--max-waiting",
+        type=Integer(1, 2**30),
+        default=256,
+        metavar="N",
+        help="outputs that may wait; then 429",
     )
     group.add_argument(
-        "--limit-images", type=int, default=10, metavar="N", help="pictures of one request (default: 10)"
+        "--limit-images",
+        type=Integer(1, 4096),
+        default=10,
+        metavar="N",
+        help="pictures of one request (default: 10)",
     )
-    group.add_argument("--max-body", default="32MiB", metavar="SIZE", help="of one request (default: 32MiB)")
+    group.add_argument(
+        "--max-body", type=SIZE, default="32MiB", metavar="SIZE", help="of one request (default: 32MiB)"
+    )
     group.add_argument(
         "--allow-image-urls",
         action="store_true",
@@ -59,7 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     group.add_argument(
         "--drain-seconds",
-        type=float,
+        type=Real(0, 86_400, above_low=True),
         default=30.0,
         metavar="S",
         help="for running requests after SIGTERM (default: 30)",

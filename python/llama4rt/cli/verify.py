@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from llama4rt.cli.numbers import THREADS_OR_ALL
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
@@ -12,7 +14,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "the first damaged tensor. Checksums find accidents, not forgery.",
     )
     parser.add_argument("file", metavar="FILE", help="an engine file")
-    parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="default: all CPUs")
+    parser.add_argument(
+        "-t", "--threads", type=THREADS_OR_ALL, default=0, metavar="N", help="default: all CPUs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

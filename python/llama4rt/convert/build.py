@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
+from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.config import parse_config
 from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.names import map_tensors
 from llama4rt.convert.write_engine import EngineBuild
-from llama4rt.errors import ConfigError
+from llama4rt.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def build(
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
     numbers of the config's. progress(done, total) counts source bytes. The same checkpoint and options give the
-    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`.
+    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build
+    but not open is refused before anything is written, and so is an `out` that an engine has open.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -62,6 +64,23 @@ def build(
     path = os.fspath(out)
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
+    try:
+        size, worst = _write(src, path, options, num_threads or 0, rope_scaling, progress)
+    except OSError as error:  # of the checkpoint's files: what is written is the native writer's
+        name = os.fsdecode(error.filename or os.fspath(src))
+        raise CheckpointError(f"{name}: {error.strerror or error}") from error
+    return BuildReport(path, size, time.perf_counter() - start, worst)
+
+
+def _write(
+    src: str | os.PathLike[str],
+    path: str,
+    options: BuildOptions,
+    num_threads: int,
+    rope_scaling: Mapping[str, float] | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[int, tuple[tuple[str, float, float], ...]]:
+    """(bytes of the file, its worst errors)."""
     checkpoint = open_checkpoint(src)
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
@@ -73,11 +92,10 @@ def build(
     )
     mapping = map_tensors(config, checkpoint)
     quantized = any(piece.source.info.codes for target in mapping.targets for piece in target.pieces)
-    written = EngineBuild(
-        checkpoint, config, mapping, options.resolved(quantized), progress or (lambda done, total: None)
-    )
-    worst = written.write(_core.EngineWriter(path, num_threads or 0, options.target))
-    return BuildReport(path, os.path.getsize(path), time.perf_counter() - start, worst)
+    options = options.resolved(quantized)
+    engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
+    check_opens(engine.files, config, options)
+    return engine.write(_core.EngineWriter(path, num_threads, options.target))
 
 
 __all__ = ["BuildReport", "build"]

@@ -5,6 +5,7 @@ into several tensors is one tensor `....weight` [out, in] here. formats/ holds t
 convert/ knows only this protocol.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from llama4rt.errors import CheckpointError
 
 # Element types that are read as plain numbers.
 FLOAT_DTYPES = ("BF16", "F16", "F32")
-_MAX_LISTED = 200
+_MAX_PROBLEMS = 60  # listed one by one; of more, one of each kind
+_MAX_KINDS = 20
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,25 @@ def plain_problems(name: str, info: TensorInfo, shape: tuple[int, ...]) -> list[
 
 
 def raise_problems(problems: Sequence[str], what: str) -> None:
-    """One CheckpointError that lists them all (the first few hundred); nothing when there are none."""
+    """One CheckpointError that lists them, up to a few dozen in full; nothing when there are none."""
     if not problems:
         return
-    lines = list(problems[:_MAX_LISTED])
-    if len(problems) > _MAX_LISTED:
-        lines.append(f"and {len(problems) - _MAX_LISTED} more")
+    lines = problems if len(problems) <= _MAX_PROBLEMS else _kinds(problems)
     raise CheckpointError("\n  ".join([f"{len(problems)} {what}:", *lines]))
+
+
+def _kinds(problems: Sequence[str]) -> list[str]:
+    """One problem of each kind: those of a kind differ in numbers alone (layers, experts)."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(re.sub(r"\d+", "0", problem), []).append(problem)
+    lines = [
+        kind[0] + (f" (and {len(kind) - 1} more like it)" if len(kind) > 1 else "")
+        for kind in list(kinds.values())[:_MAX_KINDS]
+    ]
+    if len(kinds) > _MAX_KINDS:
+        lines.append(f"and {len(kinds) - _MAX_KINDS} more kinds of problems")
+    return lines
 
 
 __all__ = ["FLOAT_DTYPES", "Checkpoint", "TensorInfo", "TensorNames", "plain_problems", "raise_problems"]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llama4rt.convert.fields import Fields, shown
+from llama4rt.convert.rope import MAX_POSITIONS, RopeScaling, override_scaling, parse_rope
 from llama4rt.convert.vision_config import VisionConfig, parse_vision
 from llama4rt.errors import ConfigError
 
@@ -23,19 +24,7 @@ _MAX_LAYERS = 1024
 _MAX_HEADS = 4096
 _MAX_HEAD_DIM = 512
 _MAX_EXPERTS = 4096
-_MAX_POSITIONS = 1 << 40
 _MAX_END_TOKENS = 1024
-_SCALING_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """The llama3 rule."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: float
 
 
 @dataclass(frozen=True)
@@ -123,12 +112,12 @@ def parse_config(
         experts = f.integer("num_local_experts", 1, _MAX_EXPERTS)
         experts_per_token = f.integer("num_experts_per_tok", 1, experts, default=1)
     temperature = f.flag("attn_temperature_tuning", default=True)
-    floor_scale = f.real("floor_scale", 0, _MAX_POSITIONS, default=8192.0)
+    floor_scale = f.real("floor_scale", 0, MAX_POSITIONS, default=8192.0)
     if temperature and floor_scale == 0:
         raise ConfigError("floor_scale is 0; it must be positive when attn_temperature_tuning is true")
-    theta, scaling = _rope(f)
+    theta, scaling = parse_rope(f, default_theta=500_000.0)
     if rope_scaling is not None:
-        scaling = _override(scaling, rope_scaling)
+        scaling = override_scaling(scaling, rope_scaling)
     elif scaling is not None:
         _warn_of_early_scout(scaling, experts)
     bos, ends = _special_ids(config, text, generation_config or {}, vocab)
@@ -155,7 +144,7 @@ def parse_config(
         attn_temperature_tuning=temperature,
         attn_scale=f.real("attn_scale", 0, 1e6, default=0.1),
         floor_scale=floor_scale,
-        max_position_embeddings=f.integer("max_position_embeddings", 1, _MAX_POSITIONS),
+        max_position_embeddings=f.integer("max_position_embeddings", 1, MAX_POSITIONS),
         tie_word_embeddings=(f if "tie_word_embeddings" in text else Fields(config)).flag(
             "tie_word_embeddings", default=False
         ),
@@ -193,12 +182,10 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 def _check_unsupported(f: Fields) -> None:
     """Settings that no Llama 4 uses and that would silently change the results."""
-    if f.get("attention_bias"):
+    if f.flag("attention_bias", default=False):
         raise ConfigError("attention_bias is true; Llama 4 has no biases, and llama4rt computes none")
     if f.get("hidden_act") not in (None, "silu"):
         raise ConfigError(f"hidden_act is {shown(f.get('hidden_act'))}; it must be 'silu'")
-    if f.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ConfigError(f"partial_rotary_factor is {shown(f.get('partial_rotary_factor'))}; it must be 1")
 
 
 def _rope_layers(f: Fields, layers: int) -> tuple[int, ...]:
@@ -208,7 +195,7 @@ def _rope_layers(f: Fields, layers: int) -> tuple[int, ...]:
         if len(listed) < layers:
             raise ConfigError(f"no_rope_layers has {len(listed)} entries for {layers} layers")
         return tuple(listed[:layers])
-    interval = f.integer("no_rope_layer_interval", 1, _MAX_POSITIONS, default=4)
+    interval = f.integer("no_rope_layer_interval", 1, MAX_POSITIONS, default=4)
     return tuple(int((layer + 1) % interval != 0) for layer in range(layers))
 
 
@@ -231,57 +218,16 @@ def _chunks(f: Fields, rope_layers: Sequence[int]) -> tuple[int, tuple[int, ...]
     null = "attention_chunk_size" in f.values and f.get("attention_chunk_size") is None
     if null or not any(chunked):
         return 0, (0,) * len(rope_layers)
-    return f.integer("attention_chunk_size", 1, _MAX_POSITIONS, default=8192), chunked
+    return f.integer("attention_chunk_size", 1, MAX_POSITIONS, default=8192), chunked
 
 
 def _moe_layers(f: Fields, layers: int) -> tuple[int, ...]:
     """An explicit list wins, even an empty one; else every interleave_moe_layer_step-th layer."""
     listed = f.integers("moe_layers", 0, layers - 1)
     if listed is None:
-        step = f.integer("interleave_moe_layer_step", 1, _MAX_POSITIONS, default=1)
+        step = f.integer("interleave_moe_layer_step", 1, MAX_POSITIONS, default=1)
         listed = list(range(step - 1, layers, step))
     return tuple(int(layer in set(listed)) for layer in range(layers))
-
-
-def _rope(f: Fields) -> tuple[float, RopeScaling | None]:
-    """rope_parameters of transformers 5, or rope_theta and rope_scaling of version 4."""
-    parameters = f.get("rope_parameters")
-    where = "rope_parameters"
-    if parameters is None:
-        parameters, where = f.get("rope_scaling"), "rope_scaling"
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise ConfigError(f"{where} is {shown(parameters)}; it must be an object or null")
-    r = Fields(parameters or {}, f"{where}.")
-    theta_at = r if r.get("rope_theta") is not None else f
-    theta = theta_at.real("rope_theta", 1e-6, 1e15, default=500_000.0)
-    kind = r.get("rope_type") or r.get("type") or "default"
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ConfigError(f"{where}.rope_type is {shown(kind)}; it must be 'llama3' or 'default'")
-    return theta, _scaling(r)
-
-
-def _scaling(r: Fields) -> RopeScaling:
-    factor, low, high = (r.real(name, 1e-6, 1e6) for name in _SCALING_FIELDS[:3])
-    original = r.real(_SCALING_FIELDS[3], 1e-6, _MAX_POSITIONS)
-    if high < low:
-        raise ConfigError(
-            f"{r.prefix}high_freq_factor ({high:g}) is less than {r.prefix}low_freq_factor ({low:g})"
-        )
-    return RopeScaling(factor, low, high, original)
-
-
-def _override(scaling: RopeScaling | None, numbers: Mapping[str, float]) -> RopeScaling | None:
-    unknown = sorted(set(numbers) - set(_SCALING_FIELDS))
-    if unknown:
-        raise ConfigError(
-            f"rope_scaling override: unknown {', '.join(unknown)}; known are {', '.join(_SCALING_FIELDS)}"
-        )
-    if not numbers:
-        return None
-    base: Mapping[str, Any] = asdict(scaling) if scaling else {}
-    return _scaling(Fields({**base, **numbers}, "rope_scaling override: "))
 
 
 def _warn_of_early_scout(scaling: RopeScaling, experts: int) -> None:

@@ -1,7 +1,15 @@
-"""The small files of a checkpoint: read strictly, with limits; and which of them an engine file keeps."""
+"""The small files of a checkpoint: read strictly, with limits; and which of them an engine file keeps.
 
+A file may be a link only as the hub's cache makes them: to a blob of the same repository. One that leads anywhere
+else would put whatever it points to into the engine file, and so is refused.
+"""
+
+import errno
+import fnmatch
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +36,105 @@ LICENSE_PATTERNS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 MAX_JSON_BYTES = 256 << 20
 _MAX_FILE_BYTES = 1 << 30
 _PLAIN_NAME = re.compile(r"[\w.() +-]{1,100}", re.ASCII)  # narrower than what an engine file takes
+_LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"  # all that a clone without Git LFS has of a file
+)
+_MAX_POINTER_BYTES = 1024
 
 
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises CheckpointError."""
-    if not path.is_file():
+    content = read_if_there(path, limit)
+    if content is None:
         raise CheckpointError(f"{path}: is missing")
-    size = path.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{path}: has {size} bytes; at most {limit} are expected")
+    return content
+
+
+def read_if_there(path: Path, limit: int) -> bytes | None:
+    """As read_file; None when there is no regular file of that name."""
+    where = resolve(path)
+    if where is None:
+        return None
     try:
-        return path.read_bytes()
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            if info.st_size > limit:
+                raise CheckpointError(f"{path}: has {info.st_size} bytes; at most {limit} are expected")
+            content = file.read(limit + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
+    if len(content) != info.st_size:
+        raise CheckpointError(f"{path}: changed while it was read")
+    _check_no_pointer(path, content)
+    return content
+
+
+def resolve(path: Path) -> Path | None:
+    """Where a file of a checkpoint really lies; None when there is nothing of that name.
+
+    Raises CheckpointError for a link that leaves the checkpoint: the directory itself and, where it is a snapshot in a
+    hub cache, the blobs beside it.
+    """
+    try:
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            return path
+        real = os.path.realpath(path, strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise CheckpointError(
+                f"{path}: is a link to {os.readlink(path)!r:.200}, where nothing is; download it again"
+            ) from None
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    if not any(real.startswith(root + os.sep) for root in _roots(path.parent)):
+        raise CheckpointError(
+            f"{path}: is a link to {real!r:.200}, outside the checkpoint; copy the file here if it belongs to it"
+        )
+    return Path(real)
+
+
+def _roots(directory: Path) -> tuple[str, ...]:
+    """Where the links of a checkpoint may end. A folder of blobs that is a link itself does not count."""
+    own = os.path.realpath(directory)
+    parent = os.path.dirname(own)
+    blobs = [os.path.join(parent, "blobs")]  # of a snapshot beside them
+    if os.path.basename(parent) == "snapshots":  # models--owner--name/snapshots/<revision>
+        blobs.append(os.path.join(os.path.dirname(parent), "blobs"))
+    return (own, *blobs)
+
+
+def check_weight_file(path: Path) -> None:
+    """Raises CheckpointError unless a file of weights is there, in the checkpoint, and more than a pointer."""
+    where = resolve(path)
+    if where is None or not where.is_file():
+        raise CheckpointError(f"{path}: is missing")
+    if where.stat().st_size <= _MAX_POINTER_BYTES:
+        with open(where, "rb") as file:
+            _check_no_pointer(path, file.read(_MAX_POINTER_BYTES))
+
+
+def _check_no_pointer(path: Path, content: bytes) -> None:
+    if content.startswith(_LFS_POINTER) and len(content) <= _MAX_POINTER_BYTES:
+        raise CheckpointError(
+            f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in the checkpoint, or download it "
+            "with huggingface_hub"
+        )
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, links included. An unreadable disk is an OSError, not an absent file."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise
+    return True
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -60,22 +154,32 @@ def kept_files(directory: Path) -> dict[str, bytes]:
     paths = {name: directory / name for name in names} | {
         name: directory / path for name, path in _KEPT_AS.items()
     }
-    paths = dict(sorted(paths.items()))
-    return {name: read_file(path, _MAX_FILE_BYTES) for name, path in paths.items() if path.is_file()}
+    found = {name: read_if_there(paths[name], _MAX_FILE_BYTES) for name in sorted(paths)}
+    return {name: content for name, content in found.items() if content is not None}
 
 
 def license_names(directory: Path) -> list[str]:
     """Names of the licence, notice and policy files, sorted."""
-    found = {path.name for pattern in LICENSE_PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    return sorted(name for name in found if _PLAIN_NAME.fullmatch(name))
+    return sorted(
+        name
+        for name in os.listdir(directory)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in LICENSE_PATTERNS)
+        and _PLAIN_NAME.fullmatch(name)
+        and (where := resolve(directory / name)) is not None
+        and stat.S_ISREG(os.stat(where).st_mode)
+    )
 
 
 __all__ = [
     "KEPT_FILES",
     "LICENSE_PATTERNS",
     "MAX_JSON_BYTES",
+    "check_weight_file",
+    "is_there",
     "kept_files",
     "license_names",
     "read_file",
+    "read_if_there",
     "read_json_object",
+    "resolve",
 ]

@@ -10,28 +10,37 @@ from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.files import LICENSE_PATTERNS
 from llama4rt.convert.formats import CONTAINERS, FORMATS
 from llama4rt.convert.formats.layer import FormatLayer
-from llama4rt.convert.quantization_config import quantization_config
+from llama4rt.convert.formats.renamed import with_plain_names
+from llama4rt.convert.unreadable import (
+    check_directory,
+    check_quantization,
+    check_tensors,
+    refuse_directory,
+    refuse_file,
+)
 from llama4rt.errors import CheckpointError
 
 DOWNLOAD_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", *LICENSE_PATTERNS)
 
 _HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$")
-_WEIGHT_FILES = (".bin", ".pth", ".pt", ".gguf")
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint directory or a hub id. Raises CheckpointError."""
     path, name = locate(source)
+    check_directory(path)
     container = next((container for container in CONTAINERS if container.detect(path)), None)
     if container is None:
-        raise CheckpointError(_nothing_to_read(path))
+        raise refuse_directory(path, [name for container in CONTAINERS for name in container.looks_for])
     checkpoint: Checkpoint = container(path, name)
     check_quantization_method(checkpoint.config())
+    checkpoint = with_plain_names(checkpoint)
     for form in FORMATS:
         matrices = form.detect(checkpoint)
         if matrices:
             checkpoint = FormatLayer(checkpoint, matrices)
+    check_tensors(checkpoint.names(), checkpoint.name)  # what no format has taken
     return checkpoint
 
 
@@ -45,7 +54,7 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, str]:
         cached = _CACHED.search(os.path.abspath(path))
         return path, f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(path))
     if path.exists():
-        raise CheckpointError(f"{source}: is a file; expected a checkpoint directory (or a hub id)")
+        raise refuse_file(path)
     if not _HUB_ID.fullmatch(str(source)):
         raise CheckpointError(f"{source}: no such directory, and not a hub id like owner/name")
     import huggingface_hub
@@ -64,24 +73,8 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, str]:
 
 def check_quantization_method(config: Mapping[str, Any]) -> None:
     """Refuses by name a quantisation that no format reads. Which matrices are quantised, the tensors say."""
-    quantization = quantization_config(config)
-    if quantization is None:
-        return
     known = [method for form in FORMATS for method in form.quant_methods]
-    method = quantization.get("quant_method")
-    if method is not None and method not in known:
-        titles = ", ".join(form.title for form in FORMATS)
-        raise CheckpointError(
-            f"quantization_config.quant_method is {method!r:.80}; llama4rt reads {titles} "
-            "and checkpoints that are not quantised"
-        )
-
-
-def _nothing_to_read(directory: Path) -> str:
-    looked_for = " nor ".join(name for container in CONTAINERS for name in container.looks_for)
-    others = [path.name for path in sorted(directory.iterdir()) if path.suffix in _WEIGHT_FILES]
-    hint = f" ({others[0]} cannot be read; llama4rt reads safetensors only)" if others else ""
-    return f"{directory}: neither {looked_for} is there{hint}"
+    check_quantization(config, known, [form.title for form in FORMATS])
 
 
 __all__ = ["DOWNLOAD_PATTERNS", "check_quantization_method", "locate", "open_checkpoint"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llama4rt import _core
 from llama4rt.convert.checkpoint import TensorInfo, TensorNames, raise_problems
 from llama4rt.convert.config import ModelConfig
+from llama4rt.errors import CheckpointError
 
 VISION_PREFIXES = ("vision_model.", "multi_modal_projector.")
 _COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that some exports store; the engine computes them
@@ -195,9 +196,27 @@ class _Mapper:
             for name in left
             if not _COMPUTED.search(name)
         ]
+        if self.tensors and not self.used:
+            raise CheckpointError(self._strange_names())
         # A tied embedding is asked for twice, and complains twice.
         raise_problems(list(dict.fromkeys(self.problems)), "tensors do not match config.json")
         return TensorMapping(targets, skipped, tied_head)
+
+    def _strange_names(self) -> str:
+        """Not one tensor has a name that is looked for: say so once, not once for each."""
+        wanted = f"{self._layer('0')}{_TEXT_LAYER['attn_norm']}"
+        pattern = re.compile(r"(.+?)(?:model\.)?layers\.\d+\." + re.escape(_TEXT_LAYER["attn_norm"]))
+        known = next((match for name in sorted(self.tensors) if (match := pattern.fullmatch(name))), None)
+        first = min(self.tensors)
+        advice = (
+            f"; they begin with {known[1]!r:.80}, which llama4rt does not know: save the model without it"
+            if known
+            else ""
+        )
+        return (
+            f"none of the checkpoint's {len(self.tensors)} tensors has a name of Llama 4 in Hugging Face's layout, "
+            f"such as {wanted}; the first is {self.tensors[first].stored_name(first)}{advice}"
+        )
 
     def _target(self, spec: _core.TensorSpec) -> Target:
         if len(self.problems) > _MAX_PROBLEMS:  # a config that has nothing to do with the files

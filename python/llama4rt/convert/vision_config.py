@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama4rt.convert.fields import Fields, shown
+from llama4rt.convert.rope import parse_rope
 from llama4rt.errors import ConfigError
 
 _MAX_WIDTH = 1 << 20
@@ -77,7 +78,7 @@ def parse_vision(config: Mapping[str, Any], vocab_size: int) -> VisionConfig | N
         output_dim=output_dim,
         image_size=image_size,
         patch_size=patch_size,
-        rope_theta=_rope_theta(f),
+        rope_theta=parse_rope(f, default_theta=10_000.0, kinds=("default",))[0],
         norm_eps=_NORM_EPS,
         patch_token_id=_patch_token(config, vocab_size),
     )
@@ -151,25 +152,18 @@ def _check_unsupported(f: Fields) -> None:
         )
 
 
-def _rope_theta(f: Fields) -> float:
-    """rope_parameters of transformers 5, or rope_theta of version 4; where neither says it, 10000."""
-    parameters = f.get("rope_parameters")
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise ConfigError(
-            f"vision_config.rope_parameters is {shown(parameters)}; it must be an object or null"
-        )
-    r = Fields(parameters or {}, "vision_config.rope_parameters.")
-    kind = r.get("rope_type") or r.get("type") or "default"
-    if kind != "default":
-        raise ConfigError(f"vision_config.rope_parameters.rope_type is {shown(kind)}; it must be 'default'")
-    where = r if r.get("rope_theta") is not None else f
-    return where.real("rope_theta", 1e-6, 1e15, default=10_000.0)
-
-
 def _patch_token(config: Mapping[str, Any], vocab_size: int) -> int:
     """The id of <|patch|>: image_token_index, or image_token_id of some exports."""
-    spelled = next((n for n in ("image_token_index", "image_token_id") if config.get(n) is not None), None)
-    return Fields(config).integer(spelled or "image_token_index", 0, vocab_size - 1)
+    f = Fields(config)
+    said = {
+        name: config[name] for name in ("image_token_index", "image_token_id") if config.get(name) is not None
+    }
+    ids = [f.integer(name, 0, vocab_size - 1) for name in said or ("image_token_index",)]
+    if len(set(ids)) > 1:
+        raise ConfigError(
+            f"image_token_index is {ids[0]} and image_token_id is {ids[1]}; they must be the same id"
+        )
+    return ids[0]
 
 
 __all__ = ["VisionConfig", "parse_vision"]

@@ -1,7 +1,7 @@
 """EngineBuild: writes an engine file from a checkpoint's rows, a few megabytes at a time."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,13 @@ class EngineBuild:
         self._done = 0
         self._problems: list[str] = []
 
-    def write(self, writer: _core.EngineWriter) -> tuple[tuple[str, float, float], ...]:
-        """Writes the whole file; returns the worst errors: (weight, relative RMS, maximum)."""
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Name -> content of the checkpoint's files that the engine file holds."""
+        return self._files
+
+    def write(self, writer: _core.EngineWriter) -> tuple[int, tuple[tuple[str, float, float], ...]]:
+        """Writes the whole file; returns its bytes and the worst errors: (weight, relative RMS, maximum)."""
         try:
             self._check_tied_head()
             self._declare(writer)
@@ -55,13 +60,13 @@ class EngineBuild:
             raise_problems(self._problems, "tensors cannot be used")
             for name, content in self._files.items():
                 writer.write_tensor(f"files/{name}", np.frombuffer(content, dtype=np.uint8))
-            writer.finish(self._metadata())
+            size = writer.finish(self._metadata())
         except BaseException:
             writer.abort()
             raise
         quantized = [name for name, storage in self._storage.items() if storage.is_quantized]
         reports = sorted(((name, *writer.report(name)) for name in quantized), key=lambda r: (-r[1], r[0]))
-        return tuple(reports[:_WORST])
+        return size, tuple(reports[:_WORST])
 
     def _check_tied_head(self) -> None:
         head = self._mapping.tied_head

@@ -17,7 +17,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BILINEAR = 2  # Pillow's number, which preprocessor_config.json uses
-_MAX_TILES = 1024  # of a picture; the published models have 16
+_MAX_TILES = 1024  # of a picture
+_DEFAULT_TILES = 16  # of the published models
+# One of these keys makes a file the settings of an image processor.
+_SETTINGS = frozenset(
+    [
+        "max_patches",
+        "resize_to_max_canvas",
+        "size",
+        "image_mean",
+        "image_std",
+        "rescale_factor",
+        "resample",
+        "do_resize",
+        "do_rescale",
+        "do_normalize",
+        "do_convert_rgb",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,9 @@ class ProcessedImage:
 class ImageProcessor:
     """The preprocessing of one model. tile: pixels, the side of a tile (S)."""
 
-    def __init__(self, tile: int = 336, max_tiles: int = 16, resize_to_max_canvas: bool = False) -> None:
+    def __init__(
+        self, tile: int = 336, max_tiles: int = _DEFAULT_TILES, resize_to_max_canvas: bool = False
+    ) -> None:
         self.tile = tile
         self.max_tiles = max_tiles
         self.resize_to_max_canvas = resize_to_max_canvas
@@ -49,7 +68,7 @@ class ImageProcessor:
         for name in ("preprocessor_config.json", "processor_config.json"):
             settings = _json_object(read_file, name)
             settings = settings.get("image_processor", settings)  # transformers 5 has it inside
-            if isinstance(settings, dict) and "max_patches" in settings:
+            if isinstance(settings, dict) and not _SETTINGS.isdisjoint(settings):
                 return ImageProcessor(tile, *_checked(settings, name, tile))
         return ImageProcessor(tile)
 
@@ -105,8 +124,12 @@ def _checked(settings: Mapping[str, Any], name: str, tile: int) -> tuple[int, bo
             raise EngineFileError(f"{name}: {key} is {settings.get(key)!r:.80}; it must be {wanted}")
 
     size = settings.get("size", tile)
-    sides = set(size.values()) if isinstance(size, dict) else {size}
-    expect("size", sides == {tile}, f"the vision tower's image_size, {tile} x {tile}")
+    sides = list(size.values()) if isinstance(size, dict) else [size]
+    expect(
+        "size",
+        bool(sides) and all(side == tile for side in sides),
+        f"the vision tower's image_size, {tile} x {tile}",
+    )
     for key in ("image_mean", "image_std"):
         value = settings.get(key, 0.5)
         expect(key, value == 0.5 or value == [0.5, 0.5, 0.5], "0.5 for each channel")
@@ -115,7 +138,7 @@ def _checked(settings: Mapping[str, Any], name: str, tile: int) -> tuple[int, bo
     expect("resample", settings.get("resample", _BILINEAR) == _BILINEAR, f"{_BILINEAR}, bilinear")
     for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         expect(key, settings.get(key, True) in (True, None), "true")
-    tiles, full = settings["max_patches"], settings.get("resize_to_max_canvas", False)
+    tiles, full = settings.get("max_patches", _DEFAULT_TILES), settings.get("resize_to_max_canvas", False)
     expect("max_patches", type(tiles) is int and 1 <= tiles <= _MAX_TILES, f"an integer in 1..{_MAX_TILES}")
     expect("resize_to_max_canvas", isinstance(full, bool), "true or false")
     return tiles, full

@@ -332,6 +332,18 @@ TEST(every_byte_of_the_payload_is_guarded_by_verify) {
   }
 }
 
+TEST(an_open_file_is_not_written_over) {
+  const TempDir dir;
+  const std::string path = dir / "sample.l4e";
+  write_sample_engine(path);
+  {
+    const EngineFile file(path), second(path);  // readers share
+    CHECK_THROWS(kInternal, write_sample_engine(path));
+    file.check_unchanged();
+  }
+  write_sample_engine(path);
+}
+
 TEST(a_file_cut_after_opening_is_noticed) {
   const TempDir dir;
   const std::string path = dir / "sample.l4e";

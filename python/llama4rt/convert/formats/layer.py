@@ -1,4 +1,6 @@
-"""FormatLayer: a checkpoint with the matrices of one format in the place of the tensors they are made of."""
+"""Checkpoints that change another one in a part: FormatLayer, the matrices of one format in the place of the tensors
+they are made of; CheckpointLayer, what all of them have from the one below.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +10,11 @@ from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.stored_rows import Codes, Values
 
 
-class FormatLayer:
-    """A Checkpoint: `base`, where each of `matrices` takes the place of its parts."""
+class CheckpointLayer:
+    """A Checkpoint that says of everything but its tensors what `base` says."""
 
-    def __init__(self, base: Checkpoint, matrices: Mapping[str, StoredMatrix]) -> None:
+    def __init__(self, base: Checkpoint) -> None:
         self._base = base
-        self._matrices = matrices
-        stored = base.names()
-        parts = {part for matrix in matrices.values() for part in matrix.info.stored}
-        self._doubled = {name: stored[name] for name in matrices if name in stored and name not in parts}
-        self._names = {name: info for name, info in stored.items() if name not in parts}
-        self._names |= {name: matrix.info for name, matrix in matrices.items()}
 
     @property
     def name(self) -> str:
@@ -29,6 +25,31 @@ class FormatLayer:
 
     def generation_config(self) -> Mapping[str, Any]:
         return self._base.generation_config()
+
+    def kept_files(self) -> Mapping[str, bytes]:
+        return self._base.kept_files()
+
+    def licenses(self) -> Sequence[str]:
+        return self._base.licenses()
+
+    def source_hash(self) -> str:
+        return self._base.source_hash()
+
+    def contains(self, path: str) -> bool:
+        return self._base.contains(path)
+
+
+class FormatLayer(CheckpointLayer):
+    """A Checkpoint: `base`, where each of `matrices` takes the place of its parts."""
+
+    def __init__(self, base: Checkpoint, matrices: Mapping[str, StoredMatrix]) -> None:
+        super().__init__(base)
+        self._matrices = matrices
+        stored = base.names()
+        parts = {part for matrix in matrices.values() for part in matrix.info.stored}
+        self._doubled = {name: stored[name] for name in matrices if name in stored and name not in parts}
+        self._names = {name: info for name, info in stored.items() if name not in parts}
+        self._names |= {name: matrix.info for name, matrix in matrices.items()}
 
     def names(self) -> Mapping[str, TensorInfo]:
         return self._names
@@ -58,21 +79,9 @@ class FormatLayer:
     def nbytes(self, name: str) -> int:
         return sum(self._base.nbytes(part) for part in self._parts(name))
 
-    def kept_files(self) -> Mapping[str, bytes]:
-        return self._base.kept_files()
-
-    def licenses(self) -> Sequence[str]:
-        return self._base.licenses()
-
-    def source_hash(self) -> str:
-        return self._base.source_hash()
-
-    def contains(self, path: str) -> bool:
-        return self._base.contains(path)
-
     def _parts(self, name: str) -> tuple[str, ...]:
         matrix = self._matrices.get(name)
         return (name,) if matrix is None else matrix.info.stored
 
 
-__all__ = ["FormatLayer"]
+__all__ = ["CheckpointLayer", "FormatLayer"]

@@ -14,6 +14,8 @@ from llama4rt.convert.checkpoint import TensorInfo, plain_problems, raise_proble
 from llama4rt.convert.files import (
     KEPT_FILES,
     MAX_JSON_BYTES,
+    check_weight_file,
+    is_there,
     kept_files,
     license_names,
     read_file,
@@ -24,6 +26,7 @@ from llama4rt.errors import CheckpointError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_MAX_MISSING = 3  # shards that an error names one by one
 
 
 class SafetensorsDirectory:
@@ -33,14 +36,14 @@ class SafetensorsDirectory:
 
     @staticmethod
     def detect(path: Path) -> bool:
-        return (path / _SINGLE).exists() or (path / _INDEX).exists()
+        return is_there(path / _SINGLE) or is_there(path / _INDEX)
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self.name = name
         self._config = read_json_object(directory / "config.json")
         generation = directory / "generation_config.json"
-        self._generation_config = read_json_object(generation) if generation.exists() else {}
+        self._generation_config = read_json_object(generation) if is_there(generation) else {}
         self._shards: dict[str, _core.SafetensorsFile] = {}
         self._tensors: dict[str, TensorInfo] = {}
         self._shard_of: dict[str, str] = {}
@@ -101,17 +104,24 @@ class SafetensorsDirectory:
         return f"sha256:{digest.hexdigest()}"
 
     def contains(self, path: str) -> bool:
-        files = [self._directory / name for name in (*self._shards, *KEPT_FILES, _INDEX)]
+        names = (*self._shards, *KEPT_FILES, *self.licenses(), _INDEX)
+        files = [self._directory / name for name in names]
         return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
 
     def _open_shards(self) -> None:
         index = self._read_index()
-        problems: list[str] = []
-        for shard in sorted(set(index.values())) if index is not None else [_SINGLE]:
+        shards = sorted(set(index.values())) if index is not None else [_SINGLE]
+        missing = [shard for shard in shards if not is_there(self._directory / shard)]
+        problems = [f"{self._directory / shard}: is missing" for shard in missing[:_MAX_MISSING]]
+        if len(missing) > _MAX_MISSING:
+            problems.append(f"and {len(missing) - _MAX_MISSING} more of the {len(shards)} shards are missing")
+        if missing and index is not None:
+            problems.append(f"{_INDEX} names these files; download the checkpoint again, all of it")
+        for shard in shards:
             path = self._directory / shard
-            if not path.is_file():
-                problems.append(f"{path}: is missing")
+            if shard in missing:
                 continue
+            check_weight_file(path)
             file = _core.SafetensorsFile(str(path))
             self._shards[shard] = file
             for name in file.names():
@@ -127,7 +137,7 @@ class SafetensorsDirectory:
 
     def _read_index(self) -> dict[str, str] | None:
         """Tensor -> shard, or None when the weights are one file."""
-        if (self._directory / _SINGLE).exists():
+        if is_there(self._directory / _SINGLE):
             return None
         path = self._directory / _INDEX
         weight_map = read_json_object(path).get("weight_map")
