@@ -9,6 +9,7 @@ import struct
 from io import BytesIO
 from typing import Any
 
+import hostile_pictures
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -52,7 +53,8 @@ def seeds() -> tuple[bytes, ...]:
         *tiff, _saved(deep, "TIFF"), _saved(rgba, "TIFF", **frames), _saved(rgb.convert("CMYK"), "TIFF"),
         _saved(grey.convert("1"), "TIFF", compression="group4"), _saved(rgb, "TIFF", exif=exif.tobytes()),
         _saved(rgb, "PPM"), _saved(grey, "PPM"), _saved(deep, "PPM"),
-        b"P3 2 1 255 0 1 2 3 4 5\n", b"P1 3 2\n1 0 1 0 1 0\n",
+        b"P3 2 1 255 0 1 2 3 4 5\n", b"P1 3 2\n1 0 1 0 1 0\n", b"P5 3 2 200\nabcdef",
+        hostile_pictures.jpeg_of_scans(40, 30), hostile_pictures.bmp_of_runs(12), hostile_pictures.tiff([]),
     )  # fmt: skip
 
 
@@ -150,6 +152,12 @@ _NO_PICTURES: list[Any] = [
     None, 5, 1.5, "", "\0", "no/such/file", "http://127.0.0.1/", "https://[::1]/", "file:///dev/zero", "javascript:0",
     "data:", "data:,", "data:;base64,", [], {}, object(), b"", bytearray(3), memoryview(b"GIF89a"), "x" * 70_000,
 ]  # fmt: skip
+
+
+def damaged_picture(rng: random.Random) -> bytes | str:
+    """A damaged file, or a header that promises much; sometimes in a data: URL."""
+    data = header_of(rng) if rng.random() < 0.1 else damaged_file(rng)
+    return "data:;base64," + base64.b64encode(data).decode() if rng.random() < 0.05 else data
 
 
 def damaged_source(rng: random.Random) -> Any:

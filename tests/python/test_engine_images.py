@@ -23,7 +23,7 @@ from llama4rt import (
     SamplingParams,
 )
 from llama4rt.cli.main import main
-from llama4rt.images import sources
+from llama4rt.images import decoder
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -278,22 +278,22 @@ def test_a_template_that_loses_a_picture_is_refused(engine: Engine, monkeypatch:
 def test_async_pictures_are_read_beside_the_loop(
     path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many requests at once: right results, never in the loop's thread, and few pictures decoded at a time."""
-    decode, threads, running, most = sources.decode, set(), [0], [0]
+    """Many requests at once: right results, never in the loop's thread, and few pictures read at a time."""
+    read, threads, running, most = decoder.encoded_picture, set(), [0], [0]
     lock = threading.Lock()
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **options: Any) -> Any:
         with lock:
             threads.add(threading.current_thread())
             running[0] += 1
             most[0] = max(most[0], running[0])
         try:
-            return decode(*arguments)
+            return read(*arguments, **options)
         finally:
             with lock:
                 running[0] -= 1
 
-    monkeypatch.setattr(sources, "decode", watched)
+    monkeypatch.setattr(decoder, "encoded_picture", watched)
     pictures = [[png(noise(8 + i, 30, seed=i)), png(noise(20, 8 + i, seed=i))] for i in range(12)]
     expected = [engine.generate("<|image|>?<|image|>", GREEDY, images=own)[0].outputs for own in pictures]
     threads.clear()

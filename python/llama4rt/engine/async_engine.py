@@ -24,9 +24,9 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.text.chat_data import Message
 from llama4rt.text.chat_template import ChatTemplate
-from llama4rt.text.prompt_builder import PreparedPrompt, Prompt
+from llama4rt.text.prompt_builder import PreparedPrompt, Prompt, PromptWithPictures
 from llama4rt.text.tokenizer import Tokenizer
-from llama4rt.workers.client import Client, current_client, working_for
+from llama4rt.workers.client import Client, current_client, run_in_context, working_for
 
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 
@@ -179,20 +179,27 @@ class AsyncEngine:
         """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""
         prompts = self.engine.prompts
         self.engine.check_usable()
-        if images:  # their own threads, few of them: decoded pictures are large
-            prepare = partial(prompts.prepare, prompt, images, parallel=False)
-            return await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
-        if isinstance(prompt, (str, list)):  # of ids each is looked at
-            short = prompts.tokenizer_loaded or not isinstance(prompt, str)
-            if not (short and len(prompt) < _LONG_TEXT_CHARS):
-                return await asyncio.to_thread(prompts.prepare, prompt)
-        return prompts.prepare(prompt)
+        loaded = prompts.tokenizer_loaded or not isinstance(prompt, str)
+        # Of ids each is looked at.
+        short = not isinstance(prompt, (str, list)) or (loaded and len(prompt) < _LONG_TEXT_CHARS)
+        if images or not short:
+            read = await run_in_context(prompts.text_threads, partial(prompts.read, prompt, images))
+        else:
+            read = prompts.read(prompt, images)
+        return await self._finished(read)
 
     async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
         """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
         prompts = self.engine.prompts
-        prepare = partial(prompts.prepare_chat, messages, parallel=False, **options)
-        return await asyncio.get_running_loop().run_in_executor(prompts.pool(), prepare)
+        read = await run_in_context(prompts.text_threads, partial(prompts.read_chat, messages, **options))
+        return await self._finished(read)
+
+    async def _finished(self, prompt: PreparedPrompt | PromptWithPictures) -> PreparedPrompt:
+        if isinstance(prompt, PreparedPrompt):
+            return prompt
+        prompts = self.engine.prompts
+        finish = partial(prompts.finish, prompt, parallel=False)
+        return await run_in_context(prompts.picture_threads, finish)
 
     # --- Engine's, by the same names ------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Encoded pictures to RGB, with Pillow, for files that strangers made.
 
-The format is told by the first bytes, never by a name, and only a short list of Pillow's readers is used. Sizes are
-checked as soon as the header is read, before pixels are. All that a reader can raise becomes ImageError.
+The format is told by the first bytes, never by a name, and only a short list of Pillow's readers is used. Sizes, memory
+and passes over the pixels are checked as soon as the header is read, before pixels are. All that a reader can raise
+becomes ImageError.
 """
 
 import struct
@@ -11,8 +12,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import ImageError
+from llama4rt.images.decoded_bytes import check_decoded_bytes, check_webp
 from llama4rt.images.limits import ImageLimits
 from llama4rt.images.pillow_warnings import pillow_silenced
+from llama4rt.images.structure import directory_is_sane, read_structure
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,19 +50,30 @@ def decode(data: bytes, limits: ImageLimits, what: str = "the image") -> "Image"
     size = _webp_size(data) if name == "WebP" else None
     if size is not None:  # its reader allocates the canvas when it opens
         limits.check_size(*size, what)
+        check_webp(*size, limits, what)
+    structure = read_structure(data, name, limits.max_scans, what)
+    del data
     try:
         with pillow_silenced():
-            image = getattr(import_module(f"PIL.{module}"), reader)(BytesIO(data))
+            image = getattr(import_module(f"PIL.{module}"), reader)(BytesIO(structure.data))
             limits.check_size(image.height, image.width, what)
             if name == "TIFF":
                 _check_tiff_tiles(image, limits, what)
-            return to_rgb(image, limits, what)
+            check_decoded_bytes(image, name, structure.scans, limits, what)
+            _check_passes(image, structure.scans, limits, what)
+            return _rgb_of_file(image, what)
     except ImageError:
         raise
-    except MemoryError:
-        raise ImageError(f"{what}: not enough memory to decode this {name}") from None
+    except MemoryError as error:
+        raise ImageError(f"{what}: not enough memory to decode this {name}") from error
     except Exception as error:  # readers raise anything on damaged files
         raise ImageError(f"{what}: damaged {name}: {_text(error)}") from None
+
+
+def import_readers() -> None:
+    """Imports all that decode() needs, before memory is limited."""
+    for _, _, module, _ in _READERS:
+        import_module(f"PIL.{module}")
 
 
 def to_rgb(image: "Image", limits: ImageLimits, what: str = "the image") -> "Image":
@@ -69,11 +83,22 @@ def to_rgb(image: "Image", limits: ImageLimits, what: str = "the image") -> "Ima
         with pillow_silenced():
             with _load_lock if getattr(image, "fp", None) is not None else _no_lock:
                 image.load()  # two threads must not load one picture at once
-            return _upright(_opaque(image, what), image)
+            return _upright(_opaque(image, what), _orientation(image))
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"{what}: {_text(error)}") from None
+
+
+def _rgb_of_file(image: Any, what: str) -> "Image":
+    """to_rgb() for a picture that nobody else has: its own pixels are freed on the way."""
+    image.load()
+    vars(image).pop("_decoder", None)  # of WebP, which holds two canvases
+    orientation = _orientation(image)
+    rgb = _opaque(image, what)
+    if rgb is not image:
+        image.close()
+    return _upright(rgb, orientation)
 
 
 def _reader(data: bytes, what: str) -> tuple[str, str, str]:
@@ -115,6 +140,16 @@ def _check_tiff_tiles(image: Any, limits: ImageLimits, what: str) -> None:
     if isinstance(width, int) and isinstance(height, int) and width * height > limits.max_pixels:
         raise ImageError(
             f"{what} is stored in tiles of {width} x {height} pixels; max_pixels is {limits.max_pixels}"
+        )
+
+
+def _check_passes(image: "Image", scans: int, limits: ImageLimits, what: str) -> None:
+    """The larger the picture, the fewer scans: of one of max_pixels a quarter."""
+    most = max(limits.max_scans * limits.max_pixels // (4 * image.height * image.width), 1)
+    if scans > most:
+        raise ImageError(
+            f"{what} is a JPEG of {scans} scans over {image.width} x {image.height} pixels; it can have {most}: "
+            f"max_scans is {limits.max_scans}, and a quarter of that at max_pixels"
         )
 
 
@@ -163,14 +198,20 @@ def _from_16_bit(image: "Image", what: str) -> "Image":
     return pil.fromarray(grey).convert("RGB")
 
 
-def _upright(rgb: "Image", image: "Image") -> "Image":
-    """Turned as the EXIF data of `image` asks; data that cannot be read asks for nothing."""
+def _orientation(image: "Image") -> Any:
+    """As the EXIF data have it; None where they cannot be read."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and not directory_is_sane(exif):
+        return None
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:
+        return None
+
+
+def _upright(rgb: "Image", orientation: Any) -> "Image":
     from PIL.Image import Transpose
 
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:
-        return rgb
     turn = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,

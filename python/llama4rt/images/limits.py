@@ -9,14 +9,21 @@ _MAX_SIDE = 1 << 20  # what images/tiling.py can tile
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits on one picture. The defaults take any photograph, and bound what a hostile file can cost to a second or
-    two and half a gigabyte.
+    """Limits on one picture. The defaults take any photograph, and bound what a hostile file can cost to a few seconds
+    of one processor and half a gigabyte.
     """
 
     max_encoded_bytes: int = 32 << 20  # of a file, of bytes, of a download
     max_pixels: int = 64 << 20  # height times width, once decoded
     max_side: int = 32_768  # pixels
     max_aspect_ratio: int = 2_048  # of the longer side to the shorter one
+    max_decoded_bytes: int = (
+        512 << 20
+    )  # that decoding takes, the picture and what its decoder needs beside it
+    max_scans: int = (
+        64  # of a JPEG, each a pass over its pixels; of the largest pictures a quarter; usual are 1 to 15
+    )
+    max_cpu_seconds: int = 5  # of processor time, from the file to its tiles, in a process of its own
     max_url_seconds: int = 20  # from looking up the host to the last byte, redirects included
 
     def __post_init__(self) -> None:

@@ -76,13 +76,23 @@ class ImageProcessor:
         """image: a PIL image of mode RGB, or uint8 [height, width, 3]."""
         import numpy as np
         from PIL import Image as pil
-        from PIL.Image import Resampling
 
         picture = pil.fromarray(image) if isinstance(image, np.ndarray) else image
+        return self.processed(picture.height, picture.width, self.tiles(picture))
+
+    def processed(self, height: int, width: int, tiles: "NDArray[np.uint8]") -> ProcessedImage:
+        """tiles: what tiles() made of a picture of height x width pixels."""
+        tiling = self.tiling(height, width)
+        tiles.flags.writeable = False
+        return ProcessedImage(tiles, tiling, _digest(self.tile, tiles))
+
+    def tiles(self, picture: "Image") -> "NDArray[np.uint8]":
+        """[n, S, S, 3] of a picture of mode RGB."""
+        import numpy as np
+        from PIL.Image import Resampling
+
         assert picture.mode == "RGB", picture.mode
-        tiling = choose_tiling(
-            picture.height, picture.width, self.tile, self.max_tiles, self.resize_to_max_canvas
-        )
+        tiling = self.tiling(picture.height, picture.width)
         side = self.tile
 
         def resized(height: int, width: int) -> "NDArray[np.uint8]":
@@ -97,8 +107,11 @@ class ImageProcessor:
         tiles[: tiling.rows * tiling.cols] = grid.reshape(-1, side, side, 3)
         if tiling.num_tiles > 1:
             tiles[-1] = resized(side, side)  # of the whole picture, its shape not kept
-        tiles.flags.writeable = False
-        return ProcessedImage(tiles, tiling, _digest(side, tiles))
+        return tiles
+
+    def tiling(self, height: int, width: int) -> Tiling:
+        """Of a picture of height x width pixels."""
+        return choose_tiling(height, width, self.tile, self.max_tiles, self.resize_to_max_canvas)
 
 
 def normalise(tiles: "NDArray[np.uint8]") -> "NDArray[np.float32]":

@@ -1,4 +1,8 @@
-"""Whatever holds a picture, to RGB: PIL image, numpy array, bytes, path, `data:` URL, and http(s) URL where allowed."""
+"""Whatever holds a picture, to RGB: PIL image, numpy array, bytes, path, `data:` URL, and http(s) URL where allowed.
+
+What comes as a file or as text goes in two steps, so that the second can run in another process (decoder.py):
+encoded_picture() gets hold of it, file_bytes() and decode() read it.
+"""
 
 import base64
 import binascii
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"(data|https?|ftp|file|s3|gs|blob):", re.IGNORECASE)  # what is no path
 _KINDS = "a PIL image, a uint8 array, bytes, a path, a data: URL or an http(s) URL"
+_BLANKS = b" \t\n\r\v\f"
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,15 @@ class Base64:
     """Base64 text of an encoded picture, without the head of a data: URL."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """kind: what `data` is: "file", the bytes of one; "data", a data: URL; "base64". what: its name in errors."""
+
+    kind: str
+    data: bytes
+    what: str
 
 
 def load_image(
@@ -35,16 +49,14 @@ def load_image(
     what: its name in errors, which are all ImageError. Reads the network only with allow_urls.
     """
     limits = limits or ImageLimits()
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        limits.check_bytes(memoryview(source).nbytes, what)
-        return decode(bytes(source), limits, what)
-    if isinstance(source, str) and _SCHEME.match(source):
-        return decode(url_bytes(source, limits, allow_urls=allow_urls, what=what), limits, what)
-    if isinstance(source, Base64):
-        return decode(base64_bytes(source.text, limits, what), limits, what)
-    if isinstance(source, (str, os.PathLike)):
-        return decode(*_file_bytes(source, limits, what))
+    encoded = encoded_picture(source, limits, allow_urls=allow_urls, what=what)
+    if encoded is not None:
+        return decode(file_bytes(encoded, limits), limits, encoded.what)
+    return decoded_picture(source, limits, what)
 
+
+def decoded_picture(source: Any, limits: ImageLimits, what: str) -> "Image":
+    """load_image for what is no file: a PIL image or an array."""
     import numpy as np
     from PIL.Image import Image
 
@@ -55,16 +67,40 @@ def load_image(
     raise ImageError(f"{what} is a {type(source).__name__}; it must be {_KINDS}")
 
 
+def encoded_picture(
+    source: Any, limits: ImageLimits, *, allow_urls: bool, what: str
+) -> EncodedPicture | None:
+    """What `source` holds, read or fetched but not looked into; None for what is no file (decoded_picture)."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        limits.check_bytes(memoryview(source).nbytes, what)
+        return EncodedPicture("file", bytes(source), what)
+    if isinstance(source, Base64):
+        return EncodedPicture("base64", _text_bytes(source.text, limits, what), what)
+    if isinstance(source, str) and _SCHEME.match(source):
+        if source[:5].lower() == "data:":
+            return EncodedPicture("data", _text_bytes(source, limits, what), what)
+        return EncodedPicture("file", _fetched(source, limits, allow_urls=allow_urls, what=what), what)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(source, limits, what)
+    return None
+
+
+def file_bytes(encoded: EncodedPicture, limits: ImageLimits) -> bytes:
+    """The bytes of the picture's file."""
+    if encoded.kind == "data":
+        return _data_url_bytes(encoded.data, limits, encoded.what)
+    if encoded.kind == "base64":
+        return _base64_bytes(encoded.data, limits, encoded.what)
+    return encoded.data
+
+
 def is_url(text: str) -> bool:
     """Whether a string is read as a URL, not as a path."""
     return _SCHEME.match(text) is not None
 
 
-def url_bytes(url: str, limits: ImageLimits, *, allow_urls: bool, what: str) -> bytes:
-    """What a data: URL holds, or what an http(s) URL answers."""
+def _fetched(url: str, limits: ImageLimits, *, allow_urls: bool, what: str) -> bytes:
     scheme = url.split(":", 1)[0].lower()
-    if scheme == "data":
-        return _data_url_bytes(url, limits, what)
     if scheme not in ("http", "https"):
         raise ImageError(f"{what} is a URL of scheme {scheme:.20}; known are data, http and https")
     if not allow_urls:
@@ -77,31 +113,36 @@ def url_bytes(url: str, limits: ImageLimits, *, allow_urls: bool, what: str) -> 
     return fetch(url, limits, what)
 
 
-def base64_bytes(text: str, limits: ImageLimits, what: str) -> bytes:
+def _text_bytes(text: str, limits: ImageLimits, what: str) -> bytes:
+    # Twelve characters can be three bytes: base64, each character percent-encoded. The true count is checked later.
+    limits.check_bytes((len(text) - 1000) // 4, what)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _base64_bytes(text: bytes, limits: ImageLimits, what: str) -> bytes:
     """Decoded base64; line breaks are ignored."""
     limits.check_bytes(len(text) // 4 * 3 - 2, what)  # a close lower bound, before any copy
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.translate(None, _BLANKS), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"{what}: not base64: {error}") from None
 
 
-def _data_url_bytes(url: str, limits: ImageLimits, what: str) -> bytes:
-    head, comma, body = url.partition(",")
+def _data_url_bytes(url: bytes, limits: ImageLimits, what: str) -> bytes:
+    head, comma, body = url.partition(b",")
     if not comma:
         raise ImageError(f"{what} is a data: URL without a comma before its data")
-    words = [word.strip().lower() for word in head[len("data:") :].split(";")]
-    if words[0] and not words[0].startswith("image/") and words[0] != "application/octet-stream":
-        raise ImageError(f"{what} is a data: URL of type {words[0]:.80}; it must be an image")
-    limits.check_bytes(len(body) // 4 if words[-1] == "base64" else len(body) // 3, what)
-    if words[-1] != "base64":
+    words = [word.strip().lower() for word in head[len("data:") :].split(b";")]
+    if words[0] and not words[0].startswith(b"image/") and words[0] != b"application/octet-stream":
+        kind = words[0][:80].decode("utf-8", "replace")
+        raise ImageError(f"{what} is a data: URL of type {kind}; it must be an image")
+    limits.check_bytes(len(body) // 4 if words[-1] == b"base64" else len(body) // 3, what)
+    if words[-1] != b"base64":
         return unquote_to_bytes(body)
-    return base64_bytes(unquote_to_bytes(body).decode("latin-1") if "%" in body else body, limits, what)
+    return _base64_bytes(unquote_to_bytes(body) if b"%" in body else body, limits, what)
 
 
-def _file_bytes(
-    path: "str | os.PathLike[Any]", limits: ImageLimits, what: str
-) -> tuple[bytes, ImageLimits, str]:
+def _read_file(path: "str | os.PathLike[Any]", limits: ImageLimits, what: str) -> EncodedPicture:
     what = f"{what} ({os.fspath(path)!r:.200})"
     try:
         # Not blocking: a pipe without a writer would wait here, before it can be told from a file.
@@ -116,7 +157,8 @@ def _file_bytes(
         raise ImageError(f"{what}: {error.strerror or error}") from None
     except ValueError as error:  # a zero byte in the path
         raise ImageError(f"{what}: {error}") from None
-    return data, limits, what
+    limits.check_bytes(len(data), what)
+    return EncodedPicture("file", data, what)
 
 
 def _from_array(array: Any, limits: ImageLimits, what: str) -> "Image":

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,15 @@ from llama4rt.images.message_images import take_pictures
 from llama4rt.text.chat_data import Message
 from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
+from llama4rt.workers.client_threads import ClientThreads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from llama4rt.images.processing import ImageProcessor, ProcessedImage
+    from llama4rt.images.decoder import PictureDecoder
+    from llama4rt.images.processing import ProcessedImage
 
 _MAX_TOKEN_ID = 2**31 - 1
-_MAX_IMAGE_THREADS = 4  # each may hold a decoded picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,15 @@ class PreparedPrompt:
 
 
 Prompt = str | Sequence[int] | PreparedPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class PromptWithPictures:
+    """A prompt whose text is read and whose pictures are not: PromptBuilder.finish makes a PreparedPrompt of it."""
+
+    token_ids: list[int]
+    text: str | None
+    pictures: Mapping[str, Any]  # how errors name it -> what load_image takes
 
 
 class PromptBuilder:
@@ -59,8 +70,11 @@ class PromptBuilder:
         self.tokenizer_loaded = False
         self._tokenizer: Tokenizer | None = None
         self._chat_template: ChatTemplate | None = None
-        self._processor: ImageProcessor | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._decoder: PictureDecoder | None = None
+        # Apart from each other, so that text never waits for a picture. More for pictures, which mostly wait: for a
+        # download, or for the process that decodes.
+        self.text_threads = ClientThreads("llama4rt-text", 8, 4)
+        self.picture_threads = ClientThreads("llama4rt-images", 16, 4)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -82,13 +96,15 @@ class PromptBuilder:
         return self._config.get("vision") is not None
 
     def close(self) -> None:
-        """Ends the template's child process and idle threads. Safe to call more than once."""
+        """Ends child processes and what waits for a thread. Safe to call more than once."""
         with self._lock:
             if self._chat_template is not None:
                 self._chat_template.close()
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            decoder, self._decoder = self._decoder, None
+        self.text_threads.shutdown()
+        self.picture_threads.shutdown()
+        if decoder is not None:
+            decoder.close()
 
     # --- prompts --------------------------------------------------------------------------------------------
 
@@ -98,9 +114,14 @@ class PromptBuilder:
         images: Sequence[Any] | None = None,
         *,
         where: str = "images",
-        parallel: bool = True,
     ) -> PreparedPrompt:
-        """where: how errors name the list of pictures. parallel: decode them in the pool's threads, not in this one."""
+        """where: how errors name the list of pictures."""
+        return self.finish(self.read(prompt, images, where=where))
+
+    def read(
+        self, prompt: Prompt, images: Sequence[Any] | None = None, *, where: str = "images"
+    ) -> PreparedPrompt | PromptWithPictures:
+        """The first half of prepare(): everything but the pictures."""
         if isinstance(prompt, PreparedPrompt):
             if images:
                 raise RequestError("a PreparedPrompt has its images already; it takes no more")
@@ -110,7 +131,7 @@ class PromptBuilder:
         ids = self.encode(prompt, placeholders=bool(images))
         text = prompt if isinstance(prompt, str) else None
         named = {f"{where}[{i}]": picture for i, picture in enumerate(images or ())}
-        return self._with_pictures(ids, text, named, parallel)
+        return self._with_pictures(ids, text, named)
 
     def prepare_chat(
         self,
@@ -120,8 +141,27 @@ class PromptBuilder:
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
         options: Mapping[str, Any] | None = None,
-        parallel: bool = True,
     ) -> PreparedPrompt:
+        return self.finish(
+            self.read_chat(
+                messages,
+                tools,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                options=options,
+            )
+        )
+
+    def read_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> PreparedPrompt | PromptWithPictures:
+        """The first half of prepare_chat(): everything but the pictures."""
         ids, named = self.encode_chat(
             messages,
             tools,
@@ -132,7 +172,7 @@ class PromptBuilder:
         for where, source in named.items():
             if source is None:
                 raise RequestError(f"{where} is an image part without an image")
-        return self._with_pictures(ids, None, named, parallel)
+        return self._with_pictures(ids, None, named)
 
     def encode_chat(
         self,
@@ -196,16 +236,29 @@ class PromptBuilder:
     # --- pictures -------------------------------------------------------------------------------------------
 
     def _with_pictures(
-        self, ids: list[int], text: str | None, named: Mapping[str, Any], parallel: bool
-    ) -> PreparedPrompt:
+        self, ids: list[int], text: str | None, named: Mapping[str, Any]
+    ) -> PreparedPrompt | PromptWithPictures:
         if named:
             self._require_vision()
         tokens = ImageTokens.of(self._config, self.tokenizer) if self.has_vision else None
         if tokens is None:
             return PreparedPrompt(ids, text)
         tokens.check(ids, len(named))  # before any picture is read
-        images = self._load(named, parallel)
-        return PreparedPrompt(tokens.expand(ids, [image.tiling for image in images]), text, tuple(images))
+        if named:
+            return PromptWithPictures(ids, text, named)
+        return PreparedPrompt(tokens.expand(ids, []), text)
+
+    def finish(self, prompt: PreparedPrompt | PromptWithPictures, *, parallel: bool = True) -> PreparedPrompt:
+        """Reads the pictures. parallel: each in a thread of its own, and not all in this one; not for a caller that
+        itself runs in picture_threads.
+        """
+        if isinstance(prompt, PreparedPrompt):
+            return prompt
+        tokens = ImageTokens.of(self._config, self.tokenizer)
+        assert tokens is not None  # read() and read_chat() refuse pictures otherwise
+        images = self._load(prompt.pictures, parallel)
+        ids = tokens.expand(prompt.token_ids, [image.tiling for image in images])
+        return PreparedPrompt(ids, prompt.text, tuple(images))
 
     def _require_vision(self) -> None:
         if not self.has_vision:
@@ -216,23 +269,16 @@ class PromptBuilder:
 
     def _load(self, named: Mapping[str, Any], parallel: bool) -> "list[ProcessedImage]":
         """The pictures in order; one that comes twice is read once."""
-        if not named:
-            return []
-        processor = self._image_processor()
-        unique: dict[Any, tuple[str, Any]] = {}
+        decoder = self._picture_decoder()
+        unique: dict[Any, tuple[Any, str]] = {}
         for where, source in named.items():
-            unique.setdefault(_identity(source), (where, source))
+            unique.setdefault(_identity(source), (source, where))
         if parallel and len(unique) > 1:
-            pool = self.pool()
-            done = _results(
-                {key: pool.submit(self._process, processor, *item) for key, item in unique.items()}
-            )
+            submit = self.picture_threads.submit
+            done = _results({key: submit(copy_context().run, decoder, *item) for key, item in unique.items()})
         else:
-            done = {key: self._process(processor, *item) for key, item in unique.items()}
+            done = {key: decoder(*item) for key, item in unique.items()}
         return [done[_identity(source)] for source in named.values()]
-
-    def _process(self, processor: "ImageProcessor", where: str, source: Any) -> "ProcessedImage":
-        return processor(self.load_image(source, where))
 
     def load_image(self, source: Any, what: str = "the image") -> "Image":
         """The picture as RGB, within the limits."""
@@ -241,23 +287,16 @@ class PromptBuilder:
         self._require_vision()
         return load_image(source, self._limits, allow_urls=self._allow_urls, what=what)
 
-    def _image_processor(self) -> "ImageProcessor":
+    def _picture_decoder(self) -> "PictureDecoder":
+        from llama4rt.images.decoder import PictureDecoder
         from llama4rt.images.processing import ImageProcessor
 
         with self._lock:
-            if self._processor is None:
-                self._processor = ImageProcessor.from_files(self._read_file, self._config)
-            assert self._processor is not None
-            return self._processor
-
-    def pool(self) -> ThreadPoolExecutor:
-        """Threads for pictures; they start with the first use and bound how many are decoded at once. What runs in it
-        must not wait for it: prepare(parallel=False).
-        """
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_MAX_IMAGE_THREADS, "llama4rt-images")
-            return self._pool
+            if self._decoder is None:
+                processor = ImageProcessor.from_files(self._read_file, self._config)
+                assert processor is not None
+                self._decoder = PictureDecoder(self._limits, processor, self._allow_urls)
+            return self._decoder
 
 
 def is_one_prompt(prompts: Any) -> bool:

@@ -44,6 +44,25 @@ def working_for(client: Client) -> Iterator[None]:
 
 
 def run_in_context(executor: Executor, call: Callable[[], _T]) -> "asyncio.Future[_T]":
-    """loop.run_in_executor, for the client of this context."""
+    """loop.run_in_executor, for the client of this context. Cancelling the future ends the work too: for its children
+    the client has gone.
+    """
     context = contextvars.copy_context()
-    return asyncio.get_running_loop().run_in_executor(executor, context.run, call)
+    client = current_client()
+    part = Client(client.name, _Either(client.gone))
+    context.run(_current.set, part)
+    with working_for(part):  # an executor that shares its threads among clients asks in submit()
+        future = asyncio.get_running_loop().run_in_executor(executor, context.run, call)
+    future.add_done_callback(lambda done: part.gone.set() if done.cancelled() else None)
+    return future
+
+
+class _Either(threading.Event):
+    """Set by itself, or with another event."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()
