@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "format/layout.h"
 #include "model/shape.h"
 
@@ -66,7 +67,7 @@ py::array_t<float> encode_image(Engine& engine, const py::array_t<uint8_t, py::a
   std::vector<float> rows;
   {
     const std::span<const uint8_t> pixels(tiles.data(), size_t(tiles.nbytes()));
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     rows = engine.encode_image(pixels);
   }
   const auto width = py::ssize_t(engine.config().hidden_size);
@@ -217,7 +218,7 @@ void bind_event(py::module_& m) {
 py::list step(Engine& engine) {
   std::vector<TokenEvent> events;
   {
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     events = engine.step();
   }
   py::list out;
@@ -279,8 +280,11 @@ py::object file_bytes(const Engine& engine, const std::string& name) {
 // Dropping the last reference joins threads and unmaps gigabytes: not while other Python threads wait.
 struct ReleaseGilDeleter {
   void operator()(Engine* engine) const {
-    const py::gil_scoped_release no_gil;
-    delete engine;
+    try {
+      const WithoutGil no_gil;
+      delete engine;
+    } catch (const Error&) {  // the interpreter is ending: the process frees it
+    }
   }
 };
 
@@ -338,7 +342,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
 EngineHolder open_engine(const py::object& path, const py::kwargs& given) {
   const EngineOptions options = engine_options(given);
   const std::string file = file_path(path);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return EngineHolder(new Engine(file, options));
 }
 
@@ -347,7 +351,7 @@ DummyModel dummy_model(const std::string& config) { return {ModelConfig::from_js
 EngineHolder open_dummy(const std::string& config, const py::kwargs& given) {
   DummyModel model = dummy_model(config);
   const EngineOptions options = engine_options(given, &model.weights);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return EngineHolder(new Engine(model, options));
 }
 
@@ -449,7 +453,7 @@ void bind_engine(py::module_& m) {
   bind_request(m);
   bind_event(m);
   bind_shape(m);
-  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  const auto without_gil = py::call_guard<WithoutGil>();
   py::class_<Engine, EngineHolder>(m, "Engine")
       .def(py::init(&open_engine), py::arg("path"))
       .def_static("dummy", &open_dummy, py::arg("config"))
