@@ -185,7 +185,7 @@ std::shared_ptr<File> open_file(const py::object& path) {
 }
 
 void bind_safetensors(py::module_& m) {
-  py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile")
+  py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile", checked_instances())
       .def(py::init(&open_file<SafetensorsFile>), py::arg("path"))
       .def_property_readonly("metadata",
                              [](const SafetensorsFile& f) { return metadata_dict(f.header().metadata()); })
@@ -207,7 +207,7 @@ void bind_safetensors(py::module_& m) {
 }
 
 void bind_engine_file(py::module_& m) {
-  py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile")
+  py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile", checked_instances())
       .def(py::init(&open_file<EngineFile>), py::arg("path"))
       .def_property_readonly("metadata", [](const EngineFile& f) { return metadata_dict(f.metadata()); })
       .def("names", [](const EngineFile& f) { return tensor_names(f.tensors()); })
@@ -234,7 +234,7 @@ std::shared_ptr<EngineWriter> make_writer(const py::object& path, int num_thread
 }
 
 void bind_engine_writer(py::module_& m) {
-  py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter")
+  py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter", checked_instances())
       .def(py::init(&make_writer), py::arg("path"), py::arg("num_threads") = 0, py::arg("target") = "cpu")
       .def("declare_tensor", &EngineWriter::declare_tensor, py::arg("name"), py::arg("dtype"),
            py::arg("shape"))

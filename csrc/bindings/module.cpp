@@ -146,6 +146,20 @@ uint64_t hash_buffer(const py::object& data, uint64_t seed) {
 
 }  // namespace
 
+namespace {
+
+PyObject* allocate_or_throw(PyTypeObject* type, Py_ssize_t items) {
+  PyObject* const self = PyType_GenericAlloc(type, items);
+  if (!self) throw py::error_already_set();
+  return self;
+}
+
+}  // namespace
+
+py::custom_type_setup checked_instances() {
+  return py::custom_type_setup([](PyHeapTypeObject* type) { type->ht_type.tp_alloc = &allocate_or_throw; });
+}
+
 std::string file_path(const py::object& path) {
   PyObject* bytes = nullptr;
   if (!PyUnicode_FSConverter(path.ptr(), &bytes)) {

@@ -73,7 +73,7 @@ py::dict measure(int num_threads) {
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  py::class_<WeightFormat>(m, "WeightFormat")
+  py::class_<WeightFormat>(m, "WeightFormat", checked_instances())
       .def_property_readonly("name", [](const WeightFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &WeightFormat::bits)
       .def_readonly("is_scaled", &WeightFormat::is_scaled)
@@ -82,7 +82,7 @@ void bind_ops(py::module_& m) {
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
   m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });
-  py::class_<KvFormat>(m, "KvFormat")
+  py::class_<KvFormat>(m, "KvFormat", checked_instances())
       .def_property_readonly("name", [](const KvFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &KvFormat::bits)
       .def_readonly("scale_bytes", &KvFormat::scale_bytes)
