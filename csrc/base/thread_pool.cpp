@@ -1,5 +1,6 @@
 #include "base/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -11,11 +12,13 @@
 #include <fstream>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/checked_math.h"
+#include "base/error.h"
 #include "base/spin_pause.h"
 
 namespace llama4rt {
@@ -104,6 +107,7 @@ struct ThreadPool::State {
   }
 
   void worker(int member) {
+    pthread_setname_np(pthread_self(), "llama4rt-worker");  // else it has its creator's name
     uint64_t seen = 0;
     while (true) {
       const uint64_t now = wait_for_task(seen);
@@ -133,10 +137,21 @@ struct ThreadPool::State {
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
+  // Starts the workers that are not there yet: all of them, or the rest after an earlier failure. One that comes
+  // late finds the tasks before it closed.
   void start() {
     workers.reserve(size_t(num_threads - 1));
-    for (int member = 1; member < num_threads; ++member)
-      workers.emplace_back([this, member] { worker(member); });
+    for (int member = int(workers.size()) + 1; member < num_threads; ++member) {
+      try {
+        workers.emplace_back([this, member] { worker(member); });
+      } catch (const std::system_error& e) {
+        throw Error(
+            ErrorKind::kInternal,
+            error_text("thread ", member + 1, " of ", num_threads, " cannot be started (", e.what(),
+                       "): the system's or the user's limit of threads or of memory is reached; choose a "
+                       "smaller num_threads"));
+      }
+    }
   }
 };
 
@@ -156,7 +171,7 @@ int ThreadPool::num_threads() const { return state_->num_threads; }
 
 void ThreadPool::begin(const std::function<void(int, int)>& task) {
   State& s = *state_;
-  if (s.workers.empty()) s.start();
+  if (s.workers.size() + 1 < size_t(s.num_threads)) s.start();
   s.task = &task;
   s.pending.store(s.num_threads - 1, std::memory_order_relaxed);
   // Nobody is active here. seq_cst: ordered with the read of `sleepers` below and with wait_for_task.

@@ -21,7 +21,8 @@ class ThreadPool {
   int num_threads() const;
 
   // Calls task(member, num_threads) on every member, returns when all have returned. The first exception
-  // thrown by any member is rethrown here after all have finished.
+  // thrown by any member is rethrown here after all have finished. Throws kInternal, and runs nothing, while a
+  // thread cannot be started; the next call tries again.
   void run(const std::function<void(int member, int num_threads)>& task);
 
   // The same for a task whose members share units of work until none is left: a member that has not begun

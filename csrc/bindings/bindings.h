@@ -21,4 +21,7 @@ std::string file_path(const pybind11::object& path);
 // "int4", "int8" or "bf16"; throws kConfig for anything else.
 WeightKind weight_kind(const std::string& name);
 
+// For every class_: where there is no memory for an instance, pybind11 (3.1) writes to null; with this it is MemoryError.
+pybind11::custom_type_setup checked_instances();
+
 }  // namespace llama4rt

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "format/layout.h"
 #include "model/shape.h"
 
@@ -66,7 +67,7 @@ py::array_t<float> encode_image(Engine& engine, const py::array_t<uint8_t, py::a
   std::vector<float> rows;
   {
     const std::span<const uint8_t> pixels(tiles.data(), size_t(tiles.nbytes()));
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     rows = engine.encode_image(pixels);
   }
   const auto width = py::ssize_t(engine.config().hidden_size);
@@ -77,7 +78,7 @@ py::array_t<float> encode_image(Engine& engine, const py::array_t<uint8_t, py::a
 
 // Python writes through the address: grammar libraries fill masks by pointer, without the GIL.
 void bind_token_mask(py::module_& m) {
-  py::class_<TokenMask, std::shared_ptr<TokenMask>>(m, "TokenMask")
+  py::class_<TokenMask, std::shared_ptr<TokenMask>>(m, "TokenMask", checked_instances())
       .def(py::init([](int64_t vocab_size) {
              LLAMA4RT_CHECK(kRequest, vocab_size > 0 && vocab_size <= INT32_MAX, "vocab_size is ", vocab_size,
                             "; it must be in 1..", INT32_MAX);
@@ -92,7 +93,7 @@ void bind_token_mask(py::module_& m) {
 }
 
 void bind_request(py::module_& m) {
-  py::class_<Request> c(m, "Request");
+  py::class_<Request> c(m, "Request", checked_instances());
   c.def(py::init<>());
   const auto integer = [&c](const char* name, int64_t& (*member)(Request&)) {
     bind_field<int64_t>(c, name, "an integer", member);
@@ -202,7 +203,7 @@ int32_t only_token(const TokenEvent& e) {
 }
 
 void bind_event(py::module_& m) {
-  py::class_<PyEvent>(m, "Event")
+  py::class_<PyEvent>(m, "Event", checked_instances())
       .def_property_readonly("request_id", [](const PyEvent& e) { return e.event.request_id; })
       .def_property_readonly("index", [](const PyEvent& e) { return e.event.index; })
       .def_property_readonly("token_ids", [](const PyEvent& e) { return token_ids(e.event); })
@@ -221,7 +222,7 @@ void bind_event(py::module_& m) {
 py::list step(Engine& engine) {
   std::vector<TokenEvent> events;
   {
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     events = engine.step();
   }
   py::list out;
@@ -284,8 +285,11 @@ py::object file_bytes(const Engine& engine, const std::string& name) {
 // Dropping the last reference joins threads and unmaps gigabytes: not while other Python threads wait.
 struct ReleaseGilDeleter {
   void operator()(Engine* engine) const {
-    const py::gil_scoped_release no_gil;
-    delete engine;
+    try {
+      const WithoutGil no_gil;
+      delete engine;
+    } catch (const Error&) {  // the interpreter is ending: the process frees it
+    }
   }
 };
 
@@ -343,7 +347,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nul
 EngineHolder open_engine(const py::object& path, const py::kwargs& given) {
   const EngineOptions options = engine_options(given);
   const std::string file = file_path(path);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return EngineHolder(new Engine(file, options));
 }
 
@@ -352,7 +356,7 @@ DummyModel dummy_model(const std::string& config) { return {ModelConfig::from_js
 EngineHolder open_dummy(const std::string& config, const py::kwargs& given) {
   DummyModel model = dummy_model(config);
   const EngineOptions options = engine_options(given, &model.weights);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return EngineHolder(new Engine(model, options));
 }
 
@@ -421,7 +425,7 @@ py::array_t<int64_t> stored_rows(const TensorSpec& spec, int64_t part, int64_t s
 
 void bind_shape(py::module_& m) {
   m.def("block_rows", [] { return cpu16::kRows; });
-  py::class_<TensorSpec>(m, "TensorSpec")
+  py::class_<TensorSpec>(m, "TensorSpec", checked_instances())
       .def("__eq__", [](const TensorSpec& a, const TensorSpec& b) { return a == b; })
       .def_readonly("name", &TensorSpec::name)
       .def_property_readonly("role", [](const TensorSpec& s) { return role_name(s.role); })
@@ -454,8 +458,8 @@ void bind_engine(py::module_& m) {
   bind_request(m);
   bind_event(m);
   bind_shape(m);
-  const auto without_gil = py::call_guard<py::gil_scoped_release>();
-  py::class_<Engine, EngineHolder>(m, "Engine")
+  const auto without_gil = py::call_guard<WithoutGil>();
+  py::class_<Engine, EngineHolder>(m, "Engine", checked_instances())
       .def(py::init(&open_engine), py::arg("path"))
       .def_static("dummy", &open_dummy, py::arg("config"))
       .def("plan",

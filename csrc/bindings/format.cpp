@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/thread_pool.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "format/engine_file.h"
 #include "format/engine_writer.h"
 #include "format/layout.h"
@@ -80,7 +81,7 @@ py::array_t<float> dequantize(const EngineFile& file, const std::string& name, i
                  " is outside 0..", stack.num_experts - 1);
   py::array_t<float> out({stack.n, stack.k});
   float* const values = out.mutable_data();
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   const Weight w = expert_view(stack, expert);
   ThreadPool(0).parallel_for(w.n, 16, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
@@ -132,7 +133,7 @@ void write_tensor(EngineWriter& writer, const std::string& name, const py::array
   const py::array dense = py::array::ensure(data, py::array::c_style);
   if (!dense) throw py::error_already_set();
   const std::span bytes(static_cast<const std::byte*>(dense.data()), size_t(dense.nbytes()));
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   writer.write_tensor(name, bytes);
 }
 
@@ -140,7 +141,7 @@ void quantize_rows(EngineWriter& writer, const std::string& name, int64_t expert
                    const py::array& source, const std::string& dtype, bool transposed) {
   const SourceMatrix matrix = source_matrix(source, dtype, transposed);
   const auto stored = row_span(rows);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   writer.quantize_rows(name, expert, stored, matrix);
 }
 
@@ -164,7 +165,7 @@ void import_int4_rows(EngineWriter& writer, const std::string& name, int64_t exp
                  ": zeros must be [", codes.shape(0), ", ", w.num_groups(), "]");
   const Int4Codes source{codes.data(), dense_scales.data(), zeros ? zeros->data() : nullptr, codes.shape(0)};
   const auto stored = row_span(rows);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   writer.import_int4_rows(name, expert, stored, source, dtype);
 }
 
@@ -172,19 +173,19 @@ uint64_t finish(EngineWriter& writer, const py::dict& metadata) {
   std::vector<std::pair<std::string, std::string>> entries;
   for (const auto& [key, value] : metadata)
     entries.emplace_back(py::cast<std::string>(key), py::cast<std::string>(value));
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return writer.finish(entries);
 }
 
 template <class File>
 std::shared_ptr<File> open_file(const py::object& path) {
   const std::string file = file_path(path);
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return std::make_shared<File>(file);
 }
 
 void bind_safetensors(py::module_& m) {
-  py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile")
+  py::class_<SafetensorsFile, std::shared_ptr<SafetensorsFile>>(m, "SafetensorsFile", checked_instances())
       .def(py::init(&open_file<SafetensorsFile>), py::arg("path"))
       .def_property_readonly("metadata",
                              [](const SafetensorsFile& f) { return metadata_dict(f.header().metadata()); })
@@ -206,7 +207,7 @@ void bind_safetensors(py::module_& m) {
 }
 
 void bind_engine_file(py::module_& m) {
-  py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile")
+  py::class_<EngineFile, std::shared_ptr<EngineFile>>(m, "EngineFile", checked_instances())
       .def(py::init(&open_file<EngineFile>), py::arg("path"))
       .def_property_readonly("metadata", [](const EngineFile& f) { return metadata_dict(f.metadata()); })
       .def("names", [](const EngineFile& f) { return tensor_names(f.tensors()); })
@@ -222,8 +223,7 @@ void bind_engine_file(py::module_& m) {
           py::arg("name"))
       .def("weight", &weight_dict, py::arg("name"))
       .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0)
-      .def("verify", &EngineFile::verify, py::arg("num_threads") = 0,
-           py::call_guard<py::gil_scoped_release>());
+      .def("verify", &EngineFile::verify, py::arg("num_threads") = 0, py::call_guard<WithoutGil>());
 }
 
 std::shared_ptr<EngineWriter> make_writer(const py::object& path, int num_threads,
@@ -234,7 +234,7 @@ std::shared_ptr<EngineWriter> make_writer(const py::object& path, int num_thread
 }
 
 void bind_engine_writer(py::module_& m) {
-  py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter")
+  py::class_<EngineWriter, std::shared_ptr<EngineWriter>>(m, "EngineWriter", checked_instances())
       .def(py::init(&make_writer), py::arg("path"), py::arg("num_threads") = 0, py::arg("target") = "cpu")
       .def("declare_tensor", &EngineWriter::declare_tensor, py::arg("name"), py::arg("dtype"),
            py::arg("shape"))
@@ -242,7 +242,7 @@ void bind_engine_writer(py::module_& m) {
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
            py::arg("zeros") = false)
       .def(
-          "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<py::gil_scoped_release>())
+          "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<WithoutGil>())
       .def("write_tensor", &write_tensor, py::arg("name"), py::arg("data"))
       .def("quantize_rows", &quantize_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
            py::arg("source"), py::arg("dtype"), py::arg("transposed"))
@@ -256,7 +256,7 @@ void bind_engine_writer(py::module_& m) {
           },
           py::arg("name"))
       .def("finish", &finish, py::arg("metadata"))
-      .def("abort", &EngineWriter::abort, py::call_guard<py::gil_scoped_release>());
+      .def("abort", &EngineWriter::abort, py::call_guard<WithoutGil>());
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // llama4rt._core: the module itself, its exceptions, and what the build and the machine are.
+#include <pthread.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "base/xxhash.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "cpu/dispatch.h"
 #include "cuda/cuda_system.h"
 #include "runtime/plan/memory_limit.h"
@@ -101,11 +103,14 @@ py::dict build_info() {
   return info;
 }
 
+// What top, gdb and /proc call the calling thread: at most 15 bytes.
+void name_thread(const std::string& name) { pthread_setname_np(pthread_self(), name.substr(0, 15).c_str()); }
+
 // What `llama4rt doctor` says of GPUs.
 py::dict cuda_dict() {
   CudaSystem system;
   {
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     system = find_cuda();
   }
   py::list devices;
@@ -134,7 +139,7 @@ uint64_t hash_buffer(const py::object& data, uint64_t seed) {
   if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
   uint64_t hash = 0;
   {
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     hash = xxh64(view.buf, size_t(view.len), seed);
   }
   PyBuffer_Release(&view);
@@ -157,6 +162,20 @@ py::tuple json_shape(const py::bytes& data, size_t max_members) {
 }
 
 }  // namespace
+
+namespace {
+
+PyObject* allocate_or_throw(PyTypeObject* type, Py_ssize_t items) {
+  PyObject* const self = PyType_GenericAlloc(type, items);
+  if (!self) throw py::error_already_set();
+  return self;
+}
+
+}  // namespace
+
+py::custom_type_setup checked_instances() {
+  return py::custom_type_setup([](PyHeapTypeObject* type) { type->ht_type.tp_alloc = &allocate_or_throw; });
+}
 
 std::string file_path(const py::object& path) {
   PyObject* bytes = nullptr;
@@ -187,9 +206,11 @@ PYBIND11_MODULE(_core_in_main, m) {
   if (!in_main_interpreter()) throw py::import_error(kSubInterpreter);
   m.doc() = "The native module of llama4rt. People use llama4rt.Engine and llama4rt.build.";
   add_exceptions(m);
+  close_gate_at_exit();
   m.def("version", [] { return LLAMA4RT_VERSION; });
   m.def("build_info", &build_info);
   m.def("find_cuda", &cuda_dict);
+  m.def("name_thread", &name_thread, py::arg("name"));
   m.def("available_memory", &available_memory);
   m.def("available_cpus", &available_cpus);
   m.def("xxh64", &hash_buffer, py::arg("data"), py::arg("seed") = 0);

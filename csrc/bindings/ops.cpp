@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "cpu/machine_limits.h"
 #include "format/engine_file.h"
 #include "format/layout.h"
@@ -37,7 +38,7 @@ FloatArray rmsnorm(const FloatArray& x, const FloatArray& weight, float eps, con
   FloatArray result({in.size(0), in.size(1)});
   const Tensor out = matrix_view(result, "out");
   const Tensor w(const_cast<float*>(weight.data()), DType::kF32, {in.size(1)});
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   make_device(device, {.num_threads = 0})->ops().rmsnorm(out, in, w, eps);
   return result;
 }
@@ -51,7 +52,7 @@ FloatArray linear(const EngineFile& file, const std::string& name, const FloatAr
   LLAMA4RT_CHECK(kRequest, in.size(1) == stack.k, name, " takes ", stack.k, " inputs, x has ", in.size(1));
   FloatArray result({in.size(0), stack.n});
   const Tensor out = matrix_view(result, "out");
-  const py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   make_device(device, {.num_threads = 0})->ops().linear(out, in, expert_view(stack, expert));
   return result;
 }
@@ -59,7 +60,7 @@ FloatArray linear(const EngineFile& file, const std::string& name, const FloatAr
 py::dict measure(int num_threads) {
   cpu::MachineLimits limits;
   {
-    const py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     limits = cpu::measure_machine(num_threads);
   }
   py::dict result;
@@ -72,7 +73,7 @@ py::dict measure(int num_threads) {
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  py::class_<WeightFormat>(m, "WeightFormat")
+  py::class_<WeightFormat>(m, "WeightFormat", checked_instances())
       .def_property_readonly("name", [](const WeightFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &WeightFormat::bits)
       .def_readonly("is_scaled", &WeightFormat::is_scaled)
@@ -81,7 +82,7 @@ void bind_ops(py::module_& m) {
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
   m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });
-  py::class_<KvFormat>(m, "KvFormat")
+  py::class_<KvFormat>(m, "KvFormat", checked_instances())
       .def_property_readonly("name", [](const KvFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &KvFormat::bits)
       .def_readonly("scale_bytes", &KvFormat::scale_bytes)

@@ -29,6 +29,7 @@ def find_cuda() -> dict[str, Any]:
 def available_memory() -> int:
     """Bytes this process may still take of the machine's memory, within its cgroup's limit."""
 
+def name_thread(name: str) -> None: ...
 def available_cpus() -> int: ...
 def json_shape(data: bytes, max_members: int) -> tuple[int, int, int, int, list[tuple[bytes, int, int]]]:
     """(depth, containers + strings + keys, values, text, members of the outermost object) of JSON text, in one pass

@@ -48,7 +48,7 @@ endforeach()
 file(GLOB simt_tests CONFIGURE_DEPENDS cuda/*_test.cpp)
 list(REMOVE_ITEM simt_tests ${kernel_tests} ${planted_tests})
 # make_device.cpp is built in, so that "cuda:0" is the emulated device in these tests.
-add_executable(llama4rt_simt_tests main.cpp ${simt_tests} ${PROJECT_SOURCE_DIR}/csrc/make_device.cpp
+add_executable(llama4rt_simt_tests main.cpp runner_test.cpp poison_freed_memory.cpp ${simt_tests} ${PROJECT_SOURCE_DIR}/csrc/make_device.cpp
                                    $<TARGET_OBJECTS:llama4rt_simt_kernels>)
 target_link_libraries(llama4rt_simt_tests PRIVATE llama4rt_simt_emulator llama4rt_reference llama4rt_simt_flags)
 add_test(NAME llama4rt_simt_tests COMMAND llama4rt_simt_tests)

@@ -1,10 +1,14 @@
 // Runs the registered tests, in order of name.
-//   llama4rt_tests [--list] [FILTER...] [-FILTER...]     a test runs when its name contains one of the
-//   filters
-//                                                        (or there is none) and none of those with a minus
+//   llama4rt_tests [--list] [--limit=SECONDS] [FILTER...] [-FILTER...]
+// A test runs when its name contains one of the filters (or there is none) and none of those with a minus. The limit
+// holds for each test; 0: none, for a debugger.
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 
@@ -15,7 +19,30 @@ namespace {
 
 thread_local std::vector<std::string> scopes;
 int failures_of_running_test = 0;
+std::vector<std::string> skips_of_running_test;
 constexpr int kMaxReports = 20;  // per test: one wrong kernel can fail thousands of elements
+// The slowest takes about a minute here; with sanitizers, or on an emulated processor, ten times that.
+constexpr unsigned kLimitSeconds = 1200;
+constexpr int kTimedOut = 124;  // as timeout(1) says it
+char timeout_message[512];
+
+// In whichever thread the signal arrives; on a stack of its own, since the emulator's are small.
+void on_alarm(int) {
+  if (write(STDOUT_FILENO, timeout_message, std::strlen(timeout_message)) < 0) _exit(kTimedOut + 1);
+  _exit(kTimedOut);
+}
+
+void handle_alarms() {
+  static char stack[64 << 10];
+  stack_t alternative{};
+  alternative.ss_sp = stack;
+  alternative.ss_size = sizeof(stack);
+  sigaltstack(&alternative, nullptr);
+  struct sigaction action{};
+  action.sa_handler = on_alarm;
+  action.sa_flags = SA_ONSTACK;
+  sigaction(SIGALRM, &action, nullptr);
+}
 
 }  // namespace
 
@@ -41,10 +68,18 @@ void fail(const char* file, int line, const std::string& message) {
 Scope::Scope(std::string text) { scopes.push_back(std::move(text)); }
 Scope::~Scope() { scopes.pop_back(); }
 
-namespace {
+void skip(const std::string& why) {
+  auto& skips = skips_of_running_test;
+  if (std::find(skips.begin(), skips.end(), why) == skips.end()) skips.push_back(why);
+}
 
-bool run(const TestCase& test) {
+Outcome run(const TestCase& test, unsigned limit_seconds) {
   failures_of_running_test = 0;
+  skips_of_running_test.clear();
+  std::snprintf(timeout_message, sizeof(timeout_message), "FAIL %s (still running after its limit of %u s)\n",
+                test.name.c_str(), limit_seconds);
+  handle_alarms();
+  alarm(limit_seconds);
   const auto start = std::chrono::steady_clock::now();
   try {
     test.body();
@@ -52,17 +87,25 @@ bool run(const TestCase& test) {
     fail(test.name.c_str(), 0, std::string("unexpected exception: ") + e.what());
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  alarm(0);
   if (failures_of_running_test > kMaxReports)
     std::printf("  ... %d failed checks in all\n", failures_of_running_test);
-  std::printf("%s %s (%.2f s)\n", failures_of_running_test ? "FAIL" : "ok  ", test.name.c_str(), seconds);
+  for (const std::string& why : skips_of_running_test) std::printf("  SKIPPED: %s\n", why.c_str());
+  Outcome outcome = skips_of_running_test.empty() ? Outcome::kPassed : Outcome::kSkipped;
+  if (failures_of_running_test > 0) outcome = Outcome::kFailed;
+  constexpr const char* kWords[] = {"ok  ", "FAIL", "SKIP"};
+  std::printf("%s %s (%.2f s)\n", kWords[int(outcome)], test.name.c_str(), seconds);
   std::fflush(stdout);
-  return failures_of_running_test == 0;
+  return outcome;
 }
 
-int run_all(const std::vector<std::string>& wanted, const std::vector<std::string>& unwanted, bool list) {
+namespace {
+
+int run_all(const std::vector<std::string>& wanted, const std::vector<std::string>& unwanted, bool list,
+            unsigned limit_seconds) {
   std::vector<TestCase> tests = registry();
   std::sort(tests.begin(), tests.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  int passed = 0, failed = 0;
+  int counts[3] = {};
   for (const TestCase& test : tests) {
     const auto named_by = [&](const std::vector<std::string>& filters) {
       return std::any_of(filters.begin(), filters.end(),
@@ -72,11 +115,12 @@ int run_all(const std::vector<std::string>& wanted, const std::vector<std::strin
     if (list)
       std::printf("%s\n", test.name.c_str());
     else
-      ++(run(test) ? passed : failed);
+      ++counts[int(run(test, limit_seconds))];
   }
   if (list) return 0;
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed > 0 || passed == 0 ? 1 : 0;
+  const auto [passed, failed, skipped] = counts;
+  std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+  return failed > 0 || passed + skipped == 0 ? 1 : 0;
 }
 
 }  // namespace
@@ -85,14 +129,17 @@ int run_all(const std::vector<std::string>& wanted, const std::vector<std::strin
 int main(int argc, char** argv) {
   std::vector<std::string> wanted, unwanted;
   bool list = false;
+  unsigned limit_seconds = llama4rt::test::kLimitSeconds;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--list")
       list = true;
+    else if (argument.starts_with("--limit="))
+      limit_seconds = unsigned(std::atoi(argument.c_str() + 8));
     else if (argument.starts_with("-"))
       unwanted.push_back(argument.substr(1));
     else
       wanted.push_back(argument);
   }
-  return llama4rt::test::run_all(wanted, unwanted, list);
+  return llama4rt::test::run_all(wanted, unwanted, list, limit_seconds);
 }

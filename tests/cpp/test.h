@@ -1,6 +1,7 @@
 // The test harness: TEST(name) { CHECK(...); }. A failed check reports its place and values, and the test
-// goes on; an exception ends the test as failed. No fixtures, no death tests, no dependencies. main.cpp runs
-// what is registered.
+// goes on; an exception ends the test as failed. What cannot be tested here says so: return skip("why"). A test that
+// takes longer than its time limit ends the whole run with its name. No fixtures, no death tests, no dependencies.
+// main.cpp runs what is registered.
 #pragma once
 
 #include <cmath>
@@ -26,6 +27,14 @@ struct Registrar {
 
 // Records a failure of the running test.
 void fail(const char* file, int line, const std::string& message);
+
+// Notes that a part of the running test, or all of it, cannot be done here. The test goes on (mostly it returns), and
+// counts as skipped unless it fails.
+void skip(const std::string& why);
+
+enum class Outcome { kPassed, kFailed, kSkipped };
+// Runs one test and prints its line. Past the limit it prints the test's name and ends the process with status 124.
+Outcome run(const TestCase& test, unsigned limit_seconds);
 
 // Context printed with failures while it lives: SCOPE("tokens ", t, ", dim ", dim).
 class Scope {

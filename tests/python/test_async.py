@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -115,44 +116,74 @@ def test_abort_gives_a_last_output(engine: Engine) -> None:
     run(main, engine)
 
 
-def test_abort_before_the_prompt_is_ready(engine: Engine) -> None:
-    async def main(async_engine: AsyncEngine) -> None:
-        task = asyncio.create_task(last(async_engine.generate("x" * 2000 + "y", params(), request_id="long")))
-        await asyncio.sleep(0)
-        async_engine.abort("long")
-        try:
-            output = await task
-            assert output.outputs[0].finish_reason in ("abort", "length")
-        except RequestError:
-            pass  # 2001 bytes are too many tokens for this engine
+def test_abort_before_the_prompt_is_ready(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as soon as there is a request to end."""
 
+    async def main(async_engine: AsyncEngine) -> None:
+        prepare = async_engine.prepare
+
+        async def aborted_meanwhile(*args: Any, **options: Any) -> Any:
+            async_engine.abort("early")
+            return await prepare(*args, **options)
+
+        before = engine.stats()["generated_tokens"]
+        with monkeypatch.context() as patched:
+            patched.setattr(async_engine, "prepare", aborted_meanwhile)
+            output = await last(async_engine.generate("Hello", params(max_tokens=900), request_id="early"))
+        assert output.outputs[0].finish_reason == "abort"
+        assert engine.stats()["generated_tokens"] - before < 450
+        again = await last(
+            async_engine.generate("Hello", params(), request_id="early")
+        )  # the id is free again
+        assert again.outputs[0].finish_reason == "length"
+
+    slowly(engine, monkeypatch)
     run(main, engine)
 
 
-def test_cancelling_the_task_ends_the_request(engine: Engine) -> None:
+@pytest.mark.parametrize("way", ["cancel", "break", "aclose"])
+def test_a_reader_that_leaves_ends_the_request(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Left to itself each request would go on for 900 tokens and 2.7 s."""
+
     async def main(async_engine: AsyncEngine) -> None:
-        task = asyncio.create_task(last(async_engine.generate("Hello", params(max_tokens=None))))
-        while not engine.stats()["running"]:
-            await asyncio.sleep(0.001)
-        start = time.perf_counter()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        before = engine.stats()["generated_tokens"]
+        if way == "cancel":
+            task = asyncio.create_task(last(async_engine.generate("Hello", params(max_tokens=900))))
+            while not engine.stats()["running"]:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        elif way == "break":
+            async for _ in async_engine.generate("Hello", params(max_tokens=900)):
+                break
+        else:
+            stream = async_engine.stream("Hello", params(max_tokens=900))
+            await anext(stream)
+            await stream.aclose()
         await idle(engine)
-        assert time.perf_counter() - start < 2
+        assert engine.stats()["generated_tokens"] - before < 450
+        assert not async_engine._active
 
+    slowly(engine, monkeypatch)
     run(main, engine)
 
 
-def test_leaving_the_loop_ends_the_request(engine: Engine) -> None:
-    async def main(async_engine: AsyncEngine) -> None:
-        async for _ in async_engine.generate("Hello", params(max_tokens=None)):
-            break
-        stream = async_engine.stream("Hello", params(max_tokens=None))
-        await anext(stream)
-        await stream.aclose()
+def slowly(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take three milliseconds, so that tests can tell who ends a request."""
 
-    run(main, engine)
+    class SlowCore:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def step(self) -> Any:
+            time.sleep(0.003)
+            return core.step()
+
+    core = engine._thread._core
+    monkeypatch.setattr(engine._thread, "_core", SlowCore())
 
 
 def test_errors_come_before_the_first_output(engine: Engine) -> None:
@@ -211,3 +242,77 @@ def test_cancel_storm_leaks_nothing(engine: Engine) -> None:
         assert not async_engine._active and not async_engine._aborted_early
 
     run(main, engine)
+
+
+# --- what dies --------------------------------------------------------------------------------------------------------
+
+
+def test_readers_hear_that_the_engines_thread_died(
+    text_engine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where it could tell nobody: it dies without a word and without releasing anything."""
+
+    async def main() -> None:
+        async_engine = AsyncEngine(text_engine_file, max_model_len=2048, kv_cache_memory="64MiB")
+        slowly(async_engine.engine, monkeypatch)
+        streams = [async_engine.stream("Hello", params(max_tokens=None)) for _ in range(3)]
+        for stream in streams:
+            await anext(stream)
+        thread = async_engine.engine._thread
+        with monkeypatch.context() as patched:
+            patched.setattr(thread, "_release", lambda: None)
+            patched.setattr(thread, "_dispatch", lambda events: 1 / 0)
+            while thread._runs():
+                await asyncio.sleep(0.01)
+        for stream in streams:
+            with pytest.raises(Llama4RTError, match="the engine failed"):
+                async for _ in stream:
+                    pass
+        with pytest.raises(Llama4RTError, match="opened anew"):
+            await last(async_engine.generate("Hello"))
+        await asyncio.to_thread(async_engine.close)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_wake_up_that_fails_delays_a_reader_and_no_more(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(async_engine: AsyncEngine) -> None:
+        loop = asyncio.get_running_loop()
+        wake, failures = loop.call_soon_threadsafe, 0
+
+        def fail_often(*args: Any, **options: Any) -> Any:
+            nonlocal failures
+            if threading.current_thread() is not threading.main_thread() and failures < 40:
+                failures += 1
+                raise MemoryError
+            return wake(*args, **options)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", fail_often)
+        outputs = await asyncio.gather(
+            *(last(async_engine.generate("Hello", params(max_tokens=30))) for _ in range(3))
+        )
+        assert failures and all(len(output.outputs[0].token_ids) == 30 for output in outputs)
+
+    run(main, engine)
+
+
+def test_an_engine_outlives_its_loop(engine: Engine) -> None:
+    """One AsyncEngine in one loop after another, the first of them closed with a request still running."""
+    async_engine = AsyncEngine(engine)
+    leaked: list[Any] = []
+
+    async def leave_running() -> None:
+        leaked.append(async_engine.stream("Hello", params(max_tokens=None), request_id="left"))
+        await anext(leaked[0])
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_running())
+    loop.close()
+
+    async def main() -> None:
+        await idle(engine)
+        assert (await last(async_engine.generate("Hello", params()))).finished
+
+    asyncio.run(asyncio.wait_for(main(), 60))

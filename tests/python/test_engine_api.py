@@ -21,7 +21,7 @@ from llama4rt import (
     SamplingParams,
 )
 from llama4rt.engine.engine_options import parse_bytes
-from llama4rt.engine.engine_thread import EngineThread
+from llama4rt.engine.engine_thread import THREAD_NAME, EngineThread
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
@@ -156,11 +156,31 @@ def test_stop_tokens_end_the_tokens(engine: Engine) -> None:
     assert (cut.token_ids, cut.finish_reason, cut.stop_reason) == (tokens[:first], "stop", stop)
 
 
-def test_leaving_a_stream_ends_its_request(engine: Engine) -> None:
-    for _ in engine.stream("Hello", params(max_tokens=400)):
-        break
-    gc.collect()
-    wait_until(lambda: engine.stats()["running"] == 0 and engine.stats()["waiting"] == 0)
+@pytest.mark.parametrize("logprobs", [None, 1])
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_a_stop_string_ended_is_not_computed_on(
+    engine: Engine, logprobs: int | None, first: int, n: int
+) -> None:
+    """Text alone would not tell: its end is cut off either way. first: 0 stops in the first event of an output."""
+    sampled = {"temperature": 1.0, "seed": 5, "max_tokens": 400, "n": n, "logprobs": logprobs}
+    whole = engine.generate("Hello", params(**sampled | {"max_tokens": 60}))[0].outputs
+    stops = [output.text[first : first + 3 if first else 1] for output in whole]
+    before = engine.stats()["generated_tokens"]
+    outputs = engine.generate("Hello", params(**sampled, stop=stops))[0].outputs
+    assert [output.finish_reason for output in outputs] == ["stop"] * n
+    wait_until(lambda: engine.stats()["running"] == 0)
+    delivered = sum(len(output.token_ids) for output in outputs)
+    assert engine.stats()["generated_tokens"] - before <= delivered + 2 * n
+
+
+def test_leaving_a_stream_ends_its_request(text_engine_file: Path) -> None:
+    with Engine(text_engine_file, max_model_len=2048, kv_cache_memory="64MiB") as engine:
+        slow_down(engine)  # by itself it would take six seconds
+        for _ in engine.stream("Hello", params(max_tokens=2000)):
+            break
+        wait_until(lambda: engine.stats()["running"] == 0 and engine.stats()["waiting"] == 0)
+        assert engine.stats()["generated_tokens"] < 1000
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------
@@ -334,7 +354,144 @@ def test_a_dropped_engine_stops_its_thread(text_engine_file: Path) -> None:
     wait_until(lambda: engine_threads() == before)
 
 
+# --- failures of the engine's thread ----------------------------------------------------------------------------------
+
+
+def test_a_thread_that_cannot_start_is_an_error_and_the_next_request_tries_again(
+    text_engine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with Engine(text_engine_file, kv_cache_memory="16MiB") as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr("_thread.start_new_thread", refuse)
+            for call in (
+                lambda: engine.generate("x", GREEDY),
+                lambda: list(engine.stream("x", GREEDY)),
+                lambda: engine.score("x"),
+            ):
+                with pytest.raises(Llama4RTError, match="thread cannot be started"):
+                    call()
+        assert engine.stats()["waiting"] == 0
+        assert engine.generate("x", GREEDY)[0].finished
+    engine = Engine(text_engine_file, kv_cache_memory="16MiB")
+    with monkeypatch.context() as patched:
+        patched.setattr("_thread.start_new_thread", refuse)
+        with pytest.raises(Llama4RTError):
+            engine.generate("x", GREEDY)
+    engine.close()
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise it: no Exception."""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("broken"), Panic("called unwrap on None")])
+@pytest.mark.parametrize("where", ["_wait_for_work", "_dispatch", "_survived", "_stop_sequence"])
+def test_a_thread_that_dies_tells_everybody(
+    text_engine_file: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
+) -> None:
+    """Wherever in the thread it comes from: readers, later calls and close() return, and the native engine is freed."""
+
+    def fail(*_: Any) -> Any:
+        if fails.is_set():
+            raise error
+        return untouched(*_)
+
+    fails = threading.Event()
+    engine = Engine(text_engine_file, max_model_len=2048, kv_cache_memory="64MiB")
+    core = slow_down(engine)
+    untouched = getattr(engine._thread, where)
+    monkeypatch.setattr(engine._thread, where, fail)
+    stop = "abcdefghijklmnopqrstuvwxyz"[0] if where == "_stop_sequence" else ()
+    errors: queue.Queue[BaseException] = queue.Queue()
+
+    def read(prompt: str) -> None:
+        try:
+            for _ in engine.stream(prompt, params(max_tokens=None, temperature=1.0, stop=stop)):
+                fails.set()
+                if where == "_survived":
+                    core.error = ValueError("a step that fails")
+        except BaseException as caught:
+            errors.put(caught)
+
+    readers = [threading.Thread(target=read, args=(prompt,)) for prompt in ("one", "two")]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(30)
+        assert not reader.is_alive()
+    caught = [errors.get_nowait() for _ in readers]
+    assert all(isinstance(one, Llama4RTError) for one in caught), caught
+    words = "out of memory|broken|called unwrap"
+    if where == "_stop_sequence":  # only the requests are lost
+        engine.check_usable()
+    else:
+        with pytest.raises(Llama4RTError, match=f"opened anew: ({words})"):
+            engine.check_usable()
+        with pytest.raises(Llama4RTError, match="opened anew"):
+            engine.generate("x")
+    run_threads([engine.close])
+
+
+def test_a_reader_that_could_not_be_told_is_told_later() -> None:
+    class Deaf(Waiter):
+        times = 0
+
+        def fail(self, error: BaseException) -> None:
+            self.times += 1
+            if self.times < 3:
+                raise MemoryError
+            super().fail(error)
+
+    thread = EngineThread(FailingCore([RuntimeError("bad step")]))  # type: ignore[arg-type]
+    deaf = Deaf()
+    thread.submit(None, deaf)  # type: ignore[arg-type]
+    wait_until(lambda: deaf.times == 1)
+    thread.reap()
+    assert deaf.times == 2 and thread._handlers
+    thread.reap()
+    assert "ended" in str(deaf.errors.get(timeout=10)) and not thread._handlers
+    thread.close()
+
+
+def test_lack_of_memory_in_a_step_gives_the_engine_up_at_once() -> None:
+    core = FailingCore([MemoryError()])
+    thread = EngineThread(core)  # type: ignore[arg-type]
+    waiter = Waiter()
+    thread.submit(None, waiter)  # type: ignore[arg-type]
+    assert "out of memory" in str(waiter.errors.get(timeout=10))
+    with pytest.raises(Llama4RTError, match="opened anew: out of memory"):
+        wait_until(lambda: thread.check_usable() or False)
+    thread.close()
+    assert core.closed == 1
+
+
 # --- failures of the native engine, by a stand-in ---------------------------------------------------------------------
+
+
+class SlowCore:
+    """The native engine, with steps that take three milliseconds and fail when told."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def step(self) -> Any:
+        time.sleep(0.003)
+        if self.error is not None:
+            raise self.error
+        return self._core.step()
+
+
+def slow_down(engine: Engine) -> SlowCore:
+    core = SlowCore(engine._core)
+    engine._thread._core = core  # type: ignore[assignment]
+    return core
 
 
 class FailingCore:
@@ -408,7 +565,8 @@ def test_a_second_failure_soon_after_gives_the_engine_up() -> None:
 
 
 def engine_threads() -> int:
-    return sum(thread.name == "llama4rt-engine" for thread in threading.enumerate())
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return names.count(THREAD_NAME)
 
 
 def run_threads(calls: list[Callable[[], None]]) -> None:

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -250,6 +251,16 @@ EngineStats Engine::stats() const {
 std::vector<TokenEvent> Engine::step() {
   check_usable();
   const std::lock_guard turn(step_mutex_);
+  LLAMA4RT_CHECK(kInternal, !out_of_memory_, "this engine has run out of memory and must be opened anew");
+  try {
+    return take_step();
+  } catch (const std::bad_alloc&) {
+    out_of_memory_ = true;
+    throw;
+  }
+}
+
+std::vector<TokenEvent> Engine::take_step() {
   std::vector<std::variant<Submission, Ending>> inbox;
   {
     const std::lock_guard lock(mutex_);

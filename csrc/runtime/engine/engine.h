@@ -77,7 +77,7 @@ class Engine {
   bool has_work() const;
   EngineStats stats() const;
 
-  // One thread at a time (a second one waits).
+  // One thread at a time (a second one waits). After std::bad_alloc the engine can only be closed.
   std::vector<TokenEvent> step();
   // The vision tower alone; see StepLoop::encode_image. Waits for the step that is running.
   std::vector<float> encode_image(std::span<const uint8_t> tiles);
@@ -105,6 +105,7 @@ class Engine {
 
   void start(const EngineOptions& options, const WeightSource& source);
   void check_usable() const;
+  std::vector<TokenEvent> take_step();
   void post_ending(uint64_t id, int index, const std::string& reason);
 
   const pid_t owner_;  // threads do not survive a fork, so neither does an engine
@@ -119,6 +120,7 @@ class Engine {
   std::unique_ptr<Device> device_;
   std::unique_ptr<WeightSource> weights_;  // in the device's memory; null where the file's mapping serves
   std::unique_ptr<StepLoop> loop_;
+  bool out_of_memory_ = false;  // a step ended in the middle
 
   mutable std::mutex mutex_;  // guards what follows; never held during a step
   bool closed_ = false;

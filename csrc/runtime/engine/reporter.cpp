@@ -1,6 +1,7 @@
 #include "runtime/engine/reporter.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/error.h"
 
@@ -31,6 +32,17 @@ void read_row(Sampler& sampler, std::span<float> row, const Generation& g, const
   if (output.mask) output.mask->expire();
 }
 
+// The one large allocation that a request causes: where it fails, its step does, and not the engine.
+void reserve(std::vector<float>& logits, int64_t count) {
+  try {
+    logits.reserve(size_t(count));
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::kInternal,
+                error_text("there is no memory for the ", count * int64_t(sizeof(float)),
+                           " bytes of a step's logits"));
+  }
+}
+
 }  // namespace
 
 std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
@@ -44,7 +56,7 @@ std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
     if (g.request->request.return_logits) {
       const int64_t rows = std::max<int64_t>(wanted_end - wanted_begin, 0);
       g.logits = {0, config_.vocab_size, {}};
-      g.logits.values.reserve(size_t(rows * config_.vocab_size));
+      reserve(g.logits.values, rows * config_.vocab_size);
     } else if (chunk.samples()) {
       outputs.push_back(output_row(g, i, chunk.end() - 1));
     }

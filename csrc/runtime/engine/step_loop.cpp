@@ -1,6 +1,8 @@
 #include "runtime/engine/step_loop.h"
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <utility>
 
 #include "base/checked_math.h"
@@ -53,7 +55,7 @@ StepLoop::~StepLoop() {
   if (!in_flight_) return;
   try {
     runner_.discard(*in_flight_);
-  } catch (const Error&) {  // there is no caller left to tell
+  } catch (const std::exception&) {  // there is no caller left to tell
   }
 }
 
@@ -113,6 +115,8 @@ void StepLoop::admit_ready_images() {
       RequestState* const ready = image_queue_->next_ready(tiles);
       if (!ready) return;
       enter_schedule(*ready);
+    } catch (const std::bad_alloc&) {
+      throw;
     } catch (const std::exception& e) {
       image_queue_->remove(front);
       for (auto& g : front.sequences) reporter_.finish(*g, "error", e.what());
@@ -145,6 +149,8 @@ std::vector<TokenEvent> StepLoop::step() {
       counter_.end(in_flight_->chunks, reporter_.generated_tokens() - generated_before);
       keep_in_flight(std::move(next));
     }
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& e) {
     fail(e.what());
   }

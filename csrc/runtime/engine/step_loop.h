@@ -40,7 +40,8 @@ class StepLoop {
   void end(uint64_t id, int index, const std::string& reason);
   // One step: everything that happened since the last call. Never throws for what a single request causes:
   // its sequences end with "error" and the others go on. On a device that runs asynchronously the next step
-  // may be in flight when it returns.
+  // may be in flight when it returns. Throws std::bad_alloc when memory runs out; scheduler and caches may be
+  // between two states then, and the loop must not be used again.
   std::vector<TokenEvent> step();
 
   bool has_work() const {

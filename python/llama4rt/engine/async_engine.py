@@ -3,11 +3,18 @@
 The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and
 long texts and pictures are read in worker threads. Cancelling the task that reads a request, or leaving its loop,
 ends the request.
+
+When something dies:
+- The engine's thread, or the engine in it (memory ran out, two steps in a row failed): each reader gets Llama4RTError
+  within about a second, and so does each later call; open the engine anew.
+- The event loop, closed with requests still running: the engine ends them at their next token and goes on. Requests of
+  other loops notice nothing, and this AsyncEngine may be used in a new loop; it belongs to no loop.
 """
 
 import asyncio
 import itertools
 import os
+import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,7 +22,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from llama4rt.engine.async_inbox import Inbox
+from llama4rt.engine.async_inbox import Inbox, bell_of
 from llama4rt.engine.engine import Engine, Images
 from llama4rt.engine.outputs import Delta, OutputBuilder, Progress, RequestOutput
 from llama4rt.engine.prepared_request import PreparedRequest
@@ -28,6 +35,7 @@ from llama4rt.text.prompt_builder import PreparedPrompt, Prompt, PromptWithPictu
 from llama4rt.text.tokenizer import Tokenizer
 from llama4rt.workers.client import Client, current_client, run_in_context, working_for
 
+_WATCH_SECONDS = 1.0
 _LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
 
 
@@ -41,13 +49,18 @@ class Running:
 
 
 class AsyncEngine:
-    """AsyncEngine(path, **options of Engine), or AsyncEngine(engine) around an Engine that others use too."""
+    """AsyncEngine(path, **options of Engine), or AsyncEngine(engine) around an Engine that others use too.
+
+    Readers get Llama4RTError when the engine is closed or fails for good, and so do later calls. It belongs to no event
+    loop: requests of a loop that is closed are ended, those of others run on.
+    """
 
     def __init__(self, engine: "Engine | str | os.PathLike[str]", **options: Any) -> None:
         self._owns_engine = not isinstance(engine, Engine)
         self.engine = engine if isinstance(engine, Engine) else Engine(engine, **options)
         self._active: dict[str, int | None] = {}  # request id -> native id; None while its prompt is prepared
         self._aborted_early: set[str] = set()
+        self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._numbers = itertools.count()
 
     async def generate(
@@ -128,6 +141,7 @@ class AsyncEngine:
             self._forget(name)
             raise
         self._active[name] = native_id
+        self._start_watch()
         if name in self._aborted_early:
             self.engine.abort(native_id)
         return Running(request, name, partial(self._end, name, native_id))
@@ -135,6 +149,23 @@ class AsyncEngine:
     def _end(self, name: str, native_id: int) -> None:
         self._forget(name)
         self.engine.abandon(native_id)  # of no effect when it has ended
+
+    def _start_watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop not in self._watched:
+            self._watched.add(loop)
+            loop.call_later(_WATCH_SECONDS, self._watch, loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While requests run: tells them should the engine's thread have died, and wakes readers that it had no memory
+        to wake.
+        """
+        self.engine.reap()
+        bell_of(loop).wake_all()
+        if self._active:
+            loop.call_later(_WATCH_SECONDS, self._watch, loop)
+        else:
+            self._watched.discard(loop)
 
     def _forget(self, name: str) -> None:
         self._active.pop(name, None)

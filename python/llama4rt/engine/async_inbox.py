@@ -5,7 +5,6 @@ A step of the engine fills the inboxes of all its requests; their loop is woken 
 """
 
 import asyncio
-import contextlib
 import weakref
 from collections import deque
 from typing import Any, Generic, TypeVar
@@ -23,7 +22,7 @@ class Inbox(Generic[_T]):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._bell = _bell_of(self._loop)
+        self._bell = bell_of(self._loop)
         self._items: deque[_T] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
@@ -38,7 +37,11 @@ class Inbox(Generic[_T]):
         self._items.append(item)
         if not self._woken:
             self._woken = True
-            self._bell.ring_for(self)
+            try:
+                self._bell.ring_for(self)
+            except BaseException:
+                self._woken = False  # the next item rings again
+                raise
 
     async def wait(self) -> list[_T]:
         """All items that have come, at least one; oldest first."""
@@ -60,7 +63,7 @@ class Inbox(Generic[_T]):
             self._waiter.set_result(None)
 
 
-class _Bell:
+class Bell:
     """Wakes one loop, once for all inboxes that something was put into meanwhile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,22 +79,28 @@ class _Bell:
 
     def _ring(self) -> None:
         loop = self._loop()
-        # A loop that closes just now has nobody left to wake; the next put() says so.
-        with contextlib.suppress(RuntimeError):
+        try:
             if loop is not None:
-                loop.call_soon_threadsafe(self._wake_all)
+                loop.call_soon_threadsafe(self.wake_all)
+        except RuntimeError:
+            pass  # a loop that closes just now has nobody left to wake; the next put() says so
+        except BaseException:
+            self._rung = False  # nobody was woken: the next item rings again
+            raise
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Called by the loop: wakes the readers of all inboxes that have something."""
         self._rung = False  # before the inboxes are taken, for the same reason
         while self._inboxes:
             self._inboxes.popleft().wake_reader()
 
 
-_bells: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]" = weakref.WeakKeyDictionary()
+_bells: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bell]" = weakref.WeakKeyDictionary()
 
 
-def _bell_of(loop: asyncio.AbstractEventLoop) -> _Bell:
+def bell_of(loop: asyncio.AbstractEventLoop) -> Bell:
+    """The loop's own; called in the loop's thread."""
     bell = _bells.get(loop)
     if bell is None:
-        bell = _bells[loop] = _Bell(loop)  # only the loop's own thread makes it
+        bell = _bells[loop] = Bell(loop)
     return bell

@@ -30,4 +30,5 @@ def together() -> Iterator[None]:
     finally:
         _this_thread.held = None
         for call in held:
-            call()
+            with contextlib.suppress(Exception):  # a loop that cannot be woken keeps no other asleep
+                call()

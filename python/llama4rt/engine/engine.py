@@ -270,7 +270,7 @@ class Engine:
         handler = ScoreHandler()
         request_id = self._thread.submit(request.native, handler)
         try:
-            rows = _next_item(handler.queue)
+            rows = self._next_item(handler.queue)
         except BaseException:
             self._thread.abandon(request_id)
             raise
@@ -323,6 +323,12 @@ class Engine:
         """Ends a submitted request whose reader is gone: nothing is delivered any more. May be called at any time."""
         self._thread.abandon(request_id)
 
+    def reap(self) -> None:
+        """Tells submitted requests of their end if the engine's thread has died. For callers that wait for events
+        themselves, about once a second; it does nothing when all is well.
+        """
+        self._thread.reap()
+
     # --- what is inside -------------------------------------------------------------------------------------
 
     @property
@@ -351,7 +357,10 @@ class Engine:
         return self._core.max_num_seqs
 
     def check_usable(self) -> None:
-        """Raises Llama4RTError in a forked child, after close, and after the engine has failed for good."""
+        """Raises Llama4RTError in a forked child, after close, and after the engine has failed for good: memory ran
+        out in a step, two steps in a row failed, or the engine's thread ended. Cheap: a server may ask each second,
+        and requests that a dead thread has left hear of its end through it.
+        """
         self._thread.check_usable()
 
     @property
@@ -416,7 +425,7 @@ class Engine:
                     builders.append(
                         OutputBuilder(running[i], request.prompt, request.prompt_token_ids, request.params.n)
                     )
-                i, item = _next_item(inbox)
+                i, item = self._next_item(inbox)
                 if isinstance(item, Delta):
                     builders[i].add(item)
                     continue
@@ -433,12 +442,26 @@ class Engine:
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         request_id = self.submit(request, inbox.put)
         try:
-            while (item := _next_item(inbox)) is not None:
+            while (item := self._next_item(inbox)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             self.abandon(request_id)  # of no effect when it has ended
+
+    def _next_item(self, inbox: "queue.SimpleQueue[Any]") -> Any:
+        """Waits in slices, so that Ctrl-C is seen soon, and the end of the engine's thread; raises an error that was
+        sent.
+        """
+        while True:
+            try:
+                item = inbox.get(timeout=_WAIT_SECONDS)
+            except queue.Empty:
+                self._thread.reap()
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
 
     def _json_file(self, name: str) -> dict[str, Any]:
         data = self._core.file_bytes(name)
@@ -449,18 +472,6 @@ class Engine:
         except (ValueError, RecursionError) as error:
             raise EngineFileError(f"{name}: {error}") from None
         return value if isinstance(value, dict) else {}
-
-
-def _next_item(inbox: "queue.SimpleQueue[Any]") -> Any:
-    """Waits in slices, so that Ctrl-C is seen soon; raises an error that was sent."""
-    while True:
-        try:
-            item = inbox.get(timeout=_WAIT_SECONDS)
-        except queue.Empty:
-            continue
-        if isinstance(item, BaseException):
-            raise item
-        return item
 
 
 def _pairs(

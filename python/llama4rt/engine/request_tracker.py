@@ -36,12 +36,14 @@ class RequestTracker:
         self._prompt_token_ids = prompt_token_ids
         self._text = [self._detokenizer(tokenizer) for _ in range(params.n)]
         self._open = set(range(params.n))
+        self._told = False  # of the end
         self._started: set[int] = set()
         self._tokens_are_plain = params.logprobs is None
 
     @property
     def finished(self) -> bool:
-        return not self._open
+        """The reader has been told of the end."""
+        return self._told
 
     def on_event(self, event: Event, stop_sequence: Callable[[int, int], None]) -> None:
         """Delivers what the event means. stop_sequence(request id, index) is called when a stop string was found."""
@@ -71,8 +73,8 @@ class RequestTracker:
         stop_sequence(event.request_id, index)
         self._open.discard(index)
         self.deliver(Delta(request_id, index, text, [token_id], None, "stop", stopped_by))
-        if self.finished:
-            self.deliver(None)
+        if not self._open:
+            self._end(None)
 
     def _deliver_other(self, event: Event, index: int, stop_sequence: Callable[[int, int], None]) -> None:
         """First and last events, those with log-probabilities, progress and errors."""
@@ -81,10 +83,9 @@ class RequestTracker:
             self.deliver(Progress(total, event.cached_tokens, event.prompt_computed))
             return
         if event.finish_reason == "error":
-            self._open.clear()
             kind = NumericError if event.not_finite else Llama4RTError
             grammar = next((guide.failure for guide in self._guides if guide.failure is not None), None)
-            self.deliver(grammar or kind(event.error or "the request failed"))
+            self.fail(grammar or kind(event.error or "the request failed"))
             return
         token_ids = event.token_ids
         if self._guides and not event.finish_reason:
@@ -117,14 +118,18 @@ class RequestTracker:
                 num_cached_tokens=event.cached_tokens if first else None,
             )
         )
-        if self.finished:
-            self.deliver(None)
+        if not self._open:
+            self._end(None)
 
     def fail(self, error: BaseException) -> None:
         """Ends the request from outside: the engine failed or was closed."""
-        if self._open:
-            self._open.clear()
-            self.deliver(error)
+        self._open.clear()
+        if not self._told:
+            self._end(error)
+
+    def _end(self, last: BaseException | None) -> None:
+        self.deliver(last)
+        self._told = True  # after it: where there is no memory to deliver, this is tried again
 
     def _detokenizer(self, tokenizer: Tokenizer | None) -> Detokenizer | None:
         if tokenizer is None:

@@ -25,10 +25,10 @@ class ScoreHandler:
         if event.finish_reason == "error":
             self.fail(RequestError(event.error or "the request failed"))
         elif event.finish_reason:
-            self.finished = True
             self.queue.put(self._rows)
+            self.finished = True
 
     def fail(self, error: BaseException) -> None:
         if not self.finished:
-            self.finished = True
             self.queue.put(error)
+            self.finished = True

@@ -1,6 +1,10 @@
 #include "base/thread_pool.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <stdexcept>
 #include <thread>
@@ -8,7 +12,47 @@
 
 #include "test.h"
 
+namespace {
+std::atomic<int> threads_left{-1};  // so many can still be started; < 0: as many as anybody likes
+}
+
+// In front of the system's own, for the whole program.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*),
+                              void* argument) noexcept {
+  using Create = int(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  static const auto create = reinterpret_cast<Create*>(dlsym(RTLD_NEXT, "pthread_create"));
+  if (threads_left >= 0 && threads_left-- <= 0) return threads_left = 0, EAGAIN;
+  return create(thread, attributes, body, argument);
+}
+
 namespace llama4rt {
+
+TEST(a_thread_that_cannot_start_is_an_error_and_the_next_task_tries_again) {
+  for (const int started_before : {0, 1, 2}) {
+    SCOPE("the first ", started_before, " start");
+    ThreadPool pool(4);
+    std::atomic<int> runs{0};
+    const auto count = [&](int, int) { ++runs; };
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      threads_left = attempt == 0 ? started_before : 0;
+      CHECK_THROWS(kInternal, pool.run(count));
+      CHECK_THROWS(kInternal, pool.run_shared(count));
+      CHECK_EQ(runs.load(), 0);
+    }
+    threads_left = -1;
+    for (int task = 1; task <= 20; ++task) {
+      pool.run(count);
+      CHECK_EQ(runs.load(), 4 * task);
+    }
+  }
+  threads_left = 1;
+  {
+    const ThreadPool never_ran(4);
+  }
+  ThreadPool half(4);
+  CHECK_THROWS(kInternal, half.parallel_for(100, 1, [](int64_t, int64_t) {}));
+  threads_left = -1;  // and one that has some of its threads ends
+}
 
 TEST(every_member_runs_each_task_once) {
   for (int threads : {1, 2, 3, 8}) {

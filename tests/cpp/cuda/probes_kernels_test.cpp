@@ -35,7 +35,7 @@ void run(Kernel kernel, int threads = 64, int blocks = 1) {
 
 // needs_checker: a mistake that only the checker can see.
 void expect(const char* what, Kernel kernel, int threads = 64, int blocks = 1, bool needs_checker = true) {
-  if (needs_checker && !kChecked) return;
+  if (needs_checker && !kChecked) return skip(kNoChecker);
   for (const simt::Options& o : schedules()) {
     SCOPE(what, ", ", describe(o));
     const WithOptions with(o);
@@ -102,6 +102,7 @@ TEST(host_pointer) {
   struct Local {
     static void kernel(float* p, int, float* host) { p[thread_x() % 32] = host[0]; }
   };
+  if (!kChecked) skip(kNoChecker);
   if (kChecked) {
     Stream stream;
     const DeviceBuffer memory(256);
@@ -111,7 +112,7 @@ TEST(host_pointer) {
   delete[] heap;
 }
 TEST(use_after_free) {
-  if (!kChecked) return;
+  if (!kChecked) return skip(kNoChecker);
   Stream stream;
   float* freed;
   {

@@ -76,6 +76,8 @@ inline constexpr bool kChecked = true;
 #else
 inline constexpr bool kChecked = false;
 #endif
+inline constexpr const char* kNoChecker =
+    "loads and stores are not seen here: that takes g++ without sanitizers, and no GPU";
 
 // The report of a launch that must fail; empty (and a failed check) when it does not.
 inline std::string report_of(const std::function<void()>& f) {

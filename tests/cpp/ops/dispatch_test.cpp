@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "cpu/tables.h"
 #include "ops/conformance.h"
 
 namespace llama4rt::test {
@@ -19,6 +20,12 @@ TEST(the_forced_table_is_the_one_in_use) {
     CHECK(backend->describe().find("cpu " + isa + ",") != std::string::npos);
   }
   CHECK_EQ(tables.size(), cpu::supported_isas().size());
+}
+
+// The op tests run on every table that this machine has. Here is said which it lacks.
+TEST(every_table_of_this_build_can_be_tested) {
+  for (const cpu::Table& table : cpu::vector_tables())
+    if (!table.supported()) skip(error_text("this machine cannot run the table ", table.name));
 }
 
 TEST(scalar_runs_everywhere_and_comes_first) { CHECK_EQ(cpu::supported_isas().front(), "scalar"); }
