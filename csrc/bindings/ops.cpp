@@ -77,15 +77,18 @@ void bind_ops(py::module_& m) {
       .def_readonly("bits", &WeightFormat::bits)
       .def_readonly("is_scaled", &WeightFormat::is_scaled)
       .def_readonly("may_have_zeros", &WeightFormat::may_have_zeros)
-      .def_readonly("zero", &WeightFormat::zero);
+      .def_readonly("zero", &WeightFormat::zero)
+      .def_readonly("on_gpu", &WeightFormat::on_gpu);
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
   m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });
   py::class_<KvFormat>(m, "KvFormat")
       .def_property_readonly("name", [](const KvFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &KvFormat::bits)
-      .def_readonly("scale_bytes", &KvFormat::scale_bytes)
-      .def_readonly("on_gpu", &KvFormat::on_gpu);
+      .def_readonly("on_gpu", &KvFormat::on_gpu)
+      .def(
+          "head_bytes", [](const KvFormat& f, int64_t head_dim) { return kv_head_bytes(f, head_dim); },
+          py::arg("head_dim"));
   m.def("kv_formats", [] { return std::vector<KvFormat>(kKvFormats.begin(), kKvFormats.end()); });
   m.def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("device") = "cpu");
   m.def("linear", &linear, py::arg("file"), py::arg("name"), py::arg("x"), py::arg("expert") = 0,

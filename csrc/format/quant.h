@@ -30,6 +30,9 @@ constexpr std::string_view layout_name(Layout layout) {
   }
   return "";
 }
+// Whether a GPU's kernels read it. Tables (kRowMajor) are on any device.
+constexpr bool is_gpu_layout(Layout layout) { return layout == Layout::kCudaTile; }
+
 struct Weight {
   WeightKind kind = WeightKind::kBF16;
   Layout layout = Layout::kCpu16;

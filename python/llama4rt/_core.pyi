@@ -289,6 +289,7 @@ class WeightFormat:
     is_scaled: bool  # values come in groups that share a scale
     may_have_zeros: bool
     zero: int  # the code that stands for 0 where there are no zero points
+    on_gpu: bool
 
 def weight_formats() -> list[WeightFormat]: ...
 def group_sizes() -> list[int]:
@@ -299,8 +300,10 @@ class KvFormat:
 
     name: str
     bits: int  # of a stored number
-    scale_bytes: int  # beside the numbers of one token and head, in the keys and in the values
     on_gpu: bool
+
+    def head_bytes(self, head_dim: int) -> int:
+        """Bytes that the keys, or the values, of one token and one head take."""
 
 def kv_formats() -> list[KvFormat]: ...
 

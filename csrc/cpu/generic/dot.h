@@ -92,10 +92,10 @@ struct IntBlock {
   int group_size;
   int64_t ahead = 0;  // from a line to the one to ask for, where that is not kPrefetchBytes
 
-  // int8 rows of one group of k values, a fp32 scale each.
-  IntBlock(const uint8_t* first_line, int64_t k, const float* row_scales)
+  // Rows of one group of k values, a fp32 scale each.
+  IntBlock(WeightKind kind, const uint8_t* first_line, int64_t k, const float* row_scales)
       : lines(first_line),
-        num_lines(cpu16::lines_per_block(WeightKind::kInt8, k)),
+        num_lines(cpu16::lines_per_block(kind, k)),
         scales(row_scales),
         zeros(nullptr),
         f32_scales(true),
