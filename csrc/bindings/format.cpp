@@ -16,8 +16,8 @@
 #include "bindings/bindings.h"
 #include "format/engine_file.h"
 #include "format/engine_writer.h"
-#include "format/layout.h"
 #include "format/safetensors.h"
+#include "weights/layout.h"
 
 namespace py = pybind11;
 

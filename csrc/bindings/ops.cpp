@@ -13,9 +13,9 @@
 #include "bindings/bindings.h"
 #include "cpu/machine_limits.h"
 #include "format/engine_file.h"
-#include "format/layout.h"
-#include "format/weight_formats.h"
 #include "ops/kv_formats.h"
+#include "weights/layout.h"
+#include "weights/weight_formats.h"
 
 namespace py = pybind11;
 

@@ -8,7 +8,7 @@
 
 #include "base/thread_pool.h"
 #include "base/xxhash.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace engine_format {

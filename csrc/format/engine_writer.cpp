@@ -13,7 +13,7 @@
 #include "base/json.h"
 #include "base/xxhash.h"
 #include "format/engine_file.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

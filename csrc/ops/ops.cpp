@@ -5,8 +5,8 @@
 #include <initializer_list>
 #include <utility>
 
-#include "format/layout.h"
 #include "ops/kv_formats.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

@@ -282,7 +282,7 @@ def block_rows() -> int:
     """Rows of a block of a packed matrix."""
 
 class WeightFormat:
-    """A row of csrc/format/weight_formats.h."""
+    """A row of csrc/weights/weight_formats.h."""
 
     name: str
     bits: int  # of a stored value

@@ -7,7 +7,7 @@
 
 #include "cpu/generic/int_vec.h"
 #include "cpu/kernels.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
@@ -126,7 +126,7 @@ LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, Vec weight_scale, fl
   return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
 }
 
-// A line's words hold pairs of values of consecutive k (format/layout.h). int4: the pairs lie at bits 0, 4, 8
+// A line's words hold pairs of values of consecutive k (weights/layout.h). int4: the pairs lie at bits 0, 4, 8
 // and 12 of each half word; the ones at 4 and 12 are left where they are, 16 times too large, and summed
 // apart (a group's sum stays below 2^30), which saves two of three shifts.
 template <WeightKind kKind>

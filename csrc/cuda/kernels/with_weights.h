@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "cuda/device/weight_tiles.cuh"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

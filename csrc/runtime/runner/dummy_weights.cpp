@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "format/layout.h"
 #include "runtime/runner/weight_placement.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

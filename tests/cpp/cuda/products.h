@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "cuda/simt_test.h"
-#include "format/layout.h"
 #include "ops/made_routing.h"
+#include "weights/layout.h"
 
 namespace llama4rt::test {
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/dtype.h"
-#include "format/quant.h"
 #include "ops/kv_formats.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cases {
 

@@ -1,5 +1,5 @@
 // Random numbers, random matrices and random packed weights for tests and benchmarks. Weights are written
-// through format/layout.h only, one element at a time, so that they share no code with the packer.
+// through weights/layout.h only, one element at a time, so that they share no code with the packer.
 #pragma once
 
 #include <algorithm>
@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "base/tensor.h"
-#include "format/layout.h"
-#include "format/quant.h"
 #include "ops/cases.h"
+#include "weights/layout.h"
+#include "weights/weight.h"
 
 namespace llama4rt::test {
 

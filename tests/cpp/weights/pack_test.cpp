@@ -1,4 +1,4 @@
-#include "format/pack.h"
+#include "weights/pack.h"
 
 #include <algorithm>
 #include <array>
@@ -10,10 +10,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "format/layout.h"
-#include "format/quantize.h"
-#include "format/sample_engine.h"
 #include "test.h"
+#include "weights/layout.h"
+#include "weights/quantize.h"
+#include "weights/sample_weights.h"
 
 namespace llama4rt::test {
 namespace {

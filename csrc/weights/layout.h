@@ -60,7 +60,7 @@
 #include <cstdint>
 
 #include "base/checked_math.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cpu16 {
 

@@ -1,11 +1,11 @@
 // The table of weight formats, and what is asked of formats that no release has yet.
-#include "format/weight_formats.h"
+#include "weights/weight_formats.h"
 
 #include <cmath>
 #include <string>
 
-#include "format/layout.h"
 #include "test.h"
+#include "weights/layout.h"
 
 namespace llama4rt::test {
 

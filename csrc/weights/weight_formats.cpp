@@ -1,4 +1,4 @@
-#include "format/weight_formats.h"
+#include "weights/weight_formats.h"
 
 #include "base/error.h"
 
