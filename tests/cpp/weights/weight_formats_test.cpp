@@ -17,7 +17,8 @@ TEST(every_kind_is_found_by_its_name_alone) {
 
 TEST(weights_without_kernels_are_refused_with_what_a_gpu_has) {
   for (const WeightFormat& format : kWeightFormats)
-    for (const bool on_gpu : {false, true}) CHECK_EQ(weight_refusal(format, on_gpu), "");
+    for (const bool on_gpu : {false, true})
+      CHECK_EQ(weight_refusal(format, on_gpu).empty(), !on_gpu || format.on_gpu);
   const WeightFormat eight{WeightKind::kInt8, "new8", 8, CodeMeaning::kInteger, true, false, 0, false, 1.0f};
   CHECK_EQ(weight_refusal(eight, false), "");
   CHECK_EQ(weight_refusal(eight, true), "\"new8\" weights are for CPUs; on a GPU use \"int8\"");
