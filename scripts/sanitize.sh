@@ -7,7 +7,7 @@ runs=200000
 [ "${1:-}" = --short ] && runs=10000
 # What starts threads, as filters of test names. Not the fork test: the thread sanitizer does not follow forks.
 threaded=(
-  base/thread_pool format/pack.rows_are_quantised_alike
+  base/thread_pool weights/pack.rows_are_quantised_alike
   ops/linear.linear_conforms_for_every_token_count ops/experts ops/attention.any_split
   ops/tiles.nothing_is_left model/vision.a_tower
   runtime/engine.takes_requests runtime/engine.survives runtime/engine.on_cpu_agrees runtime/engine.close_is_final

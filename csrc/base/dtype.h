@@ -1,5 +1,5 @@
 // Element types of tensors, their sizes, and conversions between fp32 and the small ones.
-// Packed integer weights are not a DType: format/quant.h describes them.
+// Packed integer weights are not a DType: weights/weight.h describes them.
 #pragma once
 
 #include <bit>

@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -18,8 +18,8 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
-#include "format/layout.h"
 #include "model/shape.h"
+#include "weights/layout.h"
 
 namespace py = pybind11;
 

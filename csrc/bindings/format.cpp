@@ -17,8 +17,8 @@
 #include "bindings/gil.h"
 #include "format/engine_file.h"
 #include "format/engine_writer.h"
-#include "format/layout.h"
 #include "format/safetensors.h"
+#include "weights/layout.h"
 
 namespace py = pybind11;
 

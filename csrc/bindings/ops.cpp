@@ -14,9 +14,9 @@
 #include "bindings/gil.h"
 #include "cpu/machine_limits.h"
 #include "format/engine_file.h"
-#include "format/layout.h"
-#include "format/weight_formats.h"
 #include "ops/kv_formats.h"
+#include "weights/layout.h"
+#include "weights/weight_formats.h"
 
 namespace py = pybind11;
 
@@ -78,15 +78,18 @@ void bind_ops(py::module_& m) {
       .def_readonly("bits", &WeightFormat::bits)
       .def_readonly("is_scaled", &WeightFormat::is_scaled)
       .def_readonly("may_have_zeros", &WeightFormat::may_have_zeros)
-      .def_readonly("zero", &WeightFormat::zero);
+      .def_readonly("zero", &WeightFormat::zero)
+      .def_readonly("on_gpu", &WeightFormat::on_gpu);
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
   m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });
   py::class_<KvFormat>(m, "KvFormat", checked_instances())
       .def_property_readonly("name", [](const KvFormat& f) { return std::string(f.name); })
       .def_readonly("bits", &KvFormat::bits)
-      .def_readonly("scale_bytes", &KvFormat::scale_bytes)
-      .def_readonly("on_gpu", &KvFormat::on_gpu);
+      .def_readonly("on_gpu", &KvFormat::on_gpu)
+      .def(
+          "head_bytes", [](const KvFormat& f, int64_t head_dim) { return kv_head_bytes(f, head_dim); },
+          py::arg("head_dim"));
   m.def("kv_formats", [] { return std::vector<KvFormat>(kKvFormats.begin(), kKvFormats.end()); });
   m.def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("device") = "cpu");
   m.def("linear", &linear, py::arg("file"), py::arg("name"), py::arg("x"), py::arg("expert") = 0,

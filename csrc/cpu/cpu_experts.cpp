@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "cpu/cpu_ops.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "cpu/cpu_ops.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

@@ -7,8 +7,8 @@
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "format/quant.h"
 #include "ops/op_types.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cpu {
 

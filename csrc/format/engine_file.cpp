@@ -8,7 +8,7 @@
 
 #include "base/thread_pool.h"
 #include "base/xxhash.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace engine_format {
@@ -267,6 +267,8 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   w.layout = layout_;
   if (layout != layout_name(layout_))
     bad("layout \"", json::printable(layout), "\"; the weights of this file are in ", layout_name(layout_));
+  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(layout_));
+  if (!refusal.empty()) bad(refusal);
   const json::Value* shape = descriptor.find("shape");
   if (!shape || !shape->array() || shape->array()->size() != 3) bad("shape must be a list [E, N, K]");
   w.num_experts = integer("shape[0] (experts)", &(*shape->array())[0], 1, kMaxExperts);

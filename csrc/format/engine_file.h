@@ -17,9 +17,9 @@
 #include "base/mapped_file.h"
 #include "base/tensor.h"
 #include "format/model_config.h"
-#include "format/quant.h"
 #include "format/safetensors.h"
 #include "format/weight_source.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -13,7 +13,7 @@
 #include "base/json.h"
 #include "base/xxhash.h"
 #include "format/engine_file.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {
@@ -172,6 +172,8 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
   w.layout = layout_;
   w.data = w.scales = nullptr;
   w.zeros = zeros ? &kHasZeros : nullptr;
+  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(layout_));
+  LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
   if (w.num_experts < 1 || w.n < 1 || w.k < 1)
     fail(error_text(path_, ": ", name, ": shape [", w.num_experts, ", ", w.n, ", ", w.k,
                     "] must be positive"));

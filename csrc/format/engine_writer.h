@@ -19,9 +19,9 @@
 
 #include "base/output_file.h"
 #include "base/thread_pool.h"
-#include "format/pack.h"
-#include "format/quant.h"
 #include "format/safetensors.h"
+#include "weights/pack.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

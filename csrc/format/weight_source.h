@@ -7,7 +7,7 @@
 
 #include "base/tensor.h"
 #include "format/model_config.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

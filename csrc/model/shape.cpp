@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {
@@ -187,6 +187,8 @@ Weight stored_weight(const TensorSpec& spec, const WeightOptions& options) {
   Weight w;
   w.kind = stored_kind(spec, options);
   w.layout = spec.role == TensorRole::kEmbed ? Layout::kRowMajor : options.layout;
+  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(w.layout));
+  LLAMA4RT_CHECK(kConfig, refusal.empty(), spec.name, ": ", refusal);
   w.num_experts = spec.experts;
   w.n = spec.n;
   w.k = spec.k;

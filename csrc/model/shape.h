@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "format/model_config.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

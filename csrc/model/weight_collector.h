@@ -10,9 +10,9 @@
 
 #include "base/error.h"
 #include "base/tensor.h"
-#include "format/quant.h"
 #include "format/weight_source.h"
 #include "model/shape.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/tensor.h"
-#include "format/quant.h"
 #include "format/weight_source.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

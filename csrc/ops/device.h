@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -5,8 +5,8 @@
 #include <initializer_list>
 #include <utility>
 
-#include "format/layout.h"
 #include "ops/kv_formats.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {
@@ -56,6 +56,8 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
   if (!w.quantized()) return;
   LLAMA4RT_CHECK(kInternal, w.layout != Layout::kRowMajor, op, ": ", what, " is ", describe_weight(w),
                  "; quantised weights are never row_major");
+  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(w.layout));
+  LLAMA4RT_CHECK(kInternal, refusal.empty(), op, ": ", what, ": ", refusal);
   LLAMA4RT_CHECK(kInternal, valid_group_size(w.group_size), op, ": ", what, " has group size ", w.group_size,
                  "; expected 32, 64 or 128");
   LLAMA4RT_CHECK(kInternal, w.scales && (w.scale_dtype == DType::kF32 || w.scale_dtype == DType::kBF16), op,

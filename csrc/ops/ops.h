@@ -13,11 +13,11 @@
 #include <cstdint>
 
 #include "base/tensor.h"
-#include "format/quant.h"
 #include "ops/device.h"
 #include "ops/op_types.h"
 #include "ops/sampling.h"
 #include "ops/workspace.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/checked_math.h"
-#include "format/layout.h"
 #include "ops/kv_int8.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

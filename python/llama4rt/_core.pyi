@@ -295,13 +295,14 @@ def block_rows() -> int:
     """Rows of a block of a packed matrix."""
 
 class WeightFormat:
-    """A row of csrc/format/weight_formats.h."""
+    """A row of csrc/weights/weight_formats.h."""
 
     name: str
     bits: int  # of a stored value
     is_scaled: bool  # values come in groups that share a scale
     may_have_zeros: bool
     zero: int  # the code that stands for 0 where there are no zero points
+    on_gpu: bool
 
 def weight_formats() -> list[WeightFormat]: ...
 def group_sizes() -> list[int]:
@@ -312,8 +313,10 @@ class KvFormat:
 
     name: str
     bits: int  # of a stored number
-    scale_bytes: int  # beside the numbers of one token and head, in the keys and in the values
     on_gpu: bool
+
+    def head_bytes(self, head_dim: int) -> int:
+        """Bytes that the keys, or the values, of one token and one head take."""
 
 def kv_formats() -> list[KvFormat]: ...
 

@@ -9,11 +9,11 @@
 #include "base/json.h"
 #include "base/temp_dir.h"
 #include "format/engine_file.h"
-#include "format/layout.h"
 #include "format/sample_engine.h"
 #include "fuzz_main.h"
 #include "model/vision_weights.h"
 #include "model/weights.h"
+#include "weights/layout.h"
 
 namespace {
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_checkpoints
-from llama4rt import build
+from llama4rt import _core, build
 from llama4rt._core import EngineFile, EngineWriter
 from llama4rt.errors import CheckpointError, ConfigError, EngineFileError, Llama4RTError
 from random_checkpoints import (
@@ -341,7 +341,7 @@ def test_a_checkpoint_without_generation_config_or_tokenizer(tiny: Path, tmp_pat
 # --- targets
 
 
-@pytest.mark.parametrize("weights", ["int4", "int8", "bf16"])
+@pytest.mark.parametrize("weights", [format.name for format in _core.weight_formats() if format.on_gpu])
 def test_both_targets_hold_the_same_values(weights: str, tmp_path: Path) -> None:
     """The bytes lie elsewhere; what they mean is the same, bit for bit, and each file says whose it is."""
     config = CONFIGS["odd"]

@@ -19,6 +19,7 @@ from llama4rt import (
     Llama4RTError,
     RequestError,
     SamplingParams,
+    _core,
 )
 from llama4rt.engine.engine_options import parse_bytes
 from llama4rt.engine.engine_thread import THREAD_NAME, EngineThread
@@ -258,8 +259,8 @@ def test_without_a_tokenizer_only_ids_work(ids_only: Engine) -> None:
             call()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "fp8"])
-def test_caches_of_8_bits_answer_alike_in_any_company(dtype: str, text_engine_file: Path) -> None:
+@pytest.mark.parametrize("dtype", [format.name for format in _core.kv_formats() if format.bits < 16])
+def test_small_caches_answer_alike_in_any_company(dtype: str, text_engine_file: Path) -> None:
     prompts = ["Hello", "a" * 70, "Hello there"]
     with Engine(text_engine_file, kv_cache_dtype=dtype, max_batched_tokens=32) as engine:
         together = [out.outputs[0].token_ids for out in engine.generate(prompts, GREEDY)]

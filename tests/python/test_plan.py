@@ -62,11 +62,12 @@ def test_the_engine_takes_what_is_planned(checkpoint: Path, tmp_path: Path) -> N
     engine.close()
 
 
-def test_int8_keys_are_for_cpus() -> None:
+@pytest.mark.parametrize("dtype", [format.name for format in _core.kv_formats() if not format.on_gpu])
+def test_some_caches_are_for_cpus(dtype: str) -> None:
     config = model_config("scout")
-    assert _core.plan_config(config, device="cpu", kv_cache_dtype="int8")["bytes"]["kv_global"] > 0
-    with pytest.raises(ConfigError, match=r"for CPUs.*fp8"):
-        _core.plan_config(config, device="cuda", kv_cache_dtype="int8")
+    assert _core.plan_config(config, device="cpu", kv_cache_dtype=dtype)["bytes"]["kv_global"] > 0
+    with pytest.raises(ConfigError, match=rf"{dtype}.*for CPUs.*fp8"):
+        _core.plan_config(config, device="cuda", kv_cache_dtype=dtype)
 
 
 def test_what_does_not_fit_is_refused_with_what_would(checkpoint: Path, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_unknown_configs_are_refused(tmp_path: Path, capsys: Capsys) -> None:
 # --- random weights
 
 
-@pytest.mark.parametrize("weights", ["int4", "int8", "bf16"])
+@pytest.mark.parametrize("weights", [format.name for format in _core.weight_formats()])
 def test_random_weights_generate(weights: str) -> None:
     core = _core.Engine.dummy(
         model_config("tiny"), device="cpu", weights=weights, max_model_len=2048, kv_cache_bytes=64 << 20

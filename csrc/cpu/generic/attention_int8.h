@@ -41,7 +41,7 @@ inline void score_int8_rows(const AttentionTile& tile, Int8Rows& q, float* const
   const auto values_at = [&](int64_t key) { return int8_at(tile, kv.v, key); };
   for (int64_t key = begin; key < end; key += kLanes) {
     const uint8_t* scales = keys_at(key);
-    IntBlock block(scales + kInt8ScaleBytes, dim, reinterpret_cast<const float*>(scales));
+    IntBlock block(WeightKind::kInt8, scales + kInt8ScaleBytes, dim, reinterpret_cast<const float*>(scales));
     const uint8_t* ahead = keys_or_values(key + kKeysAhead, begin, end, keys_at, values_at);
     block.ahead = ahead - scales;
     prefetch<kFar>(ahead);

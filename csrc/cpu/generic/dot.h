@@ -7,7 +7,7 @@
 
 #include "cpu/generic/int_vec.h"
 #include "cpu/kernels.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
@@ -92,10 +92,10 @@ struct IntBlock {
   int group_size;
   int64_t ahead = 0;  // from a line to the one to ask for, where that is not kPrefetchBytes
 
-  // int8 rows of one group of k values, a fp32 scale each.
-  IntBlock(const uint8_t* first_line, int64_t k, const float* row_scales)
+  // Rows of one group of k values, a fp32 scale each.
+  IntBlock(WeightKind kind, const uint8_t* first_line, int64_t k, const float* row_scales)
       : lines(first_line),
-        num_lines(cpu16::lines_per_block(WeightKind::kInt8, k)),
+        num_lines(cpu16::lines_per_block(kind, k)),
         scales(row_scales),
         zeros(nullptr),
         f32_scales(true),
@@ -126,7 +126,7 @@ LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, Vec weight_scale, fl
   return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
 }
 
-// A line's words hold pairs of values of consecutive k (format/layout.h). int4: the pairs lie at bits 0, 4, 8
+// A line's words hold pairs of values of consecutive k (weights/layout.h). int4: the pairs lie at bits 0, 4, 8
 // and 12 of each half word; the ones at 4 and 12 are left where they are, 16 times too large, and summed
 // apart (a group's sum stays below 2^30), which saves two of three shifts.
 template <WeightKind kKind>

@@ -3,16 +3,16 @@
 //           bf16 and fp8 [P / 16][D / 2][16][2], fp32 [P / 16][D][16]
 //   values  lane = dimension, two keys side by side so that one load serves both:
 //           bf16 and fp8 [P / 2][D][2], fp32 [P][D]
-// int8 lies in sixteens: 16 fp32 scales and then lines as of int8 weights (format/layout.h), bytes q + 128:
+// int8 lies in sixteens: 16 fp32 scales and then lines as of int8 weights (weights/layout.h), bytes q + 128:
 //   keys    [P / 16]{ scales, [D / 4][16 keys][4 d] }
 //   values  [P / 16]{ scales, [D / 16][16 / 4][16 d][4 keys] }
 #pragma once
 
 #include "cpu/generic/int_vec.h"
 #include "cpu/generic/quantize_row.h"
-#include "format/layout.h"
 #include "ops/kv_int8.h"
 #include "ops/op_types.h"
+#include "weights/layout.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 

@@ -219,14 +219,10 @@ inline void linear_tiled(const LinearUnit& unit, const QuantizedRows& q, std::by
 inline void linear_unit_with_tiles(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
   const Linear& linear = *unit.linear;
   if (linear.first_tile < 0) return linear_unit(unit, q, scratch);
-  switch (linear.weight.kind) {
-    case WeightKind::kBF16:
-      return;  // tiles_fit() lets in integers alone
-    case WeightKind::kInt8:
-      return linear_tiled<WeightKind::kInt8>(unit, q, scratch);
-    case WeightKind::kInt4:
-      return linear_tiled<WeightKind::kInt4>(unit, q, scratch);
-  }
+  with_weight_kind(linear.weight.kind, [&]<WeightKind kKind>() {  // tiles_fit() lets in integers alone
+    if constexpr (weight_format(kKind).meaning == CodeMeaning::kInteger)
+      linear_tiled<kKind>(unit, q, scratch);
+  });
 }
 
 inline int64_t tile_scratch_bytes(int64_t rows) {

@@ -1,4 +1,4 @@
-// Weights as the tensor cores take them: from a lane's 16 bytes of a tile (format/layout.h, kCudaTile) to the
+// Weights as the tensor cores take them: from a lane's 16 bytes of a tile (weights/layout.h, kCudaTile) to the
 // registers of the left operand of m16n8k16. wgmma's operand in registers has the same map, 16 rows to a
 // warp.
 //

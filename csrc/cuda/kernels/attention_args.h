@@ -1,6 +1,8 @@
 // From an AttentionCall to the arguments of the kernels with mma, and the choice of their head type.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/device/attention_tile.cuh"
 #include "cuda/kernels/kv_launch.h"
 
@@ -39,16 +41,12 @@ void with_head(int head_dim, const Start& start) {
 }
 template <class Start>
 void with_head(const KvLayer& kv, const Start& start) {
-  switch (kv.format) {
-    case KvKind::kBF16:
-      return with_head<KvBF16>(kv.head_dim, start);
-    case KvKind::kF8E4M3:
-      return with_head<KvF8>(kv.head_dim, start);
-    case KvKind::kF32:  // not in cores
-    case KvKind::kInt8:
-      break;
-  }
-  throw_no_kv_kernel("attention", kv);
+  with_kv_element("attention", kv, [&]<class Element>() {
+    if constexpr (std::is_same_v<Element, KvF32>)
+      throw_no_kv_kernel("attention", kv);  // not in cores
+    else
+      with_head<Element>(kv.head_dim, start);
+  });
 }
 
 }  // namespace llama4rt::cuda

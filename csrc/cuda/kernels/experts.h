@@ -7,8 +7,8 @@
 #include "base/tensor.h"
 #include "cuda/kernels/linear_decode.h"
 #include "cuda/runtime.h"
-#include "format/quant.h"
 #include "ops/op_types.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

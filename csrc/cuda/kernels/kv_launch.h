@@ -15,6 +15,23 @@ namespace llama4rt::cuda {
               error_text(name, ": ", kv_kind_name(kv.format), " caches have no CUDA kernel"));
 }
 
+// start.template operator()<Element>() with the element that this cache stores: a GPU's formats have one each.
+template <class Start>
+void with_kv_element(const char* name, const KvLayer& kv, const Start& start) {
+  with_kv_kind(kv.format, [&]<KvKind kind>() {
+    if constexpr (!kv_format(kind).on_gpu) {
+      throw_no_kv_kernel(name, kv);
+    } else if constexpr (kind == KvKind::kBF16) {
+      start.template operator()<KvBF16>();
+    } else if constexpr (kind == KvKind::kF32) {
+      start.template operator()<KvF32>();
+    } else {
+      static_assert(kind == KvKind::kF8E4M3);
+      start.template operator()<KvF8>();
+    }
+  });
+}
+
 // A layer's cache as kernels see it.
 inline KvBlocks kv_blocks(const KvLayer& kv) {
   return {.k = kv.k,
@@ -34,21 +51,10 @@ void launch_per_head(const char* name, Stream& stream, const Args& args, const K
            {.grid_x = int(tokens), .grid_y = ceil_div(heads, config.kWarps), .threads = config.kThreads},
            stream, args);
   };
-  const auto with = [&]<class Element>(Element) {
+  with_kv_element(name, kv, [&]<class Element>() {
     if (kv.head_dim <= 128) return start(Config<Element, 128>{});
     start(Config<Element, 256>{});
-  };
-  switch (kv.format) {
-    case KvKind::kBF16:
-      return with(KvBF16{});
-    case KvKind::kF32:
-      return with(KvF32{});
-    case KvKind::kF8E4M3:
-      return with(KvF8{});
-    case KvKind::kInt8:
-      break;
-  }
-  throw_no_kv_kernel(name, kv);
+  });
 }
 
 }  // namespace llama4rt::cuda

@@ -6,7 +6,7 @@
 #include "cuda/kernels/linear_decode.h"
 #include "cuda/kernels/with_weights.h"
 #include "cuda/launch.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt::cuda {
 namespace {

@@ -20,7 +20,7 @@
 //
 //   a stage of one warp, by cp.async:
 //            +--------------------------------------------------------------+--------------+--------------+
-//            | tiles of weights (format/layout.h)                           | scales       | zero points  |
+//            | tiles of weights (weights/layout.h)                           | scales       | zero points  |
 //            | 128 columns: int4 1 KB, int8 2 KB; 32 columns of bf16: 1 KB  | 16 per group | 16 per group |
 //            +--------------------------------------------------------------+--------------+--------------+
 //

@@ -10,7 +10,7 @@
 #include "base/checked_math.h"
 #include "cuda/device/split_columns.h"
 #include "cuda/kernels/decode_args.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

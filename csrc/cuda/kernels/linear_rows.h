@@ -12,8 +12,8 @@
 #include "base/tensor.h"
 #include "cuda/kernels/linear_decode.h"
 #include "cuda/runtime.h"
-#include "format/layout.h"
-#include "format/quant.h"
+#include "weights/layout.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

@@ -1,7 +1,7 @@
 // The router: logits = h . router, the best K experts of each token, sigmoid, and a stable counting sort of
 // slots (token * K + i) by expert.
 //
-// Logits. Weights are read as the tensor cores want them (format/layout.h, kCudaTile: 16 experts x 16 columns
+// Logits. Weights are read as the tensor cores want them (weights/layout.h, kCudaTile: 16 experts x 16 columns
 // in 512 bytes), but multiplied in fp32, because a rounded activation could change which expert is
 // chosen. A lane holds two experts and four columns of each tile; a warp takes a *split* of 320 columns (a
 // sixteenth of 5120), so one token occupies all 16 warps of a block.

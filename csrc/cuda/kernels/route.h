@@ -6,8 +6,8 @@
 #include "base/checked_math.h"
 #include "base/tensor.h"
 #include "cuda/runtime.h"
-#include "format/quant.h"
 #include "ops/op_types.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

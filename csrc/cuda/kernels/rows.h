@@ -7,7 +7,7 @@
 
 #include "base/tensor.h"
 #include "cuda/runtime.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 

@@ -8,7 +8,7 @@
 #include "cuda/device/weight_tiles.cuh"
 #include "cuda/kernels/linear_rows.h"
 #include "cuda/kernels/with_weights.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt::cuda {
 

@@ -1,8 +1,9 @@
 // From a weight to the type its kernels are instantiated with: the one dispatcher for all of them.
 #pragma once
 
+#include "base/error.h"
 #include "cuda/device/weight_tiles.cuh"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cuda {
 
@@ -23,16 +24,21 @@ using AsymmetricInt4 = Int4Weights<kGroup, true>;
 // decide at run time whether there are zero points have half of the instantiations: kZerosAtRunTime.
 template <bool kZerosAtRunTime, class Start>
 void with_weights(const Weight& w, Start&& start) {
-  switch (w.kind) {
-    case WeightKind::kBF16:
-      return start.template operator()<BF16Weights>();
-    case WeightKind::kInt8:
-      return with_group_size<Int8Weights>(w.group_size, start);
-    case WeightKind::kInt4:
+  with_weight_kind(w.kind, [&]<WeightKind kind>() {
+    if constexpr (!weight_format(kind).on_gpu) {
+      throw Error(ErrorKind::kInternal,
+                  weight_refusal(weight_format(kind), /*on_gpu=*/true));  // checked before
+    } else if constexpr (kind == WeightKind::kBF16) {
+      start.template operator()<BF16Weights>();
+    } else if constexpr (kind == WeightKind::kInt8) {
+      with_group_size<Int8Weights>(w.group_size, start);
+    } else {
+      static_assert(kind == WeightKind::kInt4);
       if constexpr (!kZerosAtRunTime)
         if (!w.zeros) return with_group_size<SymmetricInt4>(w.group_size, start);
-      return with_group_size<AsymmetricInt4>(w.group_size, start);
-  }
+      with_group_size<AsymmetricInt4>(w.group_size, start);
+    }
+  });
 }
 
 }  // namespace llama4rt::cuda

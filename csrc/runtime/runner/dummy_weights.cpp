@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "runtime/runner/weight_placement.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {
@@ -26,7 +27,19 @@ class Filler {
     }
   }
 
-  void bits(char* to, int64_t bytes) { repeat(to, bytes, bits_, kLap, 1); }
+  // Uniform codes of a scaled kind; of a float kind those that mean finite numbers.
+  void codes(WeightKind kind, char* to, int64_t bytes) {
+    if (weight_format(kind).meaning == CodeMeaning::kInteger) return repeat(to, bytes, bits_, kLap, 1);
+    const int bits = weight_format(kind).bits;
+    std::vector<char> pool = bits_;
+    for (char& byte : pool) {
+      uint32_t finite = 0;
+      for (int bit = 0; bit < 8; bit += bits)
+        finite |= finite_code(kind, (uint32_t(uint8_t(byte)) >> bit) & code_mask(kind)) << bit;
+      byte = char(finite);
+    }
+    repeat(to, bytes, pool, kLap, 1);
+  }
   void bf16_numbers(char* to, int64_t bytes, float deviation) {
     std::vector<char> pool(size_t(std::min(bytes, kPoolBytes)));
     std::normal_distribution<float> normal(0, deviation);
@@ -96,7 +109,7 @@ DummyWeights::DummyWeights(const ModelConfig& config, const WeightOptions& optio
       w.data = data;
       const float deviation = 1 / std::sqrt(float(w.k));  // a product has the size of its input
       if (w.quantized()) {
-        fill.bits(data, bytes.data);
+        fill.codes(w.kind, data, bytes.data);
         const bf16 scale = to_bf16(deviation / w.format().code_deviation);
         fill.constant(scales, bytes.scales, &scale, sizeof scale);
         w.scales = scales;

@@ -24,7 +24,7 @@ class ModelCost:
         """weights: (name, bytes with companions, [E, N, K])."""
         self._config = config
         kv = {format.name: format for format in _core.kv_formats()}[kv_dtype]
-        head = int(config["head_dim"]) * kv.bits // 8 + kv.scale_bytes
+        head = kv.head_bytes(int(config["head_dim"]))
         self._kv_bytes_per_token = int(2 * config["num_key_value_heads"] * head)  # of one layer, all heads
         self.total_bytes = total_bytes
         self._weights = [

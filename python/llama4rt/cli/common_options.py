@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llama4rt.engine.engine import Engine
     from llama4rt.engine.sampling_params import SamplingParams
 
-# The names of csrc/ops/kv_formats.h and csrc/format/weight_formats.h: --help must not load the native module.
+# The names of csrc/ops/kv_formats.h and csrc/weights/weight_formats.h: --help must not load the native module.
 # test_cli.py holds them to the tables.
 KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
 WEIGHT_KINDS = ("bf16", "int8", "int4")

@@ -12,7 +12,7 @@ QUANTIZE = ("linear", "experts")
 LM_HEADS = ("auto", *reversed(WEIGHTS))
 VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
-LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/format/layout.h
+LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/weights/layout.h
 
 # Kinds of codes that the writer takes over as they are.
 _IMPORTED_KINDS = ("int4",)

@@ -144,7 +144,7 @@ TEST(every_shared_case_conforms) {
 
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
-  for (const cases::WeightSpec& spec : cases::kWeightSpecs) {
+  for (const cases::WeightSpec& spec : cases::gpu_weight_specs()) {
     const cases::ExpertsCase c{.tokens = 3, .hidden = 210, .width = 23, .experts = 5, .top_k = 2};
     check_gate_up(rng, c, spec, spec);
     check_down(rng, c, spec, spec, true);

@@ -70,7 +70,7 @@ TEST(every_shared_case_conforms) {
 
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
-  for (const cases::WeightSpec& spec : cases::kWeightSpecs)
+  for (const cases::WeightSpec& spec : cases::gpu_weight_specs())
     for (const Op op : {Op::kLinear, Op::kLinearAdd, Op::kGateUp})
       check(rng, op, {.tokens = 3, .n = 23, .k = 210}, spec);
 }

@@ -5,7 +5,7 @@
 
 #include "cuda/kernels/linear_rows.h"
 #include "cuda/teeth.h"
-#include "format/layout.h"
+#include "weights/layout.h"
 
 namespace llama4rt::test {
 

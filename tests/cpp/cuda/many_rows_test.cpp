@@ -118,7 +118,7 @@ TEST(every_shared_case_conforms) {
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
   size_t turn = 0;
-  for (const cases::WeightSpec& spec : cases::kWeightSpecs)
+  for (const cases::WeightSpec& spec : cases::gpu_weight_specs())
     for (int i = 0; i < 2; ++i, ++turn)
       check_all(rng, i == 0 ? Op::kGateUp : Op(turn / 2 % 2), {.tokens = 19, .n = 41, .k = 210}, spec);
 }

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "cuda/simt_test.h"
-#include "format/layout.h"
 #include "ops/made_routing.h"
+#include "weights/layout.h"
 
 namespace llama4rt::test {
 
@@ -64,7 +64,7 @@ class DeviceRouting {
 
 // Every kind of weight that has a kernel in turn.
 inline const cases::WeightSpec& spec_of_turn(size_t turn) {
-  return cases::kWeightSpecs[turn % std::size(cases::kWeightSpecs)];
+  return cases::gpu_weight_specs()[turn % cases::gpu_weight_specs().size()];
 }
 
 }  // namespace llama4rt::test

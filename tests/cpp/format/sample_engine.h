@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstring>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,7 +12,8 @@
 #include "base/temp_dir.h"
 #include "format/engine_file.h"
 #include "format/engine_writer.h"
-#include "format/layout.h"
+#include "weights/layout.h"
+#include "weights/sample_weights.h"
 
 namespace llama4rt::test {
 
@@ -48,37 +48,6 @@ inline std::vector<std::pair<std::string, std::string>> sample_metadata() {
           {"source", R"({"hash":"0","name":"sample","skipped":[]})"},
           {"files", R"(["tokenizer.model"])"},
           {"licenses", "[]"}};
-}
-
-// Normally distributed values, the same for the same seed.
-inline std::vector<float> gaussian(size_t count, uint32_t seed, float sigma = 0.05f) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, sigma);
-  std::vector<float> values(count);
-  for (float& v : values) v = normal(random);
-  return values;
-}
-
-inline std::vector<int64_t> row_range(int64_t begin, int64_t end) {
-  std::vector<int64_t> rows;
-  for (int64_t row = begin; row < end; ++row) rows.push_back(row);
-  return rows;
-}
-
-inline SourceMatrix source_of(const std::vector<float>& values, int64_t rows, int64_t columns) {
-  return {values.data(), DType::kF32, rows, columns, columns * 4, 4};
-}
-
-inline Weight weight_shape(WeightKind kind, int64_t experts, int64_t n, int64_t k, int group_size = 32,
-                           DType scale_dtype = DType::kBF16) {
-  Weight w;
-  w.kind = kind;
-  w.num_experts = experts;
-  w.n = n;
-  w.k = k;
-  w.group_size = kind == WeightKind::kBF16 ? 0 : group_size;
-  w.scale_dtype = scale_dtype;
-  return w;
 }
 
 // Writes the sample: one MoE layer with RoPE and chunks, one dense layer without; small enough that a test

@@ -3,9 +3,9 @@
 
 #include <set>
 
-#include "format/layout.h"
 #include "model/tiny_engine.h"
 #include "test.h"
+#include "weights/layout.h"
 
 namespace llama4rt {
 namespace {

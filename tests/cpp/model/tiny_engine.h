@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "format/engine_writer.h"
-#include "format/layout.h"
 #include "format/model_config.h"
 #include "format/sample_engine.h"
+#include "weights/layout.h"
 
 namespace llama4rt::test {
 

@@ -5,11 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "base/dtype.h"
-#include "format/quant.h"
 #include "ops/kv_formats.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cases {
 
@@ -26,6 +27,10 @@ inline constexpr WeightSpec kBF16{};
 inline constexpr WeightSpec kInt8{.kind = WeightKind::kInt8, .group_size = 128};
 inline constexpr WeightSpec kInt4{.kind = WeightKind::kInt4, .group_size = 128};
 
+// One of each kind.
+inline constexpr WeightSpec kKindSpecs[] = {kBF16, kInt8, kInt4};
+static_assert(std::size(kKindSpecs) == kWeightFormats.size());
+
 inline constexpr WeightSpec kWeightSpecs[] = {
     kBF16,
     {.kind = WeightKind::kInt8, .group_size = 32},
@@ -40,6 +45,17 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kInt4, .group_size = 64, .zeros = true, .scales = DType::kF32},
     {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true},
 };
+
+// Those that CUDA kernels take.
+inline const std::vector<WeightSpec>& gpu_weight_specs() {
+  static const std::vector<WeightSpec> specs = [] {
+    std::vector<WeightSpec> found;
+    for (const WeightSpec& spec : kWeightSpecs)
+      if (weight_format(spec.kind).on_gpu) found.push_back(spec);
+    return found;
+  }();
+  return specs;
+}
 
 // --- rows: rmsnorm, layernorm, add_bias, gelu
 

@@ -142,7 +142,7 @@ Product product(const float* x, const Weight& w, int64_t row) {
       w_sum += std::abs(b);
     }
     // Half a step of the group for every activation.
-    if (w.quantized()) p.rounding += 0.5 * absmax / 32767.0 * w_sum;
+    if (w.has_integer_codes()) p.rounding += 0.5 * absmax / 32767.0 * w_sum;
   }
   p.magnitude = std::sqrt(x_square * w_square / double(w.k));
   return p;

@@ -36,7 +36,7 @@ TEST(linear_conforms) {
 
 TEST(linear_conforms_for_every_token_count) {
   SEEDED(rng);
-  for (const cases::WeightSpec& spec : {cases::kBF16, cases::kInt8, cases::kInt4})
+  for (const cases::WeightSpec& spec : cases::kKindSpecs)
     for (int64_t tokens = 1; tokens <= cases::kMaxTileTokens; ++tokens)
       check_linear(rng, {.tokens = tokens, .n = 40, .k = 160}, spec);
 }
@@ -90,7 +90,7 @@ TEST(gate_up_conforms) {
 // One request whose activations have overflowed must not touch its neighbours in the batch.
 TEST(a_row_of_nan_or_infinity_stays_alone) {
   SEEDED(rng);
-  for (const cases::WeightSpec& spec : {cases::kBF16, cases::kInt8, cases::kInt4})
+  for (const cases::WeightSpec& spec : cases::kKindSpecs)
     for (const float poison :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       SCOPE(describe(spec), ", row 2 holds ", poison);
@@ -114,7 +114,7 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
 // A prompt of any size runs through the same arithmetic whether activations are huge or tiny.
 TEST(extreme_activations_keep_their_precision) {
   SEEDED(rng);
-  for (const cases::WeightSpec& spec : {cases::kBF16, cases::kInt8, cases::kInt4})
+  for (const cases::WeightSpec& spec : cases::kKindSpecs)
     for (const float size : {1e-25f, 1e-15f, 1e15f, 1e30f}) {
       SCOPE(describe(spec), ", activations of ", size);
       const RandomWeight weight(rng, spec, 1, 48, 256);

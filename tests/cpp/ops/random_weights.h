@@ -1,5 +1,5 @@
 // Random numbers, random matrices and random packed weights for tests and benchmarks. Weights are written
-// through format/layout.h only, one element at a time, so that they share no code with the packer.
+// through weights/layout.h only, one element at a time, so that they share no code with the packer.
 #pragma once
 
 #include <algorithm>
@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "base/tensor.h"
-#include "format/layout.h"
-#include "format/quant.h"
 #include "ops/cases.h"
+#include "weights/layout.h"
+#include "weights/weight.h"
 
 namespace llama4rt::test {
 
@@ -171,21 +171,24 @@ class RandomWeight {
     weight_.zeros = zeros_.size() > 0 ? zeros_.as<uint8_t>() : nullptr;
   }
 
+  uint32_t random_bits(Rng& rng) const {
+    if (!weight_.quantized()) return to_bf16(kDeviation * rng.normal()).bits;
+    return finite_code(weight_.kind, uint32_t(rng.bits()) & code_mask(weight_.kind));
+  }
+
   // Values of about 0.05, so that products with activations of about 1 are about 1 for a few hundred inputs.
   void fill_row(Rng& rng, int64_t expert, int64_t n) {
     const Weight& w = weight_;
     char* matrix = data_.as<char>() + expert * cpu16::matrix_bytes(w.kind, w.n, w.k);
     for (int64_t k = 0; k < w.k; ++k) {
-      const uint32_t bits = w.kind == WeightKind::kBF16   ? to_bf16(0.05f * rng.normal()).bits
-                            : w.kind == WeightKind::kInt8 ? uint32_t(rng.bits() & 0xff)
-                                                          : uint32_t(rng.bits() & 0xf);
+      const uint32_t bits = random_bits(rng);
       uint32_t word = 0;
       char* p = matrix + cpu16::word_offset(w.kind, n, k, w.k);
       std::memcpy(&word, p, 4);
       word |= bits << cpu16::bit_offset(w.kind, k);
       std::memcpy(p, &word, 4);
     }
-    const float step = w.kind == WeightKind::kInt8 ? 0.0007f : 0.01f;
+    const float step = w.quantized() ? kDeviation / w.format().code_deviation : 0;
     for (int64_t group = 0; group < w.num_groups(); ++group) {
       const int64_t s = expert * cpu16::matrix_scales(w.n, w.k, w.group_size) +
                         cpu16::scale_index(n, group, w.num_groups());
@@ -197,6 +200,8 @@ class RandomWeight {
       if (zeros_.size() > 0) zeros_.as<uint8_t>()[s] = uint8_t(rng.below(16));
     }
   }
+
+  static constexpr float kDeviation = 0.05f;
 
   Weight weight_;
   AlignedBytes data_, scales_, zeros_;

@@ -1,4 +1,4 @@
-#include "format/pack.h"
+#include "weights/pack.h"
 
 #include <algorithm>
 #include <array>
@@ -10,10 +10,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "format/layout.h"
-#include "format/quantize.h"
-#include "format/sample_engine.h"
 #include "test.h"
+#include "weights/layout.h"
+#include "weights/quantize.h"
+#include "weights/sample_weights.h"
 
 namespace llama4rt::test {
 namespace {
@@ -62,6 +62,12 @@ PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType sc
           .k = k,
           .group_size = kind == WeightKind::kBF16 ? 0 : group,
           .scale_dtype = scales};
+}
+
+std::vector<WeightKind> all_kinds() {
+  std::vector<WeightKind> kinds;
+  for (const WeightFormat& format : kWeightFormats) kinds.push_back(format.kind);
+  return kinds;
 }
 
 // Bytes of the values in a dtype, row-major or transposed, with some padding between lines.
@@ -155,10 +161,11 @@ TEST(codes_come_back_through_the_layout) {
 // Every element has its own bits in both layouts, inside the bytes of the matrix.
 TEST(layouts_give_each_element_its_own_bits) {
   for (const Layout layout : {Layout::kCpu16, Layout::kCudaTile})
-    for (const WeightKind kind : {WeightKind::kBF16, WeightKind::kInt8, WeightKind::kInt4}) {
-      SCOPE(layout_name(layout), ", ", weight_kind_name(kind));
+    for (const WeightFormat& format : kWeightFormats) {
+      SCOPE(layout_name(layout), ", ", format.name);
+      const WeightKind kind = format.kind;
       const int64_t n = 33, k = 130;
-      const int bits = kind == WeightKind::kBF16 ? 16 : kind == WeightKind::kInt8 ? 8 : 4;
+      const int bits = format.bits;
       std::vector<int> owners(size_t(matrix_bytes(layout, kind, n, k) * 8 / bits), 0);
       for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < k; ++j) {
@@ -175,7 +182,7 @@ TEST(tiles_for_cuda_hold_the_same_values) {
   std::mt19937 rng(8);
   std::normal_distribution<float> normal;
   ThreadPool pool(2);
-  for (const WeightKind kind : {WeightKind::kBF16, WeightKind::kInt8, WeightKind::kInt4})
+  for (const WeightKind kind : all_kinds())
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{16, 64}, {1, 1}, {37, 130}, {50, 321}}) {
       SCOPE(weight_kind_name(kind), " ", n, " x ", k);
       std::vector<float> values(size_t(n * k));
@@ -220,7 +227,7 @@ TEST(rows_are_quantised_alike_from_every_source_and_thread_count) {
   for (float& v : values) v = std::round(v * 64) / 64;  // exact in bf16 (mostly) and fp16
   for (float& v : values) v = to_float(to_bf16(v));
   const std::vector<int64_t> rows = row_range(0, kRows);
-  for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kInt8, WeightKind::kBF16}) {
+  for (const WeightKind kind : all_kinds()) {
     const PackSpec spec = spec_of(kind, kRows, kColumns, 64);
     MemoryBlocks expected(spec);
     ThreadPool one(1), three(3);

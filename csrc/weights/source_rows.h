@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "format/pack.h"
+#include "weights/pack.h"
 
 namespace llama4rt {
 

@@ -1,11 +1,11 @@
 // How one group of weights becomes integer codes and a scale. Pure arithmetic on floats: no layout, no files,
-// no threads. format/quant.h defines codes and scales; docs/quantization.md explains the search.
+// no threads. weights/weight.h defines codes and scales; docs/quantization.md explains the search.
 #pragma once
 
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "format/weight_formats.h"
+#include "weights/weight_formats.h"
 
 namespace llama4rt {
 

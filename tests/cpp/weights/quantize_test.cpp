@@ -1,11 +1,12 @@
-#include "format/quantize.h"
+#include "weights/quantize.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "format/sample_engine.h"
+#include "base/checked_math.h"
 #include "test.h"
+#include "weights/sample_weights.h"
 
 namespace llama4rt::test {
 namespace {

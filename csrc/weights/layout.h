@@ -56,10 +56,11 @@
 // N is padded to 16 and K to a whole tile, with q = 0. Scales and zero points are those of kCpu16.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "base/checked_math.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt::cpu16 {
 
@@ -159,6 +160,12 @@ constexpr float code_value(WeightKind kind, uint32_t bits, int zero) {
       return float(int(bits) - zero);
   }
   return 0;
+}
+
+// The nearest code from `code` downwards that means a finite number: uniform codes of a float kind, without its NaN.
+inline uint32_t finite_code(WeightKind kind, uint32_t code) {
+  while (!std::isfinite(code_value(kind, code, 0))) --code;
+  return code;
 }
 
 // Raw stored bits of element (n, k) of matrix `data` (one expert).

@@ -10,7 +10,7 @@
 
 #include "base/dtype.h"
 #include "base/thread_pool.h"
-#include "format/quant.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
 

@@ -51,6 +51,9 @@ constexpr std::optional<WeightKind> find_weight_kind(std::string_view name) {
 // "bf16, int8 and int4", for messages.
 std::string weight_kind_names();
 
+// Why weights of this format cannot be used on a GPU, or on a CPU: a sentence, or empty when they can.
+std::string weight_refusal(const WeightFormat& format, bool on_gpu);
+
 static_assert([] {
   for (size_t i = 0; i < kWeightFormats.size(); ++i)
     if (size_t(kWeightFormats[i].kind) != i) return false;

@@ -9,14 +9,14 @@
 
 #include "base/checked_math.h"
 #include "base/dtype.h"
-#include "format/weight_formats.h"
+#include "weights/weight_formats.h"
 
 namespace llama4rt {
 
 enum class Layout : uint8_t {
   kRowMajor,  // bf16 only: [N, K]; embedding tables, gathered by row
-  kCpu16,     // blocks of 16 rows (format/layout.h): the matrices of the CPU and reference backends
-  kCudaTile,  // tiles of 16 rows and 512 bytes (format/layout.h): the matrices of the CUDA backend
+  kCpu16,     // blocks of 16 rows (weights/layout.h): the matrices of the CPU and reference backends
+  kCudaTile,  // tiles of 16 rows and 512 bytes (weights/layout.h): the matrices of the CUDA backend
 };
 
 constexpr std::string_view layout_name(Layout layout) {
@@ -30,6 +30,9 @@ constexpr std::string_view layout_name(Layout layout) {
   }
   return "";
 }
+// Whether a GPU's kernels read it. Tables (kRowMajor) are on any device.
+constexpr bool is_gpu_layout(Layout layout) { return layout == Layout::kCudaTile; }
+
 struct Weight {
   WeightKind kind = WeightKind::kBF16;
   Layout layout = Layout::kCpu16;

@@ -1,4 +1,4 @@
-#include "format/pack.h"
+#include "weights/pack.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,9 @@
 #include <mutex>
 
 #include "base/error.h"
-#include "format/layout.h"
-#include "format/quantize.h"
-#include "format/source_rows.h"
+#include "weights/layout.h"
+#include "weights/quantize.h"
+#include "weights/source_rows.h"
 
 namespace llama4rt {
 namespace {

@@ -1,4 +1,4 @@
-#include "format/quantize.h"
+#include "weights/quantize.h"
 
 #include <algorithm>
 #include <cmath>

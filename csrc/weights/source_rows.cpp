@@ -1,10 +1,10 @@
-#include "format/source_rows.h"
+#include "weights/source_rows.h"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
-#include "format/quantize.h"
+#include "weights/quantize.h"
 
 namespace llama4rt {
 namespace {

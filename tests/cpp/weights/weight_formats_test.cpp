@@ -1,0 +1,67 @@
+// The table of weight formats, and what is asked of formats that no release has yet.
+#include "weights/weight_formats.h"
+
+#include <cmath>
+#include <string>
+
+#include "test.h"
+#include "weights/layout.h"
+
+namespace llama4rt::test {
+
+TEST(every_kind_is_found_by_its_name_alone) {
+  for (const WeightFormat& format : kWeightFormats) CHECK(find_weight_kind(format.name) == format.kind);
+  CHECK(!find_weight_kind("int"));
+  CHECK(!find_weight_kind(""));
+}
+
+TEST(weights_without_kernels_are_refused_with_what_a_gpu_has) {
+  for (const WeightFormat& format : kWeightFormats)
+    for (const bool on_gpu : {false, true})
+      CHECK_EQ(weight_refusal(format, on_gpu).empty(), !on_gpu || format.on_gpu);
+  const WeightFormat eight{WeightKind::kInt8, "new8", 8, CodeMeaning::kInteger, true, false, 0, false, 1.0f};
+  CHECK_EQ(weight_refusal(eight, false), "");
+  CHECK_EQ(weight_refusal(eight, true), "\"new8\" weights are for CPUs; on a GPU use \"int8\"");
+  WeightFormat four = eight;
+  four.bits = 4;
+  CHECK(weight_refusal(four, true).ends_with("use \"int4\""));
+  WeightFormat wide = eight;
+  wide.bits = 16;
+  CHECK(weight_refusal(wide, true).ends_with("use \"bf16\""));
+}
+
+TEST(layouts_of_a_gpu) {
+  CHECK(is_gpu_layout(Layout::kCudaTile));
+  CHECK(!is_gpu_layout(Layout::kCpu16) && !is_gpu_layout(Layout::kRowMajor));
+}
+
+// Codes of a float kind, drawn uniformly, must not be NaN or infinity; finite ones stay as they are.
+TEST(finite_codes_are_the_nearest_below) {
+  CHECK_EQ(finite_code(WeightKind::kBF16, 0x7f80), 0x7f7fu);  // infinity: the largest number
+  CHECK_EQ(finite_code(WeightKind::kBF16, 0xffff), 0xff7fu);  // a NaN
+  for (const WeightFormat& format : kWeightFormats)
+    for (uint32_t code = 0; code <= code_mask(format.kind); ++code) {
+      const float value = code_value(format.kind, code, format.zero);
+      CHECK(std::isfinite(code_value(format.kind, finite_code(format.kind, code), format.zero)));
+      if (std::isfinite(value)) CHECK_EQ(finite_code(format.kind, code), code);
+    }
+}
+
+// The table's deviation of uniform finite codes, which random weights are scaled by.
+TEST(the_deviation_of_codes_is_what_the_table_says) {
+  for (const WeightFormat& format : kWeightFormats) {
+    if (!format.is_scaled) continue;
+    SCOPE(format.name);
+    double sum = 0, squares = 0;
+    const uint32_t codes = code_mask(format.kind) + 1;
+    for (uint32_t code = 0; code < codes; ++code) {
+      const double value = code_value(format.kind, finite_code(format.kind, code), format.zero);
+      sum += value;
+      squares += value * value;
+    }
+    const double mean = sum / codes, deviation = std::sqrt(squares / codes - mean * mean);
+    CHECK_CLOSE(deviation, double(format.code_deviation), 0.01 * deviation);
+  }
+}
+
+}  // namespace llama4rt::test
