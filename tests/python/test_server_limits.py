@@ -99,7 +99,8 @@ def test_a_chunked_body_is_counted_while_it_comes(server: RunningServer) -> None
             yield b" " * 10_000
 
     try:
-        reply = httpx2.post(server.url + CHAT, content=chunks(), timeout=60)
+        json_type = {"content-type": "application/json"}
+        reply = httpx2.post(server.url + CHAT, content=chunks(), headers=json_type, timeout=60)
         assert reply.status_code == 413
     except httpx2.TransportError:
         pass  # it was refused while we still sent
@@ -163,12 +164,20 @@ def raw(server: RunningServer, data: bytes, seconds: float = 20) -> bytes:
         return out
 
 
+def json_head(length: int, more: bytes = b"") -> bytes:
+    """The head of a chat request whose body has so many bytes."""
+    fields = b"host: localhost\r\ncontent-type: application/json\r\n" + more
+    return b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (CHAT.encode(), fields, length)
+
+
 def test_large_heads_are_refused(server: RunningServer) -> None:
-    head = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"".join(
+    head = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"".join(
         b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(100)
     )
     assert raw(server, head + b"connection: close\r\n\r\n").startswith(b"HTTP/1.1 431")
-    small = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: " + b"y" * 10_000 + b"\r\n\r\n"
+    small = (
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: " + b"y" * 10_000 + b"\r\n\r\n"
+    )
     assert raw(server, small).startswith(b"HTTP/1.1 200")
 
 
@@ -178,7 +187,7 @@ def test_slow_requests_are_closed(server: RunningServer) -> None:
     waiting = [
         b"GET /hea",
         b"",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        json_head(100) + b"{",
     ] * 8
     threads = [threading.Thread(target=raw, args=(server, data)) for data in waiting]
     for thread in threads:
@@ -191,10 +200,10 @@ def test_slow_requests_are_closed(server: RunningServer) -> None:
 
 def test_garbage_on_the_socket(server: RunningServer) -> None:
     rng = random.Random(7)
-    good = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
     body = json.dumps(HELLO).encode()
+    good = json_head(len(body), b"connection: close\r\n") + body
     for _ in range(60):
-        data = bytearray(good + b"content-length: %d\r\n\r\n" % len(body) + body)
+        data = bytearray(good)
         for _ in range(rng.randrange(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         cut = bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data)
@@ -290,7 +299,7 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
                     break
         server.wait_idle()
     body = json.dumps(ENDLESS | {"stream": False}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = json_head(len(body))
     for wait in (0.0, 0.05, 0.3):
         connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
         connection.sendall(head + body)
@@ -301,7 +310,7 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
 
 def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, engine: Engine) -> None:
     body = json.dumps(ENDLESS | {"n": 4, "logprobs": True, "top_logprobs": 20}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = json_head(len(body))
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
@@ -429,14 +438,14 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded(engine: Engine) -
     """It is told why when it reads on; the engine has let its blocks go long before."""
     # Large events fill the socket soon.
     body = json.dumps(ENDLESS | {"logprobs": True, "top_logprobs": 20}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = json_head(len(body), b"connection: close\r\n")
     with running_server(engine, max_unread_tokens=50, slow_reader_seconds=300) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect((host, int(port)))
             client.settimeout(60)
-            client.sendall(head.encode() + body)
+            client.sendall(head + body)
             received = client.recv(1000)
             assert received.startswith(b"HTTP/1.1 200")
             deadline = time.monotonic() + 60

@@ -67,5 +67,9 @@ class Routes:
             raise ApiError(
                 405, f"this path takes {' and '.join(allowed)}", headers={"Allow": ", ".join(allowed)}
             )
-        response = await endpoint(Request(scope, receive, send))
+        request = Request(scope, receive, send)
+        # A page may post a text of no type anywhere without asking; JSON it may only after a preflight.
+        if method == "POST" and not request.headers.get("content-type", "").strip():
+            raise ApiError(415, "there is no Content-Type; it must be application/json")
+        response = await endpoint(request)
         await response(scope, receive, send)

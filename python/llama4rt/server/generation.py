@@ -94,9 +94,7 @@ class Generation:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            for running in self._running:
-                running.close()
-            self._admission.release()
+            self._service.end([running.close for running in self._running], self._admission)
 
     def _count(self, index: int, delta: Delta, now: float) -> None:
         metrics = self._service.metrics
