@@ -288,7 +288,11 @@ def test_a_full_house_answers_at_once(server: RunningServer) -> None:
 
 
 def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
-    """Before the first token, in the middle, while waiting, without ever reading."""
+    """Before the first token, in the middle, while waiting, without ever reading. The requests would go on to the end
+    of the context otherwise, so it must not be computed.
+    """
+    before = server.engine.stats()["generated_tokens"]
+    left = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total")
     for at in (0, 1, 5):
         with (
             httpx2.Client(timeout=60) as client,
@@ -306,6 +310,9 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
         time.sleep(wait)
         connection.close()
         server.wait_idle()
+    assert server.engine.stats()["generated_tokens"] - before < server.engine.max_model_len
+    gone = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total") - left
+    assert gone >= 4  # one that is closed at once may not have become a request
 
 
 def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, engine: Engine) -> None:
@@ -315,10 +322,12 @@ def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, e
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
     connection.sendall(head + body)
+    ended = metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total")
     expected = engine.chat(HELLO["messages"], SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
     for _ in range(3):
         assert post(server, CHAT, HELLO).json()["choices"][0]["message"]["content"] == expected
     server.wait_idle(60)
+    assert metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total") > ended
     connection.close()
 
 
@@ -538,7 +547,8 @@ def test_a_prompt_of_100k_tokens_holds_others_for_one_piece_at_most(tmp_path: Pa
 
 
 def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
-    with running_server(engine, heartbeat_seconds=0.05) as server:
+    """One after the other for as long as nothing comes, then the answer."""
+    with running_server(engine, heartbeat_seconds=0.1) as server:
         busy = [httpx2.Client(timeout=60) for _ in range(4)]
         held = [c.send(c.build_request("POST", server.url + CHAT, json=ENDLESS), stream=True) for c in busy]
         with (
@@ -546,7 +556,13 @@ def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
             client.stream("POST", server.url + CHAT, json=ENDLESS) as reply,
         ):
             lines = reply.iter_lines()
-            assert next(lines) == ": heartbeat"
+            came = []
+            while len(came) < 4:
+                line = next(lines)
+                if line:
+                    assert line == ": heartbeat"
+                    came.append(time.monotonic())
+            assert came[-1] - came[0] > 0.15, "they come all at once"
             for other in held:
                 other.close()
             assert any(line.startswith("data: ") for line in lines)

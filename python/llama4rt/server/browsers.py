@@ -6,6 +6,7 @@ page could make its own name point to the server's address (DNS rebinding) and b
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from starlette.types import Scope
 
 from llama4rt.server.api_errors import ApiError
 
+_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+(?:%[\w.-]+)?")  # a name, an IPv4 or an IPv6 address
 _PREFLIGHT_SECONDS = 600
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Any page may ask these, which name no secret; probes of machines often send an address the server does not know.
@@ -115,7 +117,7 @@ def _host_name(host: str) -> str | None:
         name = parts.hostname
     except ValueError:
         return None
-    return name.rstrip(".") or None if name else None
+    return name.rstrip(".") if name and _NAME.fullmatch(name) else None
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 log = logging.getLogger("llama4rt.server")
 
 _PEEK_BYTES = 4096  # a probe's head is smaller; what is larger goes to the event loop
+# The kernel would keep megabytes for a client that does not read, and the server would hear of it late.
+_SEND_BUFFER_BYTES = 128 << 10
 _ACCEPTS_AT_ONCE = 256
 _LINGER_SECONDS = 1.0  # for the client to take the answer
 _TICK_SECONDS = 0.5  # between two looks at deadlines
@@ -122,6 +124,8 @@ class FrontDoor:
                     self._drop(self._waiting, next(iter(self._waiting)))
                 continue  # a client that is gone already is an error of accept, too
             connection.setblocking(False)
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             fd = connection.fileno()
             self._waiting[fd] = connection, time.monotonic() + self._receive_seconds
             # Edge-triggered: half a line does not wake us again until more of it comes.

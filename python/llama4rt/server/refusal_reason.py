@@ -13,7 +13,7 @@ from llama4rt.server import protocol
 
 _MOST_CHARS = 300
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*(?:'|$)|"(?:\\.|[^"\\])*(?:"|$)|`[^`]*(?:`|$)""", re.S)
-_WORD = re.compile(r"[^\s.,:;()\[\]{}]+")
+_WORD = re.compile(r"[\w…]+|[^\x20-\x7e]+")
 _COMMON_WORDS = """
 a above allowed allows already an and another any are array as asks at be been before bearer below between body
 boolean both but by bytes call can cannot characters choice choices content context could deeper decimal dictionary
@@ -38,12 +38,12 @@ def _is_ours(word: str, body: bytes | None) -> bool:
     plain = word.lower()
     if plain in _COMMON or plain in _field_names() or word == "…":
         return True
-    if not word.isascii() or not word.isprintable() or "\\" in word:
+    if not word.isascii() or not word.isprintable():
         return False
     # Numbers are limits and counts; a long one may be somebody's.
-    if word.replace("-", "").isdigit() and len(word) <= 7:
+    if word.isdigit() and len(word) <= 7:
         return True
-    return body is not None and word.encode() not in body
+    return body is not None and all(part.encode() not in body for part in word.split("_") if part)
 
 
 @cache

@@ -29,7 +29,7 @@ class ServerOptions:
     max_messages: int = 2048
     heartbeat_seconds: float = 10.0  # a comment in a stream that has nothing else to say
     slow_reader_seconds: float = 30.0  # how long one write may wait for a client that does not read
-    max_unread_tokens: int = 512  # of one output, for a client that does not read; then the request is paused
+    max_unread_tokens: int = 256  # of one output, for a client that does not read; then the request is paused
     paused_seconds: float = 10.0  # how long a paused request waits for its client; then it is ended
     drain_seconds: float = 30.0  # for running requests to end, after SIGTERM
     keep_alive_seconds: int = 30  # an idle connection
