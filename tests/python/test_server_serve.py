@@ -195,7 +195,7 @@ import sys, time
 from llama4rt import AsyncEngine, Engine
 from llama4rt.demo import engine_path
 from llama4rt.server import ServerOptions, build_app
-from llama4rt.server.supervisor import Supervisor
+from llama4rt.cli.supervisor import Supervisor
 from llama4rt.server.uvicorn_server import Server
 
 {plant}

@@ -112,10 +112,10 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"serving needs the package {error.name}: pip install 'llama4rt[serve]'") from None
+    from llama4rt.cli.supervisor import Supervisor
     from llama4rt.engine.async_engine import AsyncEngine
     from llama4rt.server import build_app
     from llama4rt.server.logs import configure, silence_libtiff
-    from llama4rt.server.supervisor import Supervisor
     from llama4rt.server.uvicorn_server import Server
 
     options = _options(args)

@@ -161,6 +161,9 @@ class Server(uvicorn.Server):
     def _adopt_some(self, connections: list[socket.socket]) -> None:
         assert self._loop is not None
         for connection in connections[:_ADOPT_AT_ONCE]:
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                connection.close()  # reset while it waited for us: its request is no work
+                continue
             task: asyncio.Task[object] = self._loop.create_task(self._connect(connection))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
