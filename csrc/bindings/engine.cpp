@@ -108,6 +108,7 @@ void bind_request(py::module_& m) {
     bind_field<std::vector<int64_t>>(c, name, "a list of integers", member);
   };
   ids("prompt_token_ids", [](Request& r) -> auto& { return r.prompt_token_ids; });
+  integer("client", [](Request& r) -> auto& { return r.client; });
   integer("n", [](Request& r) -> auto& { return r.n; });
   integer("max_tokens", [](Request& r) -> auto& { return r.max_tokens; });
   integer("min_tokens", [](Request& r) -> auto& { return r.sampling.min_tokens; });
@@ -466,6 +467,7 @@ void bind_engine(py::module_& m) {
            [](const Engine& engine) { return plan_dict(engine.plan(), engine.plan().kv.max_model_len); })
       .def("submit", &Engine::submit, py::arg("request"), without_gil)
       .def("abort", &Engine::abort, py::arg("request_id"), without_gil)
+      .def("hold", &Engine::hold, py::arg("request_id"), py::arg("held"), without_gil)
       .def("abort_sequence", &Engine::abort_sequence, py::arg("request_id"), py::arg("index"),
            py::arg("reason"), without_gil)
       .def("step", &step)

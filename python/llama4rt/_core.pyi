@@ -170,6 +170,7 @@ class Request:
     # (digest, tiles): bytes naming the content (equal digests mean equal tiles) and uint8 [tiles, S, S, 3], rows,
     # columns, RGB. Their tiles, in order, take the places of the prompt's patch tokens. Reads as (digest, bytes held).
     images: list[tuple[bytes, NDArray[np.uint8]]]
+    client: int  # requests of equal ones wait for each other, those of others take turns
     n: int
     max_tokens: int
     min_tokens: int
@@ -253,6 +254,8 @@ class Engine:
         """Queues a request and returns its id. RequestError when it can never run (both numbers in the message)."""
     def abort(self, request_id: int) -> None:
         """Frees its blocks within one step; its sequences end with finish_reason "abort". Unknown ids are ignored."""
+    def hold(self, request_id: int, held: bool) -> None:
+        """A held request takes part in no step and gives its place and blocks to others; its tokens are kept."""
     def abort_sequence(self, request_id: int, index: int, reason: str) -> None:
         """Ends one sequence with `reason` ("stop" for a stop string found by the caller, or "abort")."""
     def step(self) -> list[Event]:

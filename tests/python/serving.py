@@ -106,5 +106,6 @@ def running_server(engine: Engine, **options: Any) -> Iterator[RunningServer]:
 
 def post(server: RunningServer, path: str, body: Any, **more: Any) -> httpx2.Response:
     if isinstance(body, (bytes, str)):
+        more["headers"] = {"content-type": "application/json", **more.get("headers", {})}
         return httpx2.post(server.url + path, content=body, timeout=60, **more)
     return httpx2.post(server.url + path, json=body, timeout=60, **more)

@@ -99,7 +99,8 @@ def test_a_chunked_body_is_counted_while_it_comes(server: RunningServer) -> None
             yield b" " * 10_000
 
     try:
-        reply = httpx2.post(server.url + CHAT, content=chunks(), timeout=60)
+        json_type = {"content-type": "application/json"}
+        reply = httpx2.post(server.url + CHAT, content=chunks(), headers=json_type, timeout=60)
         assert reply.status_code == 413
     except httpx2.TransportError:
         pass  # it was refused while we still sent
@@ -163,12 +164,20 @@ def raw(server: RunningServer, data: bytes, seconds: float = 20) -> bytes:
         return out
 
 
+def json_head(length: int, more: bytes = b"") -> bytes:
+    """The head of a chat request whose body has so many bytes."""
+    fields = b"host: localhost\r\ncontent-type: application/json\r\n" + more
+    return b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (CHAT.encode(), fields, length)
+
+
 def test_large_heads_are_refused(server: RunningServer) -> None:
-    head = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"".join(
+    head = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"".join(
         b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(100)
     )
     assert raw(server, head + b"connection: close\r\n\r\n").startswith(b"HTTP/1.1 431")
-    small = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: " + b"y" * 10_000 + b"\r\n\r\n"
+    small = (
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: " + b"y" * 10_000 + b"\r\n\r\n"
+    )
     assert raw(server, small).startswith(b"HTTP/1.1 200")
 
 
@@ -178,7 +187,7 @@ def test_slow_requests_are_closed(server: RunningServer) -> None:
     waiting = [
         b"GET /hea",
         b"",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        json_head(100) + b"{",
     ] * 8
     threads = [threading.Thread(target=raw, args=(server, data)) for data in waiting]
     for thread in threads:
@@ -191,10 +200,10 @@ def test_slow_requests_are_closed(server: RunningServer) -> None:
 
 def test_garbage_on_the_socket(server: RunningServer) -> None:
     rng = random.Random(7)
-    good = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
     body = json.dumps(HELLO).encode()
+    good = json_head(len(body), b"connection: close\r\n") + body
     for _ in range(60):
-        data = bytearray(good + b"content-length: %d\r\n\r\n" % len(body) + body)
+        data = bytearray(good)
         for _ in range(rng.randrange(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         cut = bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data)
@@ -279,7 +288,11 @@ def test_a_full_house_answers_at_once(server: RunningServer) -> None:
 
 
 def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
-    """Before the first token, in the middle, while waiting, without ever reading."""
+    """Before the first token, in the middle, while waiting, without ever reading. The requests would go on to the end
+    of the context otherwise, so it must not be computed.
+    """
+    before = server.engine.stats()["generated_tokens"]
+    left = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total")
     for at in (0, 1, 5):
         with (
             httpx2.Client(timeout=60) as client,
@@ -290,26 +303,31 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
                     break
         server.wait_idle()
     body = json.dumps(ENDLESS | {"stream": False}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = json_head(len(body))
     for wait in (0.0, 0.05, 0.3):
         connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
         connection.sendall(head + body)
         time.sleep(wait)
         connection.close()
         server.wait_idle()
+    assert server.engine.stats()["generated_tokens"] - before < server.engine.max_model_len
+    gone = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total") - left
+    assert gone >= 4  # one that is closed at once may not have become a request
 
 
 def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, engine: Engine) -> None:
     body = json.dumps(ENDLESS | {"n": 4, "logprobs": True, "top_logprobs": 20}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = json_head(len(body))
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
     connection.sendall(head + body)
+    ended = metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total")
     expected = engine.chat(HELLO["messages"], SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
     for _ in range(3):
         assert post(server, CHAT, HELLO).json()["choices"][0]["message"]["content"] == expected
     server.wait_idle(60)
+    assert metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total") > ended
     connection.close()
 
 
@@ -429,14 +447,14 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded(engine: Engine) -
     """It is told why when it reads on; the engine has let its blocks go long before."""
     # Large events fill the socket soon.
     body = json.dumps(ENDLESS | {"logprobs": True, "top_logprobs": 20}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = json_head(len(body), b"connection: close\r\n")
     with running_server(engine, max_unread_tokens=50, slow_reader_seconds=300) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect((host, int(port)))
             client.settimeout(60)
-            client.sendall(head.encode() + body)
+            client.sendall(head + body)
             received = client.recv(1000)
             assert received.startswith(b"HTTP/1.1 200")
             deadline = time.monotonic() + 60
@@ -529,7 +547,8 @@ def test_a_prompt_of_100k_tokens_holds_others_for_one_piece_at_most(tmp_path: Pa
 
 
 def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
-    with running_server(engine, heartbeat_seconds=0.05) as server:
+    """One after the other for as long as nothing comes, then the answer."""
+    with running_server(engine, heartbeat_seconds=0.1) as server:
         busy = [httpx2.Client(timeout=60) for _ in range(4)]
         held = [c.send(c.build_request("POST", server.url + CHAT, json=ENDLESS), stream=True) for c in busy]
         with (
@@ -537,7 +556,13 @@ def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
             client.stream("POST", server.url + CHAT, json=ENDLESS) as reply,
         ):
             lines = reply.iter_lines()
-            assert next(lines) == ": heartbeat"
+            came = []
+            while len(came) < 4:
+                line = next(lines)
+                if line:
+                    assert line == ": heartbeat"
+                    came.append(time.monotonic())
+            assert came[-1] - came[0] > 0.15, "they come all at once"
             for other in held:
                 other.close()
             assert any(line.startswith("data: ") for line in lines)

@@ -262,14 +262,18 @@ def test_special_tokens_in_text_are_text(client: Any, engine: Engine) -> None:
     assert reply.usage.prompt_tokens > 20
 
 
-def test_a_tool_s_result_goes_back(client: Any) -> None:
+def test_a_tool_s_result_goes_back(client: Any, engine: Engine) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
     messages = [
         {"role": "user", "content": "add 1 and 2"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "3"},
     ]
-    assert ask(client, messages).choices[0].message.content is not None
+    reply = ask(client, messages)
+    assert reply.choices[0].message.content == offline(engine, messages).outputs[0].text
+    assert reply.usage.prompt_tokens == len(engine.apply_chat_template(messages))
+    other = [*messages[:2], {**messages[2], "content": "4"}]  # the result is read
+    assert engine.apply_chat_template(other) != engine.apply_chat_template(messages)
 
 
 def test_a_prefix_is_reused(client: Any, engine: Engine) -> None:

@@ -172,3 +172,27 @@ def test_a_narrow_screen(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 760})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     keep(page, "narrow")
+
+
+def test_pages_of_other_origins_are_kept_out(browser: Any, engine: Engine, server: RunningServer) -> None:
+    """A page of one server calls another: by default it hears and causes nothing; allowed, it has its answer."""
+    ask = """async ([url, type]) => {
+        try {
+            const body = JSON.stringify({messages: [{role: "user", content: "Hello"}], max_tokens: 1});
+            const headers = {"Content-Type": type};
+            const reply = await fetch(url + "/v1/chat/completions", {method: "POST", body, headers});
+            return [reply.status, (await reply.json()).object, reply.headers.get("x-request-id") !== null];
+        } catch (error) { return String(error); }
+    }"""
+    context = browser.new_context()
+    # Not the chat page, whose content security policy would keep it from calling others anyhow.
+    foreign = context.new_page()
+    foreign.route("**/foreign.html", lambda route: route.fulfill(body="<p>foreign", content_type="text/html"))
+    foreign.goto(server.url + "/foreign.html")
+    with running_server(engine) as closed:
+        for content_type in ("application/json", "text/plain"):
+            assert "TypeError" in foreign.evaluate(ask, [closed.url, content_type])
+        assert closed.engine.stats()["running"] == 0 and closed.service._admitted == 0
+    with running_server(engine, allowed_origins=(server.url,)) as opened:
+        assert foreign.evaluate(ask, [opened.url, "application/json"]) == [200, "chat.completion", True]
+    context.close()

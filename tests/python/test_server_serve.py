@@ -187,10 +187,144 @@ def test_it_starts_again_after_kill_9() -> None:
             assert again.chat().json()["choices"] == first
 
 
+# --- never alive and deaf -----------------------------------------------------------------------------------------
+
+# What `serve` does, with something planted. plant(server, engine) is called on the event loop.
+PLANTED = """
+import sys, time
+from llama4rt import AsyncEngine, Engine
+from llama4rt.demo import engine_path
+from llama4rt.server import ServerOptions, build_app
+from llama4rt.cli.supervisor import Supervisor
+from llama4rt.server.uvicorn_server import Server
+
+{plant}
+
+def main():
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="16MiB") as engine:
+        options = ServerOptions(drain_seconds=1.0)
+        def make():
+            import asyncio
+            asyncio.get_running_loop().call_later(0.3, plant, server, engine)
+            return build_app(AsyncEngine(engine), options)
+        server = Server(make, options, host="127.0.0.1", port=0,
+                        ready=lambda port: print(f"ready: http://127.0.0.1:{{port}}", file=sys.stderr, flush=True))
+        Supervisor(server, options.drain_seconds).run()
+
+try:
+    main()
+except Exception as error:
+    sys.exit(f"error: {{error}}")
+"""
+
+
+@contextlib.contextmanager
+def planted(plant: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its URL, once it is ready."""
+    command = [sys.executable, "-c", PLANTED.format(plant=plant)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = ""
+        while not line.startswith("ready: "):
+            line = process.stderr.readline()
+            assert line, "it did not start"
+        yield process, line.split()[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+BLOCK_LOOP = "def plant(server, engine): time.sleep(1000)"
+# The engine's thread is in a step for ever, as with a lost lock or a device that hangs.
+BLOCK_STEP = """
+import threading
+def plant(server, engine):
+    forever = threading.Event()
+    engine._core = None
+    engine.close = lambda: forever.wait()
+"""
+
+
+@pytest.mark.parametrize("plant", [BLOCK_LOOP, BLOCK_STEP], ids=["loop", "engine"])
+def test_sigterm_ends_it_in_time_whatever_hangs(plant: str) -> None:
+    with planted(plant) as (process, url):
+        time.sleep(1.0)
+        assert httpx2.get(url + "/health", timeout=20).status_code == 200
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        assert time.monotonic() - began < 1.0 + 5.0 + 1.0  # drain, end, a loaded machine
+        assert code == 1 and process.stderr is not None
+        assert "did not end in time" in process.stderr.read()
+
+
+DEAD_ENGINE = """
+def plant(server, engine):
+    from llama4rt.errors import Llama4RTError
+    def dead(): raise Llama4RTError("this Engine has failed and must be opened anew: planted")
+    server._app.service.engine.check_usable = dead
+"""
+DEAD_LOOP = """
+def plant(server, engine):
+    async def fail(counter): raise MemoryError("planted")
+    server.on_tick = fail
+"""
+
+
+@pytest.mark.parametrize("plant", [DEAD_ENGINE, DEAD_LOOP], ids=["engine", "loop"])
+def test_a_dead_engine_or_loop_ends_the_process_with_a_message(plant: str) -> None:
+    with planted(plant) as (process, _):
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert re.search("^error: .*planted", process.stderr.read(), re.M)
+
+
+def test_out_of_memory_is_no_deaf_process() -> None:
+    """A large body when there is no room for it: an error, or the end with a message; never silence."""
+    resource = pytest.importorskip("resource")
+    psutil = pytest.importorskip("psutil")
+    with serve("--drain-seconds", "1", "--max-num-seqs", "2") as server:
+        assert server.chat().status_code == 200
+        mapped = psutil.Process(server.process.pid).memory_info().vms
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (mapped + (4 << 20), resource.RLIM_INFINITY))
+        body = json.dumps({"prompt": ["a" * 50] * 110_000}).encode()
+        json_type = {"content-type": "application/json"}
+        with contextlib.suppress(httpx2.HTTPError):
+            reply = httpx2.post(server.url + "/v1/completions", content=body, headers=json_type, timeout=60)
+            assert reply.status_code in (400, 413, 500, 503)
+        time.sleep(0.5)
+        if server.process.poll() is None:
+            assert server.get("/health").status_code in (200, 503)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(30)
+        assert time.monotonic() - began < 1 + 5 + 1
+
+
+def test_log_formats() -> None:
+    with serve("--log-format", "text") as server:
+        assert server.chat(temperature=9).status_code == 400
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        log = "".join(server.log)
+    line = re.search(r"^\d\d:\d\d:\d\d INFO +POST /v1/chat/completions 400 in \S+ s .*", log, re.M)
+    assert line is not None and "param=temperature" in line[0] and "less than or equal" in line[0]
+
+
+def test_a_port_that_is_taken_is_said_so() -> None:
+    with serve() as server:
+        command = [sys.executable, "-m", "llama4rt", "serve", "--port", server.url.rpartition(":")[2]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "cannot listen on 127.0.0.1" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_wrong_options_are_named() -> None:
     for args, says in (
         (["--max-waiting", "0"], "argument --max-waiting: "),
         (["--max-body", "many"], "argument --max-body: "),
+        (["--allowed-origins", "chat.example.com"], "not an origin"),
     ):
         command = [sys.executable, "-m", "llama4rt", "serve", *args]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

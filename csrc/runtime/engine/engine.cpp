@@ -234,6 +234,12 @@ void Engine::post_ending(uint64_t id, int index, const std::string& reason) {
   if (!closed_ && id < next_id_) inbox_.emplace_back(Ending{id, index, reason});
 }
 
+void Engine::hold(uint64_t id, bool held) {
+  check_usable();
+  const std::lock_guard lock(mutex_);
+  if (!closed_ && id < next_id_) inbox_.emplace_back(Hold{id, held});
+}
+
 bool Engine::has_work() const {
   check_usable();
   const std::lock_guard lock(mutex_);
@@ -261,7 +267,7 @@ std::vector<TokenEvent> Engine::step() {
 }
 
 std::vector<TokenEvent> Engine::take_step() {
-  std::vector<std::variant<Submission, Ending>> inbox;
+  std::vector<std::variant<Submission, Ending, Hold>> inbox;
   {
     const std::lock_guard lock(mutex_);
     LLAMA4RT_CHECK(kInternal, !closed_, "this engine is closed");
@@ -273,6 +279,8 @@ std::vector<TokenEvent> Engine::take_step() {
     if (auto* submission = std::get_if<Submission>(&item)) {
       taken += submission->request.n;
       loop_->add(submission->id, std::move(submission->request), submission->seed);
+    } else if (const auto* hold = std::get_if<Hold>(&item)) {
+      loop_->hold(hold->id, hold->held);
     } else {
       const auto& ending = std::get<Ending>(item);
       loop_->end(ending.id, ending.index, ending.reason);

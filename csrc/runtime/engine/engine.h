@@ -74,6 +74,8 @@ class Engine {
   void abort(uint64_t id);
   // reason: "stop" (the caller found a stop string) or "abort".
   void abort_sequence(uint64_t id, int64_t index, const std::string& reason);
+  // A held request takes part in no step and gives its place and its blocks to others; its tokens are kept.
+  void hold(uint64_t id, bool held);
   bool has_work() const;
   EngineStats stats() const;
 
@@ -102,6 +104,10 @@ class Engine {
     int index;  // < 0: all
     std::string reason;
   };
+  struct Hold {
+    uint64_t id;
+    bool held;
+  };
 
   void start(const EngineOptions& options, const WeightSource& source);
   void check_usable() const;
@@ -125,7 +131,7 @@ class Engine {
   mutable std::mutex mutex_;  // guards what follows; never held during a step
   bool closed_ = false;
   bool busy_ = false;  // the loop has work
-  std::vector<std::variant<Submission, Ending>> inbox_;
+  std::vector<std::variant<Submission, Ending, Hold>> inbox_;
   int64_t submitted_sequences_ = 0;  // in the inbox
   uint64_t next_id_ = 1;
   std::mt19937_64 seeds_;

@@ -77,6 +77,8 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
   for (int i = 0; i < int(r.n); ++i) {
     auto g = std::make_unique<Generation>();
     g->arrival = next_arrival_++;
+    g->client = uint64_t(r.client);
+    g->of_request = id;
     g->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
     g->num_prompt = prompt;
     g->assume_computed = r.assume_computed;
@@ -135,6 +137,12 @@ void StepLoop::end(uint64_t id, int index, const std::string& reason) {
   for (auto& g : it->second.sequences)
     if (index < 0 || g->index == index) reporter_.finish(*g, reason);
   drop_finished_requests();
+}
+
+void StepLoop::hold(uint64_t id, bool held) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  for (auto& g : it->second.sequences) scheduler_.hold(*g, held);
 }
 
 std::vector<TokenEvent> StepLoop::step() {

@@ -38,6 +38,8 @@ class StepLoop {
   void add(uint64_t id, Request request, uint64_t seed);
   // Ends one sequence, or all of them when index < 0; unknown and finished ones are ignored.
   void end(uint64_t id, int index, const std::string& reason);
+  // Takes a request out of the steps, or back in; unknown and finished ones are ignored.
+  void hold(uint64_t id, bool held);
   // One step: everything that happened since the last call. Never throws for what a single request causes:
   // its sequences end with "error" and the others go on. On a device that runs asynchronously the next step
   // may be in flight when it returns. Throws std::bad_alloc when memory runs out; scheduler and caches may be

@@ -46,6 +46,7 @@ struct Request {
   // One for each of the n sequences, or none: what may be sampled. The caller fills a mask anew after each
   // token.
   std::vector<std::shared_ptr<TokenMask>> masks;
+  int64_t client = 0;  // any number: requests of equal ones wait for each other, those of others take turns
   int64_t n = 1;
   int64_t max_tokens = 16;
   std::optional<int64_t> seed;          // empty: a random one

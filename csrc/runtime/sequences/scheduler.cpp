@@ -1,11 +1,19 @@
 #include "runtime/sequences/scheduler.h"
 
 #include <algorithm>
+#include <climits>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
 
 namespace llama4rt {
+namespace {
+
+// Steps in which others are let in although the sequence that waits first for its client did not fit.
+constexpr int kMaxRefusals = 256;
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
@@ -24,55 +32,170 @@ Scheduler::Scheduler(const SchedulerOptions& options)
 
 void Scheduler::add(Sequence& s) {
   LLAMA4RT_ASSERT(s.status == SequenceStatus::kNew && s.length() > 0);
-  s.status = SequenceStatus::kWaiting;
   if (!uses_cache(s)) s.leader = nullptr;
-  waiting_.emplace(s.arrival, &s);
+  const auto [client, is_new] = clients_.try_emplace(s.client);
+  if (is_new) client->second.last_turn = ++turns_;  // behind those that wait already
+  enqueue(s);
+}
+
+void Scheduler::enqueue(Sequence& s) {
+  s.status = SequenceStatus::kWaiting;
+  Client& client = client_of(s);
+  (s.held ? client.held : client.waiting).emplace(s.arrival, &s);
+}
+
+void Scheduler::hold(Sequence& s, bool held) {
+  if (s.held == held || s.status == SequenceStatus::kFinished) return;
+  s.held = held;
+  if (s.status != SequenceStatus::kWaiting) return;  // a running one may be in a step that is on its way
+  Client& client = client_of(s);
+  (held ? client.waiting : client.held).erase(s.arrival);
+  enqueue(s);
+}
+
+void Scheduler::set_held_aside(int& budget) {
+  for (auto it = running_.begin(); it != running_.end();) {
+    Sequence& s = *(it++)->second;
+    if (s.held) preempt(s, budget);
+  }
 }
 
 const std::vector<Chunk>& Scheduler::schedule() {
   chunks_.clear();
   int budget = options_.max_batched_tokens;
-  const int64_t preemptions = stats_.preemptions;
-  schedule_running(/*decode=*/true, budget);
-  schedule_running(/*decode=*/false, budget);
-  // Blocks were short a moment ago: a newcomer now would only be preempted next.
-  if (stats_.preemptions == preemptions) admit_waiting(budget);
+  set_held_aside(budget);
+  const int64_t shortages = shortages_;
+  schedule_running(nullptr, budget);
+  bool may_admit = true;
+  for (Client* const client : clients_in_turn()) {
+    if (budget <= 0) break;
+    const size_t before = chunks_.size();
+    schedule_running(client, budget);
+    // Blocks were short a moment ago: a newcomer now would only be preempted next.
+    may_admit = may_admit && shortages_ == shortages && admit_waiting(*client, budget);
+    if (chunks_.size() > before) client->last_turn = ++turns_;
+  }
   return chunks_;
 }
 
-void Scheduler::schedule_running(bool decode, int& budget) {
+// Those with prompts to compute; whoever was served longest ago comes first.
+std::vector<Scheduler::Client*> Scheduler::clients_in_turn() {
+  std::vector<Client*> clients;
+  for (auto& [id, client] : clients_)
+    if (client.running > 0 || !client.waiting.empty()) clients.push_back(&client);
+  std::sort(clients.begin(), clients.end(),
+            [](const Client* a, const Client* b) { return a->last_turn < b->last_turn; });
+  return clients;
+}
+
+// The running sequences that decode, or of one client those whose prompts are not computed yet.
+void Scheduler::schedule_running(const Client* client, int& budget) {
   // make_room preempts from the young end, so the iterator is followed by arrival number, not kept.
   for (auto it = running_.begin(); it != running_.end() && budget > 0;) {
     Sequence& s = *it->second;
-    if ((s.num_remaining() == 1) == decode) {
-      const int count = chunk_length(s, budget);
-      if (make_room(s, count, budget)) {
-        take_blocks(s, s.num_computed + count);
-        chunks_.push_back({&s, s.num_computed, count});
-        budget -= count;
-      }
-    }
+    const bool decodes = s.num_remaining() == 1;
+    if (client ? !decodes && &client_of(s) == client : decodes) schedule_one(s, budget);
     it = running_.upper_bound(s.arrival);
   }
 }
 
-void Scheduler::admit_waiting(int& budget) {
-  for (auto it = waiting_.begin();
-       it != waiting_.end() && budget > 0 && int(running_.size()) < options_.max_num_seqs;) {
-    Sequence& s = *it->second;
-    if (s.leader) {
-      ++it;
-      continue;
+void Scheduler::schedule_one(Sequence& s, int& budget) {
+  const int count = chunk_length(s, budget);
+  if (!make_room(s, count, budget)) return;
+  take_blocks(s, s.num_computed + count);
+  chunks_.push_back({&s, s.num_computed, count});
+  budget -= count;
+}
+
+// The one to let in next: the oldest of a request that has none running, else of the one that has fewest. So a
+// request with many outputs does not keep out its client's others. Null when all wait for their leaders.
+Sequence* Scheduler::first_waiting(const Client& client) const {
+  Sequence* first = nullptr;
+  int fewest = INT_MAX;
+  for (const auto& [arrival, s] : client.waiting) {
+    if (s->leader) continue;
+    const int running = running_of_request(*s);
+    if (running >= fewest) continue;
+    first = s;
+    fewest = running;
+    if (running == 0) break;
+  }
+  return first;
+}
+
+int Scheduler::running_of_request(const Sequence& s) const {
+  return int(std::count_if(running_.begin(), running_.end(), [&](const auto& entry) {
+    return entry.second->of_request == s.of_request && entry.second->client == s.client;
+  }));
+}
+
+// False: nobody else may be let in during this step.
+bool Scheduler::admit_waiting(Client& client, int& budget) {
+  while (budget > 0) {
+    Sequence* const first = first_waiting(client);
+    if (!first) return true;
+    Sequence& s = *first;
+    const bool has_place = int(running_.size()) < options_.max_num_seqs;
+    // A place is of no use to a sequence that did not fit a moment ago.
+    if (!has_place && (client.refusals > 0 || !displace_for(s, budget))) return true;
+    while (!admit(s)) {
+      // Nobody overtakes the first of its client's queue, and others not for ever.
+      if (!displace_for_blocks(s, budget)) return ++client.refusals < kMaxRefusals;
     }
-    if (!admit(s)) return;  // first come, first served: nobody overtakes the head of the queue
-    it = waiting_.erase(it);
+    client.refusals = 0;
+    client.in_vain = false;
+    client.waiting.erase(s.arrival);
     s.status = SequenceStatus::kRunning;
     running_.emplace(s.arrival, &s);
+    ++client.running;
     const int count = chunk_length(s, budget);
     take_blocks(s, s.num_computed + count);
     chunks_.push_back({&s, s.num_computed, count});
     budget -= count;
   }
+  return true;
+}
+
+// Of the client that has the most running, and of its request that has the most, the youngest sequence; among
+// equals the youngest client and request.
+Sequence& Scheduler::next_to_preempt() {
+  Sequence* found = nullptr;
+  std::pair<int, int> most;
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    const std::pair running(client_of(*it->second).running, running_of_request(*it->second));
+    if (running > most) {
+      most = running;
+      found = it->second;
+    }
+  }
+  return *found;
+}
+
+// Makes a place for s, if its client or its request has fewer than its share. False: it must wait.
+bool Scheduler::displace_for(const Sequence& s, int& budget) {
+  Sequence& other = next_to_preempt();
+  const bool may = may_displace(s, other);
+  if (may) preempt(other, budget);
+  return may;
+}
+
+bool Scheduler::may_displace(const Sequence& s, const Sequence& other) {
+  // With less of a difference they would only change places.
+  return s.client == other.client ? running_of_request(other) >= running_of_request(s) + 2
+                                  : client_of(other).running >= client_of(s).running + 2;
+}
+
+// The same for the blocks that s lacks, if one sequence has them.
+bool Scheduler::displace_for_blocks(const Sequence& s, int& budget) {
+  Client& client = client_of(s);
+  if (client.in_vain || running_.empty()) return false;
+  const Sequence& other = next_to_preempt();
+  if (int64_t(other.global_blocks.size()) + blocks_until_end(other) < lacking_.global ||
+      int64_t(other.local_blocks.size()) + local_blocks_until_end(other) < lacking_.local)
+    return false;
+  // Once, until it has been let in: blocks that others share are not free because one of them has gone.
+  client.in_vain = displace_for(s, budget);
+  return client.in_vain;
 }
 
 // Takes what the prefix cache has and checks that the rest of the tokens would fit beside everything that
@@ -99,6 +222,7 @@ bool Scheduler::admit(Sequence& s) {
     LLAMA4RT_CHECK(kInternal, !running_.empty(), "a sequence of ", s.length(),
                    " tokens does not fit into an empty cache of ", global_.num_blocks(), " global and ",
                    local_.num_blocks(), " local blocks of ", options_.block_size, " tokens");
+    lacking_ = {global_need - global_.num_available(), local_need - local_.num_available()};
     free_blocks(s);
     return false;
   }
@@ -133,19 +257,20 @@ int64_t Scheduler::local_blocks_until_end(const Sequence& s) const {
   return ceil_div(tokens, int64_t(options_.block_size)) - int64_t(s.local_blocks.size());
 }
 
-// True when blocks for the next `count` tokens of s are available, after preempting younger sequences if it
-// must. False: s is the youngest and older ones hold what it lacks, so it sits this step out.
+// True when blocks for the next `count` tokens of s are available, after preempting others if it must. False:
+// s would be the one to give way, and others hold what it lacks, so it sits this step out.
 bool Scheduler::make_room(Sequence& s, int count, int& budget) {
   const BlockNeed need = blocks_until(s, s.num_computed + count);
   while (global_.num_available() < need.global || local_.num_available() < need.local) {
-    Sequence& youngest = *running_.rbegin()->second;
-    if (&youngest == &s) {
+    Sequence& other = next_to_preempt();
+    if (&other == &s) {
       LLAMA4RT_CHECK(kInternal, running_.size() > 1, "a sequence of ", s.length(),
                      " tokens has outgrown the whole cache of ", global_.num_blocks(), " global and ",
                      local_.num_blocks(), " local blocks of ", options_.block_size, " tokens");
       return false;
     }
-    preempt(youngest, budget);
+    ++shortages_;
+    preempt(other, budget);
   }
   return true;
 }
@@ -160,13 +285,21 @@ Scheduler::BlockNeed Scheduler::blocks_until(const Sequence& s, int64_t end) con
   return need;
 }
 
+// Whether somebody waits who could get a place.
+bool Scheduler::others_may_run() {
+  const bool has_place = int(running_.size()) < options_.max_num_seqs;
+  return std::any_of(clients_.begin(), clients_.end(), [&](const auto& entry) {
+    const Sequence* const first = first_waiting(entry.second);
+    return !entry.second.waiting.empty() && (has_place || (first && may_displace(*first, next_to_preempt())));
+  });
+}
+
 std::vector<Chunk> Scheduler::schedule_ahead(std::span<const Chunk> chunks) {
-  const bool others_wait = !waiting_.empty() && int(running_.size()) < options_.max_num_seqs;
-  if (others_wait || running_.size() != chunks.size()) return {};
+  if (running_.size() != chunks.size() || others_may_run()) return {};
   BlockNeed all;
   for (const Chunk& chunk : chunks) {
     const Sequence& s = *chunk.sequence;
-    if (s.status != SequenceStatus::kRunning || s.num_remaining() != 0) return {};
+    if (s.status != SequenceStatus::kRunning || s.held || s.num_remaining() != 0) return {};
     const BlockNeed need = blocks_until(s, s.length() + 1);
     all.global += need.global;
     all.local += need.local;
@@ -190,8 +323,8 @@ void Scheduler::preempt(Sequence& s, int& budget) {
   }
   free_blocks(s);
   running_.erase(s.arrival);
-  s.status = SequenceStatus::kWaiting;
-  waiting_.emplace(s.arrival, &s);
+  --client_of(s).running;
+  enqueue(s);
   ++stats_.preemptions;
 }
 
@@ -242,10 +375,15 @@ void Scheduler::register_full_blocks(Sequence& s) {
 
 void Scheduler::release(Sequence& s) {
   if (s.status == SequenceStatus::kFinished) return;
-  waiting_.erase(s.arrival);
-  running_.erase(s.arrival);
-  free_blocks(s);
-  wake_followers(s);
+  if (s.status != SequenceStatus::kNew) {
+    Client& client = client_of(s);
+    client.waiting.erase(s.arrival);
+    client.held.erase(s.arrival);
+    if (running_.erase(s.arrival) > 0) --client.running;
+    free_blocks(s);
+    wake_followers(s);
+    if (client.running == 0 && client.waiting.empty() && client.held.empty()) clients_.erase(s.client);
+  }
   s.status = SequenceStatus::kFinished;
 }
 
@@ -264,14 +402,23 @@ void Scheduler::free_local_blocks(Sequence& s) {
 }
 
 void Scheduler::wake_followers(const Sequence& leader) {
-  for (auto& [arrival, s] : waiting_)
-    if (s->leader == &leader) s->leader = nullptr;
+  Client& client = client_of(leader);
+  for (auto* const queue : {&client.waiting, &client.held})
+    for (auto& [arrival, s] : *queue)
+      if (s->leader == &leader) s->leader = nullptr;
+}
+
+int64_t Scheduler::num_waiting() const {
+  int64_t waiting = 0;
+  for (const auto& [id, client] : clients_) waiting += int64_t(client.waiting.size());
+  return waiting;
 }
 
 SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = stats_;
   stats.running = int64_t(running_.size());
-  stats.waiting = int64_t(waiting_.size());
+  stats.waiting = num_waiting();
+  for (const auto& [id, client] : clients_) stats.waiting += int64_t(client.held.size());
   return stats;
 }
 

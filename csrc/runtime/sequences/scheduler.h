@@ -1,11 +1,14 @@
 // Scheduler: decides which tokens of which sequences the next step computes, and owns every block of keys and
 // values. Pure host logic without tensors: tests run thousands of steps in milliseconds.
 //
-// Rules: one token for every generating sequence first, then pieces of prompts, oldest first, up to
-// max_batched_tokens. A piece never crosses a attention chunk boundary of the local layers. When blocks run
-// out, the youngest running sequence gives all of its own back and returns to its place in the waiting queue;
-// its tokens are kept and computed again later. The oldest sequence therefore always advances, and a sequence
-// that fits into an empty cache always ends.
+// Rules: one token for every generating sequence first, then pieces of prompts up to max_batched_tokens. A
+// piece never crosses a attention chunk boundary of the local layers. Clients take turns: the one that was
+// served longest ago goes first, its oldest prompts first, running before waiting. One client may have all
+// places; when another waits that has at least two fewer, the youngest sequence of the one with the most
+// makes room; and so among the requests of one client. When blocks run out, that sequence makes room, too. It
+// gives all of its blocks back and returns to its place in the waiting queue; its tokens are kept and computed
+// again later. The oldest sequence therefore never has to, and a sequence that fits into an empty cache always
+// ends.
 #pragma once
 
 #include <cstdint>
@@ -53,10 +56,14 @@ class Scheduler {
   // the prefix cache, gives back blocks that hold none of them, and frees the local blocks of a finished
   // attention chunk.
   void commit(const Chunk& chunk, int accepted);
+  // Takes a sequence out of the steps from the next one on, or back in. It keeps its tokens and its place in
+  // the queue, and gives its blocks to others. Finished ones are ignored.
+  void hold(Sequence& sequence, bool held);
   // The one way out, whatever the reason: frees everything the sequence holds. Twice is harmless.
   void release(Sequence& sequence);
 
-  bool has_work() const { return !waiting_.empty() || !running_.empty(); }
+  // Held sequences are none.
+  bool has_work() const { return !running_.empty() || num_waiting() > 0; }
   SchedulerStats stats() const;
   const BlockAllocator& global_blocks() const { return global_; }
   const BlockAllocator& local_blocks() const { return local_; }
@@ -68,14 +75,36 @@ class Scheduler {
   int64_t attention_chunk_begin(const Sequence& s) const;
   int64_t blocks_until_end(const Sequence& s) const;
   int64_t local_blocks_until_end(const Sequence& s) const;
-  void schedule_running(bool decode, int& budget);
-  void admit_waiting(int& budget);
-  bool admit(Sequence& s);
-  bool make_room(Sequence& s, int count, int& budget);
-  void preempt(Sequence& s, int& budget);
   struct BlockNeed {
     int64_t global = 0, local = 0;
   };
+  struct Client {
+    std::map<uint64_t, Sequence*> waiting;  // by arrival
+    std::map<uint64_t, Sequence*> held;     // that would wait, or run
+    int running = 0;
+    uint64_t last_turn = 0;  // rises with each client that is served
+    int refusals = 0;        // in a row, of the sequence that waits first, because it did not fit
+    bool in_vain = false;    // room was made for that sequence and it did not fit all the same
+  };
+
+  int64_t num_waiting() const;
+  bool others_may_run();
+  std::vector<Client*> clients_in_turn();
+  void schedule_running(const Client* client, int& budget);
+  void schedule_one(Sequence& s, int& budget);
+  bool admit_waiting(Client& client, int& budget);
+  bool admit(Sequence& s);
+  Sequence* first_waiting(const Client& client) const;
+  int running_of_request(const Sequence& s) const;
+  bool may_displace(const Sequence& s, const Sequence& other);
+  bool displace_for(const Sequence& s, int& budget);
+  bool displace_for_blocks(const Sequence& s, int& budget);
+  Sequence& next_to_preempt();
+  Client& client_of(const Sequence& s) { return clients_.at(s.client); }
+  void enqueue(Sequence& s);
+  void set_held_aside(int& budget);
+  bool make_room(Sequence& s, int count, int& budget);
+  void preempt(Sequence& s, int& budget);
   BlockNeed blocks_until(const Sequence& s, int64_t end) const;
   void take_blocks(Sequence& s, int64_t end);
   void free_blocks(Sequence& s);
@@ -88,8 +117,11 @@ class Scheduler {
   BlockAllocator global_;
   BlockAllocator local_;
   PrefixCache cache_;
-  std::map<uint64_t, Sequence*> waiting_;  // by arrival
-  std::map<uint64_t, Sequence*> running_;
+  std::map<uint64_t, Client> clients_;     // that have sequences here
+  std::map<uint64_t, Sequence*> running_;  // by arrival
+  uint64_t turns_ = 0;                     // taken so far
+  int64_t shortages_ = 0;                  // sequences that gave way because blocks were short
+  BlockNeed lacking_;                      // of the latest sequence that did not fit
   std::vector<Chunk> chunks_;
   SchedulerStats stats_;
 };

@@ -22,6 +22,8 @@ struct ImageRun {
 
 struct Sequence {
   uint64_t arrival = 0;         // unique and rising; smaller is older and goes first
+  uint64_t client = 0;          // whose it is: the clients take turns, whatever each has waiting
+  uint64_t of_request = 0;      // the sequences of one request have equal numbers
   std::vector<int32_t> tokens;  // prompt, then output
   int64_t num_prompt = 0;
   std::shared_ptr<const std::vector<ImageRun>> images;  // by position; null without pictures
@@ -37,6 +39,7 @@ struct Sequence {
   const Sequence* leader = nullptr;
 
   SequenceStatus status = SequenceStatus::kNew;
+  bool held = false;                   // takes part in no step until that changes: Scheduler::hold
   int64_t num_computed = 0;            // positions whose keys and values are in blocks
   int64_t cached_tokens = -1;          // prefix hit at first admission; -1 before
   std::vector<int32_t> global_blocks;  // of positions [0, ...)

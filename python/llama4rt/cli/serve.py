@@ -1,7 +1,9 @@
 """`llama4rt serve`: OpenAI's API and a chat page over one engine."""
 
 import argparse
+import contextlib
 import os
+import resource
 from typing import TYPE_CHECKING
 
 from llama4rt.cli.common_options import add_engine_options, note, open_engine
@@ -82,7 +84,40 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="refuse fields of requests that are unknown, instead of logging their names",
     )
+    group.add_argument(
+        "--max-streams-per-client",
+        type=Integer(1, 2**30),
+        metavar="N",
+        help="outputs of one client, running and waiting; then 429 (default: all that others leave)",
+    )
+    group.add_argument(
+        "--allowed-hosts",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that a Host header may hold beside localhost, --host and addresses; *.example.com; *: any",
+    )
+    group.add_argument(
+        "--allowed-origins",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may use this server, as https://chat.example.com; *: any (default: its own page)",
+    )
+    group.add_argument(
+        "--trusted-proxies",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="proxies whose X-Forwarded-For says who a client is",
+    )
     group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    group.add_argument(
+        "--log-format", choices=["json", "text"], help="(default: text on a terminal, json elsewhere)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,14 +130,16 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"serving needs the package {error.name}: pip install 'llama4rt[serve]'") from None
+    from llama4rt.cli.supervisor import Supervisor
     from llama4rt.engine.async_engine import AsyncEngine
     from llama4rt.server import build_app
     from llama4rt.server.logs import configure, silence_libtiff
     from llama4rt.server.uvicorn_server import Server
 
     options = _options(args)
-    configure(args.log_level)
+    configure(args.log_level, args.log_format)
     silence_libtiff()
+    _allow_many_files()
     with open_engine(
         args,
         allow_image_urls=args.allow_image_urls,
@@ -120,8 +157,8 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             ready=lambda port: note(f"ready: http://{_shown(args.host)}:{port}"),
         )
-        server.run()
-    return 0 if server.started else 1
+        Supervisor(server, options.drain_seconds).run()
+    return 0
 
 
 def _options(args: argparse.Namespace) -> "ServerOptions":
@@ -137,12 +174,23 @@ def _options(args: argparse.Namespace) -> "ServerOptions":
     return ServerOptions(
         served_model_names=tuple(args.served_model_name),
         api_keys=tuple(keys),
+        allowed_hosts=(*args.allowed_hosts, args.host.strip("[]")),
+        allowed_origins=tuple(args.allowed_origins),
+        trusted_proxies=tuple(args.trusted_proxies),
         max_waiting=args.max_waiting,
+        max_streams_per_client=args.max_streams_per_client,
         max_images=args.limit_images,
         max_body_bytes=parse_bytes("max_body", args.max_body),
         drain_seconds=args.drain_seconds,
         strict_fields=args.strict_fields,
     )
+
+
+def _allow_many_files() -> None:
+    """A connection is a file; the usual soft limit is meant for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft != hard else soft, hard))
 
 
 def _warm(engine: "Engine") -> None:

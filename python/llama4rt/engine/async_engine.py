@@ -45,6 +45,7 @@ class Running:
 
     request: PreparedRequest
     name: str
+    hold: Callable[[bool], None]  # pauses it, or lets it go on
     close: Callable[[], None]  # frees what it holds, ended or not; more than once is harmless
 
 
@@ -144,7 +145,9 @@ class AsyncEngine:
         self._start_watch()
         if name in self._aborted_early:
             self.engine.abort(native_id)
-        return Running(request, name, partial(self._end, name, native_id))
+        return Running(
+            request, name, partial(self.engine.hold, native_id), partial(self._end, name, native_id)
+        )
 
     def _end(self, name: str, native_id: int) -> None:
         self._forget(name)

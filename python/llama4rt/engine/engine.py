@@ -36,6 +36,7 @@ from llama4rt.text.prompt_builder import (
     is_one_prompt,
 )
 from llama4rt.text.tokenizer import Tokenizer, require_tokenizer
+from llama4rt.workers.client import current_client
 
 if TYPE_CHECKING:
     import numpy as np
@@ -313,11 +314,16 @@ class Engine:
         tracker = RequestTracker(
             request.params, self.tokenizer, request.prompt_token_ids, deliver, name, request.guides
         )
+        request.native.client = current_client().number
         return self._thread.submit(request.native, tracker)
 
     def abort(self, request_id: int) -> None:
         """Ends a submitted request: its last Delta has finish_reason "abort". Ended and unknown ones are ignored."""
         self._thread.abort(request_id)
+
+    def hold(self, request_id: int, held: bool) -> None:
+        """Pauses a submitted request, or lets it go on: meanwhile others have its place. Its output is the same."""
+        self._thread.hold(request_id, held)
 
     def abandon(self, request_id: int) -> None:
         """Ends a submitted request whose reader is gone: nothing is delivered any more. May be called at any time."""

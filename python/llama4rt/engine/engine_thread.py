@@ -97,6 +97,15 @@ class EngineThread:
         if known:
             self._ring()
 
+    def hold(self, request_id: int, held: bool) -> None:
+        """Takes a request out of the steps, or back in. Unknown and finished ones are ignored."""
+        if os.getpid() != self._pid:
+            return
+        with self._wake:
+            if request_id in self._handlers and not self._closing:
+                self._core.hold(request_id, held)
+                self._wake.notify()
+
     def abandon(self, request_id: int) -> None:
         """Aborts a request whose reader is gone: nothing is delivered any more."""
         self.abort(request_id)

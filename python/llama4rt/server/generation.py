@@ -1,5 +1,6 @@
 """Generation: the outputs behind one HTTP request, as one stream of (output index, Delta)."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -37,6 +38,9 @@ class Generation:
         self._last: dict[int, float] = {}  # when an output had its latest token
         self._admission = service.admit(len(prompts) * params.n)
         self._closed = False
+        self._held = False
+        self._holding: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self._max_unread = service.options.max_unread_tokens * len(prompts) * params.n
 
     async def start(self) -> "Generation":
@@ -54,11 +58,37 @@ class Generation:
         return self
 
     def _deliver(self, i: int, item: Any) -> None:
-        """Called in the engine thread, which ends the request when this raises."""
-        if isinstance(item, Delta) and len(self._inbox) >= self._max_unread:
-            self._service.metrics.slow_readers.inc()
-            raise SlowReader
+        """Called in the engine thread."""
         self._inbox.put((i, item))
+        if not self._held and isinstance(item, Delta) and len(self._inbox) >= self._max_unread:
+            self._held = True
+            self._loop.call_soon_threadsafe(self._pause)
+
+    def _pause(self) -> None:
+        """The client reads too slowly: others have its places meanwhile."""
+        if self._closed or len(self._inbox) < self._max_unread // 2:
+            self._held = False
+            return
+        self._service.metrics.paused.inc()
+        for running in self._running:
+            running.hold(True)
+        self._holding = self._loop.call_later(self._service.options.paused_seconds, self._give_up)
+
+    def _go_on(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+            self._held = False
+            for running in self._running:
+                running.hold(False)
+
+    def _give_up(self) -> None:
+        """It has not read on: the engine keeps nothing for it any longer. What has come can still be read."""
+        self._holding = None
+        self._service.metrics.slow_readers.inc()
+        for running in self._running:
+            running.close()
+        self._inbox.put((0, SlowReader()))
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """All that has come since the last time, until every output has ended.
@@ -70,6 +100,7 @@ class Generation:
             events: list[Event] = []
             failure: BaseException | None = None
             items = await self._inbox.wait()
+            self._go_on()
             now = time.perf_counter()
             for i, item in items:
                 if isinstance(item, Delta):
@@ -94,9 +125,9 @@ class Generation:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            for running in self._running:
-                running.close()
-            self._admission.release()
+            if self._holding is not None:
+                self._holding.cancel()
+            self._service.end([running.close for running in self._running], self._admission)
 
     def _count(self, index: int, delta: Delta, now: float) -> None:
         metrics = self._service.metrics
@@ -125,8 +156,8 @@ class Generation:
         if isinstance(failure, SlowReader):
             return ApiError(
                 408,
-                f"the client did not read: more than {self._max_unread} tokens were waiting for it, and the request "
-                "was ended",
+                f"the client did not read: {self._max_unread} tokens were waiting for it, and after "
+                f"{self._service.options.paused_seconds:g} s of waiting the request was ended",
                 code="slow_reader",
             )
         if isinstance(failure, NumericError):
@@ -139,4 +170,4 @@ class Generation:
 
 
 class SlowReader(Exception):
-    """More tokens wait for the client than may."""
+    """Too many tokens have waited too long for the client."""

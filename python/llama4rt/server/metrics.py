@@ -74,6 +74,17 @@ class Metrics:
         self.slow_readers = Counter(
             "llama4rt:slow_readers", "Requests ended because their clients did not read.", **registry
         )
+        self.paused = Counter(
+            "llama4rt:requests_paused", "Pauses of requests whose clients read too slowly.", **registry
+        )
+        self.event_loop_lag = Histogram(
+            "llama4rt:event_loop_lag_seconds", "How late the event loop comes to what is due.",
+            buckets=_SECONDS, **registry,
+        )  # fmt: skip
+        self.health_latency = Histogram(
+            "llama4rt:health_latency_seconds", "From a health probe's arrival in the kernel to its answer.",
+            buckets=_SECONDS, **registry,
+        )  # fmt: skip
         self.admitted = Gauge(
             "llama4rt:num_requests_admitted", "Outputs that were let in and have not ended.", **registry
         )

@@ -60,7 +60,7 @@ def document() -> dict[str, Any]:
         content = {"application/json": {"schema": _schema(reply, own)}}
         if path in _STREAMED:
             content["text/event-stream"] = {"schema": _EVENT}
-        codes = {401, 431, 500, 503, *refusals, *(_POST_REFUSALS if method == "post" else ())}
+        codes = {400, 401, 403, 431, 500, 503, *refusals, *(_POST_REFUSALS if method == "post" else ())}
         operation: dict[str, Any] = {
             "summary": summary,
             "responses": {

@@ -1,24 +1,41 @@
-"""uvicorn's HTTP protocol with two limits that it lacks: on the size of a request's head, and on the time until it has
-come in. A client that sends a byte now and then would otherwise hold a connection for ever.
+"""uvicorn's HTTP protocol with limits that it lacks: on all bytes of a request that are not its body, and on the time
+until its head has come in. A client that sends a byte now and then would otherwise hold a connection for ever.
 """
 
 import asyncio
+import json
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b'content-length: 122\r\n\r\n{"error":{"message":"the head of the request is too large","type":'
-    b'"invalid_request_error","param":null,"code":"headers_large"}}'
+_PIECE = (
+    1 << 16
+)  # bytes that the parser gets at once: a longer value of a header is put together piece by piece
+_LINGER_SECONDS = (
+    1.0  # after a refusal what still comes is read and dropped; closing at once would reset the reply
 )
 
+# Called with status, code and the client's address of every refusal made here.
+Refused = Callable[[int, str, str | None], None]
 
-def limited_protocol(max_header_bytes: int, receive_seconds: float) -> type[HttpToolsProtocol]:
-    """The class that uvicorn's `http` option takes."""
+
+def limited_protocol(
+    max_header_bytes: int, receive_seconds: float, refused: Refused = lambda status, code, client: None
+) -> type[HttpToolsProtocol]:
+    """The class that uvicorn's `http` option takes.
+
+    max_header_bytes: of a head. Trailers and the framing of chunks may take as much again, and one byte for each of
+    the body's: chunks of a few bytes cost a call of the parser each.
+    """
 
     class LimitedProtocol(HttpToolsProtocol):
-        _head_bytes = 0
+        _reading_head = True
+        _other_bytes = (
+            0  # of this request, beside its body; what is left of a piece counts for the next request
+        )
+        _body_bytes = 0
+        _refusing = False
         _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -30,19 +47,35 @@ def limited_protocol(max_header_bytes: int, receive_seconds: float) -> type[Http
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._reading_head:
-                self._head_bytes += len(data)
-                end = data.find(b"\r\n\r\n")
-                if self._head_bytes - (len(data) - end if end >= 0 else 0) > max_header_bytes:
-                    self.transport.write(_TOO_LARGE)
-                    self.transport.close()
+            for begin in range(0, len(data), _PIECE):
+                if self._refusing or self.transport.is_closing():
                     return
-            super().data_received(data)
+                self._feed(data if len(data) <= _PIECE else data[begin : begin + _PIECE])
+
+        def _feed(self, piece: bytes) -> None:
+            if self._reading_head:
+                # Before the parser sees it: a head that is too large must not start a request.
+                end = piece.find(b"\r\n\r\n")
+                if self._other_bytes + (len(piece) if end < 0 else end) > max_header_bytes:
+                    self._refuse_head()
+                    return
+                if (
+                    self._deadline is None
+                ):  # a later request of a connection that was kept, or blank lines before it
+                    self._start_deadline()
+            self._other_bytes = max(self._other_bytes, 0) + len(piece)
+            super().data_received(piece)
+            # What the allowance of a head is to trailers and framing, too.
+            if not self._refusing and self._other_bytes > 2 * max_header_bytes + self._body_bytes:
+                self._refuse_head()
 
         def on_message_begin(self) -> None:
+            self._body_bytes = 0
             super().on_message_begin()
-            if self._deadline is None:  # a later request of a connection that was kept
-                self._start_deadline()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._reading_head:  # trailers are nothing that this server knows, and must not become headers
+                super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
             # The body has a deadline of its own, in Guard, whose refusal the client can read.
@@ -50,12 +83,46 @@ def limited_protocol(max_header_bytes: int, receive_seconds: float) -> type[Http
             self._stop_deadline()
             super().on_headers_complete()
 
+        def on_body(self, body: bytes) -> None:
+            self._other_bytes -= len(body)
+            self._body_bytes += len(body)
+            super().on_body(body)
+
         def on_message_complete(self) -> None:
             super().on_message_complete()
             self._reading_head = True
-            self._head_bytes = 0
+            self._other_bytes = 0
 
-        _reading_head = True
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "the request is not HTTP/1.1", "not_http")
+
+        def _refuse_head(self) -> None:
+            message = f"the head of the request is too large; the limit is {max_header_bytes} bytes"
+            self._refuse(431, message, "headers_large")
+
+        def _refuse(self, status: int, message: str, code: str) -> None:
+            """Ends the connection, with a reply unless one is under way."""
+            self._refusing = True
+            self._stop_deadline()
+            refused(status, code, self.client[0] if self.client else None)
+            cycle = self.cycle
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                if cycle.response_started:
+                    self.transport.close()
+                    return
+            body = json.dumps(
+                {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+            ).encode()
+            self.transport.write(
+                STATUS_LINE[status]
+                + b"content-type: application/json\r\nconnection: close\r\n"
+                + b"content-length: %d\r\n\r\n" % len(body)
+                + body
+            )
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
         def _start_deadline(self) -> None:
             self._deadline = self.loop.call_later(receive_seconds, self._too_late)
@@ -67,6 +134,7 @@ def limited_protocol(max_header_bytes: int, receive_seconds: float) -> type[Http
 
         def _too_late(self) -> None:
             self._deadline = None
+            refused(408, "head_timeout", self.client[0] if self.client else None)
             self.transport.close()
 
     return LimitedProtocol

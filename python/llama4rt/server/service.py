@@ -1,10 +1,14 @@
 """Service: what all endpoints share: the engine, the limits, the names, who is let in."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from llama4rt.engine.async_engine import AsyncEngine
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.metrics import Metrics
 from llama4rt.server.server_options import ServerOptions
+from llama4rt.workers.client import current_client
 
 log = logging.getLogger("llama4rt.server")
 
@@ -30,6 +35,10 @@ class Service:
         self.draining = False
         self._room = engine.max_num_seqs + options.max_waiting
         self._admitted = 0
+        self._admitted_by_client: Counter[str] = Counter()
+        # Ending a request takes locks that the engine's thread holds, too: thousands of clients that leave at once
+        # must not make the event loop wait for each.
+        self._endings = ThreadPoolExecutor(1, "llama4rt-endings")
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()  # that run requests; to be cancelled at the end
@@ -56,26 +65,50 @@ class Service:
             )
 
     def admit(self, outputs: int) -> "Admission":
-        """Room for so many outputs, or 429 at once: nobody waits in a queue that has no end."""
+        """Room for so many outputs of the current client, or 429 at once: nobody waits in a queue that has no end.
+
+        One client may take all of the room while it is alone. When another comes, that one is let in beyond it, up to
+        an equal share.
+        """
         self.check_open()
-        if self._admitted + outputs > self._room:
-            raise ApiError(
-                429,
-                f"{self._admitted} outputs are running or waiting and this request asks for {outputs} more; "
-                f"the limit is {self._room}. Try again later",
-                code="rate_limit_exceeded",
-                headers={"Retry-After": "1"},
-            )
+        client = current_client().name
+        own = self._admitted_by_client[client]
+        most = self.options.max_streams_per_client
+        if most is not None and own + outputs > most:
+            raise _too_many(f"{own} outputs of this client", outputs, most)
+        share = self._room // len(self._admitted_by_client.keys() | {client})
+        if self._admitted + outputs > self._room and own + outputs > share:
+            raise _too_many(f"{self._admitted} outputs", outputs, self._room)
         self._admitted += outputs
+        self._admitted_by_client[client] += outputs
         self.metrics.admitted.set(self._admitted)
         self._idle.clear()
-        return Admission(self, outputs)
+        return Admission(self, client, outputs)
 
-    def leave(self, outputs: int) -> None:
+    def leave(self, client: str, outputs: int) -> None:
         self._admitted -= outputs
+        self._admitted_by_client[client] -= outputs
+        if not self._admitted_by_client[client]:
+            del self._admitted_by_client[client]
         self.metrics.admitted.set(self._admitted)
         if self._admitted == 0:
             self._idle.set()
+
+    def end(self, closings: Sequence[Callable[[], None]], admission: "Admission") -> None:
+        """Calls them beside the event loop, then gives the room back."""
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            for close in closings:
+                with contextlib.suppress(Exception):  # an engine that is closed has nothing left to end
+                    close()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(admission.release)
+
+        try:
+            self._endings.submit(work)
+        except RuntimeError:  # no thread can be started, or the interpreter ends
+            work()
 
     def remember(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.add(task)
@@ -110,22 +143,24 @@ class Admission:
     """The room one request takes. release() gives it back, once."""
 
     service: Service
+    client: str
     outputs: int
     released: bool = False
 
     def release(self) -> None:
         if not self.released:
             self.released = True
-            self.service.leave(self.outputs)
+            self.service.leave(self.client, self.outputs)
 
 
-@dataclass
-class RequestLog:
-    """What the log says of one request: numbers and names, never its text."""
-
-    request_id: str
-    started: float = field(default_factory=time.perf_counter)
-    details: dict[str, Any] = field(default_factory=dict)
+def _too_many(what: str, outputs: int, limit: int) -> ApiError:
+    return ApiError(
+        429,
+        f"{what} are running or waiting and this request asks for {outputs} more; the limit is {limit}. "
+        "Try again later",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _printable(name: str) -> str:

@@ -49,11 +49,15 @@ class Simulation {
     bool aborted = false;
   };
 
-  Job& submit(const Tokens& prompt, int output, bool use_cache = true, const Job* leader = nullptr) {
+  Job& submit(const Tokens& prompt, int output, bool use_cache = true, const Job* leader = nullptr,
+              uint64_t client = 0) {
     auto job = std::make_unique<Job>();
     job->prompt = prompt;
     job->output = output;
     job->sequence.arrival = jobs.size();
+    job->sequence.client = client;
+    several_clients |= client != 0;
+    job->sequence.of_request = leader ? leader->sequence.arrival : job->sequence.arrival;
     job->sequence.tokens = prompt;
     job->sequence.num_prompt = int64_t(prompt.size());
     job->sequence.use_prefix_cache = use_cache;
@@ -82,14 +86,14 @@ class Simulation {
     }
     CHECK(total <= options_.max_batched_tokens);
     CHECK(int(chunks.size()) <= options_.max_num_seqs);
-    // The oldest that has blocks or could have them is always served.
+    // The oldest that has blocks or could have them is always served; among clients it is not always its turn.
     const Sequence* oldest = nullptr;
     for (const auto& job : jobs)
       if (job->sequence.status == SequenceStatus::kRunning) {
         oldest = &job->sequence;
         break;
       }
-    if (oldest) CHECK(seen.count(oldest) == 1);
+    if (oldest && (!several_clients || oldest->num_remaining() == 1)) CHECK(seen.count(oldest) == 1);
     if (scheduler.has_work() && !was_ahead) CHECK(!chunks.empty());
 
     for (const Chunk& chunk : chunks) write(chunk);
@@ -125,6 +129,7 @@ class Simulation {
   std::vector<int64_t> trace;
   std::mt19937* rejections = nullptr;  // where set, only some tokens of a chunk are accepted
   int64_t num_rejected = 0;
+  bool several_clients = false;
   bool steps_ahead = false;  // are scheduled where they can be
   int64_t num_ahead = 0;     // that were
 
@@ -240,7 +245,8 @@ struct Outcome {
   int64_t num_ahead = 0, num_rejected = 0;
 };
 
-Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool rejects = false) {
+Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool rejects = false,
+                   uint32_t clients = 1) {
   std::mt19937 random(seed);
   SchedulerOptions options;
   options.block_size = 4;
@@ -261,12 +267,17 @@ Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool 
   for (int i = 0; i < 60; ++i) {
     const Tokens prompt = random_tokens(random, 1 + random() % 40);
     const int output = 1 + int(random() % 20);
-    auto& first = sim.submit(prompt, output, random() % 8 != 0);
+    const uint64_t client = clients == 1 ? 0 : random() % clients;
+    auto& first = sim.submit(prompt, output, random() % 8 != 0, nullptr, client);
     if (random() % 4 == 0)
-      for (int sibling = 0; sibling < 3; ++sibling) sim.submit(prompt, output, true, &first);
+      for (int sibling = 0; sibling < 3; ++sibling) sim.submit(prompt, output, true, &first, client);
+    if (clients > 1)  // some are held for a while
+      for (auto& job : sim.jobs)
+        if (random() % 30 == 0) sim.scheduler.hold(job->sequence, !job->sequence.held);
     for (uint32_t steps = random() % 6; steps > 0 && sim.scheduler.has_work(); --steps) sim.step();
     if (random() % 5 == 0) sim.abort(*sim.jobs[random() % sim.jobs.size()]);
   }
+  for (auto& job : sim.jobs) sim.scheduler.hold(job->sequence, false);
   sim.finish();
   return {sim.trace, sim.scheduler.stats(), sim.num_ahead, sim.num_rejected};
 }
@@ -306,6 +317,19 @@ TEST(rejected_tokens_leave_nothing_behind) {
   CHECK(preemptions > 200);
   CHECK(rejected > 5000);
   CHECK(hits > 2000);
+}
+
+// The same when several clients take turns, and some sequences are held for a while.
+TEST(turns_and_holds_keep_every_sequence_exact) {
+  int64_t preemptions = 0, hits = 0;
+  for (uint32_t seed = 700; seed < 820; ++seed) {
+    const Outcome outcome =
+        random_run(seed, 64, /*steps_ahead=*/seed % 2 == 0, /*rejects=*/false, 1 + seed % 5);
+    preemptions += outcome.stats.preemptions;
+    hits += outcome.stats.prefix_hit_tokens;
+  }
+  CHECK(preemptions > 500);
+  CHECK(hits > 5000);
 }
 
 TEST(does_not_depend_on_the_quality_of_the_prefix_hash) {
@@ -398,6 +422,131 @@ TEST(release_frees_at_once_and_twice_is_harmless) {
   sim.scheduler.release(job.sequence);
   CHECK_EQ(sim.scheduler.global_blocks().num_used(), 0);
   CHECK(!sim.scheduler.has_work());
+}
+
+constexpr uint64_t kGreedy = 1, kOther = 2, kThird = 3;
+
+TEST(a_client_with_every_place_makes_room_for_another) {
+  Simulation sim(two_groups());
+  std::vector<const Simulation::Job*> greedy;
+  for (int i = 0; i < 8; ++i) greedy.push_back(&sim.submit(Tokens(5, i + 1), 30, true, nullptr, kGreedy));
+  const auto running = [&] {
+    return std::count_if(greedy.begin(), greedy.end(), [](const Simulation::Job* job) {
+      return job->sequence.status == SequenceStatus::kRunning;
+    });
+  };
+  sim.step();
+  CHECK_EQ(running(), 4);  // alone it has all places
+  auto& other = sim.submit(Tokens(5, 50), 3, true, nullptr, kOther);
+  sim.step();
+  CHECK_EQ(other.sequence.num_output(), 1);  // in the very next step
+  CHECK_EQ(running(), 3);
+  CHECK(greedy[0]->sequence.status == SequenceStatus::kRunning);  // the youngest went
+  CHECK(greedy[3]->sequence.status == SequenceStatus::kWaiting);
+  const int64_t preemptions = sim.scheduler.stats().preemptions;
+  sim.step();
+  sim.step();
+  CHECK(other.sequence.status == SequenceStatus::kFinished);
+  CHECK_EQ(sim.scheduler.stats().preemptions, preemptions);  // nobody is moved without need
+  sim.step();
+  CHECK_EQ(running(), 4);
+  sim.finish();
+}
+
+TEST(places_are_shared_evenly_and_then_stay) {
+  Simulation sim(two_groups());
+  for (int i = 0; i < 4; ++i) sim.submit(Tokens(5, i + 1), 40, true, nullptr, kGreedy);
+  sim.step();
+  std::vector<const Simulation::Job*> others;
+  for (int i = 0; i < 4; ++i) others.push_back(&sim.submit(Tokens(5, i + 60), 40, true, nullptr, kOther));
+  sim.step();
+  sim.step();
+  const auto running = std::count_if(others.begin(), others.end(), [](const Simulation::Job* job) {
+    return job->sequence.status == SequenceStatus::kRunning;
+  });
+  CHECK_EQ(running, 2);
+  CHECK_EQ(sim.scheduler.stats().preemptions, 2);
+  for (int i = 0; i < 20; ++i) sim.step();
+  CHECK_EQ(sim.scheduler.stats().preemptions, 2);
+  sim.finish();
+}
+
+TEST(a_request_with_many_outputs_makes_room_for_its_client_s_next) {
+  Simulation sim(two_groups());
+  auto& first = sim.submit(Tokens(5, 1), 40);
+  std::vector<const Simulation::Job*> all = {&first};
+  for (int i = 0; i < 5; ++i) all.push_back(&sim.submit(Tokens(5, 1), 40, true, &first));
+  for (int i = 0; i < 3; ++i) sim.step();
+  const auto running = [&] {
+    return std::count_if(all.begin(), all.end(), [](const Simulation::Job* job) {
+      return job->sequence.status == SequenceStatus::kRunning;
+    });
+  };
+  CHECK_EQ(running(), 4);
+  auto& next = sim.submit(Tokens(5, 9), 2);
+  sim.step();
+  sim.step();
+  CHECK(next.sequence.status == SequenceStatus::kFinished);
+  CHECK_EQ(running(), 3);
+  sim.step();
+  CHECK_EQ(running(), 4);
+  sim.finish();
+}
+
+TEST(prompts_of_several_clients_are_computed_in_turns) {
+  SchedulerOptions options = two_groups();
+  options.num_global_blocks = 64;
+  Simulation sim(options);
+  auto& first = sim.submit(Tokens(400, 1), 1, true, nullptr, kGreedy);
+  auto& second = sim.submit(Tokens(400, 2), 1, true, nullptr, kGreedy);
+  sim.step();
+  sim.step();
+  auto& other = sim.submit(Tokens(40, 3), 1, true, nullptr, kOther);
+  auto& third = sim.submit(Tokens(40, 4), 1, true, nullptr, kThird);
+  for (int i = 0; i < 5; ++i) sim.step();
+  CHECK(other.sequence.status == SequenceStatus::kFinished);
+  CHECK(third.sequence.status == SequenceStatus::kFinished);
+  CHECK(first.sequence.num_output() == 0 && second.sequence.num_output() == 0);
+  sim.finish();
+}
+
+TEST(short_blocks_are_taken_from_the_client_with_the_most) {
+  SchedulerOptions options = two_groups();
+  options.num_global_blocks = 9;  // 144 tokens
+  options.prefix_cache = false;
+  Simulation sim(options);
+  for (int i = 0; i < 3; ++i) sim.submit(Tokens(30, i), 60, false, nullptr, kGreedy);
+  for (int i = 0; i < 4; ++i) sim.step();
+  auto& other = sim.submit(Tokens(20, 9), 30, false, nullptr, kOther);
+  for (int i = 0; i < 34; ++i) {
+    sim.step();
+    if (i > 3) CHECK(other.sequence.status != SequenceStatus::kWaiting);
+  }
+  CHECK(other.sequence.status == SequenceStatus::kFinished);
+  CHECK(sim.scheduler.stats().preemptions > 0);
+  sim.finish();
+}
+
+TEST(a_held_sequence_gives_way_and_comes_back) {
+  SchedulerOptions options = two_groups();
+  options.max_num_seqs = 1;
+  Simulation sim(options);
+  auto& held = sim.submit(Tokens(20, 1), 10);
+  auto& next = sim.submit(Tokens(20, 2), 4);
+  sim.step();
+  sim.step();
+  const int64_t outputs = held.sequence.num_output();
+  CHECK(outputs > 0);
+  sim.scheduler.hold(held.sequence, true);
+  for (int i = 0; i < 4; ++i) sim.step();
+  CHECK(next.sequence.status == SequenceStatus::kFinished);
+  CHECK_EQ(held.sequence.num_output(), outputs);
+  CHECK(!sim.scheduler.has_work());  // nothing turns without need
+  CHECK_EQ(sim.scheduler.stats().waiting, 1);
+  CHECK_EQ(sim.scheduler.global_blocks().num_used(), 0);
+  sim.scheduler.hold(held.sequence, false);
+  sim.finish();
+  CHECK_EQ(held.sequence.num_output(), 10);
 }
 
 TEST(refuses_budgets_that_could_starve_a_sequence) {
