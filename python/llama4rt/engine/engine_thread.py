@@ -101,10 +101,12 @@ class EngineThread:
         """Takes a request out of the steps, or back in. Unknown and finished ones are ignored."""
         if os.getpid() != self._pid:
             return
-        with self._wake:
-            if request_id in self._handlers and not self._closing:
+        with self._lock:
+            known = request_id in self._handlers and not self._closing
+            if known:
                 self._core.hold(request_id, held)
-                self._wake.notify()
+        if known:
+            self._ring()
 
     def abandon(self, request_id: int) -> None:
         """Aborts a request whose reader is gone: nothing is delivered any more."""
