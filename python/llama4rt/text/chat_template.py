@@ -167,8 +167,8 @@ class ChatTemplate:
         return cut_at(pieces, mark) if continue_final_message else merged(pieces)
 
     def _rendered(self, source: str, variables: Mapping[str, Any], flat: Sequence[int] = ()) -> list[Piece]:
-        texts = {name: text for name, text in self._texts.items() if name not in variables}
-        message = {"template": source, "texts": texts, "variables": variables, "flat": flat}
+        # A variable of the same name as one of the texts takes its place, and is the caller's.
+        message = {"template": source, "texts": self._texts, "variables": variables, "flat": flat}
         pieces = json.loads(self._child.call(json.dumps(message).encode()))
         return [(str(text), bool(trusted)) for text, trusted in pieces]
 

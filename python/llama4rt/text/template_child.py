@@ -6,6 +6,7 @@ native code.
 """
 
 import functools
+import gc
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -31,6 +32,7 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "ipython
 
 def begin(setup: bytes) -> None:
     """setup: nothing."""
+    gc.set_threshold(200_000)  # a rendering makes many small objects, and few that the collector has to find
     _environment()
 
 
@@ -128,7 +130,7 @@ def _literal(text: str) -> str:
 class _Sandbox(ImmutableSandboxedEnvironment):
     code_generator_class = _TrackingCode
     concat = staticmethod(concatenated)
-    literal = staticmethod(TrackedText.trusted)
+    literal = staticmethod(functools.lru_cache(4096)(TrackedText.trusted))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)

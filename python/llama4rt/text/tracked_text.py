@@ -57,10 +57,12 @@ class TrackedText(str):
         return self.lstrip(chars).rstrip(chars)
 
     def lstrip(self, chars: str | None = None, /) -> "TrackedText":
-        return self[len(self) - len(str.lstrip(self, chars)) :]
+        left = len(str.lstrip(self, chars))
+        return self if left == len(self) else self[len(self) - left :]
 
     def rstrip(self, chars: str | None = None, /) -> "TrackedText":
-        return self[: len(str.rstrip(self, chars))]
+        left = len(str.rstrip(self, chars))
+        return self if left == len(self) else self[:left]
 
     def removeprefix(self, prefix: str, /) -> "TrackedText":
         return self[len(self) - len(str.removeprefix(self, prefix)) :]
@@ -105,14 +107,10 @@ class TrackedText(str):
     # --- put together ---------------------------------------------------------------------------------------
 
     def __add__(self, other: str, /) -> "TrackedText":
-        if not _is_text(other):
-            return NotImplemented
-        return concatenated((self, other))
+        return _pair(self, other) if _is_text(other) else NotImplemented
 
     def __radd__(self, other: str) -> "TrackedText":
-        if not _is_text(other):
-            return NotImplemented
-        return concatenated((other, self))
+        return _pair(other, self) if _is_text(other) else NotImplemented
 
     def __mul__(self, count: SupportsIndex, /) -> "TrackedText":
         text = str.__mul__(self, count)  # a memory limit ends too long a one here
@@ -223,6 +221,18 @@ def concatenated(pieces: Iterable[str]) -> TrackedText:
                     spans[first - 1 : first + 1] = [(spans[first - 1][0], spans[first][1])]
         at += len(piece)
     return TrackedText("".join(pieces), tuple(spans))
+
+
+def _pair(left: str, right: str) -> TrackedText:
+    """concatenated() of two: templates do little else."""
+    text, at = str.__add__(left, right), len(left)
+    first, second = spans_of(left), spans_of(right)
+    if not second:
+        return TrackedText(text, first)
+    moved = tuple([(a + at, b + at) for a, b in second])
+    if first and first[-1][1] == moved[0][0]:
+        return TrackedText(text, (*first[:-1], (first[-1][0], moved[0][1]), *moved[1:]))
+    return TrackedText(text, first + moved)
 
 
 def spans_of(text: str) -> Spans:
