@@ -7,7 +7,7 @@ unless it is one of the words that messages are made of.
 import re
 from functools import cache
 
-from pydantic import BaseModel
+import msgspec
 
 from llama4rt.server import protocol
 
@@ -50,6 +50,6 @@ def _is_ours(word: str, body: bytes | None) -> bool:
 def _field_names() -> frozenset[str]:
     names: set[str] = set()
     for kind in vars(protocol).values():
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names.update(kind.model_fields)
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            names.update(kind.__struct_encode_fields__)
     return frozenset(name.lower() for name in names)
