@@ -21,7 +21,7 @@ log = logging.getLogger("llama4rt.server")
 
 _PEEK_BYTES = 4096  # a probe's head is smaller; what is larger goes to the event loop
 # The kernel would keep megabytes for a client that does not read, and the server would hear of it late.
-_SEND_BUFFER_BYTES = 128 << 10
+_SEND_BUFFER_BYTES = 64 << 10
 _ACCEPTS_AT_ONCE = 256
 _LINGER_SECONDS = 1.0  # for the client to take the answer
 _TICK_SECONDS = 0.5  # between two looks at deadlines

@@ -1,6 +1,7 @@
 """Generation: the outputs behind one HTTP request, as one stream of (output index, Delta)."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from llama4rt.errors import NumericError, RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.service import Service
 from llama4rt.text.prompt_builder import PreparedPrompt
+
+_BLOCKED_SECONDS = 1.0  # in one write; then a request is paused, however little waits
 
 Event = tuple[int, "Delta | Progress"]
 
@@ -39,6 +42,7 @@ class Generation:
         self._admission = service.admit(len(prompts) * params.n)
         self._closed = False
         self._held = False
+        self._handed_out = math.inf  # since when the reader has been busy with what it was given
         self._holding: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._max_unread = service.options.max_unread_tokens * len(prompts) * params.n
@@ -60,13 +64,18 @@ class Generation:
     def _deliver(self, i: int, item: Any) -> None:
         """Called in the engine thread."""
         self._inbox.put((i, item))
-        if not self._held and isinstance(item, Delta) and len(self._inbox) >= self._max_unread:
+        if not self._held and isinstance(item, Delta) and self._is_behind():
             self._held = True
             self._loop.call_soon_threadsafe(self._pause)
 
+    def _is_behind(self) -> bool:
+        """Whether the client is: its socket has been full for a while, or so much waits for it."""
+        blocked = time.monotonic() - self._handed_out
+        return blocked > _BLOCKED_SECONDS or len(self._inbox) >= self._max_unread
+
     def _pause(self) -> None:
         """The client reads too slowly: others have its places meanwhile."""
-        if self._closed or len(self._inbox) < self._max_unread // 2:
+        if self._closed or not self._is_behind():
             self._held = False
             return
         self._service.metrics.paused.inc()
@@ -114,7 +123,9 @@ class Generation:
                 else:
                     events.append((i * self.params.n, item))
             if events:
+                self._handed_out = time.monotonic()
                 yield events
+                self._handed_out = math.inf
             if failure is not None:
                 raise self._as_api_error(failure)
         now = time.perf_counter()
@@ -156,8 +167,8 @@ class Generation:
         if isinstance(failure, SlowReader):
             return ApiError(
                 408,
-                f"the client did not read: {self._max_unread} tokens were waiting for it, and after "
-                f"{self._service.options.paused_seconds:g} s of waiting the request was ended",
+                f"the client did not read; at most {self._service.options.max_unread_tokens} tokens of an output wait "
+                f"for it. The request was paused, and ended after {self._service.options.paused_seconds:g} s",
                 code="slow_reader",
             )
         if isinstance(failure, NumericError):

@@ -23,7 +23,7 @@ from llama4rt.server.loop_monitor import LoopMonitor
 from llama4rt.server.protocol_limits import limited_protocol
 from llama4rt.server.server_options import ServerOptions
 
-GRACE_SECONDS = 3  # for answers of cancelled requests to be written
+GRACE_SECONDS = 2  # for answers of cancelled requests to be written
 _BACKLOG = 2048
 _ADOPT_AT_ONCE = 32  # connections, before the loop turns to other work
 _SPARE_FILES = 64  # that connections may not take: the engine's, children's, the door's
