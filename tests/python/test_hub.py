@@ -47,7 +47,8 @@ def test_a_cached_model_builds_offline(hub_cache: Path, tmp_path: Path) -> None:
     }
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.l4e")], check=True, env=environment)
     metadata = EngineFile(str(tmp_path / "a.l4e")).metadata
-    assert json.loads(metadata["source"])["name"] == "someone/small"
+    source = json.loads(metadata["source"])
+    assert (source["name"], source["revision"]) == ("someone/small", REVISION)
     assert json.loads(metadata["files"]) == ["LICENSE", "config.json"]
     snapshot = hub_cache / "hub" / "models--someone--small" / "snapshots" / REVISION
     build(snapshot, tmp_path / "b.l4e")  # the same, named by its directory
@@ -78,8 +79,8 @@ def test_only_what_is_read_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
     source = write_values(tmp_path / "source", SMALL, random_values(SMALL))
     asked: list[Any] = []
 
-    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
-        asked.append(repo_id)
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision))
         names = {
             "model-00001-of-00002.safetensors": True,
             "model.safetensors.index.json": True,
@@ -101,7 +102,8 @@ def test_only_what_is_read_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     build("someone/small", tmp_path / "a.l4e")
-    assert asked == ["someone/small"]
+    build("someone/small@refs/pr/1", tmp_path / "b.l4e")
+    assert asked == [("someone/small", None), ("someone/small", "refs/pr/1")]
     assert json.loads(EngineFile(str(tmp_path / "a.l4e")).metadata["source"])["name"] == "someone/small"
 
 

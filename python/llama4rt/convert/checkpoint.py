@@ -60,6 +60,10 @@ class Checkpoint(TensorNames, Protocol):
     def name(self) -> str:
         """For people: a hub id, or a directory's or file's name."""
 
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit that a download came from; None for anything else."""
+
     def config(self) -> Mapping[str, Any]:
         """config.json, or what a container without one says in its words."""
 

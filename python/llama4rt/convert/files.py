@@ -148,6 +148,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def hub_revision(directory: Path) -> str | None:
+    """The commit, where the directory is a snapshot in the hub's cache: models--owner--name/snapshots/commit."""
+    path = Path(os.path.abspath(directory))
+    return (
+        path.name
+        if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
+        else None
+    )
+
+
 def kept_files(directory: Path) -> dict[str, bytes]:
     """Name -> content of the files that go into the engine, sorted by name."""
     names = {*KEPT_FILES, *license_names(directory)}
@@ -175,6 +185,7 @@ __all__ = [
     "LICENSE_PATTERNS",
     "MAX_JSON_BYTES",
     "check_weight_file",
+    "hub_revision",
     "is_there",
     "kept_files",
     "license_names",

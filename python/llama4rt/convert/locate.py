@@ -22,7 +22,10 @@ from llama4rt.errors import CheckpointError
 
 DOWNLOAD_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", *LICENSE_PATTERNS)
 
-_HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+# owner/name, or owner/name@revision: a branch, a tag or a commit.
+_HUB_ID = re.compile(
+    r"(?!.*\.\.)([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]{0,127}))?", re.ASCII
+)
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$")
 
 
@@ -45,7 +48,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[Path, str]:
-    """(directory, name) of a local directory, or of a hub id after downloading what is missing.
+    """(directory, name) of a local directory, or of a hub id after downloading what is missing. owner/name@revision
+    names a branch, tag or commit; without it the hub's main branch is asked. The directory is the commit's either way.
 
     HF_TOKEN, HF_HOME and HF_HUB_OFFLINE act as everywhere; a download resumes where it stopped.
     """
@@ -55,20 +59,26 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, str]:
         return path, f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(path))
     if path.exists():
         raise refuse_file(path)
-    if not _HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{source}: no such directory, and not a hub id like owner/name")
+    hub_id = _HUB_ID.fullmatch(str(source))
+    if hub_id is None:
+        raise CheckpointError(
+            f"{source}: no such directory, and not a hub id like owner/name or owner/name@revision"
+        )
+    name, revision = hub_id.groups()
     import huggingface_hub
 
     # The client's errors share no class: its own, its transport's, OSError, ValueError.
     try:
-        found = huggingface_hub.snapshot_download(str(source), allow_patterns=list(DOWNLOAD_PATTERNS))
+        found = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(DOWNLOAD_PATTERNS)
+        )
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise CheckpointError(
             f"{source}: no such directory here, and it could not be had from the hub: {reason} "
             "(gated models need HF_TOKEN; offline mode, HF_HUB_OFFLINE, needs an earlier download)"
         ) from error
-    return Path(found), str(source)
+    return Path(found), name
 
 
 def check_quantization_method(config: Mapping[str, Any]) -> None:

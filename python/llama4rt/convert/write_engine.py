@@ -178,6 +178,8 @@ class EngineBuild:
             "name": self._checkpoint.name,
             "skipped": self._skipped(),
         }
+        if self._checkpoint.revision is not None:
+            source["revision"] = self._checkpoint.revision
         return {
             "format": "llama4rt engine",
             "format_version": "1",

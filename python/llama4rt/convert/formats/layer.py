@@ -20,6 +20,10 @@ class CheckpointLayer:
     def name(self) -> str:
         return self._base.name
 
+    @property
+    def revision(self) -> str | None:
+        return self._base.revision
+
     def config(self) -> Mapping[str, Any]:
         return self._base.config()
 

@@ -15,6 +15,7 @@ from llama4rt.convert.files import (
     KEPT_FILES,
     MAX_JSON_BYTES,
     check_weight_file,
+    hub_revision,
     is_there,
     kept_files,
     license_names,
@@ -41,6 +42,7 @@ class SafetensorsDirectory:
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self.name = name
+        self.revision = hub_revision(directory)
         self._config = read_json_object(directory / "config.json")
         generation = directory / "generation_config.json"
         self._generation_config = read_json_object(generation) if is_there(generation) else {}
