@@ -9,6 +9,8 @@
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
 #   make wheel     builds the wheel and tries it in a fresh environment
+#   make dist      wheels for other machines (manylinux_2_28, x86-64 and Arm, each Python found here), judged and tried
+#   make audit     known vulnerabilities of what requirements/ names, where the advisory data can be reached
 #   make lock      renews requirements/*.txt, from which the others install (LOCK_ARGS=--keep: only what changed)
 #   make test-newest  the Python tests with the newest of everything that pyproject.toml allows; not a gate
 # Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
@@ -18,7 +20,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  wheel lock test-newest format clean
+  wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -186,6 +188,19 @@ soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
 
 wheel: $(DONE)/build-tools
 	@$(BIN)/python scripts/check_wheel.py $(WHEEL_ARGS)
+
+# In an environment of its own: the compiler of the wheels is large, and nothing else wants it.
+DIST_VENV := build/dist/venv
+dist:
+	@scripts/make_venv.sh $(DIST_VENV) $(PYTHON)
+	@$(DIST_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/dist.txt
+	@$(DIST_VENV)/bin/python scripts/dist.py $(DIST_ARGS)
+
+AUDIT_VENV := build/audit/venv
+audit:
+	@scripts/make_venv.sh $(AUDIT_VENV) $(PYTHON)
+	@$(AUDIT_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/audit.txt
+	@$(AUDIT_VENV)/bin/python scripts/audit.py $(AUDIT_ARGS)
 
 lock: $(DONE)/venv
 	@$(LOCKED) requirements/lock.txt

@@ -18,7 +18,16 @@ if(LLAMA4RT_SANITIZE)
   target_compile_options(llama4rt_flags INTERFACE -fno-omit-frame-pointer -g
                                                   $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
-  # _FORTIFY_SOURCE, stack protector and full RELRO: the library opens files from strangers.
-  target_compile_options(llama4rt_flags INTERFACE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+  # The library opens files from strangers. Buffers and containers check their bounds where the compiler cannot, indirect
+  # jumps land only where they may, and the tables of imported functions are read-only.
+  target_compile_options(
+    llama4rt_flags INTERFACE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -D_GLIBCXX_ASSERTIONS
+                             $<$<CXX_COMPILER_ID:Clang>:-U_LIBCPP_HARDENING_MODE>
+                             $<$<CXX_COMPILER_ID:Clang>:-D_LIBCPP_HARDENING_MODE=_LIBCPP_HARDENING_MODE_FAST>)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    target_compile_options(llama4rt_flags INTERFACE -fcf-protection=full)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    target_compile_options(llama4rt_flags INTERFACE -mbranch-protection=standard)
+  endif()
   target_link_options(llama4rt_flags INTERFACE -Wl,-z,relro,-z,now)
 endif()

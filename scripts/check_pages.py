@@ -2,8 +2,8 @@
 """Checks every Markdown page of the repository: lines of at most 120 columns, links that lead somewhere, and tables
 whose cells hold fewer than four numbers.
 
-A link within the repository must name a file that exists, and its #anchor a heading of that page. Links to other
-servers are not followed.
+A link within the repository must name a file that exists, and its #anchor a heading of that page; README's are absolute,
+because the package index shows it too. Links to other servers are not followed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = "https://github.com/llama4rt/llama4rt/blob/main/"
 MAX_COLUMNS = 120
 MAX_NUMBERS = 3
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -49,10 +50,13 @@ def anchors(text: str) -> set[str]:
 def check_links(path: Path, text: str) -> Iterator[str]:
     joined = "\n".join(line if line else "\0" for _, line in prose(text))  # a link may break over two lines
     for target in LINK.findall(joined):
-        if re.match(r"[a-z]+:", target):
+        absolute = target.startswith(PROJECT)
+        if re.match(r"[a-z]+:", target) and not absolute:
             continue
-        name, _, anchor = target.partition("#")
-        page = (path.parent / name).resolve() if name else path
+        if not absolute and path == ROOT / "README.md" and not target.startswith("#"):
+            yield f"{target}: not absolute, and so no link on the package index"
+        name, _, anchor = target.removeprefix(PROJECT).partition("#")
+        page = ((ROOT if absolute else path.parent) / name).resolve() if name else path
         if not page.exists():
             yield f"{target}: no such file"
         elif anchor and anchor not in anchors(page.read_text()):

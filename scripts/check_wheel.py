@@ -114,6 +114,14 @@ def check_native(library: Path) -> None:
     report("RWE" not in stack, "native module has no executable stack")
     report(".symtab" not in sections and ".debug_info" not in sections, "native module is stripped")
     report("__stack_chk_fail" in symbols, "native module uses the stack protector")
+    report("_chk@" in symbols, "native module uses _FORTIFY_SOURCE")
+    data = library.read_bytes()
+    asserts = b"__glibcxx_assert_fail" in data or b"libc++ Hardening assertion" in data or b"__n < this->size()" in data
+    report(asserts, "native module checks the bounds of containers")
+    header = output_of("readelf", "-h", library)
+    landing = {"X86-64": b"\xf3\x0f\x1e\xfa", "AArch64": b"\x5f\x24\x03\xd5"}  # endbr64, bti c
+    pads = next((data.count(pad) for processor, pad in landing.items() if processor in header), 0)
+    report(pads > 100, f"native module marks where indirect jumps may land ({pads} places)")
     defined = [
         line.split()[-1]
         for line in symbols.splitlines()
