@@ -16,9 +16,11 @@ import collections
 import contextlib
 import ctypes
 import faulthandler
+import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -94,10 +96,60 @@ def build_file(file: str, scratch: Path, faults: Faults) -> None:
         assert left in ([], [target.name]), f"left behind: {left}"
 
 
+def serve(file: str, scratch: Path, faults: Faults) -> None:
+    """From the command line to SIGTERM, with a request in between; the client is a process that meets no faults."""
+    from llama4rt.cli.main import main
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    server, client = os.getpid(), os.fork()
+    if client == 0:
+        ask_and_terminate(server, port)
+    try:
+        command = ["serve", file, "--port", str(port), "--kv-cache-memory", "1MiB", "--max-model-len", "64"]
+        with faults:
+            status = main(command)  # as the command does, exits included
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        os.kill(client, signal.SIGKILL)
+        os.waitpid(client, 0)
+    if status != 0:
+        raise Exited(f"status {status}")
+
+
+def ask_and_terminate(server: int, port: int) -> None:
+    """A reply may say that there is no memory, or not come; the server must end when it is told."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            try:
+                connection.request(
+                    "POST", "/v1/completions", json.dumps({"prompt": [1, 2, 3], "max_tokens": 4}),
+                    {"Content-Type": "application/json"},
+                )  # fmt: skip
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+                continue
+            connection.getresponse().read()
+            break
+    with contextlib.suppress(OSError):
+        os.kill(server, signal.SIGTERM)
+        time.sleep(HANG_SECONDS)
+    os._exit(0)
+
+
+class Exited(Exception):
+    """The command line ended with an error; the message is on stderr."""
+
+
 SCENARIOS: dict[str, Callable[[str, Path, Faults], None]] = {
     "open": open_engine,
     "step": step,
     "build": build_file,
+    "serve": serve,
 }
 
 
@@ -108,7 +160,7 @@ def case(scenario: str, file: str, scratch: Path, faults: Faults, report: int) -
     try:
         SCENARIOS[scenario](file, scratch, faults)
         end = "done"
-    except (Llama4RTError, MemoryError, OSError) as error:
+    except (Llama4RTError, MemoryError, OSError, Exited) as error:
         end = type(error).__name__
         if not str(error) and not isinstance(error, MemoryError):
             end = f"wrong: {end} without a word"
@@ -140,7 +192,11 @@ def run_case(scenario: str, kind: str, count: int, file: str, scratch: Path, nth
         return f"wrong: it hangs: {end} {message[-3000:]}", calls
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGSEGV, signal.SIGBUS):
         return f"wrong: signal {os.WTERMSIG(status)}: {end} {message[-3000:]}", calls
+    if end == "Exited" and not message:
+        return "wrong: an exit without a word", calls
     if os.WIFSIGNALED(status) or not end:
+        if os.environ.get("LLAMA4RT_TEST_VERBOSE"):
+            print(f"{scenario}, {kind} {nth}: status {status}, {message[-1500:]}", file=sys.stderr)
         return ("ended with a message" if message else f"wrong: ended by {status} without a word"), calls
     return end, calls
 
@@ -160,6 +216,8 @@ def wait(child: int) -> int | None:
 
 def main() -> None:
     scenario, kind, count, file, scratch = sys.argv[1:6]
+    if scenario == "serve":
+        import llama4rt.server.uvicorn_server  # noqa: F401  before the fork, as above
     ends: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
     length = 0

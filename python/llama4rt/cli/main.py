@@ -5,6 +5,8 @@ Results go to stdout, everything else to stderr.
 """
 
 import argparse
+import contextlib
+import faulthandler
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,9 @@ _COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (argparse itself exits for --help and for usage errors)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # a process of its own: where a library aborts it, say where
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+            faulthandler.enable()
     if words[:2] == ["bench", "serve"]:  # as other engines call it; a file of that name is ./serve
         words[:2] = ["bench-serve"]
     args = _parser().parse_args(words)

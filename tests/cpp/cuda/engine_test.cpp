@@ -120,18 +120,18 @@ TEST(no_step_is_submitted_beyond_the_end_of_a_request) {
   std::mt19937 random(5);
   struct Case {
     const char* name;
-    int64_t prompt, max_tokens;
+    int64_t prompt, max_tokens, prompt_steps;
   };
-  // Six tokens each: the end is that of the request, or of the context of 96.
-  for (const Case& c : {Case{"max_tokens", 20, 6}, Case{"max_model_len", 90, 50}}) {
+  // Six tokens each: the end is that of the request, or of the context of 96. A step ends with an attention chunk of 64.
+  for (const Case& c : {Case{"max_tokens", 20, 6, 1}, Case{"max_model_len", 90, 50, 2}}) {
     SCOPE(c.name);
     EngineOptions o = options();
     o.max_batched_tokens = 96;
     Engine engine(dir / "cuda.l4e", o, std::make_unique<CudaDevice>(0));
     const Outputs outputs = run_all(engine, {greedy(text_prompt(random, size_t(c.prompt)), c.max_tokens)});
     CHECK_EQ(outputs.begin()->second.tokens.size(), size_t(6));
-    // The first token comes of the prompt's step; each of the others has a step that can be submitted ahead.
-    CHECK_EQ(engine.stats().steps, 6);
+    // The first token comes of the prompt's last step; each of the others has a step that can be submitted ahead.
+    CHECK_EQ(engine.stats().steps, c.prompt_steps + 5);
     CHECK_EQ(engine.stats().steps_ahead, 5);
   }
 }
@@ -147,10 +147,10 @@ TEST(a_request_that_ends_in_flight_is_kept_until_its_step_is_collected) {
   o.max_num_seqs = 3;
   Engine engine(dir / "cuda.l4e", o, std::make_unique<CudaDevice>(0));
   const std::vector<int64_t> prompt = text_prompt(random, 12);
-  const std::vector<int32_t> expected = run_all(engine, {greedy(prompt, 40)}).begin()->second.tokens;
-  for (int round = 0; round < 4; ++round) {
-    const uint64_t kept = engine.submit(greedy(prompt, 40));
-    const uint64_t ended = engine.submit(greedy(text_prompt(random, 9), 40));
+  const std::vector<int32_t> expected = run_all(engine, {greedy(prompt, 16)}).begin()->second.tokens;
+  for (int round = 0; round < 2; ++round) {
+    const uint64_t kept = engine.submit(greedy(prompt, 16));
+    const uint64_t ended = engine.submit(greedy(text_prompt(random, 9), 16));
     const int64_t ahead = engine.stats().steps_ahead;
     Outputs outputs;
     while (engine.stats().steps_ahead < ahead + 2) collect(outputs, engine.step());
@@ -159,12 +159,13 @@ TEST(a_request_that_ends_in_flight_is_kept_until_its_step_is_collected) {
     else
       engine.abort_sequence(ended, 0, "stop");
     while (engine.has_work()) collect(outputs, engine.step());
-    CHECK(outputs[{kept, 0}].tokens == expected);
-    CHECK_EQ(outputs[{ended, 0}].finish_reason, round % 2 == 0 ? "abort" : "stop");
+    const Output &of_kept = outputs[{kept, 0}], &of_ended = outputs[{ended, 0}];
+    CHECK(of_kept.tokens == expected);
+    CHECK_EQ(of_ended.finish_reason, round % 2 == 0 ? "abort" : "stop");
     check_all_blocks_free(engine);
   }
   // Alone: nothing else keeps the step in flight.
-  const uint64_t alone = engine.submit(greedy(prompt, 40));
+  const uint64_t alone = engine.submit(greedy(prompt, 16));
   const int64_t ahead = engine.stats().steps_ahead;
   while (engine.stats().steps_ahead < ahead + 2) engine.step();
   engine.abort(alone);
