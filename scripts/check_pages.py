@@ -2,8 +2,8 @@
 """Checks every Markdown page of the repository: lines of at most 120 columns, links that lead somewhere, and tables
 whose cells hold fewer than four numbers.
 
-A link within the repository must name a file that exists, and its #anchor a heading of that page; README's are absolute,
-because the package index shows it too. Links to other servers are not followed.
+A link within the repository must name a file that exists, and its #anchor a heading of that page; README's are
+absolute, because the package index shows it too. Links to other servers are not followed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds the wheels that people install: manylinux_2_28 for x86-64 and 64-bit Arm, one for each Python; and the sdist.
 
-  dist.py                                  for every Python 3.10 to 3.14 found here (PATH, uv python find), both processors
+  dist.py             every Python 3.10 to 3.14 found here (PATH, uv python find), both processors
   dist.py --python PY [--python PY] --processor x86_64
 
 The compiler is zig's, of the package ziglang: it brings glibc 2.28's headers and symbols, and its C++ library is linked
@@ -110,7 +110,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--python", action="append", default=[], help="instead of those found; may be repeated")
+    parser.add_argument(
+        "--python", action="append", default=[], help="instead of those found; may be repeated"
+    )
     parser.add_argument("--processor", action="append", choices=PROCESSORS, default=[])
     args = parser.parse_args()
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(processor: str) -> str:
-    """JSON. Inside are our own code, pybind11's headers, and the C++ library of zig's LLVM; beside it, what pip adds."""
+    """JSON. Inside are our code, pybind11's headers and the C++ library of zig's LLVM; beside it, what pip adds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bom = Bom()
     root = Component(

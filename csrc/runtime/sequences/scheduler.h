@@ -1,8 +1,8 @@
 // Scheduler: decides which tokens of which sequences the next step computes, and owns every block of keys and
 // values. Pure host logic without tensors: tests run thousands of steps in milliseconds.
 //
-// Rules: one token for every generating sequence first, then pieces of prompts up to max_batched_tokens. A
-// piece never crosses a attention chunk boundary of the local layers. Clients take turns: the one that was
+// Rules: one token for every generating sequence first, then chunks of prompts up to max_batched_tokens. A
+// chunk never crosses an attention chunk boundary of the local layers. Clients take turns: the one that was
 // served longest ago goes first, its oldest prompts first, running before waiting. One client may have all
 // places; when another waits that has at least two fewer, the youngest sequence of the one with the most
 // makes room; and so among the requests of one client. When blocks run out, that sequence makes room, too. It
