@@ -1,7 +1,6 @@
 """Whether an engine file will open, asked before an hour of quantising, by the code that opens it."""
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 
 from llama4rt import _core
@@ -15,9 +14,7 @@ _ENOUGH = (
 
 
 def check_opens(files: Mapping[str, bytes], config: ModelConfig, options: BuildOptions) -> None:
-    """files: those that the engine file will hold. Raises CheckpointError or ConfigError, and warns of what cannot be
-    checked here.
-    """
+    """files: those that the engine file will hold. Raises CheckpointError or ConfigError."""
     _check_plan(config, options)
     _check("generation_config.json", lambda: _check_sampling(files))
     _check("the tokenizer", lambda: _check_tokenizer(files))
@@ -58,15 +55,6 @@ def _check_sampling(files: Mapping[str, bytes]) -> None:
 def _check_tokenizer(files: Mapping[str, bytes]) -> None:
     from llama4rt.text.tokenizer import load_tokenizer
 
-    if "tokenizer.model" not in files and "tokenizer.json" in files:
-        try:
-            import tokenizers  # noqa: F401
-        except ImportError:
-            warnings.warn(
-                "tokenizer.json is not checked: that needs the package tokenizers (pip install 'llama4rt[hf]')",
-                stacklevel=2,
-            )
-            return
     load_tokenizer(files.get)
 
 
