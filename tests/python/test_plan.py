@@ -92,7 +92,7 @@ def test_the_two_groups_of_layers_may_have_different_caches(
 
     def taken(*options: str) -> int:
         command = [str(tmp_path / "m.l4e"), "--device", "cpu", "--max-model-len", "100", *options]
-        with open_engine(parser.parse_args(command)) as engine:
+        with open_engine(parser.parse_args(command), gpu_memory="1GiB", max_num_seqs=1) as engine:
             size: int = engine.stats()["bytes"]["kv_cache"]
         return size
 
