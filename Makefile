@@ -3,7 +3,7 @@
 #   make test      C++ tests, then Python tests
 #   make test-aarch64  the conformance list of the ops on an emulated 64-bit Arm, with the scalar table
 #   make check     formatting, linters, types, layers, size of the repository
-#   make test-simt  the CUDA kernels and backend on a CPU (part of make test)
+#   make test-simt  the CUDA kernels and device on a CPU (part of make test)
 #   make nvcc-check  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers

@@ -42,7 +42,7 @@ std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
   return std::make_shared<Matrix>(test::random_activations(rng, rows, columns));
 }
 
-std::vector<BenchCase> rmsnorm_cases(Device& backend) {
+std::vector<BenchCase> rmsnorm_cases(Device& device) {
   Rng rng(1);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kRmsNormSpeed) {
@@ -52,15 +52,15 @@ std::vector<BenchCase> rmsnorm_cases(Device& backend) {
                    .shape = error_text("T ", c.tokens, ", H ", c.dim),
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
                    .flops = 4.0 * double(c.tokens * c.dim),
-                   .run = [&backend, x, weight, out, dim = c.dim] {
-                     backend.ops().rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
-                                           1e-5f);
+                   .run = [&device, x, weight, out, dim = c.dim] {
+                     device.ops().rmsnorm(out->view(), x->view(), Tensor(weight->row(0), DType::kF32, {dim}),
+                                          1e-5f);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> layernorm_cases(Device& backend) {
+std::vector<BenchCase> layernorm_cases(Device& device) {
   Rng rng(5);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kLayerNormSpeed) {
@@ -70,16 +70,16 @@ std::vector<BenchCase> layernorm_cases(Device& backend) {
                    .shape = error_text("T ", c.tokens, ", H ", c.dim),
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + 2 * c.dim),
                    .flops = 7.0 * double(c.tokens * c.dim),
-                   .run = [&backend, x, weight, out, dim = c.dim] {
-                     backend.ops().layernorm(out->view(), x->view(),
-                                             Tensor(weight->row(0), DType::kF32, {dim}),
-                                             Tensor(weight->row(1), DType::kF32, {dim}), 1e-5f);
+                   .run = [&device, x, weight, out, dim = c.dim] {
+                     device.ops().layernorm(out->view(), x->view(),
+                                            Tensor(weight->row(0), DType::kF32, {dim}),
+                                            Tensor(weight->row(1), DType::kF32, {dim}), 1e-5f);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> gelu_cases(Device& backend) {
+std::vector<BenchCase> gelu_cases(Device& device) {
   Rng rng(6);
   std::vector<BenchCase> all;
   for (const cases::RowsCase& c : cases::kGeluSpeed) {
@@ -88,14 +88,14 @@ std::vector<BenchCase> gelu_cases(Device& backend) {
                    .shape = error_text("T ", c.tokens, ", H ", c.dim),
                    .bytes = 4.0 * double(2 * c.tokens * c.dim + c.dim),
                    .flops = 40.0 * double(c.tokens * c.dim),  // two polynomials and a division
-                   .run = [&backend, x, bias, dim = c.dim] {
-                     backend.ops().gelu(x->view(), Tensor(bias->row(0), DType::kF32, {dim}));
+                   .run = [&device, x, bias, dim = c.dim] {
+                     device.ops().gelu(x->view(), Tensor(bias->row(0), DType::kF32, {dim}));
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> linear_cases(Device& backend, const cases::WeightSpec& spec) {
+std::vector<BenchCase> linear_cases(Device& device, const cases::WeightSpec& spec) {
   std::vector<BenchCase> all;
   std::shared_ptr<ColdWeight> weight;
   int64_t n = 0, k = 0;  // of `weight`
@@ -106,13 +106,12 @@ std::vector<BenchCase> linear_cases(Device& backend, const cases::WeightSpec& sp
     n = c.n, k = c.k;
     const auto x = activations(rng, c.tokens, c.k);
     const auto out = std::make_shared<Matrix>(c.tokens, c.n);
-    all.push_back({.op = "linear",
-                   .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
-                   .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
-                   .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
-                   .run = [&backend, x, weight, out] {
-                     backend.ops().linear(out->view(), x->view(), weight->next());
-                   }});
+    all.push_back(
+        {.op = "linear",
+         .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
+         .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
+         .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
+         .run = [&device, x, weight, out] { device.ops().linear(out->view(), x->view(), weight->next()); }});
   }
   return all;
 }
@@ -123,22 +122,22 @@ struct EvenRouting {
   std::vector<float> scores;
   Routing view;
   EvenRouting(int64_t tokens, int64_t top_k, int64_t experts, int64_t first) {
-    const int64_t slots = tokens * top_k;
-    for (int64_t s = 0; s < slots; ++s) ids.push_back(int32_t((s + first) % experts));
-    scores.assign(size_t(slots), 0.5f);
+    const int64_t picks = tokens * top_k;
+    for (int64_t s = 0; s < picks; ++s) ids.push_back(int32_t((s + first) % experts));
+    scores.assign(size_t(picks), 0.5f);
     for (int64_t e = 0; e < experts; ++e) {
       offsets.push_back(int32_t(sorted.size()));
-      for (int64_t s = (e - first + experts) % experts; s < slots; s += experts) sorted.push_back(int32_t(s));
+      for (int64_t s = (e - first + experts) % experts; s < picks; s += experts) sorted.push_back(int32_t(s));
     }
-    offsets.push_back(int32_t(slots));
+    offsets.push_back(int32_t(picks));
     view = {.expert_ids = Tensor(ids.data(), DType::kI32, {tokens, top_k}),
             .scores = Tensor(scores.data(), DType::kF32, {tokens, top_k}),
-            .sorted_slots = Tensor(sorted.data(), DType::kI32, {slots}),
+            .sorted_picks = Tensor(sorted.data(), DType::kI32, {picks}),
             .offsets = Tensor(offsets.data(), DType::kI32, {experts + 1})};
   }
 };
 
-std::vector<BenchCase> experts_cases(Device& backend, const cases::WeightSpec& spec, bool gate_up) {
+std::vector<BenchCase> experts_cases(Device& device, const cases::WeightSpec& spec, bool gate_up) {
   std::vector<BenchCase> all;
   std::shared_ptr<ColdWeight> weight;
   int64_t hidden = 0, width = 0;  // of `weight`
@@ -150,27 +149,27 @@ std::vector<BenchCase> experts_cases(Device& backend, const cases::WeightSpec& s
       weight = std::make_shared<ColdWeight>(std::move(made), c.tokens < 64);
     }
     hidden = c.hidden, width = c.width;
-    const int64_t slots = c.tokens * c.top_k, in_rows = gate_up ? c.tokens : slots;
+    const int64_t picks = c.tokens * c.top_k, in_rows = gate_up ? c.tokens : picks;
     // A single token reads one expert: take all of them in turn, or the same few megabytes stay in the cache.
     const auto routings = std::make_shared<std::vector<EvenRouting>>();
     routings->reserve(size_t(c.experts));  // the views point into their own vectors
     for (int64_t first = 0; first < c.experts; ++first)
       routings->emplace_back(c.tokens, c.top_k, c.experts, first);
     const auto in = activations(rng, in_rows, gate_up ? c.hidden : c.width);
-    const auto out = activations(rng, gate_up ? slots : c.tokens, gate_up ? c.width : c.hidden);
-    const double touched = double(std::min(slots, c.experts)) / double(c.experts);
+    const auto out = activations(rng, gate_up ? picks : c.tokens, gate_up ? c.width : c.hidden);
+    const double touched = double(std::min(picks, c.experts)) / double(c.experts);
     all.push_back({.op = gate_up ? "experts_gate_up" : "experts_down_add",
                    .shape = error_text("T ", c.tokens, ", H ", c.hidden, ", F ", c.width, ", E ", c.experts,
                                        ", ", name_of(spec)),
                    .bytes = touched * weight->bytes() +
                             4.0 * double(in->rows() * in->columns() + out->rows() * out->columns()),
-                   .flops = (gate_up ? 4.0 : 2.0) * double(slots) * double(c.hidden) * double(c.width),
-                   .run = [&backend, gate_up, routings, in, out, weight, turn = size_t(0)]() mutable {
+                   .flops = (gate_up ? 4.0 : 2.0) * double(picks) * double(c.hidden) * double(c.width),
+                   .run = [&device, gate_up, routings, in, out, weight, turn = size_t(0)]() mutable {
                      const Routing& routing = (*routings)[turn++ / weight->copies() % routings->size()].view;
                      if (gate_up)
-                       backend.ops().experts_gate_up(out->view(), in->view(), weight->next(), routing);
+                       device.ops().experts_gate_up(out->view(), in->view(), weight->next(), routing);
                      else
-                       backend.ops().experts_down_add(out->view(), in->view(), weight->next(), routing);
+                       device.ops().experts_down_add(out->view(), in->view(), weight->next(), routing);
                    }});
   }
   return all;
@@ -213,7 +212,7 @@ struct BenchCache {
   }
 };
 
-std::vector<BenchCase> attention_cases(Device& backend) {
+std::vector<BenchCase> attention_cases(Device& device) {
   Rng rng(4);
   std::vector<BenchCase> all;
   for (const cases::AttentionCase& c : cases::attention_speed_cases()) {
@@ -228,14 +227,14 @@ std::vector<BenchCase> attention_cases(Device& backend) {
                                        c.group, " heads of ", c.head_dim, ", ", kv_kind_name(c.kv_format)),
                    .bytes = double(cache->k.size() + cache->v.size()) + 8.0 * double(s.length * width),
                    .flops = 4.0 * pairs * double(heads * c.head_dim),
-                   .run = [&backend, cache, q, out, scale = 1.0f / std::sqrt(float(c.head_dim))] {
-                     backend.ops().paged_attention(out->view(), q->view(), cache->layer, cache->batch, scale);
+                   .run = [&device, cache, q, out, scale = 1.0f / std::sqrt(float(c.head_dim))] {
+                     device.ops().paged_attention(out->view(), q->view(), cache->layer, cache->batch, scale);
                    }});
   }
   return all;
 }
 
-std::vector<BenchCase> tile_attention_cases(Device& backend) {
+std::vector<BenchCase> tile_attention_cases(Device& device) {
   Rng rng(7);
   std::vector<BenchCase> all;
   for (const cases::TilesCase& c : cases::kTilesSpeed) {
@@ -246,10 +245,10 @@ std::vector<BenchCase> tile_attention_cases(Device& backend) {
          .shape = error_text(c.tiles, " x ", c.rows, " rows, ", c.num_heads, " heads of ", c.head_dim),
          .bytes = 16.0 * double(rows * width),
          .flops = 4.0 * double(rows * c.rows * width),
-         .run = [&backend, qkv, out, c, width, scale = 1.0f / std::sqrt(float(c.head_dim))] {
+         .run = [&device, qkv, out, c, width, scale = 1.0f / std::sqrt(float(c.head_dim))] {
            const Tensor in = qkv->view();
-           backend.ops().tile_attention(out->view(), in.columns(0, width), in.columns(width, width),
-                                        in.columns(2 * width, width), c.rows, c.num_heads, scale);
+           device.ops().tile_attention(out->view(), in.columns(0, width), in.columns(width, width),
+                                       in.columns(2 * width, width), c.rows, c.num_heads, scale);
          }});
   }
   return all;

@@ -1,4 +1,4 @@
-// Times ops on the CPU backend and compares them with what the machine can do, measured in the same run.
+// Times ops on the CPU and compares them with what the machine can do, measured in the same run.
 //   llama4rt_bench_ops [--threads N] [--rounds N] [--activations int8|int16] [--json FILE] [--commit HASH]
 //   [FILTER...]
 // Cases of a group take turns, `rounds` times; the median counts. LLAMA4RT_CPU_ISA chooses the table.
@@ -72,7 +72,7 @@ std::string cpu_model() {
   return "unknown";
 }
 
-json::Value report(const Options& options, const Device& backend, const cpu::MachineLimits& limits,
+json::Value report(const Options& options, const Device& device, const cpu::MachineLimits& limits,
                    const std::vector<Result>& results) {
   json::Array rows;
   for (const Result& r : results)
@@ -87,11 +87,11 @@ json::Value report(const Options& options, const Device& backend, const cpu::Mac
                       {"version", LLAMA4RT_VERSION},
                       {"commit", options.commit},
                       {"machine", json::Object{{"cpu", cpu_model()},
-                                               {"threads", backend.num_threads()},
+                                               {"threads", device.num_threads()},
                                                {"read_gbps", limits.read_gbps},
                                                {"fma_gflops", limits.fma_gflops},
                                                {"int8_gops", limits.int8_gops}}},
-                      {"backend", backend.describe()},
+                      {"backend", device.describe()},
                       {"rounds", options.rounds},
                       {"results", std::move(rows)}};
 }
@@ -132,19 +132,19 @@ cpu::MachineLimits better(const cpu::MachineLimits& a, const cpu::MachineLimits&
 }
 
 void run(const Options& options) {
-  const auto backend = make_device(
+  const auto device = make_device(
       "cpu", {.num_threads = options.threads, .activations = activations_by_name(options.activations)});
   cpu::MachineLimits limits = cpu::measure_machine(options.threads);
   std::vector<Result> results;
   for (const BenchGroup& group : groups()) {
     if (!wanted(options.filters, group.name)) continue;
-    std::vector<BenchCase> made = group.make(*backend);
+    std::vector<BenchCase> made = group.make(*device);
     for (Result& r : time_group(made, options.rounds)) results.push_back(std::move(r));
   }
   limits = better(limits, cpu::measure_machine(options.threads));
 
-  std::printf("%s, %s: read %.1f GB/s, fma %.0f GFLOP/s\n\n", cpu_model().c_str(),
-              backend->describe().c_str(), limits.read_gbps, limits.fma_gflops);
+  std::printf("%s, %s: read %.1f GB/s, fma %.0f GFLOP/s\n\n", cpu_model().c_str(), device->describe().c_str(),
+              limits.read_gbps, limits.fma_gflops);
   std::printf("%-17s %-48s %12s %9s %6s %9s %6s\n", "op", "shape", "time us", "GB/s", "of bw", "GFLOP/s",
               "of fma");
   for (const Result& r : results) {
@@ -155,7 +155,7 @@ void run(const Options& options) {
   }
   if (!options.json.empty()) {
     std::ofstream out(options.json);
-    out << json::write(report(options, *backend, limits, results)) << "\n";
+    out << json::write(report(options, *device, limits, results)) << "\n";
     LLAMA4RT_CHECK(kConfig, out.flush(), "cannot write ", options.json);
   }
 }

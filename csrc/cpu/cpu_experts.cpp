@@ -21,13 +21,13 @@ void choose_experts(int32_t* experts, const float* logits, int64_t num_experts, 
   }
 }
 
-// Slots ordered by expert, then by slot.   offsets: [E + 1]
-void sort_slots(int32_t* sorted, int32_t* offsets, const int32_t* experts, int64_t num_slots,
+// Picks ordered by expert, then by pick.   offsets: [E + 1]
+void sort_picks(int32_t* sorted, int32_t* offsets, const int32_t* experts, int64_t num_picks,
                 int64_t num_experts) {
   std::fill_n(offsets, num_experts + 1, 0);
-  for (int64_t s = 0; s < num_slots; ++s) ++offsets[experts[s] + 1];
+  for (int64_t s = 0; s < num_picks; ++s) ++offsets[experts[s] + 1];
   for (int64_t e = 0; e < num_experts; ++e) offsets[e + 1] += offsets[e];
-  for (int64_t s = 0; s < num_slots; ++s) sorted[offsets[experts[s]]++] = int32_t(s);
+  for (int64_t s = 0; s < num_picks; ++s) sorted[offsets[experts[s]]++] = int32_t(s);
   // Every offset now points at the end of its expert, the start of the next.
   for (int64_t e = num_experts; e > 0; --e) offsets[e] = offsets[e - 1];
   offsets[0] = 0;
@@ -51,11 +51,11 @@ void CpuOps::do_route(const Routing& routing, Tensor logits, Tensor h, const Wei
         routing.scores.row<float>(t)[i] = kernels_.sigmoid(logits.row<const float>(t)[experts[i]]);
     }
   });
-  sort_slots(routing.sorted_slots.ptr<int32_t>(), routing.offsets.ptr<int32_t>(),
+  sort_picks(routing.sorted_picks.ptr<int32_t>(), routing.offsets.ptr<int32_t>(),
              routing.expert_ids.ptr<const int32_t>(), num_tokens * top_k, router.n);
 }
 
-void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
+void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t picks_per_x,
                              const Weight& stack, const Routing& routing, Finish finish) {
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
   for (int64_t e = 0; e < stack.num_experts; ++e) {
@@ -69,8 +69,8 @@ void CpuOps::collect_experts(float* out, int64_t out_stride, int64_t out_width, 
     linear.rows.out = out;
     linear.rows.out_stride = out_stride;
     linear.rows.out_width = out_width;
-    linear.rows.slots = routing.sorted_slots.ptr<const int32_t>() + offsets[e];
-    linear.rows.slots_per_x = slots_per_x;
+    linear.rows.picks = routing.sorted_picks.ptr<const int32_t>() + offsets[e];
+    linear.rows.picks_per_x = picks_per_x;
     if (finish == Finish::kSwiGlu) linear.rows.scores = routing.scores.ptr<const float>();
   }
 }
@@ -85,12 +85,12 @@ void CpuOps::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const
 void CpuOps::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
   const int64_t top_k = routing.expert_ids.size(1), num_tokens = x.size(0), n = x.size(1);
   linears_.clear();
-  if (top_k == 1) {  // slot t belongs to token t
+  if (top_k == 1) {  // pick t belongs to token t
     collect_experts(x.ptr<float>(), x.stride0, n, a, 1, down, routing, Finish::kAdd);
     return run_linears();
   }
   const int64_t stride = round_up(n, int64_t(16));
-  float* y = slot_outputs_.get<float>(num_tokens * top_k * stride);
+  float* y = pick_outputs_.get<float>(num_tokens * top_k * stride);
   collect_experts(y, stride, n, a, 1, down, routing, Finish::kStore);
   run_linears();
   for_rows(num_tokens, n * top_k, [&](int64_t begin, int64_t end) {

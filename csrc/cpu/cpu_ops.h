@@ -66,7 +66,7 @@ class CpuOps final : public Ops {
   void linear_one(Tensor out, Tensor x, const Weight& w, Finish finish);
   void collect_linear(Tensor out, Tensor x, const Weight& w, Finish finish);
   // Adds to linears_ one linear op per expert that has tokens.
-  void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t slots_per_x,
+  void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t picks_per_x,
                        const Weight& stack, const Routing& routing, Finish finish);
   // Runs linears_, all of one K, kind and group size.   chained: there are two, of one shape and one row,
   // which add to the same outputs, the first one first
@@ -105,7 +105,7 @@ class CpuOps final : public Ops {
   std::vector<cpu::Linear> linears_;
   std::vector<cpu::LinearUnit> linear_units_;
   std::vector<AttentionUnit> attention_units_, merges_;
-  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, slot_outputs_, tile_keys_, tile_values_;
+  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, pick_outputs_, tile_keys_, tile_values_;
 };
 
 }  // namespace llama4rt

@@ -1,6 +1,6 @@
-// Kernels: the inner loops of the CPU backend for one instruction set, as a table of function pointers.
+// Kernels: the inner loops of the CPU for one instruction set, as a table of function pointers.
 // cpu/scalar/scalar.cpp and cpu/x86/*.cpp fill one each; dispatch.cpp chooses. A kernel works on one unit of
-// output and knows no threads; the backend (cpu_*.cpp) splits work. All tables give the same bits.
+// output and knows no threads; CpuOps (cpu_*.cpp) splits work. All tables give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace llama4rt::cpu {
 
-// The rows one matrix is multiplied with. Row i is row i of x and out, or, for the rows of an expert, slot
-// s = slots[i]: row s / slots_per_x of x and row s of out.
+// The rows one matrix is multiplied with. Row i is row i of x and out, or, for the rows of an expert, pick
+// s = picks[i]: row s / picks_per_x of x and row s of out.
 struct LinearRows {
   int64_t count = 0;
   const float* x = nullptr;  // [*, K]
@@ -21,12 +21,12 @@ struct LinearRows {
   float* out = nullptr;  // [*, out_width]
   int64_t out_stride = 0;
   int64_t out_width = 0;           // N, or F for kSwiGlu
-  const int32_t* slots = nullptr;  // [count] or null
-  int64_t slots_per_x = 1;
-  const float* scores = nullptr;  // [slots], kSwiGlu only; null: 1
+  const int32_t* picks = nullptr;  // [count] or null
+  int64_t picks_per_x = 1;
+  const float* scores = nullptr;  // [picks], kSwiGlu only; null: 1
 
-  int64_t out_row(int64_t i) const { return slots ? slots[i] : i; }
-  int64_t x_row(int64_t i) const { return slots ? slots[i] / slots_per_x : i; }
+  int64_t out_row(int64_t i) const { return picks ? picks[i] : i; }
+  int64_t x_row(int64_t i) const { return picks ? picks[i] / picks_per_x : i; }
 };
 
 // Activation rows as int16 or int8 with one scale per weight group:  x[k] ~ values[k] * scales[k / group].

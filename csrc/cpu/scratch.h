@@ -1,4 +1,4 @@
-// Scratch: memory of the CPU backend that only grows, so that steps of a size seen before allocate nothing.
+// Scratch: memory of CpuOps that only grows, so that steps of a size seen before allocate nothing.
 #pragma once
 
 #include <algorithm>

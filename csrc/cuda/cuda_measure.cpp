@@ -32,12 +32,12 @@ void CudaMeasuringOps::note_linear(const Weight& w, int64_t rows) {
 }
 
 void CudaMeasuringOps::note_experts(const Weight& w, int64_t tokens, int64_t top_k, size_t y_bytes) {
-  // Routed alone, linear_decode takes kMostDecodeRows slots per expert; with the shared expert, all slots of
+  // Routed alone, linear_decode takes kMostDecodeRows picks per expert; with the shared expert, all picks of
   // kMostDecodeRows tokens.
   const bool many = cuda::LinearMedium::supports(w);
   const int64_t few = many ? std::min(tokens, kMostDecodeRows) : tokens;
-  const int64_t slots = many ? std::min(tokens * top_k, kMostDecodeRows * w.num_experts) : tokens * top_k;
-  const int64_t places = std::max(few * (top_k + 1), slots);
+  const int64_t picks = many ? std::min(tokens * top_k, kMostDecodeRows * w.num_experts) : tokens * top_k;
+  const int64_t places = std::max(few * (top_k + 1), picks);
   note({int64_t(cuda::most_decode_scratch_bytes(w, places)), int64_t(cuda::ExpertsDecode::ticket_bytes(w))});
   note_rows(w, tokens * top_k, y_bytes);
 }

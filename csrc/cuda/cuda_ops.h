@@ -64,9 +64,9 @@ class CudaOps final : public Ops {
   ExpertsMemory experts_memory(const char* op, const Weight& experts, int64_t tokens, const Routing& routing,
                                bool shared);
   // Products of many rows (cuda_linear_rows.cpp); false, and nothing done, when there are too few for that,
-  // or no kernel takes this weight. Row i of x is row slots[i] / slots_per_row. With y_bytes the product goes
+  // or no kernel takes this weight. Row i of x is row picks[i] / picks_per_row. With y_bytes the product goes
   // to the start of scratch, where so many bytes are kept, and not to product.out.
-  bool multiply_rows(cuda::RowsProduct product, Tensor x, const Weight& w, int64_t slots_per_row = 1,
+  bool multiply_rows(cuda::RowsProduct product, Tensor x, const Weight& w, int64_t picks_per_row = 1,
                      size_t y_bytes = 0);
   bool experts_gate_up_rows(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing);
   bool experts_down_add_rows(Tensor x, Tensor a, const Weight& down, const Routing& routing);

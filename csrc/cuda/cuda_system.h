@@ -25,14 +25,14 @@ struct CudaDeviceInfo {
 };
 
 struct CudaSystem {
-  bool built = false;   // this build has the CUDA backend
+  bool built = false;   // this build has CUDA
   int driver = 0;       // CUDA version the driver supports, 13000 for 13.0; 0: no driver
   int runtime = 0;      // CUDA version of this build
   std::string problem;  // why there is no device, in words
   std::vector<CudaDeviceInfo> devices;
 };
 
-// Whether this build has the CUDA backend. Asks no driver.
+// Whether this build has CUDA. Asks no driver.
 bool cuda_built();
 // Never throws.
 CudaSystem find_cuda();

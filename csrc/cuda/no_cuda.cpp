@@ -5,7 +5,7 @@
 namespace llama4rt {
 namespace {
 constexpr const char* kProblem =
-    "this build of llama4rt has no CUDA backend (it was built without nvcc; build again with "
+    "this build of llama4rt has no CUDA kernels (it was built without nvcc; build again with "
     "LLAMA4RT_CUDA=ON)";
 }
 

@@ -1,5 +1,5 @@
 // int8 keys and values: x[d] ~ q[d] * scale, -127 <= q[d] <= 127, one scale for the keys and one for
-// the values of each token and KV head. Backends store the same integers and scales, in their own order.
+// the values of each token and KV head. Devices store the same integers and scales, in their own order.
 #pragma once
 
 #include <algorithm>

@@ -19,7 +19,7 @@ enum class Finish : uint8_t {
             // layout.h
 };
 
-// The paged cache of one layer. Inside a block each backend chooses its own order of elements: only its
+// The paged cache of one layer. Inside a block each device chooses its own order of elements: only its
 // prepare_qkv and paged_attention look. A block holds P tokens; k and v are each num_blocks * block_bytes().
 struct KvLayer {
   void* k = nullptr;
@@ -37,7 +37,7 @@ struct KvLayer {
 // The attention of one layer group in one step. Each sequence contributes a run of consecutive
 // query tokens; query token at absolute position p attends to keys kv_begin..p. For a chunked layer kv_begin
 // is the start of p's chunk (a run never crosses a chunk boundary), for a global layer it is 0. kv_begin is a
-// multiple of P. All arrays are host memory on CPU backends, device memory on CUDA.
+// multiple of P. All arrays are host memory on CPUs, device memory on CUDA.
 struct AttentionBatch {
   int num_seqs = 0;                         // S
   const int32_t* query_start = nullptr;     // [S + 1] first token row of each sequence; query_start[S] = T
@@ -48,12 +48,12 @@ struct AttentionBatch {
   int max_query_len = 0;  // longest run, for choosing a schedule
 };
 
-// The router's decision for T tokens. A *slot* is t * K + i, the i-th expert of token t.
+// The router's decision for T tokens. A *pick* is t * K + i, the i-th expert of token t.
 struct Routing {
   Tensor expert_ids;    // I32 [T, K], best logit first; ties go to the lowest expert
   Tensor scores;        // F32 [T, K], sigmoid of the selected logits
-  Tensor sorted_slots;  // I32 [T * K], slots ordered by expert, then by slot
-  Tensor offsets;       // I32 [E + 1], expert e owns sorted_slots[offsets[e] .. offsets[e + 1])
+  Tensor sorted_picks;  // I32 [T * K], picks ordered by expert, then by pick
+  Tensor offsets;       // I32 [E + 1], expert e owns sorted_picks[offsets[e] .. offsets[e + 1])
 };
 
 }  // namespace llama4rt

@@ -123,13 +123,13 @@ void check_attention_batch(const char* op, const AttentionBatch& b, const KvLaye
   }
 }
 
-// Returns the number of slots per token.
+// Returns the number of picks per token.
 int64_t check_routing(const char* op, const Routing& r, int64_t num_tokens, int64_t num_experts) {
   check_rank(op, "routing.expert_ids", r.expert_ids, 2);
   const int64_t top_k = r.expert_ids.size(1);
   check_tensor(op, "routing.expert_ids", r.expert_ids, DType::kI32, {num_tokens, top_k});
   check_tensor(op, "routing.scores", r.scores, DType::kF32, {num_tokens, top_k});
-  check_tensor(op, "routing.sorted_slots", r.sorted_slots, DType::kI32, {num_tokens * top_k});
+  check_tensor(op, "routing.sorted_picks", r.sorted_picks, DType::kI32, {num_tokens * top_k});
   check_tensor(op, "routing.offsets", r.offsets, DType::kI32, {num_experts + 1});
   return top_k;
 }
@@ -143,7 +143,7 @@ void check_gate_up(const char* op, const Tensor& a, const Tensor& h, const Weigh
   check_separate(op, a, h);
 }
 
-// The rows of an op with routed experts: one for each token, and `a` with one for each slot.
+// The rows of an op with routed experts: one for each token, and `a` with one for each pick.
 void check_experts_rows(const char* op, const char* name, const Tensor& of_tokens, const Tensor& a,
                         const Routing& routing, int64_t num_experts) {
   check_rank(op, name, of_tokens, 2);
@@ -326,7 +326,7 @@ Routing Ops::route(Tensor h, const Weight& router, int top_k, Workspace& ws) {
   Routing routing;
   routing.expert_ids = ws.take(DType::kI32, num_tokens, top_k);
   routing.scores = ws.take(DType::kF32, num_tokens, top_k);
-  routing.sorted_slots = ws.take_vector(DType::kI32, num_tokens * top_k);
+  routing.sorted_picks = ws.take_vector(DType::kI32, num_tokens * top_k);
   routing.offsets = ws.take_vector(DType::kI32, router.n + 1);
   const auto scratch = ws.frame();
   do_route(routing, ws.take(num_tokens, router.n), h, router);

@@ -93,7 +93,7 @@ class Ops {
   // logits = h . router (fp32), top_k per token, sigmoid, counting sort. Buffers of the Routing come from ws.
   // h: F32 [T, H]; router: [E, H] bf16.
   Routing route(Tensor h, const Weight& router, int top_k, Workspace& ws);
-  // For every slot s = t * K + i with expert e:  a[s, f] = silu(c * g) * (c * u), c = scores[t, i], g = h[t]
+  // For every pick s = t * K + i with expert e:  a[s, f] = silu(c * g) * (c * u), c = scores[t, i], g = h[t]
   // . gate_e[f], ... a: F32 [T * K, F]; h: F32 [T, H]; gate_up: stack of E matrices as in gate_up(). Only
   // experts with tokens are read.
   void experts_gate_up(Tensor a, Tensor h, const Weight& gate_up, const Routing& routing);

@@ -29,7 +29,7 @@ void dequantise_words(float* row, const Weight& w, int64_t n) {
 }
 
 void dequantise_row(float* row, const Weight& w, int64_t n) {
-  if (w.layout != Layout::kCpu16) {  // a backend that derives from this one may have another
+  if (w.layout != Layout::kCpu16) {  // ops that derive from this one may have another
     for (int64_t k = 0; k < w.k; ++k) row[k] = weight_value(w, n, k);
     return;
   }
@@ -332,8 +332,8 @@ void ReferenceOps::do_route(const Routing& routing, Tensor logits, Tensor h, con
   int32_t filled = 0;
   for (int32_t e = 0; e < num_experts; ++e) {
     offsets[e] = filled;
-    for (int32_t slot = 0; slot < num_tokens * top_k; ++slot)
-      if (experts[slot] == e) routing.sorted_slots.ptr<int32_t>()[filled++] = slot;
+    for (int32_t pick = 0; pick < num_tokens * top_k; ++pick)
+      if (experts[pick] == e) routing.sorted_picks.ptr<int32_t>()[filled++] = pick;
   }
   offsets[num_experts] = filled;
 }
@@ -344,26 +344,26 @@ void ReferenceOps::do_experts_gate_up(Tensor a, Tensor h, const Weight& gate_up,
   for (int64_t e = 0; e < gate_up.num_experts; ++e) {
     std::vector<GateUpRow> rows;
     for (int32_t i = offsets[e]; i < offsets[e + 1]; ++i) {
-      const int64_t slot = routing.sorted_slots.ptr<const int32_t>()[i];
+      const int64_t pick = routing.sorted_picks.ptr<const int32_t>()[i];
       rows.push_back(
-          {h.row<const float>(slot / top_k), a.row<float>(slot), routing.scores.ptr<const float>()[slot]});
+          {h.row<const float>(pick / top_k), a.row<float>(pick), routing.scores.ptr<const float>()[pick]});
     }
     if (!rows.empty()) multiply_gate_up(rows, expert_view(gate_up, e), a.size(1));
   }
 }
 
 void ReferenceOps::do_experts_down_add(Tensor x, Tensor a, const Weight& down, const Routing& routing) {
-  const int64_t top_k = routing.expert_ids.size(1), num_slots = x.size(0) * top_k;
+  const int64_t top_k = routing.expert_ids.size(1), num_picks = x.size(0) * top_k;
   const int32_t* offsets = routing.offsets.ptr<const int32_t>();
-  std::vector<float> y(size_t(num_slots * down.n)), row(size_t(down.k));  // y: [T * K, N]
+  std::vector<float> y(size_t(num_picks * down.n)), row(size_t(down.k));  // y: [T * K, N]
   for (int64_t e = 0; e < down.num_experts; ++e) {
     if (offsets[e] == offsets[e + 1]) continue;
     const Weight one = expert_view(down, e);
     for (int64_t n = 0; n < down.n; ++n) {
       dequantise_row(row.data(), one, n);
       for (int32_t i = offsets[e]; i < offsets[e + 1]; ++i) {
-        const int64_t slot = routing.sorted_slots.ptr<const int32_t>()[i];
-        y[size_t(slot * down.n + n)] = dot(a.row<const float>(slot), row.data(), down.k);
+        const int64_t pick = routing.sorted_picks.ptr<const int32_t>()[i];
+        y[size_t(pick * down.n + n)] = dot(a.row<const float>(pick), row.data(), down.k);
       }
     }
   }

@@ -1,7 +1,7 @@
-// Where weight (n, k) lies in memory. The packer, the reference backend and all kernels use these functions
+// Where weight (n, k) lies in memory. The packer, the reference and all kernels use these functions
 // and nothing else.
 //
-// Layout::kCpu16, for the CPU and reference backends. Rows go in blocks of 16, so that one 512-bit register
+// Layout::kCpu16, for the CPU and the reference. Rows go in blocks of 16, so that one 512-bit register
 // (or two 256-bit ones) holds one value of 16 output rows, lane = row:
 //
 //   matrix  | block: rows 0..15 | block: rows 16..31 | ...      N is padded to a multiple of 16
@@ -191,7 +191,7 @@ inline Weight expert_view(const Weight& w, int64_t e) {
   return one;
 }
 
-// The value of element (n, k) of a single matrix, exactly as every backend means it. Slow: for reference and
+// The value of element (n, k) of a single matrix, exactly as every device means it. Slow: for reference and
 // tests.
 inline float weight_value(const Weight& w, int64_t n, int64_t k) {
   if (w.layout == Layout::kRowMajor) return to_float(static_cast<const bf16*>(w.data)[n * w.k + k]);

@@ -15,8 +15,8 @@ namespace llama4rt {
 
 enum class Layout : uint8_t {
   kRowMajor,  // bf16 only: [N, K]; embedding tables, gathered by row
-  kCpu16,     // blocks of 16 rows (weights/layout.h): the matrices of the CPU and reference backends
-  kCudaTile,  // tiles of 16 rows and 512 bytes (weights/layout.h): the matrices of the CUDA backend
+  kCpu16,     // blocks of 16 rows (weights/layout.h): the matrices of the CPU and the reference
+  kCudaTile,  // tiles of 16 rows and 512 bytes (weights/layout.h): the matrices of CUDA
 };
 
 constexpr std::string_view layout_name(Layout layout) {

@@ -63,7 +63,7 @@ class EngineFile:
     def weight(self, name: str) -> dict[str, Any]:
         """{"kind", "layout", "experts", "n", "k", "group_size", "scale_dtype", "has_zeros"} of a matrix."""
     def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
-        """float32 [N, K]: the values every backend means, rows in stored order."""
+        """float32 [N, K]: the values every device means, rows in stored order."""
     def verify(self, num_threads: int = 0) -> list[str]:
         """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well.
 
@@ -343,7 +343,7 @@ def rmsnorm(
     eps: float,
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """[T, H] rows normalised by the named backend."""
+    """[T, H] rows normalised by the named device."""
 
 def linear(
     file: EngineFile, name: str, x: NDArray[np.float32], expert: int = 0, device: str = "cpu"

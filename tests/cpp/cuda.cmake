@@ -1,4 +1,4 @@
-# llama4rt_simt_tests: the CUDA kernels, their launchers and the CUDA backend as ordinary C++ over
+# llama4rt_simt_tests: the CUDA kernels, their launchers and CUDA as ordinary C++ over
 # tests/simt_emulator. Needs no CUDA of any kind.
 #
 # Kernel files (and tests with kernels of their own) are "instrumented": g++ -fsanitize=thread turns each load
@@ -22,8 +22,8 @@ if(instrumented)
 endif()
 
 file(GLOB emulator_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/simt_emulator/*.cpp)
-file(GLOB backend_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_*.cpp)
-add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${backend_sources})
+file(GLOB device_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/cuda_*.cpp)
+add_library(llama4rt_simt_emulator STATIC ${emulator_sources} ${device_sources})
 target_link_libraries(llama4rt_simt_emulator PUBLIC llama4rt_runtime llama4rt_reference llama4rt_cpu
                                              PRIVATE llama4rt_simt_flags)
 

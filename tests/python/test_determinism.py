@@ -219,7 +219,7 @@ def test_block_sizes(block_size: int, engine_file: Files, cases_of: Callable[[st
 
 
 @pytest.mark.parametrize("kind", ["int4", "maverick"])
-def test_the_reference_backend_schedules_the_same(kind: str, engine_file: Files) -> None:
+def test_the_reference_schedules_the_same(kind: str, engine_file: Files) -> None:
     """The definition of the ops also does not depend on its batch."""
     path = engine_file(kind, **ENGINES[kind])
     rng = random.Random(5)

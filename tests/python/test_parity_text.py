@@ -1,7 +1,7 @@
 """Text, end to end: a checkpoint that transformers saved, built into an engine file, gives transformers' numbers.
 
 Row numbers refer to the table in docs/testing.md. Limits are absolute on logits that reach about 8, unless said to be
-relative; `reference` is the plain-loop backend that defines every op, `cpu` the one people use.
+relative; `reference` is the device of plain loops that defines every op, `cpu` the one people use.
 """
 
 from __future__ import annotations

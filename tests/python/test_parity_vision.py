@@ -138,7 +138,7 @@ def test_features_are_near_transformers_in_bf16(tower: str, towers: Towers) -> N
 
 
 def test_int8_tower(towers: Towers) -> None:
-    """What int8 costs is in the weights: both backends compute with the same, and find the same."""
+    """What int8 costs is in the weights: both devices compute with the same, and find the same."""
     theirs = towers.expected("int8_groups", 4)
     on_cpu = towers.features("int8_groups", 4, "int8", device="cpu")
     assert 100 * FP32_LIMIT < rms(on_cpu, theirs) < INT8_LIMIT

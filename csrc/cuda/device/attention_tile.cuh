@@ -10,13 +10,13 @@
 // they stand.
 //
 // Order, on which results' bits depend: dims ascending in steps of 16; keys ascending in steps of 16; a new
-// maximum every 64 keys; spans (attention_spans.h) ascending. A key that a row may not see has weight 0,
+// maximum every 64 keys; splits (attention_splits.h) ascending. A key that a row may not see has weight 0,
 // which changes no bit of its sums; so it does not matter how many rows or keys a kernel takes at a time.
 #pragma once
 
 #include "cuda/device/kv_layout.cuh"
 #include "cuda/device/reciprocal.cuh"
-#include "cuda/kernels/attention_spans.h"
+#include "cuda/kernels/attention_splits.h"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/matrix.cuh"
 #include "cuda/ptx/rounded.cuh"
@@ -33,14 +33,14 @@ struct AttentionArgs {
   const int64_t* first_position;  // [S]
   const int64_t* kv_begin;        // [S]
   const int32_t* block_table;     // [S, max_blocks]
-  float* states;                  // attention_decode: [S][row tiles][Hkv][max_spans][state_rows][D + 2]
+  float* states;                  // attention_decode: [S][row tiles][Hkv][max_splits][state_rows][D + 2]
   uint32_t* tickets;              // attention_decode: [S][row tiles][Hkv], zero between runs
   int64_t out_stride;             // floats
   int64_t q_stride;
   int q_dim;  // dims of q and out: D, or fewer when the cache is padded
   int group;  // query heads per KV head
   int max_blocks;
-  int max_spans;
+  int max_splits;
   int state_rows;
   int rows_per_tile;  // R of tile_attention
   float scale;        // of scores, times log2(e)
@@ -298,30 +298,30 @@ LLAMA4RT_DEVICE void weigh(uint32_t (&weights)[kTileGranules][4], float (&scores
       for (int i = 0; i < 4; ++i) state.out[j][i] *= factor[i / 2];
 }
 
-// --- merging spans
+// --- merging splits
 
 // Rescales two partial results of a row to their common maximum.
 struct Merge {
-  float maximum, total_factor, span_factor;
-  LLAMA4RT_DEVICE Merge(float total, float span, float scale) : maximum(span > total ? span : total) {
+  float maximum, total_factor, split_factor;
+  LLAMA4RT_DEVICE Merge(float total, float split, float scale) : maximum(split > total ? split : total) {
     const Exponent exponent(scale, maximum);
     total_factor = exponent.factor(total);
-    span_factor = exponent.factor(span);
+    split_factor = exponent.factor(split);
   }
-  LLAMA4RT_DEVICE float operator()(float total, float span) const {
-    return ptx::fma(total, total_factor, span * span_factor);
+  LLAMA4RT_DEVICE float operator()(float total, float split) const {
+    return ptx::fma(total, total_factor, split * split_factor);
   }
 };
 
-// total = total and then span; sums of span are complete (row_sum).
+// total = total and then split; sums of split are complete (row_sum).
 template <class Config>
-LLAMA4RT_DEVICE void merge_span(RowState<Config>& total, const RowState<Config>& span, float scale) {
+LLAMA4RT_DEVICE void merge_split(RowState<Config>& total, const RowState<Config>& split, float scale) {
   for (int half = 0; half < 2; ++half) {
-    const Merge merge(total.maximum[half], span.maximum[half], scale);
+    const Merge merge(total.maximum[half], split.maximum[half], scale);
     total.maximum[half] = merge.maximum;
-    total.sum[half] = merge(total.sum[half], row_sum(span.sum[half]));
+    total.sum[half] = merge(total.sum[half], row_sum(split.sum[half]));
     for (int j = 0; j < Config::kOctets; ++j)
-      for (int i = 2 * half; i < 2 * half + 2; ++i) total.out[j][i] = merge(total.out[j][i], span.out[j][i]);
+      for (int i = 2 * half; i < 2 * half + 2; ++i) total.out[j][i] = merge(total.out[j][i], split.out[j][i]);
   }
 }
 

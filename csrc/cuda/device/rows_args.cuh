@@ -15,7 +15,7 @@ struct RowsArgs {
   const unsigned char* scales = nullptr;   // [E][ceil(N/16)][groups][16] of bf16 or fp32, or null
   const uint8_t* zeros = nullptr;          // the same of bytes, or null
   const int32_t* offsets = nullptr;        // [E + 1] rows of x of each expert; null: one matrix for all rows
-  const int32_t* slots = nullptr;  // [R] row of `out` (and of scores) for each row of x; null: the same
+  const int32_t* picks = nullptr;  // [R] row of `out` (and of scores) for each row of x; null: the same
   const float* scores = nullptr;   // [rows] with kSwiGlu, or null: 1
   float* partials = nullptr;       // linear_medium: sums of splits, when grid y is their number
   uint32_t* tickets = nullptr;     // linear_medium: [row tiles of x][row tiles of w], zero between runs

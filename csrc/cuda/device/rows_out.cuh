@@ -36,7 +36,7 @@ LLAMA4RT_DEVICE int tiles_of_step(const RowsArgs& a, int step) {
 // Row `token` of a tile of x in `out`.
 LLAMA4RT_DEVICE int out_row(const RowsArgs& a, const RowTile& tile, int token) {
   const int row = tile.first_row + token;
-  return a.slots ? a.slots[row] : row;
+  return a.picks ? a.picks[row] : row;
 }
 
 // Sum of row n of w: stored or added.

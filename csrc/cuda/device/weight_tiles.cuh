@@ -2,7 +2,7 @@
 // registers of the left operand of m16n8k16. wgmma's operand in registers has the same map, 16 rows to a
 // warp.
 //
-// The order of additions of every linear of this backend, whatever the batch and the kernel:
+// The order of additions of every linear on CUDA, whatever the batch and the kernel:
 //   1. the 16 products of one step of k, in the hardware's own order;
 //   2. steps ascending within a weight group, from 0 (bf16 has no groups: within a split);
 //   3. groups ascending within a split of 1024 columns: sum = fma(group's sum, scale, sum), from 0;

@@ -8,7 +8,7 @@
 
 #include "base/checked_math.h"
 #include "base/tensor.h"
-#include "cuda/kernels/attention_spans.h"
+#include "cuda/kernels/attention_splits.h"
 #include "cuda/runtime.h"
 #include "ops/op_types.h"
 #include "ops/ops.h"
@@ -59,7 +59,7 @@ struct AttentionPlain {
   static void run(Stream& stream, const AttentionCall& call);
 };
 
-// Few rows, many keys (decode): the keys are cut into spans whose partial results are merged. For caches in
+// Few rows, many keys (decode): the keys are cut into splits whose partial results are merged. For caches in
 // cores.
 struct AttentionDecode {
   // Rows beyond 32 would read the keys three times and more.
@@ -89,7 +89,7 @@ struct AttentionDecode {
     return size_t(call.batch.num_seqs * row_tiles(rows) * call.kv.num_kv_heads) * sizeof(uint32_t);
   }
   static size_t scratch_bytes(const AttentionCall& call, int64_t rows) {
-    return ticket_bytes(call, rows) / sizeof(uint32_t) * size_t(Spans::count(call.max_keys())) *
+    return ticket_bytes(call, rows) / sizeof(uint32_t) * size_t(Splits::count(call.max_keys())) *
            size_t(state_rows(rows) * (call.kv.head_dim + 2)) * sizeof(float);
   }
   static void run(Stream& stream, const AttentionCall& call, void* scratch, uint32_t* tickets);

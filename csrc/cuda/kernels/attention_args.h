@@ -25,7 +25,7 @@ inline AttentionArgs attention_args(const AttentionCall& call) {
           .q_dim = kv.head_dim,
           .group = call.group(),
           .max_blocks = call.batch.max_blocks,
-          .max_spans = 0,
+          .max_splits = 0,
           .state_rows = 0,
           .rows_per_tile = 0,
           .scale = call.scale * kLog2E};

@@ -8,8 +8,8 @@
 namespace llama4rt::cuda {
 namespace {
 
-// Blocks along the keys; more spans than that go around.
-constexpr int kMaxSplits = 512;
+// Blocks along the keys; more splits than that go around.
+constexpr int kMaxBlocksOfKeys = 512;
 
 }  // namespace
 
@@ -17,14 +17,14 @@ void AttentionDecode::run(Stream& stream, const AttentionCall& call, void* scrat
   AttentionArgs args = attention_args(call);
   args.states = static_cast<float*>(scratch);
   args.tickets = tickets;
-  args.max_spans = Spans::count(call.max_keys());
+  args.max_splits = Splits::count(call.max_keys());
   args.state_rows = state_rows(call.max_rows());
   with_head(call.kv, [&](auto head) {
     using Config = AttentionDecodeConfig<decltype(head), 4>;
     launch("attention_decode", attention_decode_kernel<Config>,
            {.grid_x = int(row_tiles(call.max_rows())) * call.kv.num_kv_heads,
             .grid_y = call.batch.num_seqs,
-            .grid_z = std::min(ceil_div(args.max_spans, Config::kWarps), kMaxSplits),
+            .grid_z = std::min(ceil_div(args.max_splits, Config::kWarps), kMaxBlocksOfKeys),
             .threads = Config::kThreads,
             .dynamic_shared = Config::kSharedBytes},
            stream, args);

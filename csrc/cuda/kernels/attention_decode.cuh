@@ -1,10 +1,10 @@
-// Attention of few rows over many keys. The keys of a sequence are cut into spans (attention_spans.h); one
-// warp takes one span for 16 rows of one KV head. A row is one query head of one token; a token has 5 in
+// Attention of few rows over many keys. The keys of a sequence are cut into splits (attention_splits.h); one
+// warp takes one split for 16 rows of one KV head. A row is one query head of one token; a token has 5 in
 // Llama 4.
 //
 //                 keys of a sequence, oldest first             grid x: tile of 16 rows, KV head
-//               span 0   span 1   span 2   span 3   span 4     grid y: sequence
-//             +--------+--------+--------+--------+-- ...      grid z: spans, 4 at a time
+//              split 0  split 1  split 2  split 3  split 4    grid y: sequence
+//             +--------+--------+--------+--------+-- ...      grid z: splits, 4 at a time
 //   KV head 0 | warp 0 | warp 1 | warp 2 | warp 3 | warp 0
 //             +--------+--------+--------+--------+-- ...
 //   KV head 1 | warp 0 | warp 1 | warp 2 | warp 3 | warp 0
@@ -18,12 +18,12 @@
 //                 |   the next 7 are being copied (cp.async): 28 KB in flight
 //                 being multiplied
 //
-//   registers of a warp:       queries [16][D] bf16, and of the span so far: maximum, sum, out [16][D] fp32
+//   registers of a warp:       queries [16][D] bf16, and of the split so far: maximum, sum, out [16][D] fp32
 //   shared memory of a block:  4 warps x 8 stages of one granule; each warp uses its own, without barriers
-//   global memory:             states [S][row tiles][Hkv][spans][rows][D + 2]: maximum, sum, out of each span
+//   global memory:             states [S][row tiles][Hkv][splits][rows][D + 2]: maximum, sum, out of each split
 //
-// Every byte of the cache is read once. The last block to store its states (a ticket) merges them, spans
-// ascending. The grid has at most 512 blocks along z; where there are more spans, a warp takes every n-th.
+// Every byte of the cache is read once. The last block to store its states (a ticket) merges them, splits
+// ascending. The grid has at most 512 blocks along z; where there are more splits, a warp takes every n-th.
 // Rows beyond 16 take further row tiles, which read the keys again; attention_prefill is for those.
 #pragma once
 
@@ -45,7 +45,7 @@ struct AttentionDecodeConfig {
   static constexpr int kSharedBytes = kWarps * kStages * Head::kMaxGranuleBytes;
 };
 
-// The granules of one span, as one warp reads them: four of keys and four of values for each tile of 64 keys.
+// The granules of one split, as one warp reads them: four of keys and four of values for each tile of 64 keys.
 template <class Config>
 struct GranuleStream {
   using Head = typename Config::Head;
@@ -54,11 +54,11 @@ struct GranuleStream {
   const int32_t* blocks;
   int kv_head;
   uint32_t stages;        // shared address of this warp's
-  int first_granule = 0;  // of the span
-  int granules = 0;       // of the span
+  int first_granule = 0;  // of the split
+  int granules = 0;       // of the split
   uint32_t window = 0;    // lane i: the block of granule i of the 32 that are being loaded
 
-  // The last part of the span before was in the last stage, and open() fills all others: no lane can still be
+  // The last part of the split before was in the last stage, and open() fills all others: no lane can still be
   // reading them.
   static_assert(2 * kTileGranules % Config::kStages == 0);
   LLAMA4RT_DEVICE void open(int64_t begin, int64_t end) {
@@ -104,9 +104,9 @@ struct GranuleStream {
 
 // The rows' state after `keys` keys from key `begin` on.
 template <class Config>
-LLAMA4RT_DEVICE void attend_span(RowState<typename Config::Head>& state,
-                                 const QueryRows<typename Config::Head>& q, GranuleStream<Config>& stream,
-                                 int64_t begin, int keys) {
+LLAMA4RT_DEVICE void attend_split(RowState<typename Config::Head>& state,
+                                  const QueryRows<typename Config::Head>& q, GranuleStream<Config>& stream,
+                                  int64_t begin, int keys) {
   const AttentionArgs& a = stream.a;
   state.clear();
   for (int tile = 0; tile * kTileKeys < keys; ++tile) {
@@ -128,7 +128,7 @@ LLAMA4RT_DEVICE void attend_span(RowState<typename Config::Head>& state,
   }
 }
 
-// Puts a span's result where the block that merges looks for it: maximum, sum and D numbers of each row.
+// Puts a split's result where the block that merges looks for it: maximum, sum and D numbers of each row.
 template <class Head>
 LLAMA4RT_DEVICE void store_state(float* states, const RowState<Head>& state, int rows, int head_dim) {
   const int g = lane_index() / 4, t = lane_index() % 4, stride = Head::dim(head_dim) + 2;
@@ -146,7 +146,7 @@ LLAMA4RT_DEVICE void store_state(float* states, const RowState<Head>& state, int
   }
 }
 
-// A block: 16 rows (x: tile and KV head) of one sequence (y), four spans at a time (z).
+// A block: 16 rows (x: tile and KV head) of one sequence (y), four splits at a time (z).
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads) attention_decode_kernel(AttentionArgs a) {
   wait_for_kernel_before();
@@ -156,35 +156,36 @@ __global__ void __launch_bounds__(Config::kThreads) attention_decode_kernel(Atte
   if (first_row >= s.num_rows) return;
   const int rows = s.num_rows - first_row < kWarpRows ? s.num_rows - first_row : kWarpRows;
   const int64_t keys = s.keys(a, first_row + rows - 1);
-  const int spans = Spans::count(keys);
-  if (block_z() * Config::kWarps >= spans) return;
+  const int splits = Splits::count(keys);
+  if (block_z() * Config::kWarps >= splits) return;
   const int64_t place = int64_t(block_y()) * grid_x() + block_x();
   const int row_floats = Head::dim(a.kv.head_dim) + 2;
   const int64_t state_floats = int64_t(a.state_rows) * row_floats;
-  float* const states = a.states + place * a.max_spans * state_floats;
+  float* const states = a.states + place * a.max_splits * state_floats;
 
   QueryRows<Head> q;
   q.load(a, s, first_row, kv_head);
   GranuleStream<Config> stream{a, s.blocks, kv_head,
                                ptx::shared_address(dynamic_shared()) +
                                    uint32_t(warp_index() * Config::kStages * Head::kMaxGranuleBytes)};
-  for (int span = block_z() * Config::kWarps + warp_index(); span < spans;
-       span += grid_z() * Config::kWarps) {
-    const int64_t begin = Spans::begin(span), next = Spans::begin(span + 1), end = next < keys ? next : keys;
+  for (int split = block_z() * Config::kWarps + warp_index(); split < splits;
+       split += grid_z() * Config::kWarps) {
+    const int64_t begin = Splits::begin(split), next = Splits::begin(split + 1),
+                  end = next < keys ? next : keys;
     stream.open(begin, end);
     RowState<Head> state;
-    attend_span<Config>(state, q, stream, begin, int(end - begin));
-    store_state(states + span * state_floats, state, rows, a.kv.head_dim);
+    attend_split<Config>(state, q, stream, begin, int(end - begin));
+    store_state(states + split * state_floats, state, rows, a.kv.head_dim);
   }
 
-  const int blocks = (spans + Config::kWarps - 1) / Config::kWarps;
+  const int blocks = (splits + Config::kWarps - 1) / Config::kWarps;
   if (!last_to_arrive(a.tickets + place, blocks < grid_z() ? blocks : grid_z())) return;
   const int dim = Head::dim(a.kv.head_dim);
   for (int i = thread_x(); i < rows * dim; i += Config::kThreads) {
     const int row = i / dim, d = i % dim;
     float maximum = minus_infinity(), sum = 0.0f, out = 0.0f;
-    for (int span = 0; span < spans; ++span) {
-      const float* const state = states + span * state_floats + row * row_floats;
+    for (int split = 0; split < splits; ++split) {
+      const float* const state = states + split * state_floats + row * row_floats;
       const Merge merge(maximum, state[0], a.scale);
       maximum = merge.maximum;
       sum = merge(sum, state[1]);

@@ -12,7 +12,7 @@
 // other's products keep the tensor cores busy.
 //
 // Steps of 16 dims and of 16 keys ascend as they do in attention_decode and attention_prefill, tiles and
-// spans are the same, and what a row may not see has weight 0: the same bits, as far as wgmma adds like mma
+// splits are the same, and what a row may not see has weight 0: the same bits, as far as wgmma adds like mma
 // (the emulator's do; a GPU's are to be compared). An incomplete last tile is multiplied with mma: what lies
 // behind the last key may be anything, and wgmma knows no masks.
 #pragma once
@@ -214,32 +214,32 @@ __global__ void __launch_bounds__(Config::kThreads, 1) attention_hopper_kernel(A
   const int first_row = block_row + warp * kWarpRows;
   RowKeys rows;
   rows.set(a, s, first_row);
-  RowState<Head> total, span;
+  RowState<Head> total, split;
   total.clear();
-  span.clear();
-  int tile = 0, spans = 0;
+  split.clear();
+  int tile = 0, splits = 0;
   for (; int64_t(tile + 1) * kTileKeys <= keys; ++tile) {
     if (warp == 0) loads.load(tile + Config::kAhead);
     ptx::mbarrier_wait(shared.full(tile), shared.parity(tile));
     float scores[2 * kTileGranules][4];
     multiply_keys<Config>(scores, shared.queries(group), shared.keys(tile));
     uint32_t weights[kTileGranules][4];
-    weigh(weights, scores, span, rows, int64_t(tile) * kTileKeys, a.scale);
-    multiply_values<Config>(span, weights, shared.values(tile));
+    weigh(weights, scores, split, rows, int64_t(tile) * kTileKeys, a.scale);
+    multiply_values<Config>(split, weights, shared.values(tile));
     if (lane_index() == 0) ptx::mbarrier_arrive(shared.empty(tile));
-    if (int64_t(tile + 1) * kTileKeys == Spans::begin(spans + 1)) {
-      merge_span(total, span, a.scale);
-      span.clear();
-      ++spans;
+    if (int64_t(tile + 1) * kTileKeys == Splits::begin(splits + 1)) {
+      merge_split(total, split, a.scale);
+      split.clear();
+      ++splits;
     }
   }
   const int64_t first_key = int64_t(tile) * kTileKeys;
   if (first_key < keys) {
     ptx::mbarrier_wait(shared.full(tile), shared.parity(tile));
-    attend_last_tile(span, rows, shared.queries(group) + uint32_t(warp % 4 * kWarpRows * Head::kMaxDim * 2),
+    attend_last_tile(split, rows, shared.queries(group) + uint32_t(warp % 4 * kWarpRows * Head::kMaxDim * 2),
                      shared.keys(tile), shared.values(tile), first_key, int(keys - first_key), a.scale);
   }
-  merge_span(total, span, a.scale);
+  merge_split(total, split, a.scale);
   store_rows(a, s, total, first_row, kv_head);
 }
 

@@ -1,5 +1,5 @@
 // Attention of many rows, with mma: 64 rows of one KV head, 16 a warp, against tiles of 64 keys that all four
-// warps share. One tile is multiplied while cp.async brings the next. Spans are merged in registers as they
+// warps share. One tile is multiplied while cp.async brings the next. Splits are merged in registers as they
 // end, in the order in which attention_decode merges them: the same bits.
 //
 // The same kernel serves pictures (rows_per_tile > 0): every row sees all keys of its tile, which tile_pack
@@ -85,24 +85,24 @@ __global__ void __launch_bounds__(Config::kThreads) attention_prefill_kernel(Att
   ptx::copy_commit();
   QueryRows<Head> q;
   q.load(a, s, first_row, kv_head);
-  RowState<Head> total, span;
+  RowState<Head> total, split;
   total.clear();
-  span.clear();
-  int spans = 0;
+  split.clear();
+  int splits = 0;
   for (int tile = 0; int64_t(tile) * kTileKeys < keys; ++tile) {
     ptx::copy_wait<0>();
     ptx::sync_threads();  // all copies are here, and no thread reads the other stage any more
     load_key_tile<Config>(a, s, sequence, kv_head, stage(tile + 1), tile + 1, keys);
     ptx::copy_commit();
     const int64_t first_key = int64_t(tile) * kTileKeys;
-    if (first_key < warp_keys) attend_tile(span, q, stage(tile), first_key, warp_keys, a);
-    if (first_key + kTileKeys == Spans::begin(spans + 1)) {
-      merge_span(total, span, a.scale);
-      span.clear();
-      ++spans;
+    if (first_key < warp_keys) attend_tile(split, q, stage(tile), first_key, warp_keys, a);
+    if (first_key + kTileKeys == Splits::begin(splits + 1)) {
+      merge_split(total, split, a.scale);
+      split.clear();
+      ++splits;
     }
   }
-  merge_span(total, span, a.scale);
+  merge_split(total, split, a.scale);
   store_rows(a, s, total, first_row, kv_head);
 }
 

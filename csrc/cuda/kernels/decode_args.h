@@ -22,20 +22,20 @@ struct DecodeArgs {
   float* out = nullptr;            // [T, N], with kSwiGlu [T, F]; routed sums are added here too (kAdd)
   int tokens = 0;                  // T of the dense part
 
-  // The routed part: every slot goes through its expert. slots = 0: there is none.
+  // The routed part: every pick goes through its expert. picks = 0: there is none.
   DecodeMatrices routed = {};
-  const float* routed_x = nullptr;        // row s / slots_per_row for slot s
+  const float* routed_x = nullptr;        // row s / picks_per_row for pick s
   float* routed_out = nullptr;            // [S, F], with kSwiGlu
   const float* scores = nullptr;          // [S], with kSwiGlu
-  const int32_t* sorted_slots = nullptr;  // [S] by expert
-  const int32_t* offsets = nullptr;       // [E + 1] into sorted_slots
-  int slots = 0;                          // S = T * top_k
+  const int32_t* sorted_picks = nullptr;  // [S] by expert
+  const int32_t* offsets = nullptr;       // [E + 1] into sorted_picks
+  int picks = 0;                          // S = T * top_k
   int experts = 0;                        // E
-  int slots_per_row = 1;
+  int picks_per_row = 1;
   int top_k = 1;
 
   int64_t dense_x_stride = 0, routed_x_stride = 0, out_stride = 0, routed_out_stride = 0;
-  float* partials = nullptr;    // [row groups][grid y][tokens + slots][64]
+  float* partials = nullptr;    // [row groups][grid y][tokens + picks][64]
   uint32_t* tickets = nullptr;  // [row groups], zero between runs
   int n = 0;                    // rows of one matrix
   int k = 0;

@@ -8,9 +8,9 @@ namespace {
 // Shared by both linears of routed experts.
 DecodeArgs routed_args(const Weight& experts, const Routing& routing, void* scratch, uint32_t* tickets) {
   return {.routed = decode_matrices(experts),
-          .sorted_slots = routing.sorted_slots.ptr<const int32_t>(),
+          .sorted_picks = routing.sorted_picks.ptr<const int32_t>(),
           .offsets = routing.offsets.ptr<const int32_t>(),
-          .slots = int(routing.sorted_slots.size(0)),
+          .picks = int(routing.sorted_picks.size(0)),
           .experts = int(experts.num_experts),
           .top_k = int(routing.expert_ids.size(1)),
           .partials = static_cast<float*>(scratch),
@@ -25,7 +25,7 @@ void ExpertsDecode::gate_up(Stream& stream, Tensor a, Tensor h, const Weight& ex
   args.finish = Finish::kSwiGlu;
   args.routed_x = h.ptr<const float>();
   args.routed_x_stride = h.stride0;
-  args.slots_per_row = args.top_k;
+  args.picks_per_row = args.top_k;
   args.routed_out = a.ptr<float>();
   args.routed_out_stride = a.stride0;
   args.scores = routing.scores.ptr<const float>();

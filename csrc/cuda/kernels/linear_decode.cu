@@ -22,7 +22,7 @@ struct Call {
   Stream& stream;
   const DecodeArgs& args;
   LaunchShape shape;
-  bool many_tokens;  // of a job
+  bool many_tokens;  // of a work item
   int64_t tokens;
 
   template <class Config>
@@ -39,10 +39,10 @@ struct Call {
   }
 };
 
-// Jobs of 16 tokens cost more products, jobs of 8 may read an expert's weights again (from the second cache).
-bool jobs_of_16(const DecodeArgs& args, int64_t tokens) {
+// Work items of 16 tokens cost more products, those of 8 may read an expert's weights again (from the second cache).
+bool items_of_16(const DecodeArgs& args, int64_t tokens) {
   if (tokens <= 8) return false;
-  return args.slots == 0 || args.slots >= 4 * int64_t(args.experts);
+  return args.picks == 0 || args.picks >= 4 * int64_t(args.experts);
 }
 
 }  // namespace
@@ -60,8 +60,8 @@ void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens
   Call call{.stream = stream,
             .args = args,
             .shape = {.grid_x = int(decode_row_groups(w)),
-                      .grid_y = int(decode_parts(w, args.tokens + args.slots))},
-            .many_tokens = jobs_of_16(args, tokens),
+                      .grid_y = int(decode_parts(w, args.tokens + args.picks))},
+            .many_tokens = items_of_16(args, tokens),
             .tokens = tokens};
   with_weights</*kZerosAtRunTime=*/false>(w, call);
 }

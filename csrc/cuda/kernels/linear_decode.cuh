@@ -3,8 +3,8 @@
 //   y[t, n] = sum_k bf16(x[t, k]) * w[n, k]
 //
 // A block takes 64 rows of every matrix and one split of K (1024 columns), or all splits, one after the
-// other. It walks over *jobs*: up to 8 or 16 tokens that go through the same matrix. So weights are read from
-// memory once for all tokens of a job, and the weights of an expert without tokens are never read.
+// other. It walks over *work items*: up to 8 or 16 tokens that go through the same matrix. So weights are read from
+// memory once for all tokens of a work item, and the weights of an expert without tokens are never read.
 //
 //               k: one split of 1024 columns             shared memory of a block
 //            +---------+---------+-- ... --+             +------------------------------------------+
@@ -26,10 +26,10 @@
 //
 // Weights are the left operand: rows n are the 16 of m16n8k16, tokens its 8 columns. One token thus wastes
 // 7/8 of the tensor cores' work, which costs no time, as the weights cannot be read as fast as they are
-// multiplied. A warp's ring runs on from split to split and from job to job: it is always 7 (int8: 3) stages
+// multiplied. A warp's ring runs on from split to split and from item to item: it is always 7 (int8: 3) stages
 // ahead.
 //
-// Sums of every job go to global memory, [64-row block][split][tokens + slots][64]; the last block of 64 rows
+// Sums of every work item go to global memory, [64-row block][split][tokens + picks][64]; the last block of 64 rows
 // to arrive adds the splits and finishes. The order of additions is that of device/weight_tiles.cuh.
 #pragma once
 
@@ -52,7 +52,7 @@ template <class WeightsType, int kTokenTileCount>
 struct DecodeConfig {
   using Weights = WeightsType;
   static constexpr int kTokenTiles = kTokenTileCount;  // of 8 tokens
-  static constexpr int kTokens = 8 * kTokenTiles;      // of a job
+  static constexpr int kTokens = 8 * kTokenTiles;      // of a work item
   static constexpr int kWarps = 4;
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kRows = 16 * kWarps;
@@ -77,11 +77,11 @@ struct DecodeConfig {
 
 LLAMA4RT_DEVICE int min_of(int x, int y) { return x < y ? x : y; }
 
-// The jobs of a launch in order, and in each job the splits of the block. All lanes of a warp walk together.
+// The work items of a launch in order, and in each the splits of the block. All lanes of a warp walk together.
 template <class Config>
 struct Walk {
   int expert = -1;  // -1: the dense matrix
-  int first = 0;    // token, or place in sorted_slots
+  int first = 0;    // token, or place in sorted_picks
   int end = 0;      // of the tokens, or of the expert's places
   int split = 0;
   bool done = false;
@@ -124,7 +124,7 @@ struct DecodeBlock {
   bool has_rows;  // the last block of rows may leave warps without any
   int first_split, end_split;
   unsigned char* ring;  // this warp's [kStages][kStageBytes]; places in it are in bytes
-  unsigned char* x;     // [tokens of a job][kXStride] bf16
+  unsigned char* x;     // [tokens of a work item][kXStride] bf16
   int* offsets;         // [E + 1]
 
   // `rows_of_x` is what the launcher made room for.
@@ -151,21 +151,21 @@ struct DecodeBlock {
   LLAMA4RT_DEVICE void next(Walk<Config>& walk) const { walk.next(a, offsets, first_split, end_split); }
   LLAMA4RT_DEVICE int columns(int split) const { return min_of(a.k - split * kSplitColumns, kSplitColumns); }
 
-  // Row `token` of a job.
-  LLAMA4RT_DEVICE const float* x_row(const Walk<Config>& job, int token) const {
-    if (job.dense()) return a.dense_x + (job.first + token) * a.dense_x_stride;
-    return a.routed_x + a.sorted_slots[job.first + token] / a.slots_per_row * a.routed_x_stride;
+  // Row `token` of a work item.
+  LLAMA4RT_DEVICE const float* x_row(const Walk<Config>& item, int token) const {
+    if (item.dense()) return a.dense_x + (item.first + token) * a.dense_x_stride;
+    return a.routed_x + a.sorted_picks[item.first + token] / a.picks_per_row * a.routed_x_stride;
   }
 
-  // x of a job and split as bf16, 8 columns at a time; zeros past K, to the end of the last stage.
-  LLAMA4RT_DEVICE void load_x(const Walk<Config>& job) const {
+  // x of a work item and split as bf16, 8 columns at a time; zeros past K, to the end of the last stage.
+  LLAMA4RT_DEVICE void load_x(const Walk<Config>& item) const {
     constexpr int kChunks = kSplitColumns / 8;
-    const int in_split = columns(job.split);
-    for (int i = thread_x(); i < job.count() * kChunks; i += Config::kThreads) {
+    const int in_split = columns(item.split);
+    for (int i = thread_x(); i < item.count() * kChunks; i += Config::kThreads) {
       const int token = i / kChunks, column = i % kChunks * 8;
       if (column >= (in_split + Config::kStageColumns - 1) / Config::kStageColumns * Config::kStageColumns)
         continue;
-      const float* from = x_row(job, token) + int64_t(job.split) * kSplitColumns + column;
+      const float* from = x_row(item, token) + int64_t(item.split) * kSplitColumns + column;
       float v[8];
       if (column + 8 <= in_split && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
         for (int j = 0; j < 8; j += 4) {
@@ -328,40 +328,40 @@ LLAMA4RT_DEVICE void multiply_stage(DecodeSums<Config>& sums, const DecodeBlock<
   }
 }
 
-// The sums of a job that is done: [tokens + slots][64] of this block.
+// The sums of a work item that is done: [tokens + picks][64] of this block.
 template <class Config>
-LLAMA4RT_DEVICE void store_partials(float* partials, const DecodeBlock<Config>& b, const Walk<Config>& job,
+LLAMA4RT_DEVICE void store_partials(float* partials, const DecodeBlock<Config>& b, const Walk<Config>& item,
                                     const DecodeSums<Config>& sums) {
   const int row = b.warp * 16 + b.lane / 4;
   for (int i = 0; i < Config::kTokenTiles; ++i)
     for (int odd = 0; odd < 2; ++odd) {
       const int token = i * 8 + b.lane % 4 * 2 + odd;
-      if (token >= job.count()) continue;
-      const int place = job.dense() ? job.first + token : b.a.tokens + b.a.sorted_slots[job.first + token];
+      if (token >= item.count()) continue;
+      const int place = item.dense() ? item.first + token : b.a.tokens + b.a.sorted_picks[item.first + token];
       float* to = partials + int64_t(place) * Config::kRows + row;
       to[0] = sums.value[i][odd];
       to[8] = sums.value[i][2 + odd];
     }
 }
 
-// Writes the totals to the outputs.  total(place, row of the block) -> float; places are tokens, then slots.
+// Writes the totals to the outputs.  total(place, row of the block) -> float; places are tokens, then picks.
 template <class Config, class Total>
 LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Total& total) {
   const DecodeArgs& a = b.a;
   if (a.finish == Finish::kSwiGlu) {
     // Of every 32 rows the first 16 are gates, the others the same outputs' ups.
-    for (int i = thread_x(); i < (a.tokens + a.slots) * (Config::kRows / 2); i += Config::kThreads) {
+    for (int i = thread_x(); i < (a.tokens + a.picks) * (Config::kRows / 2); i += Config::kThreads) {
       const int place = i / (Config::kRows / 2), j = i % (Config::kRows / 2);
       const int gate_row = j / 16 * 32 + j % 16;
       const int f = block_x() * (Config::kRows / 2) + j;
       if (f >= a.num_f) continue;
       const bool routed = place >= a.tokens;
-      const int slot = place - a.tokens;
-      float* out = routed ? a.routed_out + slot * a.routed_out_stride : a.out + place * a.out_stride;
-      out[f] = swiglu(total(place, gate_row), total(place, gate_row + 16), routed ? a.scores[slot] : 1.0f);
+      const int pick = place - a.tokens;
+      float* out = routed ? a.routed_out + pick * a.routed_out_stride : a.out + place * a.out_stride;
+      out[f] = swiglu(total(place, gate_row), total(place, gate_row + 16), routed ? a.scores[pick] : 1.0f);
     }
   } else {
-    const int tokens = a.slots > 0 ? a.slots / a.top_k : a.tokens;
+    const int tokens = a.picks > 0 ? a.picks / a.top_k : a.tokens;
     for (int i = thread_x(); i < tokens * Config::kRows; i += Config::kThreads) {
       const int token = i / Config::kRows, row = i % Config::kRows;
       const int n = block_x() * Config::kRows + row;
@@ -369,7 +369,7 @@ LLAMA4RT_DEVICE void finish(const DecodeBlock<Config>& b, const Total& total) {
       float* out = a.out + token * a.out_stride + n;
       float value = a.finish == Finish::kAdd ? *out : 0.0f;
       if (a.tokens > 0) value = a.finish == Finish::kAdd ? value + total(token, row) : total(token, row);
-      if (a.slots > 0) {
+      if (a.picks > 0) {
         float experts = total(a.tokens + token * a.top_k, row);
         for (int s = 1; s < a.top_k; ++s) experts += total(a.tokens + token * a.top_k + s, row);
         value += experts;
@@ -387,26 +387,26 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
   wait_for_kernel_before();
   b.load_offsets();
   loader.fill_ring(b);
-  const int64_t partial = int64_t(a.tokens + a.slots) * Config::kRows;
+  const int64_t partial = int64_t(a.tokens + a.picks) * Config::kRows;
   float* const partials = a.partials + int64_t(block_x()) * grid_y() * partial;
 
-  Walk<Config> job;
-  b.start(job);
+  Walk<Config> item;
+  b.start(item);
   DecodeSums<Config> total, sums;
   total.clear();
   int stage = 0, free = (Config::kStages - 1) * Config::kStageBytes;  // places in the ring
-  while (!job.done) {
+  while (!item.done) {
     ptx::sync_threads();  // x of the split before is read
-    b.load_x(job);
+    b.load_x(item);
     ptx::sync_threads();
     uint32_t x_address[Config::kTokenTiles];  // of row lane % 8, columns 8 * (lane / 8) of 32
     for (int i = 0; i < Config::kTokenTiles; ++i) {
-      // Past the job's tokens any row will do: their sums are not used.
-      const int token = min_of(i * 8 + b.lane % 8, job.count() - 1);
+      // Past the work item's tokens any row will do: their sums are not used.
+      const int token = min_of(i * 8 + b.lane % 8, item.count() - 1);
       x_address[i] = ptx::shared_address(b.x + token * Config::kXRowBytes + b.lane / 8 * 16);
     }
     sums.clear();
-    for (int column = 0; column < b.columns(job.split); column += Config::kStageColumns) {
+    for (int column = 0; column < b.columns(item.split); column += Config::kStageColumns) {
       ptx::copy_wait<Config::kStages - 2>();
       if constexpr (Config::Weights::kScaled) ptx::sync_warp(0xffffffffu);  // lanes share scales
       loader.load_stage(b, free);
@@ -418,11 +418,11 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
     }
     for (int i = 0; i < Config::kTokenTiles; ++i)
       for (int r = 0; r < 4; ++r) total.value[i][r] += sums.value[i][r];
-    if (job.split + 1 == b.end_split) {
-      if (b.has_rows) store_partials(partials + block_y() * partial, b, job, total);
+    if (item.split + 1 == b.end_split) {
+      if (b.has_rows) store_partials(partials + block_y() * partial, b, item, total);
       total.clear();
     }
-    b.next(job);
+    b.next(item);
   }
 
   if (grid_y() > 1) {

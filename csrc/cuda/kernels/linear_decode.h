@@ -17,7 +17,7 @@ namespace llama4rt::cuda {
 inline constexpr int kDecodeRows = 64;  // of a block
 // From so many blocks of rows on, a GPU of 132 multiprocessors is full without splitting K.
 inline constexpr int64_t kEnoughDecodeBlocks = 1024;
-// Up to so many places (tokens and slots) the partial sums of every split are kept.
+// Up to so many places (tokens and picks) the partial sums of every split are kept.
 inline constexpr int64_t kMostSplitPlaces = 256;
 // Tokens of one launch with a single matrix.
 inline constexpr int64_t kTokensOfDecodeLaunch = 128;

@@ -28,12 +28,12 @@ inline constexpr int64_t kMostMediumRowsOfExpert = 64;  // its tile of x; linear
 
 // Columns of a row of bf16 in scratch.
 constexpr int64_t rounded_stride(int64_t k) { return round_up(k, int64_t(64)); }
-// out: [R, rounded_stride(K)] bf16, zeros past K; row i is row i of x, or with `slots` (device memory,
-// num_slots of them) row slots[i] / slots_per_row.
-void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* slots = nullptr,
-                    int64_t num_slots = 0, int64_t slots_per_row = 1);
+// out: [R, rounded_stride(K)] bf16, zeros past K; row i is row i of x, or with `picks` (device memory,
+// num_picks of them) row picks[i] / picks_per_row.
+void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* picks = nullptr,
+                    int64_t num_picks = 0, int64_t picks_per_row = 1);
 // x[t] += y[t * K] + ... + y[t * K + K - 1], summed first.   x: [T, N]; y: [T * K, N] in device memory.
-void run_combine_slots(Stream& stream, Tensor x, const float* y, int64_t top_k);
+void run_combine_picks(Stream& stream, Tensor x, const float* y, int64_t top_k);
 
 // One product of many rows. Pointers are device memory.
 struct RowsProduct {
@@ -44,7 +44,7 @@ struct RowsProduct {
   // Of routed experts: where each one's rows begin, I32 [E + 1]; the row of `out` and of scores of each row
   // of x, I32 [R]; the router's scores, with kSwiGlu.
   const int32_t* offsets = nullptr;
-  const int32_t* slots = nullptr;
+  const int32_t* picks = nullptr;
   const float* scores = nullptr;
 };
 

@@ -8,23 +8,23 @@ namespace {
 constexpr int kThreads = 256;
 }
 
-void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* slots, int64_t num_slots,
-                    int64_t slots_per_row) {
-  const int64_t rows = slots ? num_slots : x.size(0);
+void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* picks, int64_t num_picks,
+                    int64_t picks_per_row) {
+  const int64_t rows = picks ? num_picks : x.size(0);
   const RoundRowsArgs args{.out = static_cast<uint32_t*>(out),
                            .x = x.ptr<const float>(),
-                           .slots = slots,
+                           .picks = picks,
                            .x_stride = x.stride0,
-                           .slots_per_row = int(slots_per_row),
+                           .picks_per_row = int(picks_per_row),
                            .k = int(x.size(1)),
                            .out_pairs = int(rounded_stride(x.size(1)) / 2)};
   launch("round_rows", round_rows_kernel<kThreads>, {.grid_x = int(rows), .threads = kThreads}, stream, args);
 }
 
-void run_combine_slots(Stream& stream, Tensor x, const float* y, int64_t top_k) {
-  const CombineSlotsArgs args{
+void run_combine_picks(Stream& stream, Tensor x, const float* y, int64_t top_k) {
+  const CombinePicksArgs args{
       .x = x.ptr<float>(), .y = y, .x_stride = x.stride0, .top_k = int(top_k), .n = int(x.size(1))};
-  launch("combine_slots", combine_slots_kernel<kThreads>, {.grid_x = int(x.size(0)), .threads = kThreads},
+  launch("combine_picks", combine_picks_kernel<kThreads>, {.grid_x = int(x.size(0)), .threads = kThreads},
          stream, args);
 }
 

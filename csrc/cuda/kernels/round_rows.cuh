@@ -1,5 +1,5 @@
 // Rows of x as bf16, once, for the linears that read them many times; for experts in the order of their
-// slots, so that the rows of one expert lie together.
+// picks, so that the rows of one expert lie together.
 #pragma once
 
 #include "cuda/device/overlap.cuh"
@@ -11,9 +11,9 @@ namespace llama4rt::cuda {
 struct RoundRowsArgs {
   uint32_t* out;         // [R, out_pairs] pairs of bf16, zeros from K on
   const float* x;        // [., K], x_stride between rows
-  const int32_t* slots;  // [R]: row i is row slots[i] / slots_per_row of x; null: row i
+  const int32_t* picks;  // [R]: row i is row picks[i] / picks_per_row of x; null: row i
   int64_t x_stride;
-  int slots_per_row;
+  int picks_per_row;
   int k;
   int out_pairs;
 };
@@ -22,7 +22,7 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads) round_rows_kernel(RoundRowsArgs a) {
   wait_for_kernel_before();
   const int row = block_x();
-  const float* from = a.x + (a.slots ? a.slots[row] / a.slots_per_row : row) * a.x_stride;
+  const float* from = a.x + (a.picks ? a.picks[row] / a.picks_per_row : row) * a.x_stride;
   uint32_t* to = a.out + int64_t(row) * a.out_pairs;
   for (int i = thread_x(); i < a.out_pairs; i += kThreads) {
     const float low = 2 * i < a.k ? from[2 * i] : 0.0f;
@@ -31,17 +31,17 @@ __global__ void __launch_bounds__(kThreads) round_rows_kernel(RoundRowsArgs a) {
   }
 }
 
-struct CombineSlotsArgs {
+struct CombinePicksArgs {
   float* x;        // [T, N], x_stride
-  const float* y;  // [T * K, N]: the output of each slot
+  const float* y;  // [T * K, N]: the output of each pick
   int64_t x_stride;
   int top_k;
   int n;
 };
 
-// x[t] += y[t * K] + y[t * K + 1] + ..., the slots summed first and in this order.
+// x[t] += y[t * K] + y[t * K + 1] + ..., the picks summed first and in this order.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) combine_slots_kernel(CombineSlotsArgs a) {
+__global__ void __launch_bounds__(kThreads) combine_picks_kernel(CombinePicksArgs a) {
   wait_for_kernel_before();
   const int token = block_x();
   const float* y = a.y + int64_t(token) * a.top_k * a.n;

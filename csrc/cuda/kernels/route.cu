@@ -11,7 +11,7 @@ namespace {
 constexpr int kLogitsThreads = 512;
 constexpr int kSortThreads = Route::kSortThreads;
 constexpr int kTokens = 8;  // of a block, when there is more than one
-static_assert(Route::kFusedSlots <= kLogitsThreads && Route::kMaxTopK <= kSortThreads);
+static_assert(Route::kFusedPicks <= kLogitsThreads && Route::kMaxTopK <= kSortThreads);
 
 // Counts of each warp, and totals.
 size_t sort_shared(int threads, int64_t experts) {
@@ -37,7 +37,7 @@ void Route::run(Stream& stream, const Routing& routing, Tensor logits, Tensor h,
                  .logits = logits.ptr<float>(),
                  .expert_ids = routing.expert_ids.ptr<int32_t>(),
                  .scores = routing.scores.ptr<float>(),
-                 .sorted_slots = routing.sorted_slots.ptr<int32_t>(),
+                 .sorted_picks = routing.sorted_picks.ptr<int32_t>(),
                  .offsets = routing.offsets.ptr<int32_t>(),
                  .counts = static_cast<int32_t*>(scratch),
                  .ticket = tickets,
@@ -46,7 +46,7 @@ void Route::run(Stream& stream, const Routing& routing, Tensor logits, Tensor h,
                  .hidden = int(router.k),
                  .experts = int(router.n),
                  .top_k = int(top_k),
-                 .fused = tokens * top_k <= kFusedSlots};
+                 .fused = tokens * top_k <= kFusedPicks};
   const bool aligned =
       router.k % 16 == 0 && reinterpret_cast<uintptr_t>(h.data) % 8 == 0 && h.stride0 % 2 == 0;
   const int group = tokens == 1 || !aligned ? 1 : kTokens;

@@ -1,5 +1,5 @@
 // The router: logits = h . router, the best K experts of each token, sigmoid, and a stable counting sort of
-// slots (token * K + i) by expert.
+// picks (token * K + i) by expert.
 //
 // Logits. Weights are read as the tensor cores want them (weights/layout.h, kCudaTile: 16 experts x 16 columns
 // in 512 bytes), but multiplied in fp32, because a rounded activation could change which expert is
@@ -11,8 +11,8 @@
 // Choice. A warp per token, each round the best expert behind the last one chosen: larger logits first, ties
 // to the lowest expert, NaN last.
 //
-// Sort. Blocks count their slots by expert (match_any: no atomics, slots stay in order); the last
-// block turns counts into positions; then blocks write their slots there. With few slots one block, the last
+// Sort. Blocks count their picks by expert (match_any: no atomics, picks stay in order); the last
+// block turns counts into positions; then blocks write their picks there. With few picks one block, the last
 // of the logits kernel, does all of it, and nothing else is launched.
 #pragma once
 
@@ -34,7 +34,7 @@ struct RouteArgs {
   float* logits;                // [T, E]
   int32_t* expert_ids;          // [T, K]
   float* scores;                // [T, K]
-  int32_t* sorted_slots;        // [T * K]
+  int32_t* sorted_picks;        // [T * K]
   int32_t* offsets;             // [E + 1]
   int32_t* counts;              // [blocks of the sort][E]; unused when fused
   uint32_t* ticket;             // zero between kernels
@@ -141,25 +141,25 @@ LLAMA4RT_DEVICE void choose_experts(const RouteArgs& a, int token) {
   }
 }
 
-// Where a slot of this block stands among those of its expert.
-struct SlotPlace {
-  int slot;
-  int expert;  // -1: this thread has no slot
-  int before;  // slots of the same expert and warp that come before it
+// Where a pick of this block stands among those of its expert.
+struct PickPlace {
+  int pick;
+  int expert;  // -1: this thread has no pick
+  int before;  // picks of the same expert and warp that come before it
 };
 
-// The block's slots [first, first + count), one for each thread. The experts were written by this block; no
-// barrier is needed in between. After the next barrier, before[warp][expert] (shared) holds how many slots of
+// The block's picks [first, first + count), one for each thread. The experts were written by this block; no
+// barrier is needed in between. After the next barrier, before[warp][expert] (shared) holds how many picks of
 // the expert lower warps have. counts(expert, n) is called once for each expert,
-// by some thread, with the number of its slots here.
+// by some thread, with the number of its picks here.
 template <int kThreads, class Counts>
-LLAMA4RT_DEVICE SlotPlace count_slots(const RouteArgs& a, int first, int count, int* before,
+LLAMA4RT_DEVICE PickPlace count_picks(const RouteArgs& a, int first, int count, int* before,
                                       const Counts& counts) {
   constexpr int kWarps = kThreads / kWarpSize;
   for (int i = thread_x(); i < kWarps * a.experts; i += kThreads) before[i] = 0;
   ptx::sync_threads();
-  SlotPlace place{first + thread_x(), -1, 0};
-  if (thread_x() < count) place.expert = a.expert_ids[place.slot];
+  PickPlace place{first + thread_x(), -1, 0};
+  if (thread_x() < count) place.expert = a.expert_ids[place.pick];
   const uint32_t same = ptx::match_any(uint32_t(place.expert));
   place.before = ptx::popcount(same & ((1u << lane_index()) - 1u));
   int* of_warp = before + warp_index() * a.experts;
@@ -207,14 +207,14 @@ __global__ void __launch_bounds__(kThreads) route_logits_kernel(RouteArgs a) {
   for (int token = warp_index(); token < a.tokens; token += kThreads / kWarpSize) choose_experts(a, token);
   auto* before = reinterpret_cast<int*>(dynamic_shared());  // [warps][E]
   int* totals = before + kThreads / kWarpSize * a.experts;  // [E], then offsets
-  const SlotPlace place = count_slots<kThreads>(a, 0, a.tokens * a.top_k, before,
+  const PickPlace place = count_picks<kThreads>(a, 0, a.tokens * a.top_k, before,
                                                 [&](int expert, int count) { totals[expert] = count; });
   ptx::sync_threads();
   if (warp_index() == 0) write_offsets(a, totals);
   ptx::sync_threads();
   if (place.expert < 0) return;
   const int of_lower_warps = before[warp_index() * a.experts + place.expert];
-  a.sorted_slots[totals[place.expert] + of_lower_warps + place.before] = place.slot;
+  a.sorted_picks[totals[place.expert] + of_lower_warps + place.before] = place.pick;
 }
 
 // Block b chooses and counts for tokens [b, b + 1) * (kThreads / K). The last one turns the counts of each
@@ -228,17 +228,17 @@ __global__ void __launch_bounds__(kThreads) route_choose_kernel(RouteArgs a) {
   for (int i = warp_index(); i < count; i += kThreads / kWarpSize) choose_experts(a, first + i);
   auto* before = reinterpret_cast<int*>(dynamic_shared());
   int* totals = before + kThreads / kWarpSize * a.experts;
-  count_slots<kThreads>(a, first * a.top_k, count * a.top_k, before, [&](int expert, int slots) {
-    a.counts[int64_t(block_x()) * a.experts + expert] = slots;
+  count_picks<kThreads>(a, first * a.top_k, count * a.top_k, before, [&](int expert, int picks) {
+    a.counts[int64_t(block_x()) * a.experts + expert] = picks;
   });
   if (!last_to_arrive(a.ticket, grid_x())) return;
   for (int e = thread_x(); e < a.experts; e += kThreads) {
     int sum = 0;
     for (int b = 0; b < grid_x(); ++b) {
       int32_t* here = a.counts + int64_t(b) * a.experts + e;
-      const int slots = *here;
+      const int picks = *here;
       *here = sum;
-      sum += slots;
+      sum += picks;
     }
     totals[e] = sum;
   }
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) route_choose_kernel(RouteArgs a) {
   if (warp_index() == 0) write_offsets(a, totals);
 }
 
-// The same blocks put their slots in place.
+// The same blocks put their picks in place.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) route_place_kernel(RouteArgs a) {
   wait_for_kernel_before();
@@ -254,12 +254,12 @@ __global__ void __launch_bounds__(kThreads) route_place_kernel(RouteArgs a) {
   const int first = block_x() * tokens_per_block;
   const int count = first + tokens_per_block < a.tokens ? tokens_per_block : a.tokens - first;
   auto* before = reinterpret_cast<int*>(dynamic_shared());
-  const SlotPlace place = count_slots<kThreads>(a, first * a.top_k, count * a.top_k, before, [](int, int) {});
+  const PickPlace place = count_picks<kThreads>(a, first * a.top_k, count * a.top_k, before, [](int, int) {});
   ptx::sync_threads();
   if (place.expert < 0) return;
   const int of_lower_warps = before[warp_index() * a.experts + place.expert];
   const int base = a.offsets[place.expert] + a.counts[int64_t(block_x()) * a.experts + place.expert];
-  a.sorted_slots[base + of_lower_warps + place.before] = place.slot;
+  a.sorted_picks[base + of_lower_warps + place.before] = place.pick;
 }
 
 }  // namespace llama4rt::cuda

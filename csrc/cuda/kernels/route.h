@@ -11,10 +11,10 @@
 
 namespace llama4rt::cuda {
 
-// Up to kFusedSlots slots (tokens times top_k) take one kernel, more take three. Every number is the same
+// Up to kFusedPicks picks (tokens times top_k) take one kernel, more take three. Every number is the same
 // either way.
 struct Route {
-  static constexpr int kFusedSlots = 512;
+  static constexpr int kFusedPicks = 512;
   static constexpr int kMaxTopK = 256;
   // Empty when the kernels can do it, else why not.
   static const char* refusal(const Weight& router, int64_t top_k);
@@ -22,7 +22,7 @@ struct Route {
   static int64_t sort_blocks(int64_t tokens, int64_t top_k) { return ceil_div(tokens, kSortThreads / top_k); }
   // Grows with each of the three.
   static size_t scratch_bytes(int64_t tokens, int64_t experts, int64_t top_k) {
-    if (tokens * top_k <= kFusedSlots) return 0;
+    if (tokens * top_k <= kFusedPicks) return 0;
     return size_t(sort_blocks(tokens, top_k) * experts) * 4;
   }
   static size_t ticket_bytes() { return 4; }

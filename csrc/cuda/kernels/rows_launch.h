@@ -19,7 +19,7 @@ inline RowsArgs rows_args(const RowsProduct& p, const Weight& w) {
           .scales = static_cast<const unsigned char*>(w.scales),
           .zeros = w.zeros,
           .offsets = p.offsets,
-          .slots = p.slots,
+          .picks = p.picks,
           .scores = p.scores,
           .out_stride = p.out.stride0,
           .matrix_bytes = cuda_tile::matrix_bytes(w.kind, w.n, w.k),

@@ -35,9 +35,9 @@ bool ImageQueue::encode(RequestState& state, int64_t& tiles) {
 void ImageQueue::place(RequestState& state) {
   ImagePlaces places = place_images(state.sequences[0]->tokens, patch_token_id_, state.images);
   const auto runs = std::make_shared<const std::vector<ImageRun>>(std::move(places.runs));
-  for (auto& g : state.sequences) {
-    g->images = runs;
-    g->cache_keys = places.cache_keys;
+  for (auto& s : state.sequences) {
+    s->images = runs;
+    s->cache_keys = places.cache_keys;
   }
   state.request.images.clear();  // the pixels
   ++holding_;

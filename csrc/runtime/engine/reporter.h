@@ -31,7 +31,7 @@ class Reporter {
   // Chunks of a prompt before its last: that one is followed by a token.
   void report_progress(const Chunk& chunk);
   // Ends a sequence that has not ended.
-  void finish(Generation& g, const std::string& reason, const std::string& error = "");
+  void finish(SequenceState& s, const std::string& reason, const std::string& error = "");
 
   bool has_events() const { return !events_.empty(); }
   std::vector<TokenEvent> take_events() { return std::exchange(events_, {}); }
@@ -48,11 +48,11 @@ class Reporter {
   };
 
   void read_on_host(const ModelRunner::Step& step, const StepRows& rows);
-  void use_row(Generation& g, int64_t position, std::span<const float> row, RowResult& result);
-  void accept(Generation& g, SampledToken& sampled);
-  void report_logits(Generation& g);
-  TokenEvent& report(Generation& g);
-  void conclude(Generation& g, TokenEvent& event, const std::string& reason);
+  void use_row(SequenceState& s, int64_t position, std::span<const float> row, RowResult& result);
+  void accept(SequenceState& s, SampledToken& sampled);
+  void report_logits(SequenceState& s);
+  TokenEvent& report(SequenceState& s);
+  void conclude(SequenceState& s, TokenEvent& event, const std::string& reason);
 
   Scheduler& scheduler_;
   const ModelConfig& config_;

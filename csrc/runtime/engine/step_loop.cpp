@@ -68,19 +68,19 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
     state.end_tokens.insert(state.end_tokens.end(), config.eos_token_ids.begin(), config.eos_token_ids.end());
   const auto prompt = int64_t(r.prompt_token_ids.size());
   for (int i = 0; i < int(r.n); ++i) {
-    auto g = std::make_unique<Generation>();
-    g->arrival = next_arrival_++;
-    g->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
-    g->num_prompt = prompt;
-    g->assume_computed = r.assume_computed;
-    g->use_prefix_cache = r.use_prefix_cache && r.assume_computed == 0;
-    g->request = &state;
-    g->index = i;
-    if (r.return_logits) g->rows_wanted = prompt;
-    if (!r.return_logits && r.prompt_logprobs >= 0 && i == 0) g->rows_wanted = prompt - 1;
-    if (g->rows_wanted > 0) g->max_cached_tokens = 0;
-    if (i > 0) g->leader = state.sequences[0].get();
-    state.sequences.push_back(std::move(g));
+    auto s = std::make_unique<SequenceState>();
+    s->arrival = next_arrival_++;
+    s->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
+    s->num_prompt = prompt;
+    s->assume_computed = r.assume_computed;
+    s->use_prefix_cache = r.use_prefix_cache && r.assume_computed == 0;
+    s->request = &state;
+    s->index = i;
+    if (r.return_logits) s->rows_wanted = prompt;
+    if (!r.return_logits && r.prompt_logprobs >= 0 && i == 0) s->rows_wanted = prompt - 1;
+    if (s->rows_wanted > 0) s->max_cached_tokens = 0;
+    if (i > 0) s->leader = state.sequences[0].get();
+    state.sequences.push_back(std::move(s));
     ++state.live;
   }
   if (r.images.empty())
@@ -92,10 +92,10 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
 // Hands the request's sequences to the scheduler.
 void StepLoop::enter_schedule(RequestState& state) {
   state.scheduled = true;
-  for (auto& g : state.sequences) {
-    if (g->status != SequenceStatus::kNew) continue;  // aborted while it waited
-    if (g->leader && g->leader->status == SequenceStatus::kFinished) g->leader = nullptr;
-    scheduler_.add(*g);
+  for (auto& s : state.sequences) {
+    if (s->status != SequenceStatus::kNew) continue;  // aborted while it waited
+    if (s->leader && s->leader->status == SequenceStatus::kFinished) s->leader = nullptr;
+    scheduler_.add(*s);
   }
 }
 
@@ -110,7 +110,7 @@ void StepLoop::admit_ready_images() {
       enter_schedule(*ready);
     } catch (const std::exception& e) {
       image_queue_->remove(front);
-      for (auto& g : front.sequences) reporter_.finish(*g, "error", e.what());
+      for (auto& s : front.sequences) reporter_.finish(*s, "error", e.what());
     }
   }
 }
@@ -123,8 +123,8 @@ std::vector<float> StepLoop::encode_image(std::span<const uint8_t> tiles) {
 void StepLoop::end(uint64_t id, int index, const std::string& reason) {
   const auto it = requests_.find(id);
   if (it == requests_.end()) return;
-  for (auto& g : it->second.sequences)
-    if (index < 0 || g->index == index) reporter_.finish(*g, reason);
+  for (auto& s : it->second.sequences)
+    if (index < 0 || s->index == index) reporter_.finish(*s, reason);
   drop_finished_requests();
 }
 
@@ -168,17 +168,17 @@ std::optional<StepLoop::Step> StepLoop::submit_next() {
 std::optional<StepLoop::Step> StepLoop::submit_ahead(const Step& now) {
   if ((image_queue_ && !image_queue_->empty()) || !runner_.can_follow(now)) return {};
   for (const Chunk& chunk : now.chunks) {
-    const Generation& g = generation_of(chunk);
-    const SamplingParams& p = g.request->request.sampling;
+    const SequenceState& s = sequence_of(chunk);
+    const SamplingParams& p = s.request->request.sampling;
     const bool needs_ids = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
-    const bool ends = g.num_output() + 1 == g.request->request.max_tokens || g.length() + 1 == max_model_len_;
+    const bool ends = s.num_output() + 1 == s.request->request.max_tokens || s.length() + 1 == max_model_len_;
     if (needs_ids || ends) return {};
   }
   std::vector<Chunk> chunks = scheduler_.schedule_ahead(now.chunks);
   if (chunks.empty()) return {};
   std::vector<OutputRow> outputs;
   for (size_t i = 0; i < chunks.size(); ++i)
-    outputs.push_back(output_row(generation_of(chunks[i]), i, chunks[i].begin));
+    outputs.push_back(output_row(sequence_of(chunks[i]), i, chunks[i].begin));
   counter_.count_ahead();
   return runner_.submit(std::move(chunks), std::move(outputs), /*follows=*/true);
 }
@@ -215,13 +215,13 @@ void StepLoop::commit(const Step& step) {
 // and no sequence that holds blocks can be trusted to go on.
 void StepLoop::fail(const std::string& error) {
   if (in_flight_) {
-    for (const Chunk& chunk : in_flight_->chunks) reporter_.finish(generation_of(chunk), "error", error);
+    for (const Chunk& chunk : in_flight_->chunks) reporter_.finish(sequence_of(chunk), "error", error);
     in_flight_.reset();
     return;
   }
   for (auto& [id, state] : requests_)
-    for (auto& g : state.sequences)
-      if (g->status == SequenceStatus::kRunning) reporter_.finish(*g, "error", error);
+    for (auto& s : state.sequences)
+      if (s->status == SequenceStatus::kRunning) reporter_.finish(*s, "error", error);
 }
 
 void StepLoop::drop_finished_requests() {
@@ -230,7 +230,7 @@ void StepLoop::drop_finished_requests() {
   const auto flies = [this](const RequestState& state) {
     return in_flight_ &&
            std::any_of(in_flight_->chunks.begin(), in_flight_->chunks.end(),
-                       [&](const Chunk& chunk) { return generation_of(chunk).request == &state; });
+                       [&](const Chunk& chunk) { return sequence_of(chunk).request == &state; });
   };
   for (auto it = requests_.begin(); it != requests_.end();) {
     if (it->second.live > 0) {

@@ -45,8 +45,8 @@ struct KvCachePlan {
 // Throws kConfig for a block size that the model does not allow.
 KvCachePlan kv_cache_shape(const ModelConfig& config, const KvCacheOptions& options);
 
-// Both groups get the same number of blocks, but the local one no more than max_num_seqs chunks can use, and
-// no more than a global group for one sequence of max_model_len leaves it; the rest is global. Throws kConfig
+// Both groups get the same number of blocks, but the local one no more than max_num_seqs attention chunks can
+// use, and no more than a global group for one sequence of max_model_len leaves it; the rest is global. Throws kConfig
 // with the numbers when such a sequence does not fit at all.
 KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& options);
 

@@ -1,8 +1,8 @@
 // Scheduler: decides which tokens of which sequences the next step computes, and owns every block of keys and
 // values. Pure host logic without tensors: tests run thousands of steps in milliseconds.
 //
-// Rules: one token for every generating sequence first, then pieces of prompts, oldest first, up to
-// max_batched_tokens. A piece never crosses a attention chunk boundary of the local layers. When blocks run
+// Rules: one token for every generating sequence first, then chunks of prompts, oldest first, up to
+// max_batched_tokens. A chunk never crosses an attention chunk boundary of the local layers. When blocks run
 // out, the youngest running sequence gives all of its own back and returns to its place in the waiting queue;
 // its tokens are kept and computed again later. The oldest sequence therefore always advances, and a sequence
 // that fits into an empty cache always ends.

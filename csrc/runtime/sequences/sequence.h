@@ -40,7 +40,8 @@ struct Sequence {
   int64_t num_computed = 0;            // positions whose keys and values are in blocks
   int64_t cached_tokens = -1;          // prefix hit at first admission; -1 before
   std::vector<int32_t> global_blocks;  // of positions [0, ...)
-  std::vector<int32_t> local_blocks;  // of the chunk that holds position num_computed, from the chunk's start
+  // From the start of the attention chunk that holds position num_computed.
+  std::vector<int32_t> local_blocks;
   PrefixCache::NodeId tail = PrefixCache::kRoot;  // node of the last block known to the prefix cache
   int64_t num_registered = 0;                     // blocks known to the prefix cache
 

@@ -7,7 +7,7 @@
 #include "cuda/teeth.h"
 
 namespace llama4rt::test {
-// Blocks of 48 keys, which spans and tiles do not respect; a sequence that ends with its block, and a later
+// Blocks of 48 keys, which splits and tiles do not respect; a sequence that ends with its block, and a later
 // chunk with a run of several tokens.
 inline cases::AttentionCase small_batch(int64_t queries) {
   return {.num_kv_heads = 2,
@@ -36,7 +36,7 @@ Args copy_args(const cuda::AttentionArgs& a) {
           .q_dim = a.q_dim,
           .group = a.group,
           .max_blocks = a.max_blocks,
-          .max_spans = a.max_spans,
+          .max_splits = a.max_splits,
           .state_rows = a.state_rows,
           .rows_per_tile = a.rows_per_tile,
           .scale = a.scale};
@@ -49,16 +49,16 @@ class AttentionRun {
 
   template <class Config, class Args>
   bool decode_is_right(void (*kernel)(Args)) {
-    // Two blocks along the keys, so that warps take a second span; two runs.
-    constexpr int kRows = 10, kHeads = 2, kSequences = 2, kSpans = 3;
-    const cuda::DeviceBuffer states(size_t(kSequences * kHeads * kSpans * kRows * (32 + 2) * 4));
+    // Two blocks along the keys, so that warps take a second split; two runs.
+    constexpr int kRows = 10, kHeads = 2, kSequences = 2, kSplits = 3;
+    const cuda::DeviceBuffer states(size_t(kSequences * kHeads * kSplits * kRows * (32 + 2) * 4));
     const cuda::DeviceBuffer tickets(size_t(kSequences * kHeads * 4));
     world_.stream().fill(tickets.data(), 0, tickets.size());
     return is_right([&](const cuda::AttentionArgs& shared) {
       cuda::AttentionArgs args = shared;
       args.states = states.as<float>();
       args.tickets = tickets.as<uint32_t>();
-      args.max_spans = kSpans;
+      args.max_splits = kSplits;
       args.state_rows = kRows;
       for (int i = 0; i < 2; ++i) {
         const int64_t last_row = world_.q().rows() - 1;

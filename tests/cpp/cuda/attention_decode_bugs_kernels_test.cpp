@@ -7,7 +7,7 @@ namespace llama4rt::test {
 
 TEST(every_bug_is_caught) {
   AttentionRun run(small_batch(2));
-  // Blocks of one warp: with 624 keys one of them takes a second span after its first.
+  // Blocks of one warp: with 624 keys one of them takes a second split after its first.
 #define RUN(from)                                                                             \
   [&] {                                                                                       \
     using Config = from::AttentionDecodeConfig<from::HeadConfig<cuda::KvBF16, 64, false>, 1>; \

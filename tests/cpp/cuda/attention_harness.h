@@ -106,7 +106,7 @@ class AttentionWorld {
   cuda::Stream& stream() { return stream_; }
   float scale() const { return scale_; }
   void set_scale(float scale) { scale_ = scale; }
-  CudaDevice& backend() { return backend_; }
+  CudaDevice& gpu() { return gpu_; }
 
   // The batch of query rows [first, first + count), which may cut sequences anywhere.
   struct Rows {
@@ -154,14 +154,14 @@ class AttentionWorld {
     Matrix q = q_.part(first, count), out(count, q_.columns());
     DeviceMatrix dq(stream_, q), dout(stream_, out);
     attend(dout.view(), dq.view(), r.batch);
-    backend_.copy_to_host(nullptr, nullptr, 0);
+    gpu_.copy_to_host(nullptr, nullptr, 0);
     stream_.synchronize();
     dout.fetch(stream_);
     return out;
   }
   Matrix attend(int64_t first, int64_t count) {
     return on_device(first, count, [&](Tensor out, Tensor q, const AttentionBatch& batch) {
-      backend_.ops().paged_attention(out, q, kv_->device(), batch, scale_);
+      gpu_.ops().paged_attention(out, q, kv_->device(), batch, scale_);
     });
   }
 
@@ -213,9 +213,9 @@ class AttentionWorld {
       Matrix k = s.k, v = s.v, q = s.k;
       DeviceMatrix dk(stream_, k), dv(stream_, v), dq(stream_, q);
       const DeviceArray<int64_t> at(stream_, slots(s));
-      backend_.ops().prepare_qkv(dq.view(), dk.view(), dv.view(), {}, kv_->device(),
-                                 Tensor(at.get(), DType::kI64, {s.k.rows()}));
-      backend_.copy_to_host(nullptr, nullptr, 0);
+      gpu_.ops().prepare_qkv(dq.view(), dk.view(), dv.view(), {}, kv_->device(),
+                             Tensor(at.get(), DType::kI64, {s.k.rows()}));
+      gpu_.copy_to_host(nullptr, nullptr, 0);
     }
   }
 
@@ -225,7 +225,7 @@ class AttentionWorld {
   int num_blocks_ = 0, max_blocks_ = 0;
   float scale_ = 0;
   cuda::Stream stream_;
-  CudaDevice backend_{0};
+  CudaDevice gpu_{0};
   ReferenceDevice reference_;
   std::unique_ptr<KvPair> kv_;
 };

@@ -6,7 +6,7 @@
 namespace llama4rt::test {
 
 TEST(every_bug_is_caught) {
-  // 70 rows: one block, both groups. Six tiles, the last of them with 10 keys; the first span ends between.
+  // 70 rows: one block, both groups. Six tiles, the last of them with 10 keys; the first split ends between.
   AttentionRun run({.num_kv_heads = 1,
                     .group = 5,
                     .head_dim = 64,

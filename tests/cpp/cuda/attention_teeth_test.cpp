@@ -21,7 +21,7 @@ TEST(every_break_of_decode_is_caught) {
                      .group = 5,
                      .head_dim = 32,
                      .kv_format = KvKind::kBF16,
-                     // Five spans: two blocks, which meet.
+                     // Five splits: two blocks, which meet.
                      .sequences = {{.first_position = 1100}, {.kv_begin = 16, .first_position = 40}}},
                     11);
 }

@@ -1,4 +1,4 @@
-// prepare_qkv and paged_attention on the emulated GPU, through the CUDA backend, against the reference.
+// prepare_qkv and paged_attention on the emulated GPU, through CUDA, against the reference.
 #include "cuda/attention_harness.h"
 
 namespace llama4rt::test {
@@ -119,7 +119,7 @@ TEST(nothing_is_counted_in_32_bits) {
   }
 }
 
-// Spans of every length: 40 of the middle ones and one of the long ones.
+// Splits of every length: 40 of the middle ones and one of the long ones.
 TEST(long_contexts_conform) {
   Rng rng(39);
   for (const int64_t position : {49'000, 140'000}) {
@@ -144,7 +144,7 @@ TEST(long_contexts_conform) {
 TEST(prepare_qkv_conforms) {
   Rng rng(33);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   ReferenceDevice reference;
   size_t turn = 0;
   for (const cases::QkvCase& c : cases::qkv_cases()) {
@@ -184,8 +184,8 @@ TEST(prepare_qkv_conforms) {
     };
     prepare(reference, expected.view(), kv.host(), angles.data(), temperature.data(), slots.data());
     DeviceMatrix dx(stream, x);
-    prepare(backend, dx.view(), kv.device(), dangles.get(), dtemperature.get(), dslots.get());
-    backend.copy_to_host(nullptr, nullptr, 0);
+    prepare(device, dx.view(), kv.device(), dangles.get(), dtemperature.get(), dslots.get());
+    device.copy_to_host(nullptr, nullptr, 0);
     dx.fetch(stream);
     CHECK(x.intact());
     for (int64_t t = 0; t < c.tokens; ++t)
@@ -217,8 +217,8 @@ TEST(prepare_qkv_conforms) {
     batch.block_table = dtable.data();
     batch.first_position = batch.kv_begin = dzeros.data();
     DeviceMatrix dq(stream, q), dout(stream, out);
-    backend.ops().paged_attention(dout.view(), dq.view(), kv.device(), batch, 1.0f);
-    backend.copy_to_host(nullptr, nullptr, 0);
+    device.ops().paged_attention(dout.view(), dq.view(), kv.device(), batch, 1.0f);
+    device.copy_to_host(nullptr, nullptr, 0);
     dout.fetch(stream);
     CHECK(out == want);
   }

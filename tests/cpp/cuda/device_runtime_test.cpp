@@ -51,9 +51,9 @@ TEST(the_runtime_gives_the_same_tokens_as_on_the_cpu) {
   const auto same = [&](const char* name, const EngineOptions& o) {
     for (const bool behind : {false, true}) {
       SCOPE(name, behind ? ", steps submitted ahead" : "");
-      auto backend = std::make_unique<DeviceReference>(behind);
-      DeviceReference& device = *backend;
-      Engine engine(dir / "cuda.l4e", o, std::move(backend));
+      auto owned = std::make_unique<DeviceReference>(behind);
+      DeviceReference& device = *owned;
+      Engine engine(dir / "cuda.l4e", o, std::move(owned));
       CHECK(tokens_of(run_all(engine, requests())) == expected);
       CHECK(device.num_runs() > device.num_keys());
       CHECK(device.num_keys() >= 2);
@@ -235,21 +235,21 @@ TEST(uploads_arrive_whole_whatever_their_size) {
 
 // A recorded step reads what lies at its addresses when it runs, not what lay there when it was recorded.
 TEST(a_replayed_step_computes_anew) {
-  CudaDevice backend(0);
+  CudaDevice device(0);
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
   constexpr int64_t kRows = 3, kColumns = 50;
   const auto matrix = [&](int64_t rows) {
-    return Tensor(backend.allocate(size_t(rows * kColumns) * 4), DType::kF32, {rows, kColumns});
+    return Tensor(device.allocate(size_t(rows * kColumns) * 4), DType::kF32, {rows, kColumns});
   };
   const auto put = [&](const Tensor& t) {
     std::vector<float> values(size_t(t.numel()));
     for (float& v : values) v = normal(random);
-    backend.copy_to_device(t.data, values.data(), values.size() * 4);
+    device.copy_to_device(t.data, values.data(), values.size() * 4);
   };
   const auto get = [&](const Tensor& t) {
     std::vector<float> values(size_t(t.numel()));
-    backend.copy_to_host(values.data(), t.data, values.size() * 4);
+    device.copy_to_host(values.data(), t.data, values.size() * 4);
     return values;
   };
   const Tensor x = matrix(kRows), weight = matrix(1), out = matrix(kRows), direct = matrix(kRows);
@@ -258,18 +258,18 @@ TEST(a_replayed_step_computes_anew) {
   int submitted = 0;
   for (int run = 0; run < 5; ++run) {
     put(x);
-    backend.run_captured(17, [&] {
+    device.run_captured(17, [&] {
       ++submitted;
-      backend.ops().rmsnorm(out, x, gain, 1e-5f);
+      device.ops().rmsnorm(out, x, gain, 1e-5f);
     });
-    backend.ops().rmsnorm(direct, x, gain, 1e-5f);
+    device.ops().rmsnorm(direct, x, gain, 1e-5f);
     CHECK(get(out) == get(direct));
   }
   CHECK_EQ(submitted, 2);  // directly, and for the record
-  CHECK_EQ(backend.num_graphs(), 1);
-  backend.forget_captured();
-  CHECK_EQ(backend.num_graphs(), 0);
-  for (const Tensor& t : {x, weight, out, direct}) backend.deallocate(t.data, 0);
+  CHECK_EQ(device.num_graphs(), 1);
+  device.forget_captured();
+  CHECK_EQ(device.num_graphs(), 0);
+  for (const Tensor& t : {x, weight, out, direct}) device.deallocate(t.data, 0);
 }
 
 TEST(random_weights_have_every_tensor_and_run) {

@@ -1,4 +1,4 @@
-// The two backends that tests of products compare, and a stream for what they send there.
+// The two devices that tests of products compare, and a stream for what they send there.
 #pragma once
 
 #include "cuda/cuda_device.h"

@@ -1,5 +1,5 @@
 // A toy Llama 4 with pictures, end to end through the scheduler: the CUDA kernels, from an engine file for
-// CUDA, give the greedy tokens that the CPU backend gives from a file of the same weights. Runs emulated, and
+// CUDA, give the greedy tokens that the CPU gives from a file of the same weights. Runs emulated, and
 // on a GPU.
 //
 // CUDA rounds the inputs of products to bf16 and the CPU to integers, so logits differ in the third digit;
@@ -90,9 +90,9 @@ TEST(a_toy_model_gives_the_tokens_of_the_cpu) {
 
   const auto same = [&](const char* name, const EngineOptions& o) {
     SCOPE(name);
-    auto backend = std::make_unique<CudaDevice>(0);
-    const CudaDevice& device = *backend;
-    Engine engine(dir / "cuda.l4e", o, std::move(backend));
+    auto owned = std::make_unique<CudaDevice>(0);
+    const CudaDevice& device = *owned;
+    Engine engine(dir / "cuda.l4e", o, std::move(owned));
     const ScratchBytes planned = device.scratch_bytes();
     const Taken at_the_start;
     CHECK(Taken::is(engine.plan().total() - engine.plan().driver));

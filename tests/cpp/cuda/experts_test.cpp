@@ -1,5 +1,5 @@
 // Products of routed experts on the emulated GPU, with and without a shared expert beside them, against the
-// reference backend.
+// reference device.
 #include "cuda/kernels/experts.h"
 
 #include <cmath>
@@ -43,13 +43,13 @@ struct GateUp {
   }
 };
 
-void check_swiglu(const Matrix& found, const Matrix& expected, const Matrix& h, int64_t slot, int64_t token,
+void check_swiglu(const Matrix& found, const Matrix& expected, const Matrix& h, int64_t pick, int64_t token,
                   const Weight& w, double score) {
   for (int64_t f = 0; f < found.columns(); ++f) {
     const double g = score * magnitude(h.row(token), w, cpu16::gate_row(f));
     const double u = score * magnitude(h.row(token), w, cpu16::up_row(f));
-    const double want = expected.row(slot)[f];
-    CHECK_CLOSE(found.row(slot)[f], want, sum_tolerance(w.k) * (2 * g * u + g + u + std::abs(want)) + 1e-37);
+    const double want = expected.row(pick)[f];
+    CHECK_CLOSE(found.row(pick)[f], want, sum_tolerance(w.k) * (2 * g * u + g + u + std::abs(want)) + 1e-37);
   }
 }
 
@@ -67,9 +67,9 @@ void check_gate_up(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   const auto [together, found_shared] = g.run(h, routing, true);
   CHECK(alone.intact() && together.intact() && found_shared.intact());
   CHECK(alone == together);
-  for (int64_t slot = 0; slot < a.rows(); ++slot)
-    check_swiglu(together, a, rounded, slot, slot / c.top_k,
-                 expert_view(g.experts.view(), routing.expert(slot)), double(routing.score(slot)));
+  for (int64_t pick = 0; pick < a.rows(); ++pick)
+    check_swiglu(together, a, rounded, pick, pick / c.top_k,
+                 expert_view(g.experts.view(), routing.expert(pick)), double(routing.score(pick)));
   for (int64_t t = 0; t < c.tokens; ++t)
     check_swiglu(found_shared, shared_a, rounded, t, t, g.shared.view(), 1);
 }
@@ -122,8 +122,8 @@ void check_down(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpec& 
     for (int64_t n = 0; n < c.hidden; ++n) {
       double size = std::abs(double(x.row(t)[n])) + std::abs(double(expected.row(t)[n]));
       if (with_shared) size += magnitude(shared_a.row(t), d.shared.view(), n);
-      for (int64_t slot = t * c.top_k; slot < (t + 1) * c.top_k; ++slot)
-        size += magnitude(a.row(slot), expert_view(d.experts.view(), routing.expert(slot)), n);
+      for (int64_t pick = t * c.top_k; pick < (t + 1) * c.top_k; ++pick)
+        size += magnitude(a.row(pick), expert_view(d.experts.view(), routing.expert(pick)), n);
       CHECK_CLOSE(found.row(t)[n], expected.row(t)[n], sum_tolerance(c.width) * size + 1e-37);
     }
 }
@@ -151,7 +151,7 @@ TEST(every_kind_of_weight_conforms) {
   }
 }
 
-// Two splits of K; more than 256 tokens and slots, which walk over the splits one after the other; 40
+// Two splits of K; more than 256 tokens and picks, which walk over the splits one after the other; 40
 // experts, some of them beyond the first 32.
 TEST(splits_of_k_conform) {
   Rng rng(4);
@@ -167,7 +167,7 @@ TEST(splits_of_k_conform) {
              cases::kInt4, true);
 }
 
-// What a token gets does not depend on who else is in the batch: not on the job it shares, not on how the
+// What a token gets does not depend on who else is in the batch: not on the work item it shares, not on how the
 // splits of K run.
 TEST(batch_size_changes_no_bit) {
   Rng rng(5);
@@ -212,7 +212,7 @@ TEST(a_graph_follows_the_routing) {
   const Routing from = spread.view(), to = routing.view();
   for (const auto& [dst, src] : {std::pair{to.scores, from.scores},
                                  {to.expert_ids, from.expert_ids},
-                                 {to.sorted_slots, from.sorted_slots},
+                                 {to.sorted_picks, from.sorted_picks},
                                  {to.offsets, from.offsets}})
     stream.copy_to_device(dst.data, src.data, size_t(src.numel()) * 4);
   graph.launch(stream);

@@ -10,9 +10,9 @@
 namespace llama4rt::test {
 namespace {
 
-// x[t] += shared[t] + sum of two routed slots. 40 rows (the last 8 of a row block are padding, the last warp
+// x[t] += shared[t] + sum of two routed picks. 40 rows (the last 8 of a row block are padding, the last warp
 // has none), two splits of K, the second of them ends inside a tile; zero points; experts 0, 2 and 3 of 6
-// have tokens, one of them more than a job takes. Two runs.
+// have tokens, one of them more than a work item takes. Two runs.
 class DecodeRun {
  public:
   DecodeRun()
@@ -42,7 +42,7 @@ class DecodeRun {
     const cuda::DeviceBuffer partials(size_t(2 * kT * (kTopK + 1) * 64 * 4)), tickets(4),
         sorted(size_t(kT * kTopK * 4)), offsets(size_t(kE + 1) * 4);
     stream_.fill(tickets.data(), 0, 4);
-    stream_.copy_to_device(sorted.data(), r.sorted_slots.data, sorted.size());
+    stream_.copy_to_device(sorted.data(), r.sorted_picks.data, sorted.size());
     stream_.copy_to_device(offsets.data(), r.offsets.data, offsets.size());
     stream_.synchronize();
     as_if_a_kernel_wrote(sorted);
@@ -57,9 +57,9 @@ class DecodeRun {
                     .tokens = kT,
                     .routed = matrices(device_experts_.view()),
                     .routed_x = da.view().ptr<const float>(),
-                    .sorted_slots = sorted.as<int32_t>(),
+                    .sorted_picks = sorted.as<int32_t>(),
                     .offsets = offsets.as<int32_t>(),
-                    .slots = kT * kTopK,
+                    .picks = kT * kTopK,
                     .experts = kE,
                     .top_k = kTopK,
                     .dense_x_stride = ds.view().stride0,

@@ -11,7 +11,7 @@ namespace {
 void check(const cases::WeightSpec& spec, size_t fewest_places) {
   Rng rng(12);
   cuda::Stream stream;
-  const int64_t t = 17, n = 40, k = 1700;  // two jobs and two splits, the second of them not full
+  const int64_t t = 17, n = 40, k = 1700;  // two work items and two splits, the second of them not full
   const RandomWeight weight(rng, spec, 1, n, k);
   const DeviceWeight dw(stream, weight.view());
   Matrix x = uneven(rng, t, k);
@@ -67,11 +67,11 @@ TEST(every_break_with_experts_is_caught) {
   check_teeth(
       "linear_decode",
       [&] {
-        CudaDevice backend(0);
+        CudaDevice device(0);
         Matrix out = x;
         DeviceMatrix da(stream, a), dout(stream, out);
-        backend.ops().experts_down_add(dout.view(), da.view(), device_experts.view(), device_routing.view());
-        backend.copy_to_host(nullptr, nullptr, 0);
+        device.ops().experts_down_add(dout.view(), da.view(), device_experts.view(), device_routing.view());
+        device.copy_to_host(nullptr, nullptr, 0);
         dout.fetch(stream);
         return all_close(out, expected, 1e-2);
       },

@@ -1,5 +1,5 @@
-// linear, linear_add and gate_up on the emulated GPU, through the CUDA backend, against the reference
-// backend.
+// linear, linear_add and gate_up on the emulated GPU, through CUDA, against the reference
+// device.
 #include <cmath>
 
 #include "cuda/cuda_device.h"
@@ -12,15 +12,15 @@ namespace {
 
 enum class Op { kLinear, kLinearAdd, kGateUp };
 
-void run(Device& backend, Op op, Tensor out, Tensor x, const Weight& w) {
-  if (op == Op::kLinear) return backend.ops().linear(out, x, w);
-  if (op == Op::kLinearAdd) return backend.ops().linear_add(out, x, w);
-  backend.ops().gate_up(out, x, w);
+void run(Device& device, Op op, Tensor out, Tensor x, const Weight& w) {
+  if (op == Op::kLinear) return device.ops().linear(out, x, w);
+  if (op == Op::kLinearAdd) return device.ops().linear_add(out, x, w);
+  device.ops().gate_up(out, x, w);
 }
 
 void check(Rng& rng, Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
   static cuda::Stream stream;
-  static CudaDevice backend(0);
+  static CudaDevice device(0);
   static ReferenceDevice reference;
   SCOPE("op ", int(op), ", T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", weight_kind_name(spec.kind),
         ", group ", spec.group_size, spec.zeros ? ", zeros" : "", ", ", dtype_name(spec.scales), " scales");
@@ -35,8 +35,8 @@ void check(Rng& rng, Op op, const cases::LinearCase& c, const cases::WeightSpec&
   run(reference, op, expected.view(), rounded.view(), w);
 
   DeviceMatrix dx(stream, x), dout(stream, out);
-  run(backend, op, dout.view(), dx.view(), dw.view());
-  backend.copy_to_host(nullptr, nullptr, 0);  // waits for the backend's stream
+  run(device, op, dout.view(), dx.view(), dw.view());
+  device.copy_to_host(nullptr, nullptr, 0);  // waits for the device's stream
   dout.fetch(stream);
   CHECK(out.intact());
   const double tolerance = sum_tolerance(c.k);
@@ -91,7 +91,7 @@ TEST(splits_of_k_conform) {
     }
 }
 
-// A launch takes 128 tokens, a job 16.
+// A launch takes 128 tokens, a work item 16.
 TEST(many_tokens_conform) {
   Rng rng(8);
   check(rng, Op::kLinearAdd, {.tokens = 131, .n = 20, .k = 70}, cases::kInt4);
@@ -102,7 +102,7 @@ TEST(many_tokens_conform) {
 TEST(batch_size_changes_no_bit) {
   Rng rng(5);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kInt8, cases::kBF16}) {
     SCOPE(weight_kind_name(spec.kind));
     const RandomWeight weight(rng, spec, 1, 40, 1300);
@@ -111,8 +111,8 @@ TEST(batch_size_changes_no_bit) {
     const auto product = [&](int64_t first, int64_t count) {
       Matrix in = x.part(first, count), out(count, 40);
       DeviceMatrix dx(stream, in), dout(stream, out);
-      backend.ops().linear(dout.view(), dx.view(), dw.view());
-      backend.copy_to_host(nullptr, nullptr, 0);
+      device.ops().linear(dout.view(), dx.view(), dw.view());
+      device.copy_to_host(nullptr, nullptr, 0);
       dout.fetch(stream);
       return out;
     };
@@ -128,7 +128,7 @@ TEST(batch_size_changes_no_bit) {
 TEST(a_row_of_nan_or_infinity_stays_alone) {
   Rng rng(6);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kBF16})
     for (const float poison :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
@@ -139,8 +139,8 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
       const auto product = [&](Matrix& in) {
         Matrix out(7, 48);
         DeviceMatrix dx(stream, in), dout(stream, out);
-        backend.ops().linear(dout.view(), dx.view(), dw.view());
-        backend.copy_to_host(nullptr, nullptr, 0);
+        device.ops().linear(dout.view(), dx.view(), dw.view());
+        device.copy_to_host(nullptr, nullptr, 0);
         dout.fetch(stream);
         return out;
       };
@@ -156,16 +156,16 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
 TEST(what_has_no_kernel_says_so) {
   Rng rng(7);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   Matrix x = random_activations(rng, 2, 64), out(2, 16);
   DeviceMatrix dx(stream, x), dout(stream, out);
   // Zero points are for int4; the format gives int8 none.
   const RandomWeight weight(rng, {.kind = WeightKind::kInt8, .group_size = 32, .zeros = true}, 1, 16, 64);
   const DeviceWeight dw(stream, weight.view());
-  CHECK_THROWS(kInternal, backend.ops().linear(dout.view(), dx.view(), dw.view()));
+  CHECK_THROWS(kInternal, device.ops().linear(dout.view(), dx.view(), dw.view()));
   // A weight packed for the CPU is refused by the contract, not read as if it were ours.
   const RandomWeight cpu_weight(rng, cases::kInt4, 1, 16, 64);
-  CHECK_THROWS(kInternal, backend.ops().linear(dout.view(), dx.view(), cpu_weight.view()));
+  CHECK_THROWS(kInternal, device.ops().linear(dout.view(), dx.view(), cpu_weight.view()));
 }
 
 }  // namespace llama4rt::test

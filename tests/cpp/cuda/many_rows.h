@@ -15,13 +15,13 @@ inline const char* rows_kernel_name(RowsKernel kernel) {
   return kNames[int(kernel)];
 }
 
-// product.x and its rows are filled in from x and slots.
+// product.x and its rows are filled in from x and picks.
 inline void multiply_rows(cuda::Stream& stream, RowsKernel kernel, cuda::RowsProduct product, Tensor x,
-                          const Weight& w, int64_t slots_per_row = 1) {
-  if (!product.slots) product.rows = x.size(0);
+                          const Weight& w, int64_t picks_per_row = 1) {
+  if (!product.picks) product.rows = x.size(0);
   const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w.k) * 2));
   product.x = rounded.data();
-  cuda::run_round_rows(stream, rounded.data(), x, product.slots, product.rows, slots_per_row);
+  cuda::run_round_rows(stream, rounded.data(), x, product.picks, product.rows, picks_per_row);
   if (kernel == RowsKernel::kPrefill) {
     cuda::LinearPrefill::run(stream, product, w, 3);  // three blocks share the tiles
   } else {
@@ -35,33 +35,33 @@ inline void multiply_rows(cuda::Stream& stream, RowsKernel kernel, cuda::RowsPro
   stream.synchronize();
 }
 
-// What a backend's experts_gate_up and experts_down_add do, by one kernel.
+// What a device's experts_gate_up and experts_down_add do, by one kernel.
 inline void experts_gate_up_rows(cuda::Stream& stream, RowsKernel kernel, Tensor a, Tensor h, const Weight& w,
                                  const Routing& routing) {
   multiply_rows(stream, kernel,
                 {.out = a,
-                 .rows = routing.sorted_slots.size(0),
+                 .rows = routing.sorted_picks.size(0),
                  .finish = Finish::kSwiGlu,
                  .offsets = routing.offsets.ptr<const int32_t>(),
-                 .slots = routing.sorted_slots.ptr<const int32_t>(),
+                 .picks = routing.sorted_picks.ptr<const int32_t>(),
                  .scores = routing.scores.ptr<const float>()},
                 h, w, routing.expert_ids.size(1));
 }
 inline void experts_down_add_rows(cuda::Stream& stream, RowsKernel kernel, Tensor x, Tensor a,
                                   const Weight& w, const Routing& routing) {
-  const int64_t top_k = routing.expert_ids.size(1), slots = routing.sorted_slots.size(0);
-  const cuda::DeviceBuffer y(size_t(slots * w.n * 4));
+  const int64_t top_k = routing.expert_ids.size(1), picks = routing.sorted_picks.size(0);
+  const cuda::DeviceBuffer y(size_t(picks * w.n * 4));
   cuda::RowsProduct product{.out = x,
-                            .rows = slots,
+                            .rows = picks,
                             .finish = Finish::kAdd,
                             .offsets = routing.offsets.ptr<const int32_t>(),
-                            .slots = routing.sorted_slots.ptr<const int32_t>()};
+                            .picks = routing.sorted_picks.ptr<const int32_t>()};
   if (top_k > 1) {
-    product.out = Tensor(y.data(), DType::kF32, {slots, w.n});
+    product.out = Tensor(y.data(), DType::kF32, {picks, w.n});
     product.finish = Finish::kStore;
   }
   multiply_rows(stream, kernel, product, a, w);
-  if (top_k > 1) cuda::run_combine_slots(stream, x, y.as<const float>(), top_k);
+  if (top_k > 1) cuda::run_combine_picks(stream, x, y.as<const float>(), top_k);
   stream.synchronize();
 }
 

@@ -23,24 +23,24 @@ class ExpertRows {
     for (const int32_t r : rows_of_expert) offsets.push_back(offsets.back() + r);
     rows_ = offsets.back();
     const Matrix x = uneven(rng_, rows_, k);
-    std::vector<int32_t> slots;
+    std::vector<int32_t> picks;
     std::vector<float> scores;
     for (int64_t i = 0; i < rows_; ++i) {
-      slots.push_back(int32_t(rows_ - 1 - i));
+      picks.push_back(int32_t(rows_ - 1 - i));
       scores.push_back(rng_.uniform(0.1f, 1.0f));
     }
     expected_ = std::make_unique<Matrix>(rows_, n);
     const Weight& all = swiglu ? pairs_.view() : plain_.view();
     for (size_t e = 0; e + 1 < offsets.size(); ++e) {
       const Weight w = expert_view(all, int64_t(e));
-      for (int64_t i = offsets[e]; i < offsets[e + 1]; ++i) expect(w, x.row(i), slots[size_t(i)], scores);
+      for (int64_t i = offsets[e]; i < offsets[e + 1]; ++i) expect(w, x.row(i), picks[size_t(i)], scores);
     }
     Matrix in = x;
     DeviceMatrix dx(stream_, in);
     x_ = cuda::DeviceBuffer(size_t(rows_ * cuda::rounded_stride(k) * 2));
     cuda::run_round_rows(stream_, x_.data(), dx.view());
     put(offsets_, offsets);
-    put(slots_, slots);
+    put(picks_, picks);
     put(scores_, scores);
   }
 
@@ -55,7 +55,7 @@ class ExpertRows {
                           .rows = rows_,
                           .finish = swiglu_ ? Finish::kSwiGlu : Finish::kStore,
                           .offsets = offsets_.as<const int32_t>(),
-                          .slots = slots_.as<const int32_t>(),
+                          .picks = picks_.as<const int32_t>(),
                           .scores = scores_.as<const float>()},
         weight_.view());
     dout.fetch(stream_);
@@ -63,7 +63,7 @@ class ExpertRows {
   }
 
  private:
-  void expect(const Weight& w, const float* x, int64_t slot, const std::vector<float>& scores) {
+  void expect(const Weight& w, const float* x, int64_t pick, const std::vector<float>& scores) {
     const auto product = [&](int64_t n) {
       double sum = 0;
       for (int64_t k = 0; k < w.k; ++k)
@@ -73,12 +73,12 @@ class ExpertRows {
     for (int64_t n = 0; n < columns_; ++n) {
       double value;
       if (swiglu_) {
-        const double c = double(scores[size_t(slot)]), g = c * product(cpu16::gate_row(n));
+        const double c = double(scores[size_t(pick)]), g = c * product(cpu16::gate_row(n));
         value = g / (1 + std::exp(-g)) * c * product(cpu16::up_row(n));
       } else {
         value = product(n);
       }
-      expected_->row(slot)[n] = float(value);
+      expected_->row(pick)[n] = float(value);
     }
   }
   template <class T>
@@ -97,7 +97,7 @@ class ExpertRows {
   RandomGateUp pairs_;
   DeviceWeight weight_;
   std::unique_ptr<Matrix> expected_;
-  cuda::DeviceBuffer x_, offsets_, slots_, scores_;
+  cuda::DeviceBuffer x_, offsets_, picks_, scores_;
 };
 
 }  // namespace llama4rt::test

@@ -1,4 +1,4 @@
-// The matmuls with many rows of x on the emulated GPU: against the reference backend, against each other and
+// The matmuls with many rows of x on the emulated GPU: against the reference, against each other and
 // against the same rows one by one, both bit for bit.
 #include "cuda/many_rows.h"
 
@@ -15,10 +15,10 @@ Finish finish_of(Op op) {
   return op == Op::kLinear ? Finish::kStore : op == Op::kLinearAdd ? Finish::kAdd : Finish::kSwiGlu;
 }
 
-void run(Device& backend, Op op, Tensor out, Tensor x, const Weight& w) {
-  if (op == Op::kLinear) return backend.ops().linear(out, x, w);
-  if (op == Op::kLinearAdd) return backend.ops().linear_add(out, x, w);
-  backend.ops().gate_up(out, x, w);
+void run(Device& device, Op op, Tensor out, Tensor x, const Weight& w) {
+  if (op == Op::kLinear) return device.ops().linear(out, x, w);
+  if (op == Op::kLinearAdd) return device.ops().linear_add(out, x, w);
+  device.ops().gate_up(out, x, w);
 }
 
 std::string describe_product(Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
@@ -51,7 +51,7 @@ class Product {
     dout.fetch(devices().stream);
     return out;
   }
-  Matrix by_backend(int64_t first, int64_t count) const {
+  Matrix by_device(int64_t first, int64_t count) const {
     Matrix x = x_.part(first, count), out = before_.part(first, count);
     DeviceMatrix dx(devices().stream, x), dout(devices().stream, out);
     run(devices().cuda, op_, dout.view(), dx.view(), device_weight_.view());
@@ -86,7 +86,7 @@ class Product {
   Matrix x_, before_;
 };
 
-// Every kernel, and single rows, for which the backend takes the decode kernel.
+// Every kernel, and single rows, for which the device takes the decode kernel.
 void check_all(Rng& rng, Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
   SCOPE(describe_product(op, c, spec));
   const Product product(rng, op, c, spec);
@@ -98,7 +98,7 @@ void check_all(Rng& rng, Op op, const cases::LinearCase& c, const cases::WeightS
   }
   for (const int64_t t : {int64_t(0), c.tokens / 2, c.tokens - 1}) {
     SCOPE("row ", t);
-    CHECK(product.by_backend(t, 1) == out.part(t, 1));
+    CHECK(product.by_device(t, 1) == out.part(t, 1));
   }
 }
 
@@ -146,15 +146,15 @@ TEST(many_rows_conform) {
   }
 }
 
-// The backend chooses the kernel by the number of rows; nobody sees which.
+// The device chooses the kernel by the number of rows; nobody sees which.
 TEST(batch_size_changes_no_bit) {
   Rng rng(5);
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kBF16}) {
     const Product product(rng, Op::kGateUp, {.tokens = 200, .n = 20, .k = 1100}, spec);
-    const Matrix all = product.by_backend(0, 200);
+    const Matrix all = product.by_device(0, 200);
     for (const auto& [first, count] : {std::pair<int64_t, int64_t>{199, 1}, {3, 16}, {100, 17}, {40, 100}}) {
       SCOPE("rows ", first, " to ", first + count);
-      CHECK(product.by_backend(first, count) == all.part(first, count));
+      CHECK(product.by_device(first, count) == all.part(first, count));
     }
   }
 }
@@ -186,15 +186,15 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   cuda::Stream& stream = devices().stream;
   MadeRouting routing = random_routing(rng, c);
   const DeviceRouting on_device(stream, routing);
-  const int64_t slots = c.tokens * c.top_k;
+  const int64_t picks = c.tokens * c.top_k;
 
   const RandomGateUp gate_up(rng, spec, c.experts, c.width, c.hidden);
   const DeviceWeight device_gate_up(stream, gate_up.view());
-  Matrix h = rounded_to_bf16(uneven_activations(rng, c.tokens, c.hidden)), a(slots, c.width);
+  Matrix h = rounded_to_bf16(uneven_activations(rng, c.tokens, c.hidden)), a(picks, c.width);
   devices().reference.ops().experts_gate_up(a.view(), h.view(), gate_up.view(), routing.view());
   const RandomWeight down(rng, spec, c.experts, c.hidden, c.width);
   const DeviceWeight device_down(stream, down.view());
-  Matrix down_in = rounded_to_bf16(uneven_activations(rng, slots, c.width));
+  Matrix down_in = rounded_to_bf16(uneven_activations(rng, picks, c.width));
   const Matrix x = random_activations(rng, c.tokens, c.hidden);
   Matrix added = x;
   devices().reference.ops().experts_down_add(added.view(), down_in.view(), down.view(), routing.view());
@@ -202,7 +202,7 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   std::vector<Matrix> of_gate_up, of_down;
   for (const RowsKernel kernel : kRowsKernels) {
     SCOPE(rows_kernel_name(kernel));
-    Matrix found(slots, c.width), found_x = x;
+    Matrix found(picks, c.width), found_x = x;
     DeviceMatrix dh(stream, h), da(stream, found), ddown(stream, down_in), dx(stream, found_x);
     experts_gate_up_rows(stream, kernel, da.view(), dh.view(), device_gate_up.view(), on_device.view());
     experts_down_add_rows(stream, kernel, dx.view(), ddown.view(), device_down.view(), on_device.view());
@@ -214,7 +214,7 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
     CHECK(found == of_gate_up[0]);
     CHECK(found_x == of_down[0]);
   }
-  // One token alone, for which the backend takes the decode kernel.
+  // One token alone, for which the device takes the decode kernel.
   const int64_t t = c.tokens - 1;
   MadeRouting alone = routing.part(t, 1);
   const DeviceRouting alone_on_device(stream, alone);
@@ -228,20 +228,20 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   CHECK(a1 == of_gate_up[0].part(t * c.top_k, c.top_k));
   CHECK(x1 == of_down[0].part(t, 1));
 
-  for (int64_t slot = 0; slot < slots; ++slot)
+  for (int64_t pick = 0; pick < picks; ++pick)
     for (int64_t f = 0; f < c.width; ++f) {
-      const Weight one = expert_view(gate_up.view(), routing.expert(slot));
-      const double score = double(routing.score(slot)), want = a.row(slot)[f];
-      const double g = score * magnitude(h.row(slot / c.top_k), one, cpu16::gate_row(f));
-      const double u = score * magnitude(h.row(slot / c.top_k), one, cpu16::up_row(f));
-      CHECK_CLOSE(of_gate_up[0].row(slot)[f], want,
+      const Weight one = expert_view(gate_up.view(), routing.expert(pick));
+      const double score = double(routing.score(pick)), want = a.row(pick)[f];
+      const double g = score * magnitude(h.row(pick / c.top_k), one, cpu16::gate_row(f));
+      const double u = score * magnitude(h.row(pick / c.top_k), one, cpu16::up_row(f));
+      CHECK_CLOSE(of_gate_up[0].row(pick)[f], want,
                   sum_tolerance(c.hidden) * (2 * g * u + g + u + std::abs(want)) + 1e-37);
     }
   for (int64_t token = 0; token < c.tokens; ++token)
     for (int64_t n = 0; n < c.hidden; ++n) {
       double size = std::abs(double(x.row(token)[n])) + std::abs(double(added.row(token)[n]));
-      for (int64_t slot = token * c.top_k; slot < (token + 1) * c.top_k; ++slot)
-        size += magnitude(down_in.row(slot), expert_view(down.view(), routing.expert(slot)), n);
+      for (int64_t pick = token * c.top_k; pick < (token + 1) * c.top_k; ++pick)
+        size += magnitude(down_in.row(pick), expert_view(down.view(), routing.expert(pick)), n);
       CHECK_CLOSE(of_down[0].row(token)[n], added.row(token)[n], sum_tolerance(c.width) * size + 1e-37);
     }
 }

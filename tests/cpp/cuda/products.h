@@ -45,7 +45,7 @@ inline double sum_tolerance(int64_t k) { return 0x1p-24 * (16.0 + 8.0 * std::sqr
 class DeviceRouting {
  public:
   DeviceRouting(cuda::Stream& stream, MadeRouting& made) : view_(made.view()) {
-    Tensor* tensors[] = {&view_.expert_ids, &view_.scores, &view_.sorted_slots, &view_.offsets};
+    Tensor* tensors[] = {&view_.expert_ids, &view_.scores, &view_.sorted_picks, &view_.offsets};
     for (int i = 0; i < 4; ++i) {
       const size_t bytes = size_t(tensors[i]->numel()) * 4;
       buffers_[i] = cuda::DeviceBuffer(bytes);

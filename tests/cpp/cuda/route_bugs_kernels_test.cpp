@@ -30,12 +30,12 @@ class RouteRun {
   // The kernels' own logits decide what is right after them.
   template <class Args>
   bool run(const Matrix& h, void (*logits)(Args), void (*choose)(Args), void (*place)(Args)) {
-    const int64_t tokens = h.rows(), slots = tokens * kTopK;
+    const int64_t tokens = h.rows(), picks = tokens * kTopK;
     const auto poisoned = [&](int64_t size) {
       return DeviceVector<int32_t>(stream_, std::vector<int32_t>(size_t(size), 0x7fbadbad));
     };
-    const auto dlogits = poisoned(tokens * kExperts), ids = poisoned(slots), scores = poisoned(slots),
-               sorted = poisoned(slots), offsets = poisoned(kExperts + 1);
+    const auto dlogits = poisoned(tokens * kExperts), ids = poisoned(picks), scores = poisoned(picks),
+               sorted = poisoned(picks), offsets = poisoned(kExperts + 1);
     const cuda::DeviceBuffer counts(size_t(tokens * kExperts) * 4);
     const DeviceVector<int32_t> ticket(stream_, {0});
     const DeviceRows dh(stream_, h, false);
@@ -44,7 +44,7 @@ class RouteRun {
                     .logits = static_cast<float*>(dlogits.data()),
                     .expert_ids = static_cast<int32_t*>(ids.data()),
                     .scores = static_cast<float*>(scores.data()),
-                    .sorted_slots = static_cast<int32_t*>(sorted.data()),
+                    .sorted_picks = static_cast<int32_t*>(sorted.data()),
                     .offsets = static_cast<int32_t*>(offsets.data()),
                     .counts = counts.as<int32_t>(),
                     .ticket = static_cast<uint32_t*>(ticket.data()),
@@ -53,8 +53,8 @@ class RouteRun {
                     .hidden = int(kHidden),
                     .experts = int(kExperts),
                     .top_k = int(kTopK),
-                    .fused = slots <= 64};
-    const int blocks = int((tokens + 3) / 4);  // 64 threads place the slots of 4 tokens
+                    .fused = picks <= 64};
+    const int blocks = int((tokens + 3) / 4);  // 64 threads place the picks of 4 tokens
     constexpr size_t kShared = 4096;
     cuda::launch("route_logits", logits,
                  {.grid_x = 3, .grid_y = int((tokens + 1) / 2), .threads = 64, .dynamic_shared = kShared},
@@ -104,8 +104,8 @@ class RouteRun {
     std::vector<int32_t> want_sorted, want_offsets;
     for (int32_t e = 0; e < kExperts; ++e) {
       want_offsets.push_back(int32_t(want_sorted.size()));
-      for (size_t slot = 0; slot < ids.size(); ++slot)
-        if (ids[slot] == e) want_sorted.push_back(int32_t(slot));
+      for (size_t pick = 0; pick < ids.size(); ++pick)
+        if (ids[pick] == e) want_sorted.push_back(int32_t(pick));
     }
     want_offsets.push_back(int32_t(want_sorted.size()));
     return sorted == want_sorted && offsets == want_offsets;

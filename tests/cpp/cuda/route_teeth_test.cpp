@@ -7,7 +7,7 @@ namespace llama4rt::test {
 namespace {
 
 // Columns of very uneven size, and 40 experts: three blocks of them meet. 30 experts per token make few
-// tokens many slots.
+// tokens many picks.
 void check(int64_t tokens, int64_t hidden, int64_t top_k, size_t fewest_places) {
   Rng rng(81);
   cuda::Stream stream;
@@ -33,20 +33,20 @@ void check(int64_t tokens, int64_t hidden, int64_t top_k, size_t fewest_places) 
   }
   std::vector<int32_t> sorted;
   for (int32_t e = 0; e < experts; ++e)
-    for (size_t slot = 0; slot < ids.size(); ++slot)
-      if (ids[slot] == e) sorted.push_back(int32_t(slot));
+    for (size_t pick = 0; pick < ids.size(); ++pick)
+      if (ids[pick] == e) sorted.push_back(int32_t(pick));
   check_teeth(
       "route",
       [&] {
-        CudaDevice backend(0);  // new scratch, never written
-        Workspace ws(backend, 1 << 20);
+        CudaDevice device(0);  // new scratch, never written
+        Workspace ws(device, 1 << 20);
         const DeviceRows dh(stream, h, true);
-        const Routing r = backend.ops().route(dh.view(), router.view(), int(top_k), ws);
+        const Routing r = device.ops().route(dh.view(), router.view(), int(top_k), ws);
         std::vector<int32_t> found_ids(ids.size()), found_sorted(ids.size());
         std::vector<float> found_scores(ids.size());
-        backend.copy_to_host(found_ids.data(), r.expert_ids.data, ids.size() * 4);
-        backend.copy_to_host(found_sorted.data(), r.sorted_slots.data, ids.size() * 4);
-        backend.copy_to_host(found_scores.data(), r.scores.data, ids.size() * 4);
+        device.copy_to_host(found_ids.data(), r.expert_ids.data, ids.size() * 4);
+        device.copy_to_host(found_sorted.data(), r.sorted_picks.data, ids.size() * 4);
+        device.copy_to_host(found_scores.data(), r.scores.data, ids.size() * 4);
         for (size_t i = 0; i < ids.size(); ++i)
           if (!(std::abs(found_scores[i] - scores[i]) <= 1e-5f)) return false;
         return found_ids == ids && found_sorted == sorted;

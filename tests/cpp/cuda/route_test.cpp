@@ -30,7 +30,7 @@ Routed route(cuda::Stream& stream, const Matrix& h, const Weight& router, int to
   const DeviceRows dh(stream, h, aligned);
   const Routing routing{.expert_ids = Tensor(ids.data(), DType::kI32, {tokens, top_k}),
                         .scores = Tensor(scores.data(), DType::kF32, {tokens, top_k}),
-                        .sorted_slots = sorted.view(DType::kI32),
+                        .sorted_picks = sorted.view(DType::kI32),
                         .offsets = offsets.view(DType::kI32)};
   const cuda::DeviceBuffer scratch(std::max<size_t>(cuda::Route::scratch_bytes(tokens, router.n, top_k), 4));
   const DeviceVector<int32_t> tickets(stream, {0});
@@ -51,8 +51,8 @@ void check_sorted(const Routed& r, int64_t experts) {
   std::vector<int32_t> sorted, offsets;
   for (int64_t e = 0; e < experts; ++e) {
     offsets.push_back(int32_t(sorted.size()));
-    for (size_t slot = 0; slot < r.ids.size(); ++slot)
-      if (r.ids[slot] == e) sorted.push_back(int32_t(slot));
+    for (size_t pick = 0; pick < r.ids.size(); ++pick)
+      if (r.ids[pick] == e) sorted.push_back(int32_t(pick));
   }
   offsets.push_back(int32_t(sorted.size()));
   CHECK(r.sorted == sorted);
@@ -142,24 +142,24 @@ TEST(many_tokens_take_three_kernels) {
   }
 }
 
-// Against the reference backend, through the op: the same experts wherever logits are not closer than the
+// Against the reference, through the op: the same experts wherever logits are not closer than the
 // rounding of fp32 sums.
-TEST(the_backend_routes_as_the_reference) {
+TEST(cuda_routes_as_the_reference) {
   Rng rng(73);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   ReferenceDevice reference;
   for (const cases::RouteCase& c : cases::kRouteCases) {
     SCOPE("T ", c.tokens, ", H ", c.hidden, ", E ", c.experts, ", K ", c.top_k);
     const RandomWeight plain(rng, cases::kBF16, 1, c.experts, c.hidden);
     const DeviceWeight router(stream, plain.view());
     Matrix h = random_activations(rng, c.tokens, c.hidden);
-    Workspace host(reference, 1 << 20), device(backend, 1 << 20);
-    const Routing expected = reference.ops().route(h.view(), plain.view(), c.top_k, host);
+    Workspace host_space(reference, 1 << 20), device_space(device, 1 << 20);
+    const Routing expected = reference.ops().route(h.view(), plain.view(), c.top_k, host_space);
     const DeviceRows dh(stream, h, true);
-    const Routing found = backend.ops().route(dh.view(), router.view(), c.top_k, device);
+    const Routing found = device.ops().route(dh.view(), router.view(), c.top_k, device_space);
     std::vector<int32_t> ids(size_t(c.tokens * c.top_k));
-    backend.copy_to_host(ids.data(), found.expert_ids.data, ids.size() * 4);
+    device.copy_to_host(ids.data(), found.expert_ids.data, ids.size() * 4);
     for (int64_t t = 0; t < c.tokens; ++t)
       for (int i = 0; i < c.top_k; ++i) {
         const int32_t mine = ids[size_t(t * c.top_k + i)], theirs = expected.expert_ids.row<int32_t>(t)[i];
@@ -184,9 +184,9 @@ TEST(equal_logits_go_to_the_lowest_experts) {
     Matrix h(tokens, 64);
     for (int64_t t = 0; t < tokens; ++t) std::fill_n(h.row(t), 64, t % 2 ? -0.0f : 0.0f);  // logits 0 or -0
     const Routed r = route(stream, h, router.view(), 3, true);
-    for (int64_t slot = 0; slot < tokens * 3; ++slot) {
-      CHECK_EQ(r.ids[size_t(slot)], int32_t(slot % 3));
-      CHECK_EQ(r.scores[size_t(slot)], 0.5f);
+    for (int64_t pick = 0; pick < tokens * 3; ++pick) {
+      CHECK_EQ(r.ids[size_t(pick)], int32_t(pick % 3));
+      CHECK_EQ(r.scores[size_t(pick)], 0.5f);
     }
     check_sorted(r, 70);
   }
@@ -215,16 +215,16 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
   }
 }
 
-TEST(no_tokens_have_no_slots) {
+TEST(no_tokens_have_no_picks) {
   Rng rng(76);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   const RandomWeight plain(rng, cases::kBF16, 1, 5, 64);
   const DeviceWeight router(stream, plain.view());
-  Workspace ws(backend, 1 << 16);
-  const Routing r = backend.ops().route(Tensor(nullptr, DType::kF32, {0, 64}), router.view(), 2, ws);
+  Workspace ws(device, 1 << 16);
+  const Routing r = device.ops().route(Tensor(nullptr, DType::kF32, {0, 64}), router.view(), 2, ws);
   std::vector<int32_t> offsets(6, -1);
-  backend.copy_to_host(offsets.data(), r.offsets.data, offsets.size() * 4);
+  device.copy_to_host(offsets.data(), r.offsets.data, offsets.size() * 4);
   CHECK(offsets == std::vector<int32_t>(6, 0));
 }
 

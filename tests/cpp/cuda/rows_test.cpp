@@ -10,8 +10,8 @@ namespace llama4rt::test {
 namespace {
 
 ReferenceDevice& reference() {
-  static ReferenceDevice backend;
-  return backend;
+  static ReferenceDevice device;
+  return device;
 }
 
 // f under every schedule, with aligned rows and with others.

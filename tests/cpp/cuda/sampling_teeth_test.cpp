@@ -33,10 +33,10 @@ TEST(every_break_is_caught) {
   check_teeth(
       "sampling",
       [&] {
-        CudaDevice backend(0);  // new scratch, never written
+        CudaDevice device(0);  // new scratch, never written
         const Sampled found = sample_on_device(stream, c, true, [&](const SampleBatch& batch, Tensor logits) {
-          backend.ops().sample(batch, logits);
-          backend.copy_to_host(nullptr, nullptr, 0);
+          device.ops().sample(batch, logits);
+          device.copy_to_host(nullptr, nullptr, 0);
         });
         return difference(c, found, expected).empty();
       },

@@ -1,4 +1,4 @@
-// Sampling on the emulated GPU against the reference backend: the same tokens, whatever the parameters, and
+// Sampling on the emulated GPU against the reference: the same tokens, whatever the parameters, and
 // the same bits for a row whatever else is in the batch.
 #include "cuda/kernels/sampling.h"
 
@@ -114,7 +114,7 @@ TEST(flat_distributions_conform) {
 TEST(a_row_does_not_see_the_batch) {
   Rng rng(104);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   const SamplingCase all = random_sampling_case(rng, 5, 600);
   const Sampled together = on_gpu(stream, all, true);
   for (int64_t i = 0; i < 5; ++i) {
@@ -125,8 +125,8 @@ TEST(a_row_does_not_see_the_batch) {
     one.masks = all.masks;
     const WithOptions with(schedules()[size_t(i) % schedules().size()]);
     const Sampled alone = sample_on_device(stream, one, false, [&](const SampleBatch& batch, Tensor logits) {
-      backend.ops().sample(batch, logits);
-      backend.copy_to_host(nullptr, nullptr, 0);  // waits for the backend's stream
+      device.ops().sample(batch, logits);
+      device.copy_to_host(nullptr, nullptr, 0);  // waits for the device's stream
     });
     const SampledRow &a = alone.rows[0], &b = together.rows[size_t(i)];
     CHECK_EQ(a.token, b.token);

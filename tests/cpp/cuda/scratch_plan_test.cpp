@@ -1,5 +1,5 @@
 // What a plan says of scratch is never below what a step asks for, whatever the model and the step: the
-// backend's own host code runs the forward pass of random models with launches that are dropped.
+// device's own host code runs the forward pass of random models with launches that are dropped.
 #include <algorithm>
 #include <random>
 #include <vector>

@@ -1,4 +1,4 @@
-// rotate_heads and tile_attention on the emulated GPU, through the CUDA backend, against the reference.
+// rotate_heads and tile_attention on the emulated GPU, through CUDA, against the reference.
 #include "cuda/cuda_device.h"
 #include "cuda/simt_test.h"
 #include "reference/reference_ops.h"
@@ -16,9 +16,9 @@ struct Tiles {
         qkv(random_activations(rng, c.tiles * c.rows, 3 * c.num_heads * c.head_dim)),
         scale(0.25f / float(c.head_dim)) {}
   int64_t width() const { return shape.num_heads * shape.head_dim; }
-  void attend(Device& backend, Tensor out, Tensor in) const {
-    backend.ops().tile_attention(out, in.columns(0, width()), in.columns(width(), width()),
-                                 in.columns(2 * width(), width()), shape.rows, shape.num_heads, scale);
+  void attend(Device& device, Tensor out, Tensor in) const {
+    device.ops().tile_attention(out, in.columns(0, width()), in.columns(width(), width()),
+                                in.columns(2 * width(), width()), shape.rows, shape.num_heads, scale);
   }
 };
 
@@ -35,7 +35,7 @@ Matrix rounded(const Matrix& m) {
 TEST(tile_attention_conforms) {
   Rng rng(41);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   ReferenceDevice reference;
   size_t turn = 0;
   for (const cases::TilesCase& c : cases::kTilesCases) {
@@ -44,8 +44,8 @@ TEST(tile_attention_conforms) {
     Tiles tiles(rng, c);
     Matrix out(tiles.qkv.rows(), tiles.width());
     DeviceMatrix din(stream, tiles.qkv), dout(stream, out);
-    tiles.attend(backend, dout.view(), din.view());
-    backend.copy_to_host(nullptr, nullptr, 0);
+    tiles.attend(device, dout.view(), din.view());
+    device.copy_to_host(nullptr, nullptr, 0);
     dout.fetch(stream);
     CHECK(out.intact());
 
@@ -68,7 +68,7 @@ TEST(tile_attention_conforms) {
 TEST(rotate_heads_conforms) {
   Rng rng(42);
   cuda::Stream stream;
-  CudaDevice backend(0);
+  CudaDevice device(0);
   ReferenceDevice reference;
   for (const cases::TilesCase& c : cases::kTilesCases) {
     if (c.rows > 100) continue;  // time
@@ -83,8 +83,8 @@ TEST(rotate_heads_conforms) {
     const auto rope = [&](void* data) { return Tensor(data, DType::kF32, {c.rows, c.head_dim / 2, 2}); };
     reference.ops().rotate_heads(expected.view(), rope(angles.row(0)));
     DeviceMatrix dx(stream, x), dangles(stream, angles);
-    backend.ops().rotate_heads(dx.view(), rope(dangles.view().data));
-    backend.copy_to_host(nullptr, nullptr, 0);
+    device.ops().rotate_heads(dx.view(), rope(dangles.view().data));
+    device.copy_to_host(nullptr, nullptr, 0);
     dx.fetch(stream);
     CHECK(x.intact());
     for (int64_t t = 0; t < x.rows(); ++t)

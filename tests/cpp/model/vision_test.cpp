@@ -206,11 +206,11 @@ VisionTower tower_on(Device& device, const TowerFile& tower, int64_t max_tiles) 
 }
 
 // Features of tiles [first, first + count) by a tower with room for `max_tiles`.
-Matrix encode(Device& backend, const TowerFile& tower, const std::vector<uint8_t>& tiles, int64_t first,
+Matrix encode(Device& device, const TowerFile& tower, const std::vector<uint8_t>& tiles, int64_t first,
               int64_t count, int64_t max_tiles) {
   const VisionConfig& c = tower.vision();
   const size_t tile_bytes = size_t(c.image_size * c.image_size * 3);
-  VisionTower made = tower_on(backend, tower, max_tiles);
+  VisionTower made = tower_on(device, tower, max_tiles);
   Matrix out(count * c.tokens_per_tile(), tower.config().hidden_size);
   made.encode(out.view(), std::span(tiles).subspan(size_t(first) * tile_bytes, size_t(count) * tile_bytes));
   CHECK(out.intact());
@@ -254,8 +254,8 @@ TEST(agrees_with_the_plain_tower) {
     double largest = 0;
     for (const std::vector<double>& row : expected)
       for (double value : row) largest = std::max(largest, std::abs(value));
-    const auto check = [&](Device& backend) {
-      const Matrix found = encode(backend, tower, tiles, 0, test.tiles, test.tiles);
+    const auto check = [&](Device& device) {
+      const Matrix found = encode(device, tower, tiles, 0, test.tiles, test.tiles);
       double worst = 0;
       for (size_t i = 0; i < expected.size(); ++i)
         for (size_t j = 0; j < expected[i].size(); ++j)
@@ -264,10 +264,10 @@ TEST(agrees_with_the_plain_tower) {
       return found;
     };
     check(reference());
-    const Matrix first = check(*subjects().front().backend);
+    const Matrix first = check(*subjects().front().device);
     for (const Subject& s : subjects()) {
       SCOPE(s.label, " bit for bit as ", subjects().front().label);
-      CHECK(encode(*s.backend, tower, tiles, 0, test.tiles, test.tiles) == first);
+      CHECK(encode(*s.device, tower, tiles, 0, test.tiles, test.tiles) == first);
     }
   }
 }
@@ -277,17 +277,17 @@ TEST(a_tile_does_not_depend_on_its_company) {
   const TowerFile tower(vision_config(64, 2, 2, 12, 3), 5);
   const int64_t tokens = tower.vision().tokens_per_tile();
   const std::vector<uint8_t> tiles = random_tiles(rng, tower.vision(), 5);
-  const auto check = [&](Device& backend) {
-    const Matrix all = encode(backend, tower, tiles, 0, 5, 5);
+  const auto check = [&](Device& device) {
+    const Matrix all = encode(device, tower, tiles, 0, 5, 5);
     for (int64_t first = 0; first < 5; ++first)
       for (int64_t count = 1; first + count <= 5; ++count)
-        CHECK(encode(backend, tower, tiles, first, count, count + first) ==
+        CHECK(encode(device, tower, tiles, first, count, count + first) ==
               all.part(first * tokens, count * tokens));
   };
   check(reference());
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    check(*s.backend);
+    check(*s.device);
   }
 }
 
@@ -297,7 +297,7 @@ TEST(a_tower_can_be_used_again) {
   const VisionConfig& c = tower.vision();
   const std::vector<uint8_t> tiles = random_tiles(rng, c, 3);
   const size_t tile_bytes = tiles.size() / 3;
-  VisionTower reused = tower_on(*subjects().back().backend, tower, 3);
+  VisionTower reused = tower_on(*subjects().back().device, tower, 3);
   Matrix all(3 * c.tokens_per_tile(), tower.config().hidden_size);
   reused.encode(all.view(), tiles);
   for (const int64_t t : {2, 0, 1}) {
@@ -312,7 +312,7 @@ TEST(the_workspace_is_exactly_as_large_as_needed) {
   for (const TowerCase& test : tower_cases()) {
     const TowerFile tower(test.config, 1);
     const std::vector<uint8_t> tiles = random_tiles(rng, tower.vision(), test.tiles);
-    VisionTower made = tower_on(*subjects().back().backend, tower, test.tiles);
+    VisionTower made = tower_on(*subjects().back().device, tower, test.tiles);
     Matrix out(test.tiles * tower.vision().tokens_per_tile(), tower.config().hidden_size);
     made.encode(out.view(), tiles);
     CHECK_EQ(made.workspace().peak(), made.workspace().capacity());

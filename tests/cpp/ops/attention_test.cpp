@@ -1,4 +1,4 @@
-// prepare_qkv and paged_attention. The cache's inner order is each backend's own, so it is written and read
+// prepare_qkv and paged_attention. The cache's inner order is each device's own, so it is written and read
 // only through the two ops, and starts full of NaN: a key outside a query's range must not matter even so.
 #include "ops/conformance.h"
 #include "ops/kv_int8.h"
@@ -8,7 +8,7 @@ namespace {
 
 class Cache {
  public:
-  Cache(Device& backend, int num_blocks, int block_size, int num_kv_heads, int head_dim, KvKind format)
+  Cache(Device& device, int num_blocks, int block_size, int num_kv_heads, int head_dim, KvKind format)
       : layer_{.format = format,
                .num_blocks = num_blocks,
                .block_size = block_size,
@@ -16,7 +16,7 @@ class Cache {
                .head_dim = head_dim},
         k_(int64_t(num_blocks) * layer_.block_bytes()),
         v_(int64_t(k_.size())) {
-    LLAMA4RT_CHECK(kInternal, backend.traits().has_own_memory == false,
+    LLAMA4RT_CHECK(kInternal, device.traits().has_own_memory == false,
                    "the tests write device memory directly");
     std::memset(k_.as<char>(), 0xff, k_.size());
     std::memset(v_.as<char>(), 0xff, v_.size());
@@ -67,7 +67,7 @@ AttentionInputs random_inputs(Rng& rng, const cases::AttentionCase& c) {
   return in;
 }
 
-void fill(Device& backend, const Cache& cache, const AttentionInputs& in, int group) {
+void fill(Device& device, const Cache& cache, const AttentionInputs& in, int group) {
   for (const StoredSequence& s : in.sequences) {
     Matrix k = s.k, v = s.v, q(s.k.rows(), s.k.columns() * group);
     for (int64_t i = 0; i < q.rows(); ++i) std::fill_n(q.row(i), q.columns(), 0.0f);
@@ -75,12 +75,12 @@ void fill(Device& backend, const Cache& cache, const AttentionInputs& in, int gr
     for (int64_t j = 0; j < s.k.rows(); ++j)
       slots.push_back(int64_t(s.blocks[size_t(j / cache.layer().block_size)]) * cache.layer().block_size +
                       j % cache.layer().block_size);
-    backend.ops().prepare_qkv(q.view(), k.view(), v.view(), {}, cache.layer(), slots_of(slots));
+    device.ops().prepare_qkv(q.view(), k.view(), v.view(), {}, cache.layer(), slots_of(slots));
   }
 }
 
 // Attention of query rows [first, first + count), which may cut sequences anywhere.
-Matrix attend(Device& backend, const Cache& cache, const AttentionInputs& in, int64_t first, int64_t count,
+Matrix attend(Device& device, const Cache& cache, const AttentionInputs& in, int64_t first, int64_t count,
               float scale) {
   std::vector<int32_t> query_start = {0}, table;
   std::vector<int64_t> first_position, kv_begin;
@@ -106,7 +106,7 @@ Matrix attend(Device& backend, const Cache& cache, const AttentionInputs& in, in
   batch.kv_begin = kv_begin.data();
   batch.block_table = table.data();
   Matrix q = in.q.part(first, count), out(count, in.q.columns());
-  backend.ops().paged_attention(out.view(), q.view(), cache.layer(), batch, scale);
+  device.ops().paged_attention(out.view(), q.view(), cache.layer(), batch, scale);
   return out;
 }
 
@@ -219,11 +219,10 @@ TEST(attention_conforms) {
     const AttentionInputs in = random_inputs(rng, c);
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(c, in, scale), fp32_tolerance(c.head_dim), in.q.rows(),
-            [&](Device& backend, int64_t first, int64_t count) {
-              const Cache cache(backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim,
-                                c.kv_format);
-              fill(backend, cache, in, c.group);
-              return attend(backend, cache, in, first, count, scale);
+            [&](Device& device, int64_t first, int64_t count) {
+              const Cache cache(device, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
+              fill(device, cache, in, c.group);
+              return attend(device, cache, in, first, count, scale);
             });
   }
 }
@@ -240,13 +239,13 @@ TEST(any_split_of_a_prompt_gives_the_same_bits) {
                                    .kv_format = format,
                                    .sequences = {{.first_position = 0, .length = 150}}};
       const AttentionInputs in = random_inputs(rng, c);
-      const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
-      fill(*s.backend, cache, in, c.group);
-      const Matrix whole = attend(*s.backend, cache, in, 0, 150, 0.125f);
+      const Cache cache(*s.device, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
+      fill(*s.device, cache, in, c.group);
+      const Matrix whole = attend(*s.device, cache, in, 0, 150, 0.125f);
       for (int64_t slice : {1, 7, 16, 64, 149})
         for (int64_t first = 0; first < 150; first += slice) {
           const int64_t count = std::min<int64_t>(slice, 150 - first);
-          CHECK(attend(*s.backend, cache, in, first, count, 0.125f) == whole.part(first, count));
+          CHECK(attend(*s.device, cache, in, first, count, 0.125f) == whole.part(first, count));
         }
     }
 }
@@ -273,9 +272,9 @@ TEST(a_bad_key_or_value_reaches_those_who_see_it_only) {
         for (const Subject& s : subjects()) {
           SCOPE(s.label, ", ", kv_kind_name(format), in_key ? ", key " : ", value ", bad);
           const auto run = [&](const AttentionInputs& in) {
-            const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, format);
-            fill(*s.backend, cache, in, c.group);
-            return attend(*s.backend, cache, in, 0, kTokens, 0.125f);
+            const Cache cache(*s.device, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, format);
+            fill(*s.device, cache, in, c.group);
+            return attend(*s.device, cache, in, 0, kTokens, 0.125f);
           };
           const Matrix out = run(spoilt);
           CHECK(out.part(0, kBad) == run(good).part(0, kBad));
@@ -295,9 +294,9 @@ TEST(huge_scores_do_not_overflow) {
   const AttentionInputs in = random_inputs(rng, c);
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const Cache cache(*s.backend, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
-    fill(*s.backend, cache, in, c.group);
-    const Matrix out = attend(*s.backend, cache, in, 0, 3, 1e4f);
+    const Cache cache(*s.device, in.num_blocks, c.block_size, c.num_kv_heads, c.head_dim, c.kv_format);
+    fill(*s.device, cache, in, c.group);
+    const Matrix out = attend(*s.device, cache, in, 0, 3, 1e4f);
     for (int64_t i = 0; i < out.rows(); ++i)
       for (int64_t j = 0; j < out.columns(); ++j) CHECK(std::isfinite(out.row(i)[j]));
   }
@@ -341,9 +340,9 @@ TEST(prepare_qkv_conforms) {
         for (int64_t i = 0; i < dim; ++i)
           oracle.set(t, head * dim + i, x[size_t(i)] * factor, std::abs(size[size_t(i)]) * factor);
       }
-    conform(oracle, fp32_tolerance(dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(dim), c.tokens, [&](Device& device, int64_t first, int64_t count) {
       Matrix out = qkv.part(first, count);
-      const Cache cache(backend, int(ceil_div(count, int64_t(16))), 16, c.num_kv_heads, c.head_dim,
+      const Cache cache(device, int(ceil_div(count, int64_t(16))), 16, c.num_kv_heads, c.head_dim,
                         c.kv_format);
       QkvTransform transform;
       transform.qk_norm = c.qk_norm;
@@ -353,9 +352,9 @@ TEST(prepare_qkv_conforms) {
       std::vector<int64_t> slots(static_cast<size_t>(count));
       std::iota(slots.begin(), slots.end(), int64_t(0));
       const Tensor all = out.view();
-      backend.ops().prepare_qkv(all.columns(0, q_width), all.columns(q_width, kv_width),
-                                all.columns(q_width + kv_width, kv_width), transform, cache.layer(),
-                                slots_of(slots));
+      device.ops().prepare_qkv(all.columns(0, q_width), all.columns(q_width, kv_width),
+                               all.columns(q_width + kv_width, kv_width), transform, cache.layer(),
+                               slots_of(slots));
       return out;
     });
   }
@@ -378,26 +377,26 @@ TEST(the_cache_holds_the_transformed_keys) {
     std::iota(slots.begin(), slots.end(), int64_t(0));
     for (const Subject& s : subjects()) {
       SCOPE(s.label, ", ", kv_kind_name(format));
-      Device& backend = *s.backend;
-      // One backend does everything at once; the other two steps apart: transform, then store as it is.
-      const Cache at_once(backend, 2, 16, int(heads), int(dim), format),
-          apart(backend, 2, 16, int(heads), int(dim), format);
+      Device& device = *s.device;
+      // One device does everything at once; the other two steps apart: transform, then store as it is.
+      const Cache at_once(device, 2, 16, int(heads), int(dim), format),
+          apart(device, 2, 16, int(heads), int(dim), format);
       Matrix q1 = q, k1 = k, v1 = v;
       QkvTransform transform;
       transform.rope = Tensor(rope.data(), DType::kF32, {tokens, dim / 2, 2});
       transform.qk_norm = true;
       transform.qk_norm_eps = 1e-5f;
-      backend.ops().prepare_qkv(q1.view(), k1.view(), v1.view(), transform, at_once.layer(), slots_of(slots));
+      device.ops().prepare_qkv(q1.view(), k1.view(), v1.view(), transform, at_once.layer(), slots_of(slots));
       Matrix q2 = q1, k2 = k1, v2 = v;
-      backend.ops().prepare_qkv(q2.view(), k2.view(), v2.view(), {}, apart.layer(), slots_of(slots));
+      device.ops().prepare_qkv(q2.view(), k2.view(), v2.view(), {}, apart.layer(), slots_of(slots));
       CHECK(q2 == q1);
       CHECK(k2 == k1);
       CHECK(v1 == v);
       AttentionInputs in{.num_blocks = 2, .q = q1};
       in.sequences.push_back({.shape = {.length = tokens}, .blocks = {0, 1}, .k = k1, .v = v});
-      CHECK(attend(backend, at_once, in, 0, tokens, 0.125f) == attend(backend, apart, in, 0, tokens, 0.125f));
+      CHECK(attend(device, at_once, in, 0, tokens, 0.125f) == attend(device, apart, in, 0, tokens, 0.125f));
       // With one key, attention returns its value: exactly, so the sum of probabilities is exactly 1.
-      const Matrix first = attend(backend, at_once, in, 0, 1, 0.125f);
+      const Matrix first = attend(device, at_once, in, 0, 1, 0.125f);
       for (int64_t head = 0; head < heads; ++head) {
         const Kept value(v.row(0) + head * dim, dim, format);
         for (int64_t i = 0; i < dim; ++i) {

@@ -1,5 +1,5 @@
 // Wrong shapes, dtypes and weights: each is one typed error from the one place that checks, and never reaches
-// a backend.
+// a device.
 #include "ops/conformance.h"
 
 namespace llama4rt::test {
@@ -12,7 +12,7 @@ struct Fixture {
   std::vector<float> memory = std::vector<float>(1 << 16);
   std::vector<float> other = std::vector<float>(1 << 16);
   std::vector<int64_t> slots = std::vector<int64_t>(16);
-  Device& backend = reference();
+  Device& device = reference();
   float* a = memory.data();
   float* b = other.data();
 };
@@ -23,7 +23,7 @@ TEST(the_message_says_what_was_found_and_expected) {
   Fixture f;
   std::string message;
   try {
-    f.backend.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 9}), f32(f.b, {9}), 1e-5f);
+    f.device.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 9}), f32(f.b, {9}), 1e-5f);
   } catch (const Error& e) {
     message = e.what();
   }
@@ -32,19 +32,19 @@ TEST(the_message_says_what_was_found_and_expected) {
 
 TEST(rmsnorm_refuses) {
   Fixture f;
-  CHECK_THROWS(kInternal, f.backend.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {2, 8}), f32(f.b, {8}), 1e-5f));
-  CHECK_THROWS(kInternal, f.backend.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {7}), 1e-5f));
-  CHECK_THROWS(kInternal, f.backend.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {24}), f32(f.b, {8}), 1e-5f));
-  CHECK_THROWS(kInternal, f.backend.ops().rmsnorm(Tensor(f.a, DType::kBF16, {3, 8}), f32(f.b, {3, 8}),
-                                                  f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal, f.device.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {2, 8}), f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal, f.device.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {7}), 1e-5f));
+  CHECK_THROWS(kInternal, f.device.ops().rmsnorm(f32(f.a, {3, 8}), f32(f.b, {24}), f32(f.b, {8}), 1e-5f));
+  CHECK_THROWS(kInternal, f.device.ops().rmsnorm(Tensor(f.a, DType::kBF16, {3, 8}), f32(f.b, {3, 8}),
+                                                 f32(f.b, {8}), 1e-5f));
   CHECK_THROWS(kInternal,
-               f.backend.ops().rmsnorm(f32(nullptr, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), 1e-5f));
+               f.device.ops().rmsnorm(f32(nullptr, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), 1e-5f));
 }
 
 TEST(layernorm_refuses) {
   Fixture f;
   const auto layernorm = [&](Tensor out, int64_t weight, int64_t bias) {
-    f.backend.ops().layernorm(out, f32(f.b, {3, 8}), f32(f.b, {weight}), f32(f.b, {bias}), 1e-5f);
+    f.device.ops().layernorm(out, f32(f.b, {3, 8}), f32(f.b, {weight}), f32(f.b, {bias}), 1e-5f);
   };
   std::fill_n(f.b, 24, 1.0f);
   layernorm(f32(f.a, {3, 8}), 8, 8);
@@ -53,37 +53,37 @@ TEST(layernorm_refuses) {
   CHECK_THROWS(kInternal, layernorm(f32(f.a, {3, 8}), 8, 9));
   CHECK_THROWS(kInternal, layernorm(f32(nullptr, {3, 8}), 8, 8));
   CHECK_THROWS(kInternal,
-               f.backend.ops().layernorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), Tensor(), 1e-5f));
+               f.device.ops().layernorm(f32(f.a, {3, 8}), f32(f.b, {3, 8}), f32(f.b, {8}), Tensor(), 1e-5f));
 }
 
 TEST(bias_and_gelu_refuse) {
   Fixture f;
-  f.backend.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {8}));
-  CHECK_THROWS(kInternal, f.backend.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {3, 8})));
-  CHECK_THROWS(kInternal, f.backend.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {7})));
-  CHECK_THROWS(kInternal, f.backend.ops().add_bias(f32(f.a, {3, 8}), Tensor()));
-  CHECK_THROWS(kInternal, f.backend.ops().add_bias(f32(f.a, {24}), f32(f.b, {24})));
-  f.backend.ops().gelu(f32(f.a, {3, 8}), f32(f.b, {8}));
-  f.backend.ops().gelu(f32(f.a, {3, 8}), {});
-  CHECK_THROWS(kInternal, f.backend.ops().gelu(f32(f.a, {3, 8}), f32(f.b, {9})));
-  CHECK_THROWS(kInternal, f.backend.ops().gelu(Tensor(f.a, DType::kBF16, {3, 8}), {}));
+  f.device.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {8}));
+  CHECK_THROWS(kInternal, f.device.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {3, 8})));
+  CHECK_THROWS(kInternal, f.device.ops().add_bias(f32(f.a, {3, 8}), f32(f.b, {7})));
+  CHECK_THROWS(kInternal, f.device.ops().add_bias(f32(f.a, {3, 8}), Tensor()));
+  CHECK_THROWS(kInternal, f.device.ops().add_bias(f32(f.a, {24}), f32(f.b, {24})));
+  f.device.ops().gelu(f32(f.a, {3, 8}), f32(f.b, {8}));
+  f.device.ops().gelu(f32(f.a, {3, 8}), {});
+  CHECK_THROWS(kInternal, f.device.ops().gelu(f32(f.a, {3, 8}), f32(f.b, {9})));
+  CHECK_THROWS(kInternal, f.device.ops().gelu(Tensor(f.a, DType::kBF16, {3, 8}), {}));
 }
 
 TEST(tile_ops_refuse) {
   Fixture f;
-  f.backend.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 4, 2}));
+  f.device.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 4, 2}));
   CHECK_THROWS(kInternal,
-               f.backend.ops().rotate_heads(f32(f.a, {7, 16}), f32(f.b, {3, 4, 2})));  // half a tile
+               f.device.ops().rotate_heads(f32(f.a, {7, 16}), f32(f.b, {3, 4, 2})));  // half a tile
   CHECK_THROWS(kInternal,
-               f.backend.ops().rotate_heads(f32(f.a, {6, 20}), f32(f.b, {3, 4, 2})));  // half a head
-  CHECK_THROWS(kInternal, f.backend.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 8})));
-  CHECK_THROWS(kInternal, f.backend.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {0, 4, 2})));
-  CHECK_THROWS(kInternal, f.backend.ops().rotate_heads(f32(f.a, {6, 16}), Tensor()));
+               f.device.ops().rotate_heads(f32(f.a, {6, 20}), f32(f.b, {3, 4, 2})));  // half a head
+  CHECK_THROWS(kInternal, f.device.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {3, 8})));
+  CHECK_THROWS(kInternal, f.device.ops().rotate_heads(f32(f.a, {6, 16}), f32(f.b, {0, 4, 2})));
+  CHECK_THROWS(kInternal, f.device.ops().rotate_heads(f32(f.a, {6, 16}), Tensor()));
 
   const auto attend = [&](Tensor out, Tensor v, int64_t rows_per_tile, int num_heads) {
     const Tensor qk = f32(f.b, {6, 32});
-    f.backend.ops().tile_attention(out, qk.columns(0, 16), qk.columns(16, 16), v, rows_per_tile, num_heads,
-                                   1.0f);
+    f.device.ops().tile_attention(out, qk.columns(0, 16), qk.columns(16, 16), v, rows_per_tile, num_heads,
+                                  1.0f);
   };
   const Tensor out = f32(f.a, {6, 16}), v = f32(f.b + 1000, {6, 16});
   attend(out, v, 3, 2);
@@ -101,7 +101,7 @@ TEST(linear_refuses) {
   Fixture f;
   const RandomWeight good(f.rng, cases::kInt4, 1, 32, 128);
   const auto linear = [&](int64_t n, int64_t k, const Weight& w) {
-    f.backend.ops().linear(f32(f.a, {2, n}), f32(f.b, {2, k}), w);
+    f.device.ops().linear(f32(f.a, {2, n}), f32(f.b, {2, k}), w);
   };
   linear(32, 128, good.view());
   CHECK_THROWS(kInternal, linear(31, 128, good.view()));
@@ -119,17 +119,17 @@ TEST(linear_refuses) {
   CHECK_THROWS(kInternal, linear(32, 128, bad));
   bad = good.view(), bad.num_experts = 2;
   CHECK_THROWS(kInternal, linear(32, 128, bad));
-  CHECK_THROWS(kInternal, f.backend.ops().linear(f32(f.a, {2, 32}), f32(f.a, {2, 128}), good.view()));
-  CHECK_THROWS(kInternal, f.backend.ops().linear_add(f32(f.a, {3, 32}), f32(f.b, {2, 128}), good.view()));
+  CHECK_THROWS(kInternal, f.device.ops().linear(f32(f.a, {2, 32}), f32(f.a, {2, 128}), good.view()));
+  CHECK_THROWS(kInternal, f.device.ops().linear_add(f32(f.a, {3, 32}), f32(f.b, {2, 128}), good.view()));
 }
 
 TEST(gate_up_refuses) {
   Fixture f;
   const RandomGateUp good(f.rng, cases::kBF16, 1, 20, 64);
-  f.backend.ops().gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 64}), good.view());
-  CHECK_THROWS(kInternal, f.backend.ops().gate_up(f32(f.a, {2, 40}), f32(f.b, {2, 64}), good.view()));
-  CHECK_THROWS(kInternal, f.backend.ops().gate_up(f32(f.a, {1, 20}), f32(f.b, {2, 64}), good.view()));
-  CHECK_THROWS(kInternal, f.backend.ops().gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 63}), good.view()));
+  f.device.ops().gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 64}), good.view());
+  CHECK_THROWS(kInternal, f.device.ops().gate_up(f32(f.a, {2, 40}), f32(f.b, {2, 64}), good.view()));
+  CHECK_THROWS(kInternal, f.device.ops().gate_up(f32(f.a, {1, 20}), f32(f.b, {2, 64}), good.view()));
+  CHECK_THROWS(kInternal, f.device.ops().gate_up(f32(f.a, {2, 20}), f32(f.b, {2, 63}), good.view()));
 }
 
 TEST(embed_and_row_ops_refuse) {
@@ -138,15 +138,15 @@ TEST(embed_and_row_ops_refuse) {
   const Weight weight{.layout = Layout::kRowMajor, .n = 10, .k = 8, .data = table.data()};
   std::vector<int32_t> ids = {3, 10};
   const Tensor two(ids.data(), DType::kI32, {2}), one(ids.data(), DType::kI32, {1});
-  f.backend.ops().embed(f32(f.a, {1, 8}), weight, one);
-  CHECK_THROWS(kInternal, f.backend.ops().embed(f32(f.a, {2, 8}), weight, two));  // id 10 of 10
-  CHECK_THROWS(kInternal, f.backend.ops().embed(f32(f.a, {1, 9}), weight, one));
+  f.device.ops().embed(f32(f.a, {1, 8}), weight, one);
+  CHECK_THROWS(kInternal, f.device.ops().embed(f32(f.a, {2, 8}), weight, two));  // id 10 of 10
+  CHECK_THROWS(kInternal, f.device.ops().embed(f32(f.a, {1, 9}), weight, one));
   Weight blocked = weight;
   blocked.layout = Layout::kCpu16;
-  CHECK_THROWS(kInternal, f.backend.ops().embed(f32(f.a, {1, 8}), blocked, one));
-  CHECK_THROWS(kInternal, f.backend.ops().gather_rows(f32(f.a, {2, 8}), f32(f.b, {4, 9}), two));
-  CHECK_THROWS(kInternal, f.backend.ops().gather_rows(f32(f.a, {3, 8}), f32(f.b, {4, 8}), two));
-  CHECK_THROWS(kInternal, f.backend.ops().scatter_rows(f32(f.a, {4, 8}), two, f32(f.b, {1, 8})));
+  CHECK_THROWS(kInternal, f.device.ops().embed(f32(f.a, {1, 8}), blocked, one));
+  CHECK_THROWS(kInternal, f.device.ops().gather_rows(f32(f.a, {2, 8}), f32(f.b, {4, 9}), two));
+  CHECK_THROWS(kInternal, f.device.ops().gather_rows(f32(f.a, {3, 8}), f32(f.b, {4, 8}), two));
+  CHECK_THROWS(kInternal, f.device.ops().scatter_rows(f32(f.a, {4, 8}), two, f32(f.b, {1, 8})));
 }
 
 TEST(attention_refuses) {
@@ -161,9 +161,9 @@ TEST(attention_refuses) {
   std::vector<float> q(64 * 64), out(64 * 64);
   const auto prepare = [&](int64_t q_width, int64_t kv_width, const KvLayer& layer, int64_t slot) {
     f.slots[0] = slot;
-    f.backend.ops().prepare_qkv(f32(q.data(), {1, q_width}), f32(q.data() + 512, {1, kv_width}),
-                                f32(q.data() + 1024, {1, kv_width}), {}, layer,
-                                Tensor(f.slots.data(), DType::kI64, {1}));
+    f.device.ops().prepare_qkv(f32(q.data(), {1, q_width}), f32(q.data() + 512, {1, kv_width}),
+                               f32(q.data() + 1024, {1, kv_width}), {}, layer,
+                               Tensor(f.slots.data(), DType::kI64, {1}));
   };
   prepare(64, 32, kv, 63);
   CHECK_THROWS(kInternal, prepare(48, 32, kv, 0));  // three query heads for two
@@ -191,8 +191,8 @@ TEST(attention_refuses) {
                        .max_blocks = 2,
                        .max_query_len = 3};
   const auto attend = [&](int64_t tokens) {
-    f.backend.ops().paged_attention(f32(out.data(), {tokens, 64}), f32(q.data(), {tokens, 64}), kv, batch,
-                                    0.25f);
+    f.device.ops().paged_attention(f32(out.data(), {tokens, 64}), f32(q.data(), {tokens, 64}), kv, batch,
+                                   0.25f);
   };
   attend(3);
   CHECK_THROWS(kInternal, attend(4));  // query_start ends at 3
@@ -213,20 +213,20 @@ TEST(experts_refuse) {
   const RandomWeight router(f.rng, cases::kBF16, 1, 4, 64), int_router(f.rng, cases::kInt8, 1, 4, 64);
   const RandomGateUp gate_up(f.rng, cases::kInt4, 4, 32, 64), three(f.rng, cases::kInt4, 3, 32, 64);
   const RandomWeight down(f.rng, cases::kInt4, 4, 64, 32);
-  Workspace ws(f.backend, 1 << 16);
+  Workspace ws(f.device, 1 << 16);
   const Tensor h = f32(f.b, {2, 64});
-  CHECK_THROWS(kInternal, f.backend.ops().route(h, router.view(), 5, ws));
-  CHECK_THROWS(kInternal, f.backend.ops().route(h, router.view(), 0, ws));
-  CHECK_THROWS(kInternal, f.backend.ops().route(f32(f.b, {2, 65}), router.view(), 1, ws));
-  CHECK_THROWS(kInternal, f.backend.ops().route(h, int_router.view(), 1, ws));
-  const Routing routing = f.backend.ops().route(h, router.view(), 2, ws);
-  f.backend.ops().experts_gate_up(f32(f.a, {4, 32}), h, gate_up.view(), routing);
-  CHECK_THROWS(kInternal, f.backend.ops().experts_gate_up(f32(f.a, {2, 32}), h, gate_up.view(), routing));
-  CHECK_THROWS(kInternal, f.backend.ops().experts_gate_up(f32(f.a, {4, 32}), h, three.view(), routing));
-  f.backend.ops().experts_down_add(h, f32(f.a, {4, 32}), down.view(), routing);
-  CHECK_THROWS(kInternal, f.backend.ops().experts_down_add(h, f32(f.a, {4, 48}), down.view(), routing));
+  CHECK_THROWS(kInternal, f.device.ops().route(h, router.view(), 5, ws));
+  CHECK_THROWS(kInternal, f.device.ops().route(h, router.view(), 0, ws));
+  CHECK_THROWS(kInternal, f.device.ops().route(f32(f.b, {2, 65}), router.view(), 1, ws));
+  CHECK_THROWS(kInternal, f.device.ops().route(h, int_router.view(), 1, ws));
+  const Routing routing = f.device.ops().route(h, router.view(), 2, ws);
+  f.device.ops().experts_gate_up(f32(f.a, {4, 32}), h, gate_up.view(), routing);
+  CHECK_THROWS(kInternal, f.device.ops().experts_gate_up(f32(f.a, {2, 32}), h, gate_up.view(), routing));
+  CHECK_THROWS(kInternal, f.device.ops().experts_gate_up(f32(f.a, {4, 32}), h, three.view(), routing));
+  f.device.ops().experts_down_add(h, f32(f.a, {4, 32}), down.view(), routing);
+  CHECK_THROWS(kInternal, f.device.ops().experts_down_add(h, f32(f.a, {4, 48}), down.view(), routing));
   CHECK_THROWS(kInternal,
-               f.backend.ops().experts_down_add(f32(f.b, {3, 64}), f32(f.a, {4, 32}), down.view(), routing));
+               f.device.ops().experts_down_add(f32(f.b, {3, 64}), f32(f.a, {4, 32}), down.view(), routing));
 }
 
 TEST(a_small_workspace_is_refused) {

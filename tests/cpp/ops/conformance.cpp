@@ -34,7 +34,7 @@ class ScopedEnvironment {
 
 }  // namespace
 
-std::unique_ptr<Device> cpu_backend(const std::string& isa, int num_threads, Activations activations) {
+std::unique_ptr<Device> cpu_device(const std::string& isa, int num_threads, Activations activations) {
   const ScopedEnvironment forced("LLAMA4RT_CPU_ISA", isa);
   return make_device("cpu", {.num_threads = num_threads, .activations = activations});
 }
@@ -43,7 +43,7 @@ const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all = [] {
     std::vector<Subject> s;
     const auto add = [&](const std::string& isa, int threads) {
-      s.push_back({error_text(isa, ", ", threads, " threads"), cpu_backend(isa, threads)});
+      s.push_back({error_text(isa, ", ", threads, " threads"), cpu_device(isa, threads)});
     };
     const std::vector<std::string> isas = cpu::supported_isas();
     for (const std::string& isa : isas) add(isa, 1);
@@ -55,8 +55,8 @@ const std::vector<Subject>& subjects() {
 }
 
 Device& reference() {
-  static const std::unique_ptr<Device> backend = make_device("reference", {.num_threads = 1});
-  return *backend;
+  static const std::unique_ptr<Device> device = make_device("reference", {.num_threads = 1});
+  return *device;
 }
 
 uint64_t test_seed() {
@@ -104,8 +104,8 @@ void compare(const std::string& what, const Oracle& oracle, const Matrix& found,
 }  // namespace
 
 void conform(const Oracle& oracle, const Tolerance& tolerance, int64_t rows, const RunRows& run) {
-  const auto run_checked = [&](Device& backend, int64_t first, int64_t count) {
-    Matrix out = run(backend, first, count);
+  const auto run_checked = [&](Device& device, int64_t first, int64_t count) {
+    Matrix out = run(device, first, count);
     CHECK(out.intact());
     return out;
   };
@@ -113,17 +113,17 @@ void conform(const Oracle& oracle, const Tolerance& tolerance, int64_t rows, con
   compare("reference against double", oracle, expected, nullptr, tolerance);
 
   const Subject& oracle_table = subjects().front();
-  const Matrix cpu = run_checked(*oracle_table.backend, 0, rows);
+  const Matrix cpu = run_checked(*oracle_table.device, 0, rows);
   compare(oracle_table.label + " against reference", oracle, cpu, &expected, tolerance);
   for (const Subject& s : subjects()) {
     SCOPE(s.label, " bit for bit as ", oracle_table.label);
-    CHECK(run_checked(*s.backend, 0, rows) == cpu);
+    CHECK(run_checked(*s.device, 0, rows) == cpu);
   }
   // First, last and a few rows between, each alone, by the slowest and the best table.
   for (const int64_t row : std::set<int64_t>{0, rows / 3, rows / 2, rows - 1})
     for (const Subject* s : {&subjects().front(), &subjects().back()}) {
       SCOPE(s->label, ", row ", row, " of ", rows, " alone");
-      CHECK(run_checked(*s->backend, row, 1) == cpu.part(row, 1));
+      CHECK(run_checked(*s->device, row, 1) == cpu.part(row, 1));
     }
 }
 

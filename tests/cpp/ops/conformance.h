@@ -18,15 +18,15 @@ namespace llama4rt::test {
 
 struct Subject {
   std::string label;  // "avx2, 1 thread"
-  std::unique_ptr<Device> backend;
+  std::unique_ptr<Device> device;
 };
 // Every CPU table this machine runs on one thread, slowest first (the scalar oracle of the others), then the
 // best on two and on three threads; all with int16 activations, for whose error the limits are made.
 const std::vector<Subject>& subjects();
 Device& reference();
-// A CPU backend forced to one table, as LLAMA4RT_CPU_ISA does it.
-std::unique_ptr<Device> cpu_backend(const std::string& isa, int num_threads,
-                                    Activations activations = Activations::kInt16);
+// A CPU device forced to one table, as LLAMA4RT_CPU_ISA does it.
+std::unique_ptr<Device> cpu_device(const std::string& isa, int num_threads,
+                                   Activations activations = Activations::kInt16);
 
 // --- how much error is allowed (docs/numerics.md, "Tolerances")
 
@@ -62,7 +62,7 @@ struct Oracle {
 };
 
 // Runs the op for rows [first, first + count) of the case's inputs and returns its output.
-using RunRows = std::function<Matrix(Device& backend, int64_t first, int64_t count)>;
+using RunRows = std::function<Matrix(Device& device, int64_t first, int64_t count)>;
 
 void conform(const Oracle& oracle, const Tolerance& tolerance, int64_t rows, const RunRows& run);
 

@@ -13,10 +13,10 @@ TEST(the_forced_table_is_the_one_in_use) {
     SCOPE(isa);
     CHECK_EQ(cpu::kernels_by_name(isa).isa, isa);
     tables.insert(&cpu::kernels_by_name(isa));
-    const auto backend = cpu_backend(isa, 2);
-    CHECK_EQ(backend->name(), "cpu");
-    CHECK_EQ(backend->num_threads(), 2);
-    CHECK(backend->describe().find("cpu " + isa + ",") != std::string::npos);
+    const auto device = cpu_device(isa, 2);
+    CHECK_EQ(device->name(), "cpu");
+    CHECK_EQ(device->num_threads(), 2);
+    CHECK(device->describe().find("cpu " + isa + ",") != std::string::npos);
   }
   CHECK_EQ(tables.size(), cpu::supported_isas().size());
 }
@@ -24,7 +24,7 @@ TEST(the_forced_table_is_the_one_in_use) {
 TEST(scalar_runs_everywhere_and_comes_first) { CHECK_EQ(cpu::supported_isas().front(), "scalar"); }
 
 TEST(an_unknown_table_is_refused) {
-  CHECK_THROWS(kConfig, cpu_backend("avx9000", 1));
+  CHECK_THROWS(kConfig, cpu_device("avx9000", 1));
   CHECK_THROWS(kConfig, cpu::kernels_by_name(""));
 }
 

@@ -7,8 +7,8 @@ namespace {
 double exact_gelu(double y) { return 0.5 * y * std::erfc(-y / std::sqrt(2.0)); }
 
 // gelu of any number of values, without a bias.
-std::vector<float> gelu_of(Device& backend, std::vector<float> values) {
-  backend.ops().gelu(Tensor(values.data(), DType::kF32, {1, int64_t(values.size())}), {});
+std::vector<float> gelu_of(Device& device, std::vector<float> values) {
+  device.ops().gelu(Tensor(values.data(), DType::kF32, {1, int64_t(values.size())}), {});
   return values;
 }
 
@@ -27,9 +27,9 @@ TEST(gelu_conforms) {
           const double value = x.row(t)[i], plus = with_bias ? double(bias.row(0)[i]) : 0.0;
           oracle.set(t, i, exact_gelu(value + plus), std::abs(value) + std::abs(plus));
         }
-      conform(oracle, fp32_tolerance(1), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+      conform(oracle, fp32_tolerance(1), c.tokens, [&](Device& device, int64_t first, int64_t count) {
         Matrix out = x.part(first, count);
-        backend.ops().gelu(out.view(), with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
+        device.ops().gelu(out.view(), with_bias ? Tensor(bias.row(0), DType::kF32, {c.dim}) : Tensor());
         return out;
       });
     }
@@ -41,7 +41,7 @@ TEST(gelu_is_as_exact_as_it_says) {
   for (int i = -140'000; i <= 140'000; ++i) y.push_back(float(i) * 1e-4f);
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const std::vector<float> found = gelu_of(*s.backend, y);
+    const std::vector<float> found = gelu_of(*s.device, y);
     double worst = 0, worst_relative = 0;
     for (size_t i = 0; i < y.size(); ++i) {
       if (y[i] == 0) continue;
@@ -60,7 +60,7 @@ TEST(gelu_of_extreme_values) {
                                 -3e38f, 20.0f,    -20.0f,    1e-30f};
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const std::vector<float> found = gelu_of(*s.backend, y);
+    const std::vector<float> found = gelu_of(*s.device, y);
     CHECK_EQ(found[0], 0.0f);
     CHECK_EQ(found[1], infinity);
     CHECK_CLOSE(found[2], 0.0, 1e-34);
@@ -80,15 +80,15 @@ TEST(add_bias_is_exact) {
     Matrix bias = random_activations(rng, 1, c.dim), expected = x;
     for (int64_t t = 0; t < c.tokens; ++t)
       for (int64_t i = 0; i < c.dim; ++i) expected.row(t)[i] += bias.row(0)[i];
-    const auto check = [&](Device& backend) {
+    const auto check = [&](Device& device) {
       Matrix out = x;
-      backend.ops().add_bias(out.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
+      device.ops().add_bias(out.view(), Tensor(bias.row(0), DType::kF32, {c.dim}));
       CHECK(out == expected);
     };
     check(reference());
     for (const Subject& s : subjects()) {
       SCOPE(s.label, ", ", c.tokens, " tokens, dim ", c.dim);
-      check(*s.backend);
+      check(*s.device);
     }
   }
 }

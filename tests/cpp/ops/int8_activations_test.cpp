@@ -11,16 +11,16 @@ const std::vector<Subject>& byte_subjects() {
   static const std::vector<Subject> all = [] {
     std::vector<Subject> s;
     for (const std::string& isa : cpu::supported_isas())
-      s.push_back({isa, cpu_backend(isa, 1, Activations::kInt8)});
-    s.push_back({"3 threads", cpu_backend(cpu::supported_isas().back(), 3, Activations::kInt8)});
+      s.push_back({isa, cpu_device(isa, 1, Activations::kInt8)});
+    s.push_back({"3 threads", cpu_device(cpu::supported_isas().back(), 3, Activations::kInt8)});
     return s;
   }();
   return all;
 }
 
-Matrix linear(Device& backend, const Matrix& x, const Weight& w) {
+Matrix linear(Device& device, const Matrix& x, const Weight& w) {
   Matrix in = x, out(x.rows(), w.n);
-  backend.ops().linear(out.view(), in.view(), w);
+  device.ops().linear(out.view(), in.view(), w);
   CHECK(out.intact());
   return out;
 }
@@ -29,9 +29,9 @@ void check_linear(Rng& rng, const cases::LinearCase& c, const cases::WeightSpec&
   SCOPE("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", describe(spec));
   const RandomWeight weight(rng, spec, 1, c.n, c.k);
   const Matrix x = random_activations(rng, c.tokens, c.k);
-  const Matrix found = linear(*byte_subjects().front().backend, x, weight.view());
+  const Matrix found = linear(*byte_subjects().front().device, x, weight.view());
   if (spec.kind != WeightKind::kInt4) {
-    CHECK(found == linear(*subjects().front().backend, x, weight.view()));
+    CHECK(found == linear(*subjects().front().device, x, weight.view()));
     return;
   }
   const double limit = fp32_tolerance(c.k).worst;
@@ -46,11 +46,11 @@ void check_linear(Rng& rng, const cases::LinearCase& c, const cases::WeightSpec&
   CHECK(over <= 0);
   for (const Subject& s : byte_subjects()) {
     SCOPE(s.label, " bit for bit as scalar");
-    CHECK(linear(*s.backend, x, weight.view()) == found);
+    CHECK(linear(*s.device, x, weight.view()) == found);
   }
   for (const int64_t row : {int64_t(0), c.tokens / 2, c.tokens - 1}) {
     SCOPE("row ", row, " alone");
-    CHECK(linear(*byte_subjects().back().backend, x.part(row, 1), weight.view()) == found.part(row, 1));
+    CHECK(linear(*byte_subjects().back().device, x.part(row, 1), weight.view()) == found.part(row, 1));
   }
 }
 
@@ -78,7 +78,7 @@ TEST(int8_activations_keep_the_largest_values_exact) {
   x.row(0)[k] = -127.0f;
   for (const Subject& s : byte_subjects()) {
     SCOPE(s.label, ", k ", k);
-    const Matrix out = linear(*s.backend, x, weight.view());
+    const Matrix out = linear(*s.device, x, weight.view());
     for (int64_t n = 0; n < 32; ++n) {
       const double want = -127.0 * double(weight_value(weight.view(), n, k));
       CHECK_CLOSE(double(out.row(0)[n]), want, 1e-6 * std::abs(want) + 1e-30);
@@ -94,8 +94,8 @@ TEST(a_group_with_nan_poisons_its_row_only_with_int8_activations) {
   x.row(1)[rng.below(256)] = std::numeric_limits<float>::quiet_NaN();
   for (const Subject& s : byte_subjects()) {
     SCOPE(s.label);
-    const Matrix out = linear(*s.backend, x, weight.view()),
-                 expected = linear(*s.backend, clean, weight.view());
+    const Matrix out = linear(*s.device, x, weight.view()),
+                 expected = linear(*s.device, clean, weight.view());
     for (int64_t n = 0; n < 24; ++n) CHECK(std::isnan(out.row(1)[n]));
     CHECK(out.part(0, 1) == expected.part(0, 1));
     CHECK(out.part(2, 1) == expected.part(2, 1));

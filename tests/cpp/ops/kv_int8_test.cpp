@@ -1,4 +1,4 @@
-// The definition of int8 keys and values, which every backend is compared with.
+// The definition of int8 keys and values, which every device is compared with.
 #include "ops/kv_int8.h"
 
 #include <cmath>

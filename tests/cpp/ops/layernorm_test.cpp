@@ -33,9 +33,9 @@ TEST(conforms) {
                    (std::abs(value) + std::sqrt(square)) * std::abs(by) + std::abs(plus));
       }
     }
-    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& device, int64_t first, int64_t count) {
       Matrix in = x.part(first, count), out(count, c.dim);
-      backend.ops().layernorm(out.view(), in.view(), w, b, eps);
+      device.ops().layernorm(out.view(), in.view(), w, b, eps);
       return out;
     });
   }
@@ -46,16 +46,16 @@ TEST(works_in_place) {
   Matrix x = random_activations(rng, 5, 333), weight = random_activations(rng, 1, 333),
          bias = random_activations(rng, 1, 333);
   const Tensor w(weight.row(0), DType::kF32, {333}), b(bias.row(0), DType::kF32, {333});
-  const auto check = [&](Device& backend) {
+  const auto check = [&](Device& device) {
     Matrix out(5, 333), in_place = x;
-    backend.ops().layernorm(out.view(), x.view(), w, b, 1e-5f);
-    backend.ops().layernorm(in_place.view(), in_place.view(), w, b, 1e-5f);
+    device.ops().layernorm(out.view(), x.view(), w, b, 1e-5f);
+    device.ops().layernorm(in_place.view(), in_place.view(), w, b, 1e-5f);
     CHECK(in_place == out);
   };
   check(reference());
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    check(*s.backend);
+    check(*s.device);
   }
 }
 

@@ -19,9 +19,9 @@ void check_linear(Rng& rng, const cases::LinearCase& c, const cases::WeightSpec&
   const RandomWeight weight(rng, spec, 1, c.n, c.k);
   const Matrix x = random_activations(rng, c.tokens, c.k);
   conform(product_oracle(x, weight.view()), fp32_tolerance(c.k), c.tokens,
-          [&](Device& backend, int64_t first, int64_t count) {
+          [&](Device& device, int64_t first, int64_t count) {
             Matrix in = x.part(first, count), out(count, c.n);
-            backend.ops().linear(out.view(), in.view(), weight.view());
+            device.ops().linear(out.view(), in.view(), weight.view());
             return out;
           });
 }
@@ -56,9 +56,9 @@ TEST(linear_add_conforms) {
           oracle.value[at] += double(residual.row(t)[n]);
           oracle.magnitude[at] += std::abs(double(residual.row(t)[n]));
         }
-      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Device& device, int64_t first, int64_t count) {
         Matrix x = residual.part(first, count), in = a.part(first, count);
-        backend.ops().linear_add(x.view(), in.view(), weight.view());
+        device.ops().linear_add(x.view(), in.view(), weight.view());
         return x;
       });
     }
@@ -79,9 +79,9 @@ TEST(gate_up_conforms) {
                                    product(h.row(t), weight.view(), cpu16::up_row(i)), 1.0);
           oracle.set(t, i, a.value, a.magnitude, a.rounding);
         }
-      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+      conform(oracle, fp32_tolerance(c.k), c.tokens, [&](Device& device, int64_t first, int64_t count) {
         Matrix in = h.part(first, count), out(count, f);
-        backend.ops().gate_up(out.view(), in.view(), weight.view());
+        device.ops().gate_up(out.view(), in.view(), weight.view());
         return out;
       });
     }
@@ -100,8 +100,8 @@ TEST(a_row_of_nan_or_infinity_stays_alone) {
       for (const Subject& s : subjects()) {
         SCOPE(s.label);
         Matrix clean_out(7, 48), out(7, 48);
-        s.backend->ops().linear(clean_out.view(), x.view(), weight.view());
-        s.backend->ops().linear(out.view(), poisoned.view(), weight.view());
+        s.device->ops().linear(clean_out.view(), x.view(), weight.view());
+        s.device->ops().linear(out.view(), poisoned.view(), weight.view());
         for (int64_t t = 0; t < 7; ++t)
           if (t == 2)
             CHECK(!std::isfinite(out.row(t)[0]));
@@ -122,9 +122,9 @@ TEST(extreme_activations_keep_their_precision) {
       for (int64_t t = 0; t < 3; ++t)
         for (int64_t k = 0; k < 256; ++k) x.row(t)[k] *= size;
       conform(product_oracle(x, weight.view()), fp32_tolerance(256), 3,
-              [&](Device& backend, int64_t first, int64_t count) {
+              [&](Device& device, int64_t first, int64_t count) {
                 Matrix in = x.part(first, count), out(count, 48);
-                backend.ops().linear(out.view(), in.view(), weight.view());
+                device.ops().linear(out.view(), in.view(), weight.view());
                 return out;
               });
     }

@@ -20,8 +20,8 @@ class MadeRouting {
       : ids_(std::move(ids)), scores_(std::move(scores)), top_k_(top_k) {
     for (int64_t e = 0; e < num_experts; ++e) {
       offsets_.push_back(int32_t(sorted_.size()));
-      for (size_t slot = 0; slot < ids_.size(); ++slot)
-        if (ids_[slot] == e) sorted_.push_back(int32_t(slot));
+      for (size_t pick = 0; pick < ids_.size(); ++pick)
+        if (ids_[pick] == e) sorted_.push_back(int32_t(pick));
     }
     offsets_.push_back(int32_t(sorted_.size()));
   }
@@ -29,7 +29,7 @@ class MadeRouting {
     const int64_t tokens = int64_t(ids_.size()) / top_k_;
     return {.expert_ids = Tensor(ids_.data(), DType::kI32, {tokens, top_k_}),
             .scores = Tensor(scores_.data(), DType::kF32, {tokens, top_k_}),
-            .sorted_slots = Tensor(sorted_.data(), DType::kI32, {tokens * top_k_}),
+            .sorted_picks = Tensor(sorted_.data(), DType::kI32, {tokens * top_k_}),
             .offsets = Tensor(offsets_.data(), DType::kI32, {int64_t(offsets_.size())})};
   }
   // The same decisions for tokens [first, first + count) only.
@@ -39,8 +39,8 @@ class MadeRouting {
     };
     return MadeRouting(cut(ids_), cut(scores_), int64_t(offsets_.size()) - 1, top_k_);
   }
-  int32_t expert(int64_t slot) const { return ids_[size_t(slot)]; }
-  float score(int64_t slot) const { return scores_[size_t(slot)]; }
+  int32_t expert(int64_t pick) const { return ids_[size_t(pick)]; }
+  float score(int64_t pick) const { return scores_[size_t(pick)]; }
 
  private:
   std::vector<int32_t> ids_;

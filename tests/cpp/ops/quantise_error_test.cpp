@@ -8,9 +8,9 @@ namespace {
 constexpr int64_t kTokens = 8, kInputs = 5120, kOutputs = 64;
 
 // Rms of error over rms of magnitude, whole tensor.
-double relative_error(Device& backend, const Matrix& x, const Weight& w, const std::vector<Product>& exact) {
+double relative_error(Device& device, const Matrix& x, const Weight& w, const std::vector<Product>& exact) {
   Matrix in = x, out(kTokens, kOutputs);
-  backend.ops().linear(out.view(), in.view(), w);
+  device.ops().linear(out.view(), in.view(), w);
   double error = 0, magnitude = 0;
   for (int64_t t = 0; t < kTokens; ++t)
     for (int64_t n = 0; n < kOutputs; ++n) {
@@ -30,7 +30,7 @@ void check_rows(Rng& rng, const char* what, const Matrix& x, double limit_g32, d
     for (int64_t t = 0; t < kTokens; ++t)
       for (int64_t n = 0; n < kOutputs; ++n) exact.push_back(product(x.row(t), weight.view(), n));
     for (const Subject& s : subjects())
-      CHECK_CLOSE(relative_error(*s.backend, x, weight.view(), exact), 0.0,
+      CHECK_CLOSE(relative_error(*s.device, x, weight.view(), exact), 0.0,
                   group == 32 ? limit_g32 : limit_g128);
   }
 }

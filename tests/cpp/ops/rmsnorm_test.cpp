@@ -22,9 +22,9 @@ TEST(conforms) {
         oracle.set(t, i, y, std::abs(y));
       }
     }
-    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(c.dim), c.tokens, [&](Device& device, int64_t first, int64_t count) {
       Matrix in = x.part(first, count), out(count, c.dim);
-      backend.ops().rmsnorm(out.view(), in.view(), w, eps);
+      device.ops().rmsnorm(out.view(), in.view(), w, eps);
       return out;
     });
   }
@@ -37,8 +37,8 @@ TEST(works_in_place) {
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
     Matrix out(5, 333), in_place = x;
-    s.backend->ops().rmsnorm(out.view(), x.view(), w, 1e-5f);
-    s.backend->ops().rmsnorm(in_place.view(), in_place.view(), w, 1e-5f);
+    s.device->ops().rmsnorm(out.view(), x.view(), w, 1e-5f);
+    s.device->ops().rmsnorm(in_place.view(), in_place.view(), w, 1e-5f);
     CHECK(in_place == out);
   }
 }

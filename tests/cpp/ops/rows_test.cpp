@@ -1,4 +1,4 @@
-// embed, gather_rows and scatter_rows: exact on every backend.
+// embed, gather_rows and scatter_rows: exact on every device.
 #include "ops/conformance.h"
 
 namespace llama4rt::test {
@@ -7,11 +7,11 @@ namespace {
 Tensor indices(std::vector<int32_t>& v) { return Tensor(v.data(), DType::kI32, {int64_t(v.size())}); }
 
 template <class F>
-void on_every_backend(const F& f) {
+void on_every_device(const F& f) {
   f(reference());
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    f(*s.backend);
+    f(*s.device);
   }
 }
 
@@ -29,9 +29,9 @@ TEST(embed_is_exact) {
                         .k = width,
                         .data = table.data()};
     std::vector<int32_t> ids = {0, 49, 7, 7, 31};
-    on_every_backend([&](Device& backend) {
+    on_every_device([&](Device& device) {
       Matrix out(5, width);
-      backend.ops().embed(out.view(), weight, indices(ids));
+      device.ops().embed(out.view(), weight, indices(ids));
       CHECK(out.intact());
       for (int64_t t = 0; t < 5; ++t)
         for (int64_t i = 0; i < width; ++i)
@@ -45,10 +45,10 @@ TEST(gather_and_scatter_are_exact) {
   for (int64_t width : {1, 15, 64, 333}) {
     const Matrix x = random_activations(rng, 9, width), src = random_activations(rng, 3, width);
     std::vector<int32_t> rows = {8, 0, 4};
-    on_every_backend([&](Device& backend) {
+    on_every_device([&](Device& device) {
       Matrix from = x, out(3, width), to = x, in = src;
-      backend.ops().gather_rows(out.view(), from.view(), indices(rows));
-      backend.ops().scatter_rows(to.view(), indices(rows), in.view());
+      device.ops().gather_rows(out.view(), from.view(), indices(rows));
+      device.ops().scatter_rows(to.view(), indices(rows), in.view());
       CHECK(out.intact() && to.intact());
       Matrix expected = x;
       for (int64_t i = 0; i < 3; ++i) {
@@ -64,15 +64,15 @@ TEST(no_rows_is_no_work) {
   std::vector<int32_t> none;
   Matrix x(3, 8), nothing(0, 8);
   std::vector<float> ones(8, 1.0f);
-  on_every_backend([&](Device& backend) {
-    backend.ops().gather_rows(nothing.view(), x.view(), indices(none));
-    backend.ops().scatter_rows(x.view(), indices(none), nothing.view());
+  on_every_device([&](Device& device) {
+    device.ops().gather_rows(nothing.view(), x.view(), indices(none));
+    device.ops().scatter_rows(x.view(), indices(none), nothing.view());
     const Tensor vector(ones.data(), DType::kF32, {8});
-    backend.ops().rmsnorm(nothing.view(), nothing.view(), vector, 1e-5f);
-    backend.ops().layernorm(nothing.view(), nothing.view(), vector, vector, 1e-5f);
-    backend.ops().add_bias(nothing.view(), vector);
-    backend.ops().gelu(nothing.view(), vector);
-    backend.ops().tile_attention(nothing.view(), nothing.view(), nothing.view(), nothing.view(), 3, 2, 1.0f);
+    device.ops().rmsnorm(nothing.view(), nothing.view(), vector, 1e-5f);
+    device.ops().layernorm(nothing.view(), nothing.view(), vector, vector, 1e-5f);
+    device.ops().add_bias(nothing.view(), vector);
+    device.ops().gelu(nothing.view(), vector);
+    device.ops().tile_attention(nothing.view(), nothing.view(), nothing.view(), nothing.view(), 3, 2, 1.0f);
   });
 }
 

@@ -22,12 +22,12 @@ Matrix by_tile(const Matrix& m, int64_t rows) {
   return tiles;
 }
 
-Matrix attend(Device& backend, Matrix qkv, const cases::TilesCase& c, float scale) {
+Matrix attend(Device& device, Matrix qkv, const cases::TilesCase& c, float scale) {
   const int64_t width = c.num_heads * c.head_dim;
   Matrix out(qkv.rows(), width);
   const Tensor all = qkv.view();
-  backend.ops().tile_attention(out.view(), all.columns(0, width), all.columns(width, width),
-                               all.columns(2 * width, width), c.rows, c.num_heads, scale);
+  device.ops().tile_attention(out.view(), all.columns(0, width), all.columns(width, width),
+                              all.columns(2 * width, width), c.rows, c.num_heads, scale);
   CHECK(out.intact());
   return out;
 }
@@ -75,8 +75,8 @@ TEST(tile_attention_conforms) {
     const Matrix qkv = random_activations(rng, c.tiles * c.rows, 3 * c.num_heads * c.head_dim);
     const float scale = 1.0f / std::sqrt(float(c.head_dim));
     conform(attention_oracle(qkv, c, double(scale)), fp32_tolerance(c.head_dim), c.tiles,
-            [&](Device& backend, int64_t first, int64_t count) {
-              return by_tile(attend(backend, qkv.part(first * c.rows, count * c.rows), c, scale), c.rows);
+            [&](Device& device, int64_t first, int64_t count) {
+              return by_tile(attend(device, qkv.part(first * c.rows, count * c.rows), c, scale), c.rows);
             });
   }
 }
@@ -85,15 +85,15 @@ TEST(a_single_row_gets_its_own_value) {
   SEEDED(rng);
   const cases::TilesCase c{.tiles = 3, .rows = 1, .num_heads = 2, .head_dim = 20};
   const Matrix qkv = random_activations(rng, 3, 120);
-  const auto check = [&](Device& backend) {
-    const Matrix out = attend(backend, qkv, c, 0.3f);
+  const auto check = [&](Device& device) {
+    const Matrix out = attend(device, qkv, c, 0.3f);
     for (int64_t t = 0; t < 3; ++t)
       for (int64_t i = 0; i < 40; ++i) CHECK_EQ(out.row(t)[i], qkv.row(t)[80 + i]);
   };
   check(reference());
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    check(*s.backend);
+    check(*s.device);
   }
 }
 
@@ -103,7 +103,7 @@ TEST(huge_scores_do_not_overflow) {
   const Matrix qkv = random_activations(rng, 40, 96);
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const Matrix out = attend(*s.backend, qkv, c, 1e4f);
+    const Matrix out = attend(*s.device, qkv, c, 1e4f);
     for (int64_t i = 0; i < out.rows(); ++i)
       for (int64_t j = 0; j < out.columns(); ++j) CHECK(std::isfinite(out.row(i)[j]));
   }
@@ -117,12 +117,12 @@ TEST(nothing_is_left_from_other_tiles) {
   const Matrix qkv = random_activations(rng, 21, 144);
   for (const Subject& s : subjects()) {
     SCOPE(s.label);
-    const Matrix before = attend(*s.backend, qkv, c, 0.2f);
+    const Matrix before = attend(*s.device, qkv, c, 0.2f);
     Matrix poison(48, 144), among(42, 144);  // a Matrix starts full of NaN
-    attend(*s.backend, poison, {.tiles = 1, .rows = 48, .num_heads = 2, .head_dim = 24}, 0.2f);
-    CHECK(attend(*s.backend, qkv, c, 0.2f) == before);
+    attend(*s.device, poison, {.tiles = 1, .rows = 48, .num_heads = 2, .head_dim = 24}, 0.2f);
+    CHECK(attend(*s.device, qkv, c, 0.2f) == before);
     for (int64_t i = 0; i < 21; ++i) std::copy_n(qkv.row(i), 144, among.row(21 + i));
-    CHECK(attend(*s.backend, among, c, 0.2f).part(21, 21) == before);
+    CHECK(attend(*s.device, among, c, 0.2f).part(21, 21) == before);
   }
 }
 
@@ -144,9 +144,9 @@ TEST(rotate_heads_conforms) {
         oracle.set(t / c.rows, at, re * cosine - im * sine, size);
         oracle.set(t / c.rows, at + 1, re * sine + im * cosine, size);
       }
-    conform(oracle, fp32_tolerance(2), c.tiles, [&](Device& backend, int64_t first, int64_t count) {
+    conform(oracle, fp32_tolerance(2), c.tiles, [&](Device& device, int64_t first, int64_t count) {
       Matrix out = x.part(first * c.rows, count * c.rows);
-      backend.ops().rotate_heads(out.view(), rope);
+      device.ops().rotate_heads(out.view(), rope);
       CHECK(out.intact());
       return by_tile(out, c.rows);
     });

@@ -1,4 +1,4 @@
-// Sampling through Ops::sample, as the reference backend defines it, against the sampler of the host: the
+// Sampling through Ops::sample, as the reference defines it, against the sampler of the host: the
 // same tokens and log probabilities.
 #include "runtime/runner/device_sampler.h"
 
@@ -92,10 +92,10 @@ TEST(is_the_sampler_of_the_host) {
   const uint64_t seed = std::random_device{}();
   SCOPE("seed ", seed);
   Rng rng(seed);
-  ReferenceDevice backend;
+  ReferenceDevice device;
   Sampler host;
   for (const int64_t size : {1, 7, 50, 256, 257, 1000, 3000}) {
-    DeviceSampler device(backend, size, 6);
+    DeviceSampler sampler(device, size, 6);
     for (int batch = 0; batch < (size > 500 ? 8 : 40); ++batch) {
       const int64_t count = 1 + rng.below(6);
       Matrix logits = random_logits(rng, count, size);
@@ -104,21 +104,21 @@ TEST(is_the_sampler_of_the_host) {
         logits.row(rng.below(count))[rng.below(size)] = -std::numeric_limits<float>::infinity();
       std::vector<Request> requests;
       for (int64_t i = 0; i < count; ++i) requests.push_back(random_request(rng, size));
-      device.clear();
+      sampler.clear();
       Matrix copy = logits;
       std::vector<SampledToken> tokens;
       std::vector<int32_t> next_ids(size_t(count), 77);
       const auto run = [&] {
         const auto first = int64_t(tokens.size());
         const DeviceSampler::Run submitted =
-            device.submit(copy.view().rows(first, device.num_rows()), next_ids.data() + first);
-        for (SampledToken& token : device.collect(submitted)) tokens.push_back(std::move(token));
-        device.clear();
+            sampler.submit(copy.view().rows(first, sampler.num_rows()), next_ids.data() + first);
+        for (SampledToken& token : sampler.collect(submitted)) tokens.push_back(std::move(token));
+        sampler.clear();
       };
       for (const Request& r : requests) {
-        if (device.add(r.view())) continue;
+        if (sampler.add(r.view())) continue;
         run();  // together they change too many tokens
-        CHECK(device.add(r.view()));
+        CHECK(sampler.add(r.view()));
       }
       run();
       for (int64_t i = 0; i < count; ++i) {
@@ -134,37 +134,37 @@ TEST(is_the_sampler_of_the_host) {
 }
 
 TEST(biases_count_when_all_else_is_equal) {
-  ReferenceDevice backend;
-  DeviceSampler device(backend, 10, 2);
+  ReferenceDevice device;
+  DeviceSampler sampler(device, 10, 2);
   Request r;
   r.tokens = {1, 2};
   r.params.temperature = 0;
   r.params.logit_bias = {{3, 1.0}};
-  CHECK(device.add(r.view()));
+  CHECK(sampler.add(r.view()));
   Matrix logits(1, 10);
   std::fill_n(logits.row(0), 10, 0.5f);
-  CHECK_EQ(device.collect(device.submit(logits.view()))[0].token, 3);
+  CHECK_EQ(sampler.collect(sampler.submit(logits.view()))[0].token, 3);
 }
 
 // More rows, or more edits, than fit leave what is there as it was.
 TEST(takes_what_fits) {
-  ReferenceDevice backend;
-  DeviceSampler device(backend, 10, 3);
+  ReferenceDevice device;
+  DeviceSampler sampler(device, 10, 3);
   Request r;
   r.tokens = {1};
   r.params.temperature = 0;
   for (int64_t id = 0; id < 8; ++id) r.params.logit_bias.emplace_back(id, id == 5 ? 2.0 : -2.0);
-  CHECK(device.add(r.view()));
-  CHECK(!device.add(r.view()));  // 16 edits
+  CHECK(sampler.add(r.view()));
+  CHECK(!sampler.add(r.view()));  // 16 edits
   r.params.logit_bias = {{7, 1.0}, {9, 3.0}};
-  CHECK(device.add(r.view()));
+  CHECK(sampler.add(r.view()));
   r.params.logit_bias.clear();
-  CHECK(device.add(r.view()));
-  CHECK(!device.add(r.view()));  // 4 rows
-  CHECK_EQ(device.num_rows(), 3);
+  CHECK(sampler.add(r.view()));
+  CHECK(!sampler.add(r.view()));  // 4 rows
+  CHECK_EQ(sampler.num_rows(), 3);
   Matrix logits(3, 10);
   for (int64_t i = 0; i < 3; ++i) std::fill_n(logits.row(i), 10, 0.5f);
-  const std::vector<SampledToken> tokens = device.collect(device.submit(logits.view()));
+  const std::vector<SampledToken> tokens = sampler.collect(sampler.submit(logits.view()));
   CHECK_EQ(tokens[0].token, 5);
   CHECK_EQ(tokens[1].token, 9);
   CHECK_EQ(tokens[2].token, 0);
@@ -172,8 +172,8 @@ TEST(takes_what_fits) {
 
 // A token that is not known yet counts where only the number of tokens matters.
 TEST(unknown_tokens_count) {
-  ReferenceDevice backend;
-  DeviceSampler device(backend, 50, 2);
+  ReferenceDevice device;
+  DeviceSampler sampler(device, 50, 2);
   Rng rng(5);
   Request r;
   r.tokens = {1, 2, 3};
@@ -189,9 +189,9 @@ TEST(unknown_tokens_count) {
     ahead.num_unknown = 1;
     Request later = r;
     later.tokens.push_back(17);
-    device.clear();
-    CHECK(device.add(ahead) && device.add(later.view()));
-    const std::vector<SampledToken> tokens = device.collect(device.submit(logits.view()));
+    sampler.clear();
+    CHECK(sampler.add(ahead) && sampler.add(later.view()));
+    const std::vector<SampledToken> tokens = sampler.collect(sampler.submit(logits.view()));
     CHECK_EQ(tokens[0].token, tokens[1].token);
     r.tokens.push_back(7);
   }

@@ -252,7 +252,7 @@ double relative_difference(const std::vector<float>& a, const std::vector<float>
   return a.size() == b.size() ? std::sqrt(difference / size) : 1e9;
 }
 
-TEST(on_cpu_agrees_with_the_reference_backend) {
+TEST(on_cpu_agrees_with_the_reference) {
   std::mt19937 random(17);
   const std::vector<int64_t> prompt = random_prompt(random, 140);
   const TempDir dir;
@@ -288,7 +288,7 @@ TEST(on_cpu_agrees_with_the_reference_backend) {
   compare(spec, 1e-5);
 }
 
-// Keys and values of 8 bits change scores, and alike on both backends.
+// Keys and values of 8 bits change scores, and alike on both devices.
 TEST(caches_of_8_bits_work) {
   std::mt19937 random(18);
   const std::vector<int64_t> prompt = random_prompt(random, 140);

@@ -25,7 +25,7 @@ TEST(avx_vnni_gives_the_bits_of_the_scalar_table) {
   SEEDED(rng);
   for (const Activations activations : {Activations::kInt8, Activations::kInt16}) {
     CpuDevice twin(cpu::avx_vnni_twin::kernels(), {.num_threads = 2, .activations = activations});
-    const auto scalar = cpu_backend("scalar", 1, activations);
+    const auto scalar = cpu_device("scalar", 1, activations);
     const auto check = [&](const cases::LinearCase& c, const cases::WeightSpec& spec) {
       SCOPE("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", describe(spec));
       const RandomWeight weight(rng, spec, 1, c.n, c.k);

@@ -8,9 +8,9 @@ llama4rt_plant(attention_decode loads_before_it_waits
                "    ptx::sync_warp(0xffffffffu);\n    load(n + Config::kStages - 1);"
                "    load(n + Config::kStages - 1);\n    ptx::sync_warp(0xffffffffu);")
 llama4rt_plant(attention_decode skips_the_last_granule "return granule < granules;" "return granule + 1 < granules;")
-llama4rt_plant(attention_decode a_span_of_another_block "span += grid_z() * Config::kWarps" "span += Config::kWarps")
-llama4rt_plant(attention_decode forgets_the_first_span "for (int span = 0; span < spans; ++span)"
-               "for (int span = 1; span < spans; ++span)")
+llama4rt_plant(attention_decode a_split_of_another_block "split += grid_z() * Config::kWarps" "split += Config::kWarps")
+llama4rt_plant(attention_decode forgets_the_first_split "for (int split = 0; split < splits; ++split)"
+               "for (int split = 1; split < splits; ++split)")
 llama4rt_plant(attention_decode sum_of_one_lane "const float sum = row_sum(state.sum[half]);"
                "const float sum = state.sum[half];")
 llama4rt_plant(attention_decode merges_too_early "blocks < grid_z() ? blocks : grid_z()" "blocks < grid_z() ? blocks : 1")

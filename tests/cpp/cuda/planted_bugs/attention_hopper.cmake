@@ -12,7 +12,7 @@ llama4rt_plant(attention_hopper last_tile_like_the_others "for (; int64_t(tile +
 llama4rt_plant(attention_hopper rows_of_the_first_warp "uint32_t(warp % 4 * kWarpRows * Head::kMaxDim * 2)" "0")
 llama4rt_plant(attention_hopper frees_the_stage_too_early "ptx::mbarrier_init(shared.empty(stage), Config::kThreads / kWarpSize)"
                "ptx::mbarrier_init(shared.empty(stage), Config::kThreads / kWarpSize / 2)")
-llama4rt_plant(attention_hopper counts_spans_twice "      span.clear();\n      ++spans;" "      ++spans;")
+llama4rt_plant(attention_hopper counts_splits_twice "      split.clear();\n      ++splits;" "      ++splits;")
 llama4rt_plant(attention_hopper queries_of_one_group "a.q + (s.first_row + row / a.group) * a.q_stride +\n                       int64_t(kv_head * a.group + row % a.group) * a.q_dim + d"
                "a.q + (s.first_row + r / a.group) * a.q_stride +\n                       int64_t(kv_head * a.group + r % a.group) * a.q_dim + d")
 llama4rt_write_planted(attention_hopper)

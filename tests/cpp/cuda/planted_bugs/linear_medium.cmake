@@ -18,7 +18,7 @@ llama4rt_plant(linear_medium adds_one_split_less "s < grid_y(); ++s" "s + 1 < gr
 llama4rt_plant(linear_medium forgets_the_totals "first ? v : *total + v" "first ? v : v")
 llama4rt_plant(linear_medium blocks_of_no_tile_work "if (block_z() >= tiles.total()) return;" "")
 llama4rt_plant(linear_medium writes_past_the_rows_of_w "if (n >= a.n) return" "if (n > a.n) return")
-llama4rt_plant(linear_medium forgets_the_slots "a.slots ? a.slots[row] : row" "a.slots ? row : row")
+llama4rt_plant(linear_medium forgets_the_picks "a.picks ? a.picks[row] : row" "a.picks ? row : row")
 llama4rt_plant(linear_medium weights_of_the_first_expert "a.weights + expert * a.matrix_bytes"
                "a.weights + 0 * expert * a.matrix_bytes")
 llama4rt_plant(linear_medium scales_of_the_first_expert "expert * a.matrix_scales" "0 * expert * a.matrix_scales")
