@@ -3,12 +3,15 @@ without weights. None of it needs a GPU."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llama4rt import ConfigError, Engine, Llama4RTError, SamplingParams, _core, build
+from llama4rt.cli.bench_cost import ModelCost
+from llama4rt.cli.common_options import add_engine_options, open_engine
 from llama4rt.cli.doctor import find_problems
 from llama4rt.cli.main import main
 from llama4rt.convert.named_configs import CONFIGS, model_config
@@ -68,6 +71,51 @@ def test_some_caches_are_for_cpus(dtype: str) -> None:
     assert _core.plan_config(config, device="cpu", kv_cache_dtype=dtype)["bytes"]["kv_global"] > 0
     with pytest.raises(ConfigError, match=rf"{dtype}.*for CPUs.*fp8"):
         _core.plan_config(config, device="cuda", kv_cache_dtype=dtype)
+
+
+def test_the_two_groups_of_layers_may_have_different_caches(
+    checkpoint: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    config = ["--config", "scout", "-c", "64k"]
+    plain = planned(capsys, *config)["bytes"]
+    both = planned(capsys, *config, "--kv-cache-dtype", "fp8", "--kv-cache-dtype-local", "bf16")["bytes"]
+    assert both["kv_global"] == plain["kv_global"] // 2 and both["kv_local"] == plain["kv_local"]
+    local = planned(capsys, *config, "--kv-cache-dtype-local", "fp8")["bytes"]
+    assert local["kv_global"] == plain["kv_global"] and local["kv_local"] == plain["kv_local"] // 2
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype_local .*for CPUs"):
+        _core.plan_config(model_config("scout"), device="cuda", kv_cache_dtype_local="int8")
+
+    # Of a running engine, with the options that all commands which open one share.
+    build(checkpoint, tmp_path / "m.l4e")
+    parser = argparse.ArgumentParser()
+    add_engine_options(parser)
+
+    def taken(*options: str) -> int:
+        command = [str(tmp_path / "m.l4e"), "--device", "cpu", "--max-model-len", "100", *options]
+        with open_engine(parser.parse_args(command), gpu_memory="1GiB", max_num_seqs=1) as engine:
+            size: int = engine.stats()["bytes"]["kv_cache"]
+        return size
+
+    sizes = {
+        (wide, local): taken("--kv-cache-dtype", wide, "--kv-cache-dtype-local", local)
+        for wide in ("bf16", "fp8")
+        for local in ("bf16", "fp8")
+    }
+    assert sizes["fp8", "fp8"] < min(sizes["bf16", "fp8"], sizes["fp8", "bf16"])
+    assert max(sizes["bf16", "fp8"], sizes["fp8", "bf16"]) < sizes["bf16", "bf16"]
+    assert taken("--kv-cache-dtype", "fp8") == sizes["fp8", "fp8"]
+
+
+def test_a_step_reads_the_cache_of_each_layer_in_its_format() -> None:
+    config = model_config("scout")  # 12 layers keep every token, 36 a chunk of 8192
+    context, per_number = 2 * 8192 + 100, 2 * 8 * 128
+    read = {
+        kv: ModelCost.of_config(config, {}, *kv).decode_bytes(1, context)
+        for kv in [("bf16",), ("bf16", "fp8"), ("fp8", "bf16"), ("fp8", "fp8")]
+    }
+    assert read["bf16",] - read["bf16", "fp8"] == 36 * 100 * per_number
+    assert read["bf16",] - read["fp8", "bf16"] == 12 * context * per_number
+    assert read["bf16",] - read["fp8", "fp8"] == (36 * 100 + 12 * context) * per_number
 
 
 def test_what_does_not_fit_is_refused_with_what_would(checkpoint: Path, tmp_path: Path) -> None:
@@ -213,8 +261,8 @@ DEVICE = {"name": "X", "compute_capability": (9, 0), "multiprocessors": 1, "memo
 @pytest.mark.parametrize(
     ("cuda", "devices", "require", "problems"),
     [
-        ({"built": False, "driver": 0, "problem": "no CUDA backend", "devices": []}, ["cpu"], "cpu", 0),
-        ({"built": False, "driver": 0, "problem": "no CUDA backend", "devices": []}, ["cpu"], "cuda", 1),
+        ({"built": False, "driver": 0, "problem": "no CUDA kernels", "devices": []}, ["cpu"], "cpu", 0),
+        ({"built": False, "driver": 0, "problem": "no CUDA kernels", "devices": []}, ["cpu"], "cuda", 1),
         ({"built": True, "driver": 0, "problem": "no driver", "devices": []}, ["cpu"], "cpu", 0),
         ({"built": True, "driver": 12020, "problem": "too old", "devices": []}, ["cpu"], "cpu", 1),
         ({"built": True, "driver": 13000, "problem": "", "devices": [DEVICE]}, ["cpu", "cuda:0"], "cuda", 0),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.cli.common_options import WEIGHT_KINDS, add_engine_options, engine_file, note
+from llama4rt.cli.common_options import WEIGHT_KINDS, add_engine_options, engine_file, kv_cache_dtypes, note
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
@@ -157,28 +157,33 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
         "max_num_seqs": max(args.batch),
         "kv_cache_bytes": parse_bytes("kv_cache_memory", args.kv_cache_memory),
         "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
-        "kv_cache_dtype": args.kv_cache_dtype,
+        **kv_cache_dtypes(args),
         "activations": args.activations,
         "cuda_prefill": args.cuda_prefill,
         "cuda_run_ahead": args.cuda_run_ahead,
         "cuda_overlap": args.cuda_overlap,
     }
-    kv = {"auto": "bf16", "bfloat16": "bf16"}.get(args.kv_cache_dtype, args.kv_cache_dtype)
     if args.config is None:
         if args.load == "dummy" or args.file is None:
             raise _core.ConfigError("bench takes an engine file, or --config NAME with --load dummy")
         path = engine_file(args)
         core = _core.Engine(path, max_model_len=args.max_model_len or 0, **options)
-        if core.device == "reference" and args.kv_cache_dtype == "auto":
-            kv = "f32"
-        return core, ModelCost.of_file(path, core.config, kv), Path(path).name
+        return core, ModelCost.of_file(path, core.config, *_kv_dtypes(args, core)), Path(path).name
     if args.load != "dummy" or args.file is not None:
         raise _core.ConfigError("--config has no weights: it goes with --load dummy, and without FILE")
     config = model_config(args.config)
     weights = weight_options(args)
     core = _core.Engine.dummy(config, max_model_len=args.max_model_len or longest, **options, **weights)
     name = f"{Path(args.config).stem} {weights['weights']} (random weights)"
-    return core, ModelCost.of_config(config, weights, kv), name
+    return core, ModelCost.of_config(config, weights, *_kv_dtypes(args, core)), name
+
+
+def _kv_dtypes(args: argparse.Namespace, core: "Engine") -> tuple[str, str]:
+    """The cache formats of the global and of the local layers, "auto" resolved."""
+    auto = "f32" if core.device == "reference" else "bf16"
+    wanted = args.kv_cache_dtype, args.kv_cache_dtype_local or args.kv_cache_dtype
+    kv_global, kv_local = (auto if name == "auto" else name for name in wanted)
+    return kv_global, kv_local
 
 
 def _limits(device: str, threads: int) -> dict[str, float]:

@@ -20,12 +20,20 @@ class ModelCost:
         total_bytes: int,
         config: dict[str, Any],
         kv_dtype: str,
+        kv_dtype_local: str | None = None,
     ) -> None:
-        """weights: (name, bytes with companions, [E, N, K])."""
+        """weights: (name, bytes with companions, [E, N, K]). kv_dtype_local: of the layers that attend in chunks;
+        None: as kv_dtype.
+        """
         self._config = config
-        kv = {format.name: format for format in _core.kv_formats()}[kv_dtype]
-        head = kv.head_bytes(int(config["head_dim"]))
-        self._kv_bytes_per_token = int(2 * config["num_key_value_heads"] * head)  # of one layer, all heads
+        formats = {format.name: format for format in _core.kv_formats()}
+
+        def per_token(dtype: str) -> int:  # keys and values of one layer, all heads
+            head = formats[dtype].head_bytes(int(config["head_dim"]))
+            return int(2 * config["num_key_value_heads"] * head)
+
+        kv_bytes = per_token(kv_dtype), per_token(kv_dtype_local or kv_dtype)
+        self._kv_bytes_per_token = [kv_bytes[local] for local in config["chunked_layers"]]
         self.total_bytes = total_bytes
         self._weights = [
             (name, size, math.prod(shape))
@@ -34,7 +42,9 @@ class ModelCost:
         ]
 
     @classmethod
-    def of_file(cls, path: str, config: dict[str, Any], kv_dtype: str) -> "ModelCost":
+    def of_file(
+        cls, path: str, config: dict[str, Any], kv_dtype: str, kv_dtype_local: str | None = None
+    ) -> "ModelCost":
         """Of an engine file."""
         file = _core.EngineFile(path)
         names = set(file.names())
@@ -42,20 +52,24 @@ class ModelCost:
         for name, weight in json.loads(file.metadata["weights"]).items():
             parts = [name, *(part for part in (f"{name}.scales", f"{name}.zeros") if part in names)]
             weights.append((name, sum(file.info(part)[3] for part in parts), weight["shape"]))
-        return cls(weights, sum(file.info(name)[3] for name in names), config, kv_dtype)
+        return cls(weights, sum(file.info(name)[3] for name in names), config, kv_dtype, kv_dtype_local)
 
     @classmethod
-    def of_config(cls, config: str, options: dict[str, Any], kv_dtype: str) -> "ModelCost":
+    def of_config(
+        cls, config: str, options: dict[str, Any], kv_dtype: str, kv_dtype_local: str | None = None
+    ) -> "ModelCost":
         """Of a model without a file: its canonical config (JSON) and the options of _core.list_weights."""
         weights = [(name, size, shape) for name, _, shape, size in _core.list_weights(config, **options)]
-        return cls(weights, sum(size for _, size, _ in weights), json.loads(config), kv_dtype)
+        total = sum(size for _, size, _ in weights)
+        return cls(weights, total, json.loads(config), kv_dtype, kv_dtype_local)
 
     def decode_bytes(self, batch: int, context: int) -> float:
         """Bytes read by one decode step of `batch` sequences, each with `context` tokens before it."""
         total = 0.0
         for name, size, _ in self._weights:
             total += size * self._touched(name, batch)
-        return total + batch * self._kv_tokens(context) * self._kv_bytes_per_token
+        seen = zip(self._kv_tokens(context), self._kv_bytes_per_token, strict=True)
+        return total + batch * sum(tokens * size for tokens, size in seen)
 
     def prefill_flops(self, batch: int, tokens: int, depth: int) -> float:
         """Multiplications and additions of `batch` prompts of `tokens` tokens behind `depth` cached ones."""
@@ -66,7 +80,7 @@ class ModelCost:
                 per_sequence += 2.0 * elements  # only the last position becomes logits
             elif name != "embed":
                 per_token += 2.0 * elements * (self._expert_share() if _is_expert_stack(name) else 1.0)
-        attention = sum(self._kv_tokens(depth + i) + len(self._chunks()) for i in range(tokens))
+        attention = sum(sum(self._kv_tokens(depth + i)) + len(self._chunks()) for i in range(tokens))
         q_dim = int(self._config["num_attention_heads"] * self._config["head_dim"])
         return batch * (tokens * per_token + per_sequence + 4.0 * q_dim * attention)
 
@@ -81,9 +95,9 @@ class ModelCost:
     def _expert_share(self) -> float:
         return float(self._config["num_experts_per_tok"] / max(self._config["num_local_experts"], 1))
 
-    def _kv_tokens(self, context: int) -> int:
-        """Cached tokens that one new token looks at, summed over the layers."""
-        return sum(context % chunk if chunk else context for chunk in self._chunks())
+    def _kv_tokens(self, context: int) -> list[int]:
+        """Cached tokens that one new token looks at, of each layer."""
+        return [context % chunk if chunk else context for chunk in self._chunks()]
 
     def _chunks(self) -> list[int]:
         chunk = self._config["attention_chunk_size"]

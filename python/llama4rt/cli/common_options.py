@@ -36,12 +36,7 @@ def add_engine_options(
         "--max-model-len", type=int, metavar="N", help="longest prompt and output together, in tokens"
     )
     group.add_argument("--kv-cache-memory", metavar="SIZE", help="memory for keys and values, such as 4GiB")
-    group.add_argument(
-        "--kv-cache-dtype",
-        choices=KV_CACHE_DTYPES,
-        default="auto",
-        help="how keys and values are kept; int8 (CPU only) and fp8 take half the memory of bf16 (default: auto)",
-    )
+    add_kv_cache_dtypes(group)
     group.add_argument(
         "--activations",
         choices=["auto", "int8", "int16"],
@@ -68,6 +63,28 @@ def add_engine_options(
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
     group.add_argument("--group-size", type=int, choices=[32, 64, 128], help="likewise")
+
+
+def add_kv_cache_dtypes(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=KV_CACHE_DTYPES,
+        default="auto",
+        help="how keys and values are kept; int8 (CPU only) and fp8 take half the memory of bf16 (default: auto)",
+    )
+    parser.add_argument(
+        "--kv-cache-dtype-local",
+        choices=KV_CACHE_DTYPES,
+        help="the same of the layers that attend in chunks (default: as --kv-cache-dtype)",
+    )
+
+
+def kv_cache_dtypes(args: argparse.Namespace) -> dict[str, str]:
+    """add_kv_cache_dtypes' answers, as _core takes them."""
+    return {
+        "kv_cache_dtype": args.kv_cache_dtype,
+        "kv_cache_dtype_local": args.kv_cache_dtype_local or "",
+    }
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +164,7 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         max_model_len=args.max_model_len,
         kv_cache_memory=args.kv_cache_memory,
         kv_cache_dtype=args.kv_cache_dtype,
+        kv_cache_dtype_local=args.kv_cache_dtype_local,
         activations=args.activations,
         cuda_prefill=args.cuda_prefill,
         cuda_run_ahead=args.cuda_run_ahead,

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
+from llama4rt.cli.common_options import WEIGHT_KINDS, add_kv_cache_dtypes, kv_cache_dtypes
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
@@ -41,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], help="default: what FILE is for; with --config: cuda"
     )
-    parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, default="auto")
+    add_kv_cache_dtypes(parser)
     parser.add_argument(
         "--block-size", type=int, default=16, metavar="N", help="tokens of a block (default 16)"
     )
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "max_model_len": tokens(args.context),
         "max_num_seqs": count("sequences", args.sequences),
         "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
-        "kv_cache_dtype": args.kv_cache_dtype,
+        **kv_cache_dtypes(args),
         "block_size": count("block_size", args.block_size),
         "max_batched_tokens": count("max_batched_tokens", args.max_batched_tokens),
     }
