@@ -5,6 +5,7 @@ A stream is made from its number alone, so a finding names the number: `python h
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -65,8 +66,9 @@ _LINES = [
 ]  # fmt: skip
 _WORDS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b"\xff", b" ", b"\t", b":", b"0\r\n\r\n", b"0", b"ffffffffffffffff\r\n",
-    b"-1\r\n", b"1\r\n", b"80000000\r\n", b"GET ", b"POST / HTTP/1.1\r\n", b"HTTP/1.1", b"HTTP/9.9", b"HTTP/1.0", b"\r\n0",
-    b"{", b"\"", b"%00", b"%", b"../", b"//", b"?" * 100, b"A" * 5000, b"\xf0\x9f\x98\x80", b"\x1b[31m", b";x=" + b"y" * 3000,
+    b"-1\r\n", b"1\r\n", b"80000000\r\n", b"GET ", b"POST / HTTP/1.1\r\n", b"HTTP/1.1", b"HTTP/9.9", b"HTTP/1.0",
+    b"\r\n0", b"{", b"\"", b"%00", b"%", b"../", b"//", b"?" * 100, b"A" * 5000, b"\xf0\x9f\x98\x80", b"\x1b[31m",
+    b";x=" + b"y" * 3000,
 ]  # fmt: skip
 _METHODS = [
     b"GET", b"POST", b"PUT", b"DELETE", b"CONNECT", b"TRACE", b"PATCH", b"get", b"G", b"M-SEARCH", b"QUERY",
@@ -92,8 +94,8 @@ _VERSIONS = [
 
 @dataclass(frozen=True)
 class Stream:
-    """pieces: (bytes, seconds to wait before they are sent). end: "wait" for the server to close, "half" close, "reset",
-    "leave" at once, or "drip": a byte every `pause` seconds for as long as the server takes them.
+    """pieces: (bytes, seconds to wait before they are sent). end: "wait" for the server to close, "half" close,
+    "reset", "leave" at once, or "drip": a byte every `pause` seconds for as long as the server takes them.
     """
 
     pieces: list[tuple[bytes, float]]
@@ -125,7 +127,7 @@ def _request(rng: random.Random) -> bytes:
 def _line(data: bytes, rng: random.Random) -> bytes:
     """Another request line."""
     first, _, rest = data.partition(b"\r\n")
-    words = (first.split(b" ", 2) + [b"", b""])[:3]
+    words = [*first.split(b" ", 2), b"", b""][:3]
     which = rng.randrange(3)
     words[which] = rng.choice((_METHODS, _TARGETS, _VERSIONS)[which])
     return rng.choice([b" ", b" ", b" ", b"\t", b"  "]).join(words) + b"\r\n" + rest
@@ -212,7 +214,7 @@ def _cut(data: bytes, rng: random.Random) -> list[tuple[bytes, float]]:
         case "pieces":
             cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(1, 6)))
             ends = [0, *cuts, len(data)]
-            return [(data[a:b], 0.0) for a, b in zip(ends, ends[1:], strict=False)]
+            return [(data[a:b], 0.0) for a, b in itertools.pairwise(ends)]
     return [(data[at : at + 1], 0.02) for at in range(min(len(data), 12))] + [(data[12:], 0.05)]
 
 

@@ -1,9 +1,10 @@
 """What a hostile body costs others: every field of every request x 10 shapes x 4 sizes, sent to a server in a process
 of its own, while another client asks for /health and a third one chats.
 
-Bounds of the issue, in make soak: /health 250 ms, a chat 1 s beyond its own time, memory 4 x the body. A case that
-breaks one is sent twice more and fails when it breaks one each time: a busy machine does not repeat itself, a fault of
-the server does. make test sends a sample and allows ten times as long.
+Bounds of the issue, in make soak: /health 250 ms and a chat 1 s beyond what they take here without hostile bodies (the
+99th of a hundred: other programs run, too), memory 4 x the body. A case that breaks one is sent up to four times more
+and fails when it breaks one each time: a busy machine does not repeat itself, a fault of the server does. make test
+sends a sample and allows ten times as long.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def test_nobody_else_pays(soak: bool) -> None:
     if not soak:
         rng = random.Random(13)
         cases = [case for size in SIZES for case in rng.sample([c for c in cases if c[3] == size], 12)]
-    if "LLAMA4RT_CASES" in os.environ:  # every Nth
+    if "LLAMA4RT_CASES" in os.environ:  # so many, by chance
         cases = random.Random(1).sample(cases, int(os.environ["LLAMA4RT_CASES"]))
     options = ("--threads", "1", "--kv-cache-memory", "64MiB", "--log-level", "error")
     with (
@@ -148,7 +149,8 @@ def test_nobody_else_pays(soak: bool) -> None:
         ) as chat,
     ):
         time.sleep(3)
-        own = quantile([seconds for _, seconds in chat.times], 0.5)
+        own = quantile([seconds for _, seconds in chat.times], 0.99)
+        own_health = quantile([seconds for _, seconds in probe.times], 0.99)
         began = time.monotonic()
         failures: list[str] = []
         statuses: dict[int, int] = {}
@@ -156,18 +158,18 @@ def test_nobody_else_pays(soak: bool) -> None:
         for kind, name, shape, size in cases:
             body = hostile_body(kind, name, shape, size)
             complaints: list[str] = []
-            for _ in range(3):
+            for _ in range(5):
                 base = server.forget_peak()
                 since = time.monotonic()
                 status = send(server, PATHS[kind], body)
                 until = time.monotonic()
-                health, chatted = probe.slowest(since, until), chat.slowest(since, until) - own
+                health, chatted = probe.slowest(since, until) - own_health, chat.slowest(since, until) - own
                 memory = (server.peak() - base - FLOOR) / len(body)
                 complaints = []
                 if status in (0, 500) or not 200 <= status < 600:
                     complaints.append(f"status {status}")
                 if health > 0.25 * patience:
-                    complaints.append(f"/health took {health:.3f} s")
+                    complaints.append(f"/health took {health:.3f} s longer than alone ({own_health:.3f} s)")
                 if chatted > 1.0 * patience:
                     complaints.append(f"a chat took {chatted:.3f} s longer than alone ({own:.3f} s)")
                 if memory > 4:
@@ -179,9 +181,12 @@ def test_nobody_else_pays(soak: bool) -> None:
                 worst[what] = max(worst[what], value)
             if complaints:
                 failures.append(f"{kind.__name__}.{name}: {shape} of {size}: {'; '.join(complaints)}")
-        print(f"{len(cases)} cases in {time.monotonic() - began:.0f} s; statuses {statuses}; worst of the accepted tries "
-              f"{worst}; /health p99 {quantile([s for _, s in probe.times], 0.99) * 1e3:.0f} ms; "
-              f"a chat alone {own * 1e3:.0f} ms, p99 {quantile([s for _, s in chat.times], 0.99) * 1e3:.0f} ms")  # fmt: skip
+        print(
+            f"{len(cases)} cases in {time.monotonic() - began:.0f} s; statuses {statuses}; "
+            f"worst of the accepted tries {worst}; "
+            f"/health alone {own_health * 1e3:.0f} ms, p99 {quantile([s for _, s in probe.times], 0.99) * 1e3:.0f} ms; "
+            f"a chat alone {own * 1e3:.0f} ms, p99 {quantile([s for _, s in chat.times], 0.99) * 1e3:.0f} ms"
+        )
         assert not failures, "\n".join([f"{len(failures)} of {len(cases)}", *failures[:40]])
         assert not probe.wrong and not chat.wrong, (probe.wrong[:3], chat.wrong[:3])
         assert not server.failures(), server.failures()[:3]
