@@ -21,7 +21,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  soak-72h   wheel dist audit lock test-newest format clean
+  soak-72h wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
