@@ -16,7 +16,7 @@ import image_mutations
 import numpy as np
 import pytest
 from llama4rt import AsyncEngine, Engine, ImageError, ImageLimits, SamplingParams
-from llama4rt.errors import RequestError
+from llama4rt.errors import Llama4RTError
 from llama4rt.images import decode_child
 from llama4rt.images.decoder import PictureDecoder
 from llama4rt.images.processing import ImageProcessor
@@ -246,7 +246,7 @@ def test_errors_and_the_end_of_threads() -> None:
     assert second.cancelled() and not first.done()
     release.set()
     assert first.result(20)
-    with pytest.raises(RequestError, match="closed"):
+    with pytest.raises(Llama4RTError, match="closed"):
         threads.submit(int)
 
 

@@ -512,7 +512,7 @@ def test_refusals_are_logged_with_their_reason(
     secret = "xyzzyplugh"
     word = {"messages": [{"role": "user", "content": f"my {secret} is here"}]}
     cases: list[tuple[Any, int, str | None, str]] = [
-        (HELLO | {"temperature": 9}, 400, "temperature", "less than or equal to 2"),
+        (HELLO | {"temperature": 9}, 400, "temperature", "expected float <= 2.0"),
         (word | {"model": secret}, 404, "model", "does not exist"),
         (word | {"stop": [secret] * 40}, 400, "stop", ""),
         (word | {"response_format": {"type": "json_schema", "json_schema": {

@@ -673,7 +673,7 @@ def test_a_recursion_error_anywhere_is_the_client_s_mistake(
     def deep(*_: Any, **__: Any) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr(type(engine.prompts), "prepare_chat", deep)
+    monkeypatch.setattr(type(engine.prompts), "read_chat", deep)
     for stream in (False, True):
         reply = post(server, CHAT, MINIMAL[CHAT] | {"stream": stream})
         assert reply.status_code == 400 and "nested too deep" in error_of(reply)["message"]

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from llama4rt.errors import RequestError
+from llama4rt.errors import Llama4RTError, RequestError
 from llama4rt.workers.child_pool import ChildPool, ChildrenBusy
 from llama4rt.workers.child_process import (
     ChildAbandoned,
@@ -124,7 +124,7 @@ def test_the_pool_uses_its_children_at_once_and_no_more():
     running = pool.pids()
     pool.close()
     assert running and not any(map(alive, running))
-    with pytest.raises(RequestError, match="closed"):
+    with pytest.raises(Llama4RTError, match="closed"):
         pool.call(b"pid")
 
 

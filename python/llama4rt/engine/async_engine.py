@@ -225,6 +225,7 @@ class AsyncEngine:
     async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
         """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
         prompts = self.engine.prompts
+        self.engine.check_usable()
         read = await run_in_context(prompts.text_threads, partial(prompts.read_chat, messages, **options))
         return await self._finished(read)
 

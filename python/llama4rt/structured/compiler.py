@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llama4rt.errors import RequestError
+from llama4rt.errors import Llama4RTError, RequestError
 from llama4rt.structured.closing import Closing, Vocabulary
 from llama4rt.structured.compiling import TokenTable, matcher_of
 from llama4rt.structured.guide import Guide, MaskThreads
@@ -103,7 +103,7 @@ class Compiler:
     def _known(self, output: StructuredOutput) -> "_Kept | None":
         """Raises what is known to be refused. Under the lock."""
         if self._closed:
-            raise RequestError("the engine is closed")
+            raise Llama4RTError("the engine is closed")
         why = self._refusals.get(_digest(output))
         if why is not None:
             raise RequestError(why)

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from llama4rt.errors import RequestError
+from llama4rt.errors import Llama4RTError, RequestError
 from llama4rt.workers.child_process import ChildAbandoned, ChildLimits, ChildProcess
 from llama4rt.workers.client import Client, current_client
 from llama4rt.workers.round_robin import RoundRobin
@@ -83,7 +83,7 @@ class ChildPool:
     def _take(self, client: Client) -> ChildProcess:
         with self._lock:
             if self._closed:
-                raise RequestError(f"{self._what}: the engine is closed")
+                raise Llama4RTError(f"{self._what}: the engine is closed")
             if self._idle:
                 return self._idle.pop()
             if self._turns.waiting(client.name) >= self._max_waiting:
@@ -99,7 +99,7 @@ class ChildPool:
                 return ticket.child
             self._turns.remove(client.name, ticket)
         if self._closed:
-            raise RequestError(f"{self._what}: the engine is closed")
+            raise Llama4RTError(f"{self._what}: the engine is closed")
         if client.gone.is_set():
             raise ChildAbandoned(f"{self._what}: nobody waits for it any more")
         raise ChildrenBusy(f"{self._what} waited {self._wait_seconds:g} s for its turn")

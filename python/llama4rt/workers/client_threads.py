@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from llama4rt.errors import RequestError
+from llama4rt.errors import Llama4RTError
 from llama4rt.workers.client import current_client
 from llama4rt.workers.round_robin import RoundRobin
 
@@ -33,7 +33,7 @@ class ClientThreads(Executor):
         work = _Work(client, lambda: call(*args, **options))
         with self._lock:
             if self._closed:
-                raise RequestError("the engine is closed")
+                raise Llama4RTError("the engine is closed")
             self._turns.push(client, work)
             may_run = self._running[client] < self._of_one_client
             if not may_run or self._threads >= self._count:
