@@ -2,7 +2,7 @@
 
     python mixed_hostile.py PORT SEED
 
-A line on stdin says that the server is about to end: what goes wrong afterwards does not count. When stdin closes it
+Prints "ready" first. A line on stdin says that the server is about to end: what goes wrong afterwards does not count. When stdin closes it
 prints how often each kind has asked, and which replies came, as JSON.
 """
 
@@ -208,6 +208,7 @@ def main() -> None:
         hostile = Hostile(port, f"127.0.1.{i + 1}", seed * 100 + i, counts)
         threads.append(threading.Thread(target=hostile.run, args=(kind, pause), daemon=True))
         threads[-1].start()
+    print("ready", flush=True)
     sys.stdin.readline()
     Hostile.ending.set()
     sys.stdin.read()

@@ -185,7 +185,6 @@ def run(
     )
     broken: list[str] = []
     memory: list[tuple[float, float]] = []
-    began = time.monotonic()
     with ServeProcess(*options, "--drain-seconds", f"{DRAIN_SECONDS:g}") as server:
         users = [
             HonestUser(kind, server.port, f"127.0.2.{i + 1}", body, pause)
@@ -201,6 +200,8 @@ def run(
         hostile = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert hostile.stdin is not None and hostile.stdout is not None
         try:
+            hostile.stdout.readline()  # it is ready
+            began = time.monotonic()
             while (left := began + hours * 3600 - time.monotonic()) > 0 and server.process.poll() is None:
                 time.sleep(min(report_seconds, left))
                 state = _state(server)

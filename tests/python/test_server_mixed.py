@@ -21,7 +21,7 @@ def test_honest_users_among_hostile_ones(soak: bool) -> None:
     )
     print(json.dumps(report))
     assert not broken, broken
-    assert sum(report["hostile"].values()) > 10, report
+    assert sum(report["hostile"].values()) > (1000 if soak else 0), report
 
 
 def test_times() -> None:
