@@ -144,6 +144,33 @@ def test_small_trailers_are_taken_and_are_no_headers(server: RunningServer) -> N
     assert head.startswith(b"HTTP/1.1 200") and b"from-a-trailer" not in head
 
 
+@pytest.mark.parametrize("end", ["reset", "garbage", "garbage at once"])
+def test_requests_in_one_piece_end_with_their_connection(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    """Streams that wait behind each other: none runs on, none writes to a closed connection, no place is lost."""
+    body = json.dumps(ENDLESS).encode()
+    request = CHUNKED.replace(b"transfer-encoding: chunked", b"content-length: %d" % len(body)) + body
+    expect = request.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n", 1)
+    for _ in range(20):
+        with connect(server) as connection:
+            data = request + expect + request
+            if end == "garbage at once":
+                data += b"\0no HTTP\r\n\r\n"
+            connection.sendall(data)
+            if end == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif end == "garbage":
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                connection.sendall(b"\0no HTTP\r\n\r\n")
+            else:
+                reply = received(connection)
+                assert b"HTTP/1.1 4" not in reply, "a refusal among the replies to earlier requests"
+    server.wait_idle()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert post(server, CHAT, HELLO).status_code == 200
+
+
 def test_the_heads_of_a_kept_connection_do_not_add_up(server: RunningServer) -> None:
     """30 heads of 20 KB on one connection, with a limit of 64 KiB for each."""
     with connect(server) as connection:

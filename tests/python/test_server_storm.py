@@ -8,68 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-httpx2 = pytest.importorskip("httpx2")
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("httpx2")
+pytest.importorskip("psutil")
 pytest.importorskip("uvicorn")
 
-from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path  # noqa: E402
+from llama4rt import Engine, SamplingParams
+from llama4rt.demo import engine_path
+from serve_process import MIB, ServeProcess, slope
 
-MIB = 1 << 20
 TOKENS = 24
-
-
-class ServeProcess:
-    """`llama4rt serve` on a free port."""
-
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "llama4rt", "serve", str(engine_path()), "--port", "0", *options]
-        began = time.monotonic()
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if line.startswith("ready: "):
-                break
-        self.seconds_to_start = time.monotonic() - began
-        self.url = line.split()[1]
-        threading.Thread(target=self._read_on, daemon=True).start()
-
-    def _read_on(self) -> None:
-        assert self.process.stderr is not None
-        for _ in self.process.stderr:
-            pass
-
-    def memory(self) -> int:
-        return int(psutil.Process(self.process.pid).memory_info().rss)
-
-    def metric(self, name: str) -> float:
-        text = httpx2.get(self.url + "/metrics", timeout=60).text
-        found = re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M)
-        assert found, name
-        return sum(map(float, found))
-
-    def ask(self, body: Any) -> str:
-        reply = httpx2.post(self.url + "/v1/chat/completions", json=body, timeout=120)
-        assert reply.status_code == 200, reply.text
-        return str(reply.json()["choices"][0]["message"]["content"])
-
-
-def slope(values: list[tuple[float, float]]) -> float:
-    """Of the straight line through (x, y) that fits best."""
-    x0 = sum(x for x, _ in values) / len(values)
-    y0 = sum(y for _, y in values) / len(values)
-    return sum((x - x0) * (y - y0) for x, y in values) / sum((x - x0) ** 2 for x, _ in values)
 
 
 @pytest.mark.timeout(7200)
@@ -118,16 +73,7 @@ def test_storm(soak: bool) -> None:
         assert counts["answered"] > clients / 2 and counts["left"] > clients / 10, counts
         assert report["most_open"] > clients * 0.8
 
-        deadline = time.monotonic() + 60
-        idle = (
-            "num_requests_running",
-            "num_requests_waiting",
-            "num_requests_admitted",
-            "kv_cache_used_blocks",
-        )
-        while held := [name for name in idle if server.metric(name)]:
-            assert time.monotonic() < deadline, held
-            time.sleep(0.05)
+        server.wait_idle()
         assert [server.ask(body) for body in bodies] == [output.outputs[0].text for output in outputs]
         if soak:  # after a third of the time everything has been used once
             settled = memory[len(memory) // 3 :]

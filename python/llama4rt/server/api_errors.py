@@ -9,6 +9,7 @@ import msgspec
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _MAX_MESSAGE = 500  # characters; msgspec repeats names and values that it does not know
+_MOST_TOLD = 2000  # characters of any message: whatever a client wrote into it, the refusal is short
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -24,9 +25,9 @@ class ApiError(Exception):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message[:_MOST_TOLD])
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= _MOST_TOLD else message[:_MOST_TOLD] + " ..."
         self.param = param
         self.code = code
         self.headers = headers or {}

@@ -69,12 +69,13 @@ def text_size(messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> in
     for tool in tools:
         size += len(tool.function.description or "") + size_of(tool.function.parameters)
     for message in messages:
+        size += len(message.name or "") + len(message.tool_call_id or "")
         if isinstance(message.content, str):
             size += len(message.content)
         elif message.content is not None:
             size += sum(len(part.text or part.refusal or "") for part in message.content)
         for call in message.tool_calls or ():
-            size += len(call.function.name) + size_of(call.function.arguments)
+            size += len(call.id or "") + len(call.function.name) + size_of(call.function.arguments)
     return size
 
 

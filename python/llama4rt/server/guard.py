@@ -59,6 +59,14 @@ class Guard:
         except ApiError as error:
             await self._answer(error, scope, exchange)
         except asyncio.CancelledError:
+            if self._service.draining:
+                # The time to drain is over, for a body that still comes in or a reader who does not read. Raised, it
+                # would be a 500 and a traceback for each.
+                if exchange.status is None and not exchange.gone.is_set():
+                    await self._answer(
+                        ApiError(503, "the server is shutting down", code="shutting_down"), scope, exchange
+                    )
+                return
             exchange.status = exchange.status or 499
             raise
         except (KeyboardInterrupt, SystemExit, GeneratorExit):

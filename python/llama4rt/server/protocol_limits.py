@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _PIECE = (
     1 << 16
@@ -40,10 +40,14 @@ def limited_protocol(
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # Requests without a whole reply, oldest first. uvicorn knows the latest: of those that came in one piece it
+            # would go on to answer the earlier ones after the connection has ended.
+            self._open_cycles: list[RequestResponseCycle] = []
             self._start_deadline()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_deadline()
+            self._end_cycles()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -82,6 +86,8 @@ def limited_protocol(
             self._reading_head = False
             self._stop_deadline()
             super().on_headers_complete()
+            self._open_cycles = [cycle for cycle in self._open_cycles if not cycle.response_complete]
+            self._open_cycles.append(self.cycle)
 
         def on_body(self, body: bytes) -> None:
             self._other_bytes -= len(body)
@@ -105,13 +111,10 @@ def limited_protocol(
             self._refusing = True
             self._stop_deadline()
             refused(status, code, self.client[0] if self.client else None)
-            cycle = self.cycle
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-                if cycle.response_started:
-                    self.transport.close()
-                    return
+            waiting = self._end_cycles()
+            if len(waiting) > 1 or any(cycle.response_started for cycle in waiting):
+                self.transport.close()  # a reply would be taken for that to an earlier request
+                return
             body = json.dumps(
                 {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
             ).encode()
@@ -123,6 +126,17 @@ def limited_protocol(
             )
             self.transport.write_eof()
             self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+        def _end_cycles(self) -> list[RequestResponseCycle]:
+            """Tells all requests that their client has gone, and returns those that had no whole reply."""
+            waiting = [cycle for cycle in self._open_cycles if not cycle.response_complete]
+            self._open_cycles = []
+            self.pipeline.clear()
+            for cycle in waiting:
+                cycle.disconnected = True
+                cycle.waiting_for_100_continue = False  # it would be written, whoever is there
+                cycle.message_event.set()
+            return waiting
 
         def _start_deadline(self) -> None:
             self._deadline = self.loop.call_later(receive_seconds, self._too_late)

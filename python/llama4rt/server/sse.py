@@ -78,9 +78,11 @@ class EventStream:
                 self._service.metrics.disconnected.inc()
             for task in (gone, minding, sending):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await sending
-            self._close()
+            try:
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await sending
+            finally:  # also when a write failed otherwise: a server may raise anything for a closed connection
+                self._close()
 
     async def _send_all(self, send: Send) -> None:
         try:

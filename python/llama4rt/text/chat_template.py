@@ -149,7 +149,7 @@ class ChatTemplate:
             unknown = sorted(set(extra) - _STANDARD_OPTIONS)
             if unknown:
                 raise RequestError(
-                    f"chat_template_kwargs (options): the built-in chat format does not know {unknown}"
+                    f"chat_template_kwargs (options): the built-in chat format does not know {unknown!s:.200}"
                 )
             bos = (self._texts["bos_token"], True)
             pieces = [bos, *llama4_pieces(plain, tool_list, prompt, **extra)]
