@@ -2,8 +2,8 @@
 
     python mixed_hostile.py PORT SEED
 
-Prints "ready" first. A line on stdin says that the server is about to end: what goes wrong afterwards does not count. When stdin closes it
-prints how often each kind has asked, and which replies came, as JSON.
+Prints "ready" first. A line on stdin says that the server is about to end: what goes wrong afterwards does not count.
+When stdin closes it prints how often each kind has asked, and which replies came, as JSON.
 """
 
 from __future__ import annotations
