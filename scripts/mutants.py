@@ -33,7 +33,7 @@ from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "tests/mutants"
-WORK = ROOT / "build/mutants"
+WORK = Path(os.environ.get("LLAMA4RT_MUTANTS_BUILD", ROOT / "build/mutants"))
 TIME_LIMIT = 300  # seconds; what takes longer hangs
 BUILD_LIMIT = 3600
 PROGRAMS = {"cpp": "llama4rt_tests", "simt": "llama4rt_simt_tests"}
@@ -204,7 +204,10 @@ class PythonTree:
         if not self._python.exists():
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
         packages = next(environment.glob("lib/python*/site-packages"))
-        inside = [str(self.tree / "python"), *(f for f in folders if not (Path(f) / "llama4rt/server").is_dir())]
+        inside = [
+            str(self.tree / "python"),
+            *(f for f in folders if not (Path(f) / "llama4rt/server").is_dir()),
+        ]
         (packages / "mutants.pth").write_text("\n".join(inside) + "\n")
         module = self.tree / "python/llama4rt" / Path(native).name
         shutil.copy2(native, module)
@@ -237,7 +240,9 @@ class NativeTree:
 
     def __init__(self, jobs: int) -> None:
         self.tree = WORK / "native"
-        self._build = self.tree / "build/tests"  # where the Makefile has its own, so that ccache knows the paths
+        self._build = (
+            self.tree / "build/tests"
+        )  # where the Makefile has its own, so that ccache knows the paths
         self._jobs = str(jobs)
         copy_tree(self.tree)
         if not (self._build / "CMakeCache.txt").exists():
@@ -300,7 +305,9 @@ def check_baseline(chosen: list[Mutant], python: PythonTree | None, native: Nati
             raise MutantError(f"the tests do not pass without any bug (status {status}):\n{output[-4000:]}")
 
 
-def run_all(chosen: list[Mutant], jobs: int, baseline: bool, report: Callable[[Verdict], None]) -> list[Verdict]:
+def run_all(
+    chosen: list[Mutant], jobs: int, baseline: bool, report: Callable[[Verdict], None]
+) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for_python = [m for m in chosen if m.program is None]
     for_native = [m for m in chosen if m.program is not None]
@@ -350,9 +357,16 @@ def _row(name: str, count: Counter[str]) -> str:
     return f"{name:<12}{count.total():>9}{count['noticed']:>9}{count['survived']:>10}{count['error']:>8}"
 
 
+def _matches(part: str, name: str, exact: bool) -> bool:
+    return part == name if exact else part in name
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plants the bugs of tests/mutants and runs the tests that notice.")
+    parser = argparse.ArgumentParser(
+        description="Plants the bugs of tests/mutants and runs the tests that notice."
+    )
     parser.add_argument("names", nargs="*", help="parts of names (area/name); none: all")
+    parser.add_argument("--exact", action="store_true", help="the names are whole")
     parser.add_argument("--skip", nargs="*", default=[], metavar="PART", help="parts of names to leave out")
     parser.add_argument("--python", action="store_true", help="only bugs in Python, which need no compiler")
     parser.add_argument("--sample", type=int, metavar="N", help="N of them, by chance")
@@ -365,7 +379,9 @@ def main() -> int:
         chosen = [
             mutant
             for mutant in read_mutants()
-            if (not options.names or any(part in mutant.name for part in options.names))
+            if (
+                not options.names or any(_matches(part, mutant.name, options.exact) for part in options.names)
+            )
             and not any(part in mutant.name for part in options.skip)
             and not (options.python and mutant.program is not None)
         ]
@@ -382,7 +398,10 @@ def main() -> int:
 
         def report(verdict: Verdict) -> None:
             note = "" if verdict.is_expected else "   <-- " + verdict.mutant.sentence
-            print(f"{verdict.kind:<9}{verdict.seconds:6.1f} s  {verdict.mutant.name}  {verdict.detail}{note}", flush=True)
+            print(
+                f"{verdict.kind:<9}{verdict.seconds:6.1f} s  {verdict.mutant.name}  {verdict.detail}{note}",
+                flush=True,
+            )
 
         verdicts = run_all(chosen, options.jobs, not options.no_baseline, report)
     except MutantError as error:
