@@ -180,6 +180,11 @@ def json_head(length: int, more: bytes = b"") -> bytes:
     return b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (CHAT.encode(), fields, length)
 
 
+def test_a_head_probe_has_no_body(server: RunningServer) -> None:
+    reply = raw(server, b"HEAD /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200 ") and reply.endswith(b"\r\n\r\n")
+
+
 def test_large_heads_are_refused(server: RunningServer) -> None:
     head = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"".join(
         b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(100)
