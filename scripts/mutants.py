@@ -117,7 +117,10 @@ def changed_texts(mutant: Mutant, tree: Path) -> dict[str, str]:
                 texts[file] = (tree / file).read_text(encoding="utf-8")
             except OSError as error:
                 raise MutantError(f"{mutant.name}: {error}") from None
-        found = ("\n" + texts[file]).count("\n" + old)
+        places = re.finditer(
+            "(?=" + re.escape("\n" + old) + ")", "\n" + texts[file]
+        )  # they may share a line's end
+        found = sum(1 for _ in places)
         if found != 1:
             raise MutantError(f"{mutant.name}: its old lines stand {found} times in {file}; it must be once")
         texts[file] = ("\n" + texts[file]).replace("\n" + old, "\n" + new)[1:]
