@@ -9,6 +9,7 @@
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
 #   make soak-72h  honest and hostile users at one server for 72 hours (HOURS=2: for two), with a line a minute
+#   make mutants   plants the bugs of tests/mutants, one at a time: the tests must notice them
 #   make wheel     builds the wheel and tries it in a fresh environment
 #   make dist      wheels for other machines (manylinux_2_28, x86-64 and Arm, each Python found here), judged and tried
 #   make audit     known vulnerabilities of what requirements/ names, where the advisory data can be reached
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  soak-72h wheel dist audit lock test-newest format clean
+  mutants soak-72h wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -186,6 +187,11 @@ sanitize: $(DONE)/build-tools
 
 soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
+	@$(MAKE) -s mutants
+
+# MUTANTS=PART for some of them; scripts/mutants.py --help says more.
+mutants: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
+	$(BIN)/python scripts/mutants.py $(MUTANTS)
 
 HOURS ?= 72
 soak-72h: $(DONE)/package $(DONE)/test $(DONE)/tokenizer

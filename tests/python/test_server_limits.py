@@ -107,6 +107,16 @@ def test_a_chunked_body_is_counted_while_it_comes(server: RunningServer) -> None
     assert sent < 100_000_000
 
 
+def test_a_body_one_byte_too_large_is_refused_however_it_comes(server: RunningServer) -> None:
+    json_type = {"content-type": "application/json"}
+    for size, refused in ((200_000, False), (200_001, True)):
+        pieces = iter([b" " * (size // 2), b" " * (size - size // 2)])
+        reply = httpx2.post(server.url + CHAT, content=pieces, headers=json_type, timeout=60)
+        assert (reply.status_code == 413) == refused, size
+    # One that says so is refused before any of it has come.
+    assert b" 413 " in raw(server, json_head(200_001))
+
+
 def test_other_content_types(server: RunningServer) -> None:
     reply = post(server, CHAT, b"a=b", headers={"content-type": "application/x-www-form-urlencoded"})
     assert reply.status_code == 415 and "application/json" in error_of(reply)["message"]
@@ -170,6 +180,11 @@ def json_head(length: int, more: bytes = b"") -> bytes:
     return b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (CHAT.encode(), fields, length)
 
 
+def test_a_head_probe_has_no_body(server: RunningServer) -> None:
+    reply = raw(server, b"HEAD /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200 ") and reply.endswith(b"\r\n\r\n")
+
+
 def test_large_heads_are_refused(server: RunningServer) -> None:
     head = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"".join(
         b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(100)
@@ -196,6 +211,7 @@ def test_slow_requests_are_closed(server: RunningServer) -> None:
     for thread in threads:
         thread.join()
     assert time.monotonic() - start < 19  # otherwise the sockets' own limit of 20 s ended them
+    assert b" 408 " in raw(server, json_head(100) + b"{").split(b"\r\n")[0]
 
 
 def test_garbage_on_the_socket(server: RunningServer) -> None:

@@ -86,6 +86,8 @@ WRITTEN: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ('{"name": "f", "arguments": "no JSON"}', '{"name": "f", "arguments": "no JSON"}', []),
     ('{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": [1]}', []),
     ('{"name": "f"}', '{"name": "f"}', []),
+    ('{"tool_calls": [{"name": "f"}]}', '{"tool_calls": [{"name": "f"}]}', []),
+    ('[f(a=(1,), b=(1, 2), c=((1),))]', "", [("f", {"a": [1], "b": [1, 2], "c": [1]})]),
     # Python's literals
     ("[f(a='''it's\n\"]\"''', b=\"\"\"(\"\"\", c='', d='')]", "",
      [("f", {"a": 'it\'s\n"]"', "b": "(", "c": "", "d": ""})]),
@@ -205,6 +207,18 @@ def test_hostile_texts_cost_little(unit: str) -> None:
     assert time.process_time() - start < 20  # a quadratic reader takes minutes
     if "python_start" not in unit and "f()]" not in unit:
         assert message["content"] == text
+
+
+def test_what_is_too_long_for_a_call_comes_out_before_the_end() -> None:
+    shaper = ToolShaper(NAMES)
+    deltas = [delta for _ in range(80) for delta in shaper.push("[f(a='" + "x" * 1000)]
+    assert any("content" in delta for delta in deltas)
+
+
+def test_a_call_that_is_cut_off_is_not_reported_as_whole() -> None:
+    shaper = ToolShaper(NAMES)
+    shaper.push('{"name": "f", "parameters": {"a": 1}} {"name": "f", "parameters": {"a"')
+    assert shaper.finish("length")[1] == "length"
 
 
 def test_deep_nesting_is_no_call() -> None:

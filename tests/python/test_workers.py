@@ -179,13 +179,14 @@ def test_a_client_with_too_much_waiting_is_refused_and_others_are_not():
 
 def test_waiting_ends_when_the_client_leaves():
     pool = ChildPool("worker_child", 1, LIMITS, "the test")
-    holder = threading.Thread(target=lambda: pool.call(b"sleep 1"))
+    holder = threading.Thread(target=lambda: pool.call(b"sleep 2"))
     holder.start()
     time.sleep(0.3)
     client = Client("someone")
     client.gone.set()
     with pytest.raises(ChildAbandoned), working_for(client):
         pool.call(b"pid")
+    assert holder.is_alive()  # nobody had to end first
     holder.join()
     assert pool.call(b"echo free") == b"free"
     pool.close()

@@ -510,6 +510,18 @@ TEST(prompts_of_several_clients_are_computed_in_turns) {
   sim.finish();
 }
 
+TEST(two_clients_long_prompts_advance_together) {
+  SchedulerOptions options = two_groups();
+  options.num_global_blocks = 64;
+  Simulation sim(options);
+  auto& one = sim.submit(Tokens(400, 1), 1, true, nullptr, kGreedy);
+  auto& other = sim.submit(Tokens(400, 2), 1, true, nullptr, kOther);
+  for (int i = 0; i < 8; ++i) sim.step();
+  CHECK(one.sequence.num_computed >= 96);
+  CHECK(other.sequence.num_computed >= 96);
+  sim.finish();
+}
+
 TEST(short_blocks_are_taken_from_the_client_with_the_most) {
   SchedulerOptions options = two_groups();
   options.num_global_blocks = 9;  // 144 tokens
@@ -547,6 +559,21 @@ TEST(a_held_sequence_gives_way_and_comes_back) {
   sim.scheduler.hold(held.sequence, false);
   sim.finish();
   CHECK_EQ(held.sequence.num_output(), 10);
+}
+
+// Otherwise whoever waits would wait for as long as steps run ahead.
+TEST(no_step_goes_ahead_while_another_sequence_could_be_let_in) {
+  Simulation sim(two_groups());
+  auto& running = sim.submit(Tokens(10, 1), 20);
+  sim.step();
+  const std::vector<Chunk> now = sim.scheduler.schedule();
+  CHECK_EQ(now.size(), size_t(1));
+  sim.scheduler.commit(now[0], 1);
+  auto& waiting = sim.submit(Tokens(10, 2), 1);
+  CHECK(sim.scheduler.schedule_ahead(now).empty());
+  sim.scheduler.release(waiting.sequence);
+  CHECK_EQ(sim.scheduler.schedule_ahead(now).size(), size_t(1));
+  sim.scheduler.release(running.sequence);
 }
 
 TEST(refuses_budgets_that_could_starve_a_sequence) {
