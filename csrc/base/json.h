@@ -30,6 +30,9 @@ enum class Type : uint8_t { kNull, kBool, kNumber, kString, kArray, kObject };
 class Value {
  public:
   Value() = default;
+  // Moved only: where memory runs out in the middle of a copy, libstdc++ 12 destroys a variant that was never made.
+  Value(Value&&) noexcept = default;
+  Value& operator=(Value&&) noexcept = default;
   Value(bool b) : data_(b) {}
   Value(double real) : data_(Number{real, 0, false}) {}
   Value(int64_t integer) : data_(Number{double(integer), integer, true}) {}

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -80,6 +81,10 @@ void add_exceptions(py::module_& m) {
       if (p) std::rethrow_exception(p);
     } catch (const Error& e) {
       raise_error(python_class(e.kind()), e.what());
+    } catch (const std::runtime_error& e) {
+      // pybind11_fail of pybind11's own wrappers: "Could not allocate bytes object!"
+      if (std::string_view(e.what()).substr(0, 18) != "Could not allocate") throw;
+      PyErr_NoMemory();
     }
   });
 }

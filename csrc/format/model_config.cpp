@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -179,20 +180,24 @@ VisionConfig parse_vision(const json::Value& value, int64_t vocab_size) {
   return v;
 }
 
+void add(json::Object& object, const char* name, json::Value value) {
+  object.emplace_back(name, std::move(value));
+}
+
 json::Object vision_object(const VisionConfig& v) {
-  return {
-      {"hidden_size", v.hidden_size},
-      {"num_hidden_layers", v.num_hidden_layers},
-      {"num_attention_heads", v.num_attention_heads},
-      {"intermediate_size", v.intermediate_size},
-      {"adapter_hidden_size", v.adapter_hidden_size},
-      {"output_dim", v.output_dim},
-      {"image_size", v.image_size},
-      {"patch_size", v.patch_size},
-      {"rope_theta", v.rope_theta},
-      {"norm_eps", double(v.norm_eps)},
-      {"patch_token_id", v.patch_token_id},
-  };
+  json::Object object;
+  add(object, "hidden_size", v.hidden_size);
+  add(object, "num_hidden_layers", v.num_hidden_layers);
+  add(object, "num_attention_heads", v.num_attention_heads);
+  add(object, "intermediate_size", v.intermediate_size);
+  add(object, "adapter_hidden_size", v.adapter_hidden_size);
+  add(object, "output_dim", v.output_dim);
+  add(object, "image_size", v.image_size);
+  add(object, "patch_size", v.patch_size);
+  add(object, "rope_theta", v.rope_theta);
+  add(object, "norm_eps", double(v.norm_eps));
+  add(object, "patch_token_id", v.patch_token_id);
+  return object;
 }
 
 // Checks between fields.
@@ -293,44 +298,45 @@ std::string ModelConfig::to_json() const {
     return out;
   };
   json::Value scaling;
-  if (has_rope_scaling)
-    scaling =
-        json::Object{{"factor", rope_scaling.factor},
-                     {"low_freq_factor", rope_scaling.low_freq_factor},
-                     {"high_freq_factor", rope_scaling.high_freq_factor},
-                     {"original_max_position_embeddings", rope_scaling.original_max_position_embeddings}};
+  if (has_rope_scaling) {
+    json::Object members;
+    add(members, "factor", rope_scaling.factor);
+    add(members, "low_freq_factor", rope_scaling.low_freq_factor);
+    add(members, "high_freq_factor", rope_scaling.high_freq_factor);
+    add(members, "original_max_position_embeddings", rope_scaling.original_max_position_embeddings);
+    scaling = std::move(members);
+  }
   json::Array ends;
   for (const int64_t id : eos_token_ids) ends.emplace_back(id);
-  json::Object object{
-      {"architecture", architecture},
-      {"vocab_size", vocab_size},
-      {"hidden_size", hidden_size},
-      {"num_hidden_layers", num_hidden_layers},
-      {"num_attention_heads", num_attention_heads},
-      {"num_key_value_heads", num_key_value_heads},
-      {"head_dim", head_dim},
-      {"intermediate_size", intermediate_size},
-      {"intermediate_size_mlp", intermediate_size_mlp},
-      {"num_local_experts", num_local_experts},
-      {"num_experts_per_tok", num_experts_per_tok},
-      {"rope_layers", flags(rope_layers)},
-      {"chunked_layers", flags(chunked_layers)},
-      {"moe_layers", flags(moe_layers)},
-      {"attention_chunk_size", attention_chunk_size},
-      {"use_qk_norm", use_qk_norm},
-      {"rms_norm_eps", double(rms_norm_eps)},
-      {"rope_theta", rope_theta},
-      {"rope_scaling", scaling},
-      {"attn_temperature_tuning", attn_temperature_tuning},
-      {"attn_scale", attn_scale},
-      {"floor_scale", floor_scale},
-      {"max_position_embeddings", max_position_embeddings},
-      {"tie_word_embeddings", tie_word_embeddings},
-      {"bos_token_id", bos_token_id},
-      {"eos_token_ids", ends},
-  };
-  if (vision) object.emplace_back("vision", vision_object(*vision));
-  return json::write(object);
+  json::Object object;
+  add(object, "architecture", architecture);
+  add(object, "vocab_size", vocab_size);
+  add(object, "hidden_size", hidden_size);
+  add(object, "num_hidden_layers", num_hidden_layers);
+  add(object, "num_attention_heads", num_attention_heads);
+  add(object, "num_key_value_heads", num_key_value_heads);
+  add(object, "head_dim", head_dim);
+  add(object, "intermediate_size", intermediate_size);
+  add(object, "intermediate_size_mlp", intermediate_size_mlp);
+  add(object, "num_local_experts", num_local_experts);
+  add(object, "num_experts_per_tok", num_experts_per_tok);
+  add(object, "rope_layers", flags(rope_layers));
+  add(object, "chunked_layers", flags(chunked_layers));
+  add(object, "moe_layers", flags(moe_layers));
+  add(object, "attention_chunk_size", attention_chunk_size);
+  add(object, "use_qk_norm", use_qk_norm);
+  add(object, "rms_norm_eps", double(rms_norm_eps));
+  add(object, "rope_theta", rope_theta);
+  add(object, "rope_scaling", std::move(scaling));
+  add(object, "attn_temperature_tuning", attn_temperature_tuning);
+  add(object, "attn_scale", attn_scale);
+  add(object, "floor_scale", floor_scale);
+  add(object, "max_position_embeddings", max_position_embeddings);
+  add(object, "tie_word_embeddings", tie_word_embeddings);
+  add(object, "bos_token_id", bos_token_id);
+  add(object, "eos_token_ids", std::move(ends));
+  if (vision) add(object, "vision", vision_object(*vision));
+  return json::write(std::move(object));
 }
 
 }  // namespace llama4rt

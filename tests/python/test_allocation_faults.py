@@ -1,6 +1,6 @@
 """The Nth allocation, mapping or thread start fails: a typed error or an end with a message, never a hang.
 
-In a build, while an engine opens, and in the steps of requests. The short form takes a sample of the Ns, `make soak`
+In a build, while an engine opens, in the steps of requests, and in a server. The short form takes a sample of the Ns, `make soak`
 each one up to 10,000. allocation_fault_worker.py has the scenarios, allocation_faults.c is what fails;
 docs/testing.md has the figures.
 """
@@ -72,6 +72,18 @@ def test_allocations(run: Callable[..., dict[str, Any]], scenario: str, count: i
     numbers = [*range(1, 10), *range(10, 3000, 97 if scenario != "build" else 297)]
     result = run(scenario, "malloc", count, numbers)
     assert result["calls"] > 1000 and result["ends"]["MemoryError"] > 5
+
+
+def test_a_server(run: Callable[..., dict[str, Any]]) -> None:
+    """From the command line to SIGTERM, with a request in between; a case takes a second or two."""
+    result = run("serve", "thread", 1, range(1, 7))
+    assert 0 < result["calls"] < 20
+    run("serve", "malloc", 1, range(50, 200_000, 40_001))
+
+
+@pytest.mark.soak
+def test_a_server_at_length(run: Callable[..., dict[str, Any]]) -> None:
+    run("serve", "malloc", 1, range(1, 250_000, 997))
 
 
 @pytest.mark.soak

@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "test.h"
@@ -123,11 +124,17 @@ TEST(limits) {
 }
 
 TEST(what_is_written_reads_back) {
-  const json::Value value = json::Object{
-      {"text", "quote \" backslash \\ newline \n tab \t bell \a euro \xe2\x82\xac"},
-      {"list", json::Array{json::Value(), true, 3, int64_t(9007199254740993), 0.1, 500000.0, 1e-300}},
-      {"empty", json::Object{}},
-  };
+  json::Array list;
+  for (const double real : {0.1, 500000.0, 1e-300}) list.emplace_back(real);
+  list.emplace(list.begin(), int64_t(9007199254740993));
+  list.emplace(list.begin(), 3);
+  list.emplace(list.begin(), true);
+  list.emplace(list.begin());
+  json::Object object;
+  object.emplace_back("text", "quote \" backslash \\ newline \n tab \t bell \a euro \xe2\x82\xac");
+  object.emplace_back("list", std::move(list));
+  object.emplace_back("empty", json::Object());
+  const json::Value value = std::move(object);
   const std::string text = json::write(value);
   CHECK_EQ(json::write(parse(text)), text);
   CHECK_EQ(text,
