@@ -1,7 +1,7 @@
 """The Nth allocation, mapping or thread start fails: a typed error or an end with a message, never a hang.
 
-In a build, while an engine opens, in the steps of requests, and in a server. The short form takes a sample of the Ns, `make soak`
-each one up to 10,000. allocation_fault_worker.py has the scenarios, allocation_faults.c is what fails;
+In a build, while an engine opens, in the steps of requests, and in a server. The short form takes a sample of the Ns,
+`make soak` each one up to 10,000. allocation_fault_worker.py has the scenarios, allocation_faults.c is what fails;
 docs/testing.md has the figures.
 """
 

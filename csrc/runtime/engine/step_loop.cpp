@@ -33,6 +33,16 @@ RunnerMemory runner_memory(const MemoryPlan& plan, const StepLoopOptions& option
           .zero_cache = options.zero_cache};
 }
 
+// For calls of the runner. It begins each step anew, so lack of memory there ends a step, not the engine.
+template <class Call>
+auto failing_alone(const Call& call) {
+  try {
+    return call();
+  } catch (const std::bad_alloc& e) {
+    throw Error(ErrorKind::kInternal, error_text("there is no memory for a step: ", e.what()));
+  }
+}
+
 }  // namespace
 
 StepLoop::StepLoop(const WeightSource& source, Device& device, const MemoryPlan& plan,
@@ -171,7 +181,8 @@ std::optional<StepLoop::Step> StepLoop::submit_next() {
   const std::vector<Chunk>& chunks = scheduler_.schedule();
   if (chunks.empty()) return {};
   in_flight_.emplace().chunks = chunks;  // an error in between ends these sequences
-  Step step = runner_.submit(chunks, reporter_.choose_outputs(chunks));
+  std::vector<OutputRow> outputs = reporter_.choose_outputs(chunks);
+  Step step = failing_alone([&] { return runner_.submit(chunks, std::move(outputs)); });
   commit(step);
   return step;
 }
@@ -201,7 +212,8 @@ std::optional<StepLoop::Step> StepLoop::submit_ahead(const Step& now) {
   for (size_t i = 0; i < chunks.size(); ++i)
     outputs.push_back(output_row(sequence_of(chunks[i]), i, chunks[i].begin));
   counter_.count_ahead();
-  return runner_.submit(std::move(chunks), std::move(outputs), /*follows=*/true);
+  return failing_alone(
+      [&] { return runner_.submit(std::move(chunks), std::move(outputs), /*follows=*/true); });
 }
 
 // The step submitted ahead stays in flight while one of its sequences is still running.
@@ -216,7 +228,7 @@ void StepLoop::keep_in_flight(std::optional<Step> next) {
 
 void StepLoop::collect(Step& step) {
   while (!step.is_done()) {
-    StepRows rows = runner_.collect(step);
+    StepRows rows = failing_alone([&] { return runner_.collect(step); });
     reporter_.use(step, rows);
   }
   for (const Chunk& chunk : step.chunks) reporter_.finish_chunk(chunk);

@@ -42,8 +42,8 @@ class StepLoop {
   void hold(uint64_t id, bool held);
   // One step: everything that happened since the last call. Never throws for what a single request causes:
   // its sequences end with "error" and the others go on. On a device that runs asynchronously the next step
-  // may be in flight when it returns. Throws std::bad_alloc when memory runs out; scheduler and caches may be
-  // between two states then, and the loop must not be used again.
+  // may be in flight when it returns. Throws std::bad_alloc when memory runs out outside the
+  // runner; scheduler and caches may be between two states then, and the loop must not be used again.
   std::vector<TokenEvent> step();
 
   bool has_work() const {
