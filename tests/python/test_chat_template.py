@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llama4rt import EngineFileError, RequestError
+from llama4rt import EngineFileError, Llama4RTError, RequestError
 from llama4rt.convert.files import kept_files
 from llama4rt.text.chat_template import RENDER_LIMITS, ChatTemplate
 from llama4rt.text.llama4_format import render_llama4
@@ -336,7 +336,7 @@ def test_nothing_renders_after_close() -> None:
     template.close()
     template.close()
     assert not os.path.exists(f"/proc/{pid}")
-    with pytest.raises(RequestError, match="closed"):
+    with pytest.raises(Llama4RTError, match="closed"):
         template.render([{"role": "user", "content": "x"}])
 
 
