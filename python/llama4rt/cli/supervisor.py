@@ -49,13 +49,13 @@ class Supervisor:
 
     def run(self) -> None:
         """Serves until a signal. Llama4RTError when the server could not start, or could not go on."""
-        self._clock.start()
+        _start(self._clock)
         self._wake.setblocking(False)
         self._woken.setblocking(False)
         old_handlers = {sig: signal.signal(sig, self._on_signal) for sig in _SIGNALS}
         old_fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
-            self._loop.start()
+            _start(self._loop)
             trouble = self._watch()
         finally:
             signal.set_wakeup_fd(old_fd)
@@ -130,3 +130,14 @@ def _say_what_hangs() -> None:
         os.set_blocking(2, False)
     os.write(2, b"error: the server did not end in time; the process exits. What it was doing:\n")
     faulthandler.dump_traceback(file=2, all_threads=True)
+
+
+def _start(thread: threading.Thread) -> None:
+    """Llama4RTError, with words, where Python says "can't start new thread"."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Llama4RTError(
+            f"the thread {thread.name} cannot be started ({error}): the system's or the user's limit of threads or of "
+            "memory is reached"
+        ) from None
