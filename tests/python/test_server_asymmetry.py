@@ -1,10 +1,9 @@
 """What a hostile body costs others: every field of every request x 10 shapes x 4 sizes, sent to a server in a process
 of its own, while another client asks for /health and a third one chats.
 
-Bounds of the issue, in make soak: /health 250 ms and a chat 1 s beyond what they take here without hostile bodies (the
-99th of a hundred: other programs run, too), memory 4 x the body. A case that breaks one is sent up to four times more
-and fails when it breaks one each time: a busy machine does not repeat itself, a fault of the server does. make test
-sends a sample and allows ten times as long.
+Bounds, in make soak: /health 250 ms, a chat 1 s beyond what it takes alone, memory 4 x the body. A case that breaks one
+is sent twice more and fails when it breaks one each time: a busy machine does not repeat itself, a fault of the server
+does. make test sends a sample and allows ten times as long.
 """
 
 from __future__ import annotations
@@ -149,8 +148,7 @@ def test_nobody_else_pays(soak: bool) -> None:
         ) as chat,
     ):
         time.sleep(3)
-        own = quantile([seconds for _, seconds in chat.times], 0.99)
-        own_health = quantile([seconds for _, seconds in probe.times], 0.99)
+        own = quantile([seconds for _, seconds in chat.times], 0.5)
         began = time.monotonic()
         failures: list[str] = []
         statuses: dict[int, int] = {}
@@ -158,18 +156,18 @@ def test_nobody_else_pays(soak: bool) -> None:
         for kind, name, shape, size in cases:
             body = hostile_body(kind, name, shape, size)
             complaints: list[str] = []
-            for _ in range(5):
+            for _ in range(3):
                 base = server.forget_peak()
                 since = time.monotonic()
                 status = send(server, PATHS[kind], body)
                 until = time.monotonic()
-                health, chatted = probe.slowest(since, until) - own_health, chat.slowest(since, until) - own
+                health, chatted = probe.slowest(since, until), chat.slowest(since, until) - own
                 memory = (server.peak() - base - FLOOR) / len(body)
                 complaints = []
                 if status in (0, 500) or not 200 <= status < 600:
                     complaints.append(f"status {status}")
                 if health > 0.25 * patience:
-                    complaints.append(f"/health took {health:.3f} s longer than alone ({own_health:.3f} s)")
+                    complaints.append(f"/health took {health:.3f} s")
                 if chatted > 1.0 * patience:
                     complaints.append(f"a chat took {chatted:.3f} s longer than alone ({own:.3f} s)")
                 if memory > 4:
@@ -184,7 +182,7 @@ def test_nobody_else_pays(soak: bool) -> None:
         print(
             f"{len(cases)} cases in {time.monotonic() - began:.0f} s; statuses {statuses}; "
             f"worst of the accepted tries {worst}; "
-            f"/health alone {own_health * 1e3:.0f} ms, p99 {quantile([s for _, s in probe.times], 0.99) * 1e3:.0f} ms; "
+            f"/health p99 {quantile([s for _, s in probe.times], 0.99) * 1e3:.0f} ms; "
             f"a chat alone {own * 1e3:.0f} ms, p99 {quantile([s for _, s in chat.times], 0.99) * 1e3:.0f} ms"
         )
         assert not failures, "\n".join([f"{len(failures)} of {len(cases)}", *failures[:40]])

@@ -243,7 +243,7 @@ def test_probes_are_answered_while_the_event_loop_does_not_turn(server: RunningS
         for path in ("/health", "/ready", "/health?x=1"):
             began = time.monotonic()
             assert httpx2.get(server.url + path, timeout=10).status_code == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 2
         assert httpx2.head(server.url + "/health", timeout=10).content == b""
         with connect(server) as connection:  # in pieces
             for piece in (
@@ -286,7 +286,7 @@ def test_connections_that_are_reset_hold_nobody(server: RunningServer) -> None:
         began = time.monotonic()
         assert httpx2.get(server.url + "/health", timeout=30).status_code == 200
         slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 5.0, slowest
+    assert slowest < 1.0, slowest
     assert post(server, CHAT, HELLO).status_code == 200
     prefill.join(60)
     server.wait_idle(60)
