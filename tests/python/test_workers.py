@@ -128,6 +128,27 @@ def test_the_pool_uses_its_children_at_once_and_no_more():
         pool.call(b"pid")
 
 
+def test_a_start_that_fails_loses_no_child(monkeypatch):
+    pool = ChildPool("worker_child", 2, LIMITS, "the test", wait_seconds=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", raise_no_process)
+        with pytest.raises(ChildFailed, match="cannot start"):
+            pool.start_all()
+    holder = threading.Thread(target=lambda: pool.call(b"sleep 1"))
+    holder.start()
+    while not pool.pids():
+        time.sleep(0.01)
+    with pytest.raises(ChildrenBusy):  # the second one is taken before the first is missed
+        pool.start_all()
+    assert pool.call(b"echo free") == b"free"
+    holder.join()
+    pool.close()
+
+
+def raise_no_process(*_, **__):
+    raise OSError(11, "Resource temporarily unavailable")
+
+
 def test_clients_take_turns():
     """One client has twenty messages waiting; another's comes second, not twenty-first."""
     pool = ChildPool("worker_child", 1, LIMITS, "the test")
