@@ -19,7 +19,9 @@ from llama4rt.convert.files import kept_files
 from llama4rt.text.chat_template import RENDER_LIMITS, ChatTemplate
 from llama4rt.text.llama4_format import render_llama4
 from llama4rt.text.tokenizer import TiktokenTokenizer
-from llama4rt.workers.child_pool import ChildPool
+from llama4rt.workers.child_pool import ChildPool, ChildrenBusy
+from llama4rt.workers.child_process import ChildAbandoned, ChildLimit
+from llama4rt.workers.client import Client, working_for
 
 # A template unlike Llama 4's: what other checkpoints do with the same environment.
 OTHER = """\
@@ -439,6 +441,34 @@ def test_content_gets_the_form_the_template_takes(source: str, joined: str, role
         assert template.render([*before, {"role": role, "content": parts}]).endswith(f"[{role}]{joined}")
     finally:
         template.close()
+
+
+@pytest.mark.parametrize("ends_with", [ChildAbandoned, ChildrenBusy])
+def test_who_leaves_or_waits_in_vain_decides_no_form(ends_with: type[RequestError]) -> None:
+    """The form of a role is found once, for all clients: not by one whose trials did not run."""
+    template = ChatTemplate(PARTS)
+    client = Client("someone")
+    client.gone.set()
+    template._child._wait_seconds = 0.0
+    template._child._idle, idle = [], template._child._idle
+    hello = [{"role": "user", "content": "Hello"}]
+    with working_for(client if ends_with is ChildAbandoned else Client("other")), pytest.raises(ends_with):
+        template.render(hello)
+    template._child._idle = idle
+    assert template.render(hello) == "[user]Hello"
+    template.close()
+
+
+def test_a_limit_decides_no_form() -> None:
+    template = ChatTemplate(PARTS)
+    hello = [{"role": "user", "content": "Hello"}]
+    template.render([{"role": "assistant", "content": "starts the process"}])
+    pid = template._child.pids()[0]
+    os.kill(pid, signal.SIGSTOP)  # as on a machine that is very busy: the deadline passes
+    with pytest.raises(ChildLimit):
+        template.render(hello)
+    assert template.render(hello) == "[user]Hello"
+    template.close()
 
 
 def test_pictures_in_a_template_of_strings(tokenizer: TiktokenTokenizer) -> None:

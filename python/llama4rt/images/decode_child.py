@@ -1,7 +1,6 @@
 """Pictures to tiles in a child process: the child's side of decoder.py."""
 
 import json
-import os
 import struct
 from typing import Any
 
@@ -22,7 +21,6 @@ _processor: ImageProcessor
 def begin(setup: bytes) -> None:
     """setup: JSON with the fields of ImageLimits and of ImageProcessor."""
     global _limits, _processor
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library maps memory for each; it is never used here
     import numpy  # noqa: F401
 
     import_readers()

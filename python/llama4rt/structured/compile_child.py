@@ -4,7 +4,6 @@ Compiling costs the parent the same again, so what passes here is safe there. Ru
 """
 
 import json
-import os
 import random
 import struct
 import threading
@@ -43,7 +42,6 @@ def setup_message(table: TokenTable) -> bytes:
 
 def begin(setup: bytes) -> None:
     """setup: setup_message()."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a fork has no other threads
     from llama4rt.structured.closing import Vocabulary
 
     start = _LENGTH.size + _LENGTH.unpack_from(setup)[0]

@@ -10,7 +10,6 @@ import math
 import os
 import resource
 import struct
-import sys
 import time
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -32,27 +31,29 @@ def serve(module: ModuleType, limits: "dict[str, Any]") -> None:
     for number in (0, 1):  # a library that prints must not reach the pipe
         os.dup2(null, number)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    first = True
-    forks: ForkedAnswers | None = None
+    if (setup := _read(source)) is None:
+        return
+    ready = _answered(module.begin, setup)
+    del setup  # megabytes, of a tokenizer
+
+    def answered(message: bytes) -> bytes:
+        return _answered(module.answer, message)
+
+    def answered_within_limits(message: bytes) -> bytes:
+        # The soft limit kills with SIGXCPU; a second more for what is rounded away.
+        seconds = int(time.process_time()) + math.ceil(limits["cpu_seconds"]) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        return answered(message)
+
+    if limits["fork"]:
+        answer = ForkedAnswers(answered, limits).answer
+    else:
+        memory = mapped_bytes() + limits["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        answer = answered_within_limits
+    _write(sink, ready)
     while (message := _read(source)) is not None:
-        if forks is not None:
-            _write(sink, forks.answer(message))
-            continue
-        if not first:
-            used = int(time.process_time())
-            # The soft limit kills with SIGXCPU; a second more for what is rounded away.
-            resource.setrlimit(
-                resource.RLIMIT_CPU, (used + math.ceil(limits["cpu_seconds"]) + 1, resource.RLIM_INFINITY)
-            )
-        answer = _answered(module.begin if first else module.answer, message)
-        if first and limits["fork"] and answer[:1] == b"+":
-            forks = ForkedAnswers(lambda message: _answered(module.answer, message), limits)
-        elif first:
-            memory = mapped_bytes() + limits["memory"]
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        first = False
-        _write(sink, answer)
-    sys.stderr.close()
+        _write(sink, answer(message))
 
 
 def _answered(call: Any, message: bytes) -> bytes:

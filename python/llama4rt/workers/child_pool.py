@@ -58,12 +58,15 @@ class ChildPool:
 
     def start_all(self) -> None:
         """Starts all children. Those that wait for their start are busy meanwhile."""
-        taken = [self._take(current_client()) for _ in self._children]
-        while taken:
-            child = taken.pop(0)
-            try:
-                child.start()
-            finally:
+        taken: list[ChildProcess] = []
+        try:
+            for _ in self._children:
+                taken.append(self._take(current_client()))
+            while taken:
+                taken[-1].start()
+                self._give(taken.pop())
+        finally:  # none is lost where one was not free in time, or cannot start
+            for child in taken:
                 self._give(child)
 
     def close(self) -> None:

@@ -95,13 +95,12 @@ class ChildProcess:
         (None: of this context) has gone. ChildFailed: it cannot be started, or its code failed.
         """
         client = client or current_client()
-        self._start()
+        self.start()
         seconds = self._limits.seconds + (_FORK_SECONDS if self._limits.fork else 0)
         try:
             answer = self._exchange(message, seconds, client)
-            if (
-                answer[:1] == b"a" and not client.gone.is_set()
-            ):  # meant for the one before, which had just ended
+            # Meant for the message before, whose fork had just ended.
+            if answer[:1] == b"a" and not client.gone.is_set():
                 answer = self._exchange(message, seconds, client)
         except BaseException as error:  # Ctrl-C too: a child in the middle of something is of no more use
             code = self._kill()
@@ -122,10 +121,7 @@ class ChildProcess:
         self._kill()
 
     def start(self) -> None:
-        """Starts the child before the first call needs it."""
-        self._start()
-
-    def _start(self) -> None:
+        """Starts the child, where it does not run, before the first call needs it. ChildFailed."""
         if self._process is not None and self._pid == os.getpid() and self._process.poll() is None:
             return
         self._kill()
@@ -140,6 +136,10 @@ class ChildProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                env={
+                    **os.environ,
+                    "OPENBLAS_NUM_THREADS": "1",
+                },  # numpy's library maps memory for each thread
                 start_new_session=True,  # Ctrl-C is the parent's business
             )
         except OSError as error:
