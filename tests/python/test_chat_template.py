@@ -20,6 +20,8 @@ from llama4rt.text.chat_template import RENDER_LIMITS, ChatTemplate
 from llama4rt.text.llama4_format import render_llama4
 from llama4rt.text.tokenizer import TiktokenTokenizer
 from llama4rt.workers.child_pool import ChildPool
+from llama4rt.workers.child_process import ChildAbandoned
+from llama4rt.workers.client import Client, working_for
 
 # A template unlike Llama 4's: what other checkpoints do with the same environment.
 OTHER = """\
@@ -437,6 +439,20 @@ def test_content_gets_the_form_the_template_takes(source: str, joined: str, role
         assert text.endswith(f"[{role}]{hello}")
         parts = [{"type": "text", "text": word} for word in ("Hello", "you")]
         assert template.render([*before, {"role": role, "content": parts}]).endswith(f"[{role}]{joined}")
+    finally:
+        template.close()
+
+
+def test_a_client_that_leaves_says_nothing_of_the_template() -> None:
+    """The first to ask pays for trying the forms; when he had left, all after him were given the wrong one."""
+    hello = [{"role": "user", "content": "Hello"}]
+    template = ChatTemplate(PARTS)
+    gone = Client("gone")
+    gone.gone.set()
+    try:
+        with working_for(gone), pytest.raises(ChildAbandoned):
+            template.render(hello)
+        assert template.render(hello) == "[user]Hello"
     finally:
         template.close()
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llama4rt.errors import RequestError
+from llama4rt.workers.child_pool import ChildrenBusy
+from llama4rt.workers.child_process import ChildAbandoned, ChildLimit
 
 Render = Callable[[Sequence[Mapping[str, Any]]], str]
 
@@ -28,7 +30,8 @@ class ContentForm(enum.Enum):
 
 def find_form(render: Render, role: str) -> ContentForm:
     """Tries `role` in short conversations; a role that the template shows in none is taken as the user is. render:
-    raises RequestError where the template refuses.
+    raises RequestError where the template refuses. Raises ChildAbandoned, ChildLimit and ChildrenBusy as render does:
+    they say nothing of the template.
     """
     filler: Any = (
         "Hello" if role == "user" or _shows(render, "user", _WORDS[0], 1, "Hello") else [_part("Hello")]
@@ -74,6 +77,8 @@ def _shows(render: Render, role: str, content: Any, words: int, filler: Any) -> 
     for conversation in _conversations(role, content, filler):
         try:
             text = render(conversation).casefold()  # a template may write everything in capitals
+        except (ChildAbandoned, ChildLimit, ChildrenBusy):
+            raise
         except RequestError:
             continue  # it may want other turns around this one
         return all(word in text for word in _WORDS[:words]) and not _PRINTED.search(text)
