@@ -32,7 +32,7 @@ _STANDARD_TEMPLATES = frozenset({"95a231a15c8c976ac511e62c6fdf477ea9e3ca7a87cbb9
 _STANDARD_OPTIONS = frozenset({"tools_in_user_message"})
 # Of one rendering. A template can loop or ask for gigabytes, which the sandbox does not stop.
 RENDER_LIMITS = ChildLimits(seconds=2.0, cpu_seconds=5, memory=1 << 30)
-TOOL_USE_FILE = "chat_template.tool_use.jinja"  # in an engine file; convert/files.py says where it was before
+TOOL_USE_FILE = "chat_template.tool_use.jinja"  # of an engine file; in a checkpoint it has a folder
 _PROBED_ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _MAX_WAITING = 1024  # of one client: a thread each, and a rendering takes milliseconds
 
