@@ -411,12 +411,17 @@ def test_the_checkpoint_itself_is_never_overwritten(tiny: Path, tmp_path: Path) 
     link.symlink_to(tiny / "model.safetensors")
     before = sha256(tiny / "model.safetensors")
     (tiny / "LICENSE").write_text("a licence")
+    folder = tiny / "additional_chat_templates"
+    folder.mkdir()
+    template = folder / "tool_use.jinja"
+    template.write_text("x")
     try:
-        for path in (tiny / "model.safetensors", tiny / "config.json", tiny / "LICENSE", link):
+        for path in (tiny / "model.safetensors", tiny / "config.json", tiny / "LICENSE", template, link):
             with pytest.raises(ConfigError, match="is part of the checkpoint"):
                 build(tiny, path)
     finally:
         (tiny / "LICENSE").unlink()
+        shutil.rmtree(folder)
     assert sha256(tiny / "model.safetensors") == before
 
 

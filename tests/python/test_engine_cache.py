@@ -68,6 +68,12 @@ def flip_weight(source: Path) -> None:
     rewrite(source / "model.safetensors", lambda data: data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
 
 
+def write_tool_use(source: Path) -> None:
+    path = source / "additional_chat_templates" / "tool_use.jinja"
+    path.parent.mkdir()
+    path.write_text("x")
+
+
 CHANGES: dict[str, Callable[[Path], None]] = {
     "a weight, with size and time as before": flip_weight,
     "the time of the weights alone": lambda source: os.utime(source / "model.safetensors"),
@@ -78,6 +84,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     ),
     "a new licence": lambda source: (source / "LICENSE").write_text("a licence") and None,
     "a new chat template": lambda source: (source / "chat_template.jinja").write_text("x") and None,
+    "a new chat template for tools": write_tool_use,
 }  # fmt: skip
 
 

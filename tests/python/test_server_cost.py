@@ -53,7 +53,7 @@ def read(kind: Any, body: bytes) -> str:
                 _echo(getattr(request, name), name)
             request = chat_request(request)
         if isinstance(request, protocol.ChatRequest | protocol.TokenizeRequest) and request.messages:
-            if text_size(request.messages, request.tools or ()) > MAX_TEXT:
+            if text_size(request, request.tools or ()) > MAX_TEXT:
                 raise ApiError(400, "too much text")
             plain_messages(request.messages, max_messages=2048, max_images=10)
             template_options(request, request.tools or ())

@@ -588,7 +588,9 @@ def test_a_character_that_the_prompt_begins_and_the_output_ends(
 # --- text that cannot fit -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["tools", "arguments", "description", "content", "parts"])
+@pytest.mark.parametrize(
+    "where", ["tools", "arguments", "description", "content", "parts", "chat_template_kwargs"]
+)
 def test_what_cannot_fit_is_refused_before_it_is_tokenized(
     server: RunningServer, engine: Engine, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +599,7 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenized(
     function: dict[str, Any] = {"name": "f"}
     message: dict[str, Any] = {"role": "user", "content": "a"}
     messages: list[dict[str, Any]] = [message]
+    more: dict[str, Any] = {}
     if where == "tools":
         function["parameters"] = {"type": "object", "properties": {}, "description": "", "$comment": ""}
         function["parameters"] |= {"enum": list(words.values())}
@@ -607,15 +610,17 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenized(
         messages.append({"role": "assistant", "tool_calls": [call]})
     elif where == "content":
         message["content"] = "word " * (most // 5 + 10)
+    elif where == "chat_template_kwargs":
+        more[where] = words
     else:
         message["content"] = [{"type": "text", "text": "word " * 20}] * (most // 100 + 10)
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("the template was asked")
 
-    monkeypatch.setattr(type(engine.prompts), "prepare_chat", never)
-    body = {"messages": messages, "max_tokens": 3, "tools": [{"type": "function", "function": function}]}
-    reply = post(server, CHAT, body)
+    monkeypatch.setattr(type(engine.prompts), "read_chat", never)
+    tools = [{"type": "function", "function": function}]
+    reply = post(server, CHAT, {"messages": messages, "max_tokens": 3, "tools": tools, **more})
     assert reply.status_code == 400 and error_of(reply)["code"] == "context_length_exceeded", reply.text
 
 

@@ -18,7 +18,7 @@ _SAMPLES = 64  # of a larger one
 _SAMPLE_BYTES = 4096
 
 # Format version and what builds put in: changes when a build would make another file.
-ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first"
+ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first, tokenizer ranks"
 
 
 def cache_directory() -> Path:

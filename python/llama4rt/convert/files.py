@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt.errors import CheckpointError
+from llama4rt.text.chat_template import TOOL_USE_FILE
 
 # Files kept in the engine as they are, because running the model or using it lawfully needs them.
 KEPT_FILES = (
@@ -28,9 +29,8 @@ KEPT_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_KEPT_AS = {  # an engine's names have no folder
-    "chat_template.tool_use.jinja": "additional_chat_templates/tool_use.jinja",
-}
+# More of them, which a checkpoint has in a folder: the engine's name, without one, and the path.
+FILES_IN_FOLDERS = {TOOL_USE_FILE: "additional_chat_templates/tool_use.jinja"}
 LICENSE_PATTERNS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 
 MAX_JSON_BYTES = 256 << 20
@@ -160,11 +160,10 @@ def hub_revision(directory: Path) -> str | None:
 
 def kept_files(directory: Path) -> dict[str, bytes]:
     """Name -> content of the files that go into the engine, sorted by name."""
-    names = {*KEPT_FILES, *license_names(directory)}
-    paths = {name: directory / name for name in names} | {
-        name: directory / path for name, path in _KEPT_AS.items()
+    names = sorted({*KEPT_FILES, *FILES_IN_FOLDERS, *license_names(directory)})
+    found = {
+        name: read_if_there(directory / FILES_IN_FOLDERS.get(name, name), _MAX_FILE_BYTES) for name in names
     }
-    found = {name: read_if_there(paths[name], _MAX_FILE_BYTES) for name in sorted(paths)}
     return {name: content for name, content in found.items() if content is not None}
 
 
@@ -181,6 +180,7 @@ def license_names(directory: Path) -> list[str]:
 
 
 __all__ = [
+    "FILES_IN_FOLDERS",
     "KEPT_FILES",
     "LICENSE_PATTERNS",
     "MAX_JSON_BYTES",

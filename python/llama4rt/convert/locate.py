@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt.convert.checkpoint import Checkpoint
-from llama4rt.convert.files import LICENSE_PATTERNS
+from llama4rt.convert.files import FILES_IN_FOLDERS, LICENSE_PATTERNS
 from llama4rt.convert.formats import CONTAINERS, FORMATS
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.formats.renamed import with_plain_names
@@ -20,7 +20,14 @@ from llama4rt.convert.unreadable import (
 )
 from llama4rt.errors import CheckpointError
 
-DOWNLOAD_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", *LICENSE_PATTERNS)
+DOWNLOAD_PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    *FILES_IN_FOLDERS.values(),
+    *LICENSE_PATTERNS,
+)
 
 # owner/name, or owner/name@revision: a branch, a tag or a commit.
 _HUB_ID = re.compile(

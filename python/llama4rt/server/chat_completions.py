@@ -65,7 +65,7 @@ class ChatReply(GeneratedReply):
         engine = self._service.engine
         tokenizer = self._tokenizer("chat")
         tools = (body.tools or ()) if body.tool_choice != "none" else ()
-        check_text_size(text_size(body.messages, tools), tokenizer.max_token_bytes, engine.max_model_len)
+        check_text_size(text_size(body, tools), tokenizer.max_token_bytes, engine.max_model_len)
         messages = plain_messages(
             body.messages, max_messages=options.max_messages, max_images=options.max_images
         )
@@ -201,7 +201,7 @@ def check_text_size(characters: int, max_token_bytes: int, max_model_len: int) -
     if at_least > max_model_len:
         raise ApiError(
             400,
-            f"the messages and tools have {characters} characters, at least {at_least} tokens; "
+            f"the messages, tools and chat_template_kwargs have {characters} characters, at least {at_least} tokens; "
             f"max_model_len is {max_model_len}",
             param="messages",
             code="context_length_exceeded",

@@ -61,14 +61,14 @@ def template_options(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool])
     }
 
 
-def text_size(messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> int:
-    """Characters of text that a template may write, calls and tools too, to refuse what cannot fit before anything is
-    made of it. Blanks between the parts of JSON count as text.
+def text_size(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool]) -> int:
+    """Characters of text that a template may write, calls, tools and its variables too, to refuse what cannot fit
+    before anything is made of it. Blanks between the parts of JSON count as text.
     """
-    size = 0
+    size = size_of(body.chat_template_kwargs)
     for tool in tools:
         size += len(tool.function.description or "") + size_of(tool.function.parameters)
-    for message in messages:
+    for message in body.messages or ():
         size += len(message.name or "") + len(message.tool_call_id or "")
         if isinstance(message.content, str):
             size += len(message.content)

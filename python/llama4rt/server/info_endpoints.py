@@ -66,7 +66,7 @@ class InfoEndpoints:
             tokenizer = require_tokenizer(engine.tokenizer, "tokenize")
             if body.messages is not None:
                 options = self._service.options
-                size = text_size(body.messages, body.tools or ())
+                size = text_size(body, body.tools or ())
                 check_text_size(size, tokenizer.max_token_bytes, engine.max_model_len)
                 messages = plain_messages(
                     body.messages, max_messages=options.max_messages, max_images=options.max_images

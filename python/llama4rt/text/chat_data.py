@@ -4,12 +4,21 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from llama4rt.errors import RequestError
 from llama4rt.text.tokenizer import without_lone_surrogates
 
 Message = Mapping[str, Any]
+
+
+class ChatOptions(TypedDict, total=False):
+    """How messages and tools become a prompt; ChatTemplate.encode says what each does."""
+
+    add_generation_prompt: bool | None
+    continue_final_message: bool
+    options: Mapping[str, Any] | None
+
 
 _ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_MESSAGES = 100_000

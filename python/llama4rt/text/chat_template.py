@@ -13,25 +13,26 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import EngineFileError, RequestError
-from llama4rt.text.chat_data import Message, plain_messages, plain_options, plain_tools
+from llama4rt.text.chat_data import ChatOptions, Message, plain_messages, plain_options, plain_tools
 from llama4rt.text.content_form import ContentForm, converted, find_form, is_parts
 from llama4rt.text.llama4_format import llama4_pieces
-from llama4rt.text.prompt_pieces import Piece, cut_at, encode_pieces, merged, text_of
+from llama4rt.text.prompt_pieces import Piece, cut_at, encode_pieces, text_of
 from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer
 from llama4rt.workers.child_pool import ChildPool
 from llama4rt.workers.child_process import ChildLimits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # sha256 of the templates that llama4_format.py equals, checked by test against transformers' copy.
 _STANDARD_TEMPLATES = frozenset({"95a231a15c8c976ac511e62c6fdf477ea9e3ca7a87cbb9974e0dd653eccb4563"})
 _STANDARD_OPTIONS = frozenset({"tools_in_user_message"})
 # Of one rendering. A template can loop or ask for gigabytes, which the sandbox does not stop.
 RENDER_LIMITS = ChildLimits(seconds=2.0, cpu_seconds=5, memory=1 << 30)
-TOOL_USE_FILE = (
-    "chat_template.tool_use.jinja"  # in an engine file; additional_chat_templates/tool_use.jinja before
-)
+TOOL_USE_FILE = "chat_template.tool_use.jinja"  # of an engine file; in a checkpoint it has a folder
 _PROBED_ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _MAX_WAITING = 1024  # of one client: a thread each, and a rendering takes milliseconds
 
@@ -52,6 +53,7 @@ class ChatTemplate:
         """
         self.source = source
         self._tool_use = tool_use
+        self._standard = {text for text in (source, tool_use) if text is not None and _is_standard(text)}
         self._texts = {"bos_token": BOS_TEXT, "eos_token": "<|eot|>", **(special_texts or {})}
         self._forms: dict[tuple[str, str], ContentForm] = {}
         self._forms_lock = threading.Lock()
@@ -91,23 +93,17 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-        options: Mapping[str, Any] | None = None,
+        **options: "Unpack[ChatOptions]",
     ) -> str:
         """The prompt as text. Arguments and errors are those of encode."""
-        return text_of(self._pieces(messages, tools, add_generation_prompt, continue_final_message, options))
+        return text_of(self._pieces(messages, tools, **options))
 
     def encode(
         self,
         tokenizer: Tokenizer,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-        options: Mapping[str, Any] | None = None,
+        **options: "Unpack[ChatOptions]",
     ) -> list[int]:
         """The prompt as token ids; text of the caller never becomes a control token.
 
@@ -116,9 +112,7 @@ class ChatTemplate:
         with it. options: more variables for the template (`tools_in_user_message`). RequestError for what the
         template refuses, and when it runs over a limit.
         """
-        return encode_pieces(
-            tokenizer, self._pieces(messages, tools, add_generation_prompt, continue_final_message, options)
-        )
+        return encode_pieces(tokenizer, self._pieces(messages, tools, **options))
 
     def close(self) -> None:
         """Ends the child process, if one was started. Safe to call more than once; nothing renders afterwards."""
@@ -130,9 +124,10 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool | None,
-        continue_final_message: bool,
-        options: Mapping[str, Any] | None,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> list[Piece]:
         if add_generation_prompt and continue_final_message:
             raise RequestError(
@@ -145,7 +140,7 @@ class ChatTemplate:
         if continue_final_message:
             _append(plain[-1], mark + " ")
         source = self._tool_use if tool_list and self._tool_use is not None else self.source
-        if source is None or (_is_standard(source) and set(extra) <= _STANDARD_OPTIONS):
+        if source is None or (source in self._standard and set(extra) <= _STANDARD_OPTIONS):
             unknown = sorted(set(extra) - _STANDARD_OPTIONS)
             if unknown:
                 raise RequestError(
@@ -154,41 +149,39 @@ class ChatTemplate:
             bos = (self._texts["bos_token"], True)
             pieces = [bos, *llama4_pieces(plain, tool_list, prompt, **extra)]
         else:
-            variables = {
-                "documents": None, **extra, "messages": plain, "tools": tool_list, "add_generation_prompt": prompt,
-            }  # fmt: skip
             flat = []
             for i, message in enumerate(plain):
                 if isinstance(message["content"], str) or is_parts(message["content"]):
                     form = self._form(source, message["role"])
                     message["content"], is_flat = converted(message["content"], form)
                     flat += [i] if is_flat else []
-            pieces = self._rendered(source, variables, flat)
-        return cut_at(pieces, mark) if continue_final_message else merged(pieces)
+            pieces = self._rendered(source, plain, tool_list, prompt, extra, flat)
+        return cut_at(pieces, mark) if continue_final_message else pieces
 
-    def _rendered(self, source: str, variables: Mapping[str, Any], flat: Sequence[int] = ()) -> list[Piece]:
+    def _rendered(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        prompt: bool = False,
+        extra: Mapping[str, Any] | None = None,
+        flat: Sequence[int] = (),
+    ) -> list[Piece]:
+        variables = {"documents": None, **(extra or {})}
+        variables |= {"messages": messages, "tools": tools, "add_generation_prompt": prompt}
         # A variable of the same name as one of the texts takes its place, and is the caller's.
         message = {"template": source, "texts": self._texts, "variables": variables, "flat": flat}
         pieces = json.loads(self._child.call(json.dumps(message).encode()))
         return [(str(text), bool(trusted)) for text, trusted in pieces]
 
     def _form(self, source: str, role: str) -> ContentForm:
-        def render(messages: Sequence[Mapping[str, Any]]) -> str:
-            variables = {
-                "documents": None,
-                "messages": messages,
-                "tools": None,
-                "add_generation_prompt": False,
-            }
-            return text_of(self._rendered(source, variables))
-
-        if _is_standard(source):
+        if source in self._standard:
             return ContentForm.BOTH
         key = (source, role if role in _PROBED_ROLES else "assistant")
         with self._forms_lock:
             form = self._forms.get(key)
         if form is None:
-            form = find_form(render, key[1])
+            form = find_form(lambda messages: text_of(self._rendered(source, messages)), key[1])
             with self._forms_lock:
                 self._forms[key] = form
         return form

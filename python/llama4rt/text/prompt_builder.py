@@ -11,13 +11,14 @@ from llama4rt.errors import RequestError
 from llama4rt.images.image_tokens import PLACEHOLDER, ImageTokens
 from llama4rt.images.limits import ImageLimits
 from llama4rt.images.message_images import take_pictures
-from llama4rt.text.chat_data import Message
+from llama4rt.text.chat_data import ChatOptions, Message
 from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.tokenizer import BOS_TEXT, Tokenizer, load_tokenizer, require_tokenizer
 from llama4rt.workers.client_threads import ClientThreads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
 
     from llama4rt.images.decoder import PictureDecoder
     from llama4rt.images.processing import ProcessedImage
@@ -137,38 +138,19 @@ class PromptBuilder:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-        options: Mapping[str, Any] | None = None,
+        **options: "Unpack[ChatOptions]",
     ) -> PreparedPrompt:
-        return self.finish(
-            self.read_chat(
-                messages,
-                tools,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                options=options,
-            )
-        )
+        """options: of ChatTemplate.encode."""
+        return self.finish(self.read_chat(messages, tools, **options))
 
     def read_chat(
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-        options: Mapping[str, Any] | None = None,
+        **options: "Unpack[ChatOptions]",
     ) -> PreparedPrompt | PromptWithPictures:
         """The first half of prepare_chat(): everything but the pictures."""
-        ids, named = self.encode_chat(
-            messages,
-            tools,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            options=options,
-        )
+        ids, named = self.encode_chat(messages, tools, **options)
         for where, source in named.items():
             if source is None:
                 raise RequestError(f"{where} is an image part without an image")
@@ -177,26 +159,15 @@ class PromptBuilder:
     def encode_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None,
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-        options: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: "Unpack[ChatOptions]",
     ) -> tuple[list[int], dict[str, Any]]:
         """(ids with one `<|image|>` for each picture, the pictures in this order by their place in the messages)."""
         tokenizer = require_tokenizer(self.tokenizer, "chat")
         messages, named = take_pictures(messages)
         if named:
             self._require_vision()
-        ids = self.chat_template.encode(
-            tokenizer,
-            messages,
-            tools,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            options=options,
-        )
-        return ids, named
+        return self.chat_template.encode(tokenizer, messages, tools, **options), named
 
     def encode(self, prompt: str | Sequence[int], *, placeholders: bool = False) -> list[int]:
         """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are.

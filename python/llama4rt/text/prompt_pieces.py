@@ -12,19 +12,6 @@ from llama4rt.text.tokenizer import Tokenizer
 Piece = tuple[str, bool]  # characters, and whether they are the template's
 
 
-def merged(pieces: Iterable[Sequence[str | bool]]) -> list[Piece]:
-    """Without empty pieces; neighbours differ in who wrote them."""
-    parts: list[tuple[list[str], bool]] = []
-    for text, trusted in pieces:
-        if not text:
-            continue
-        if parts and parts[-1][1] == trusted:
-            parts[-1][0].append(str(text))
-        else:
-            parts.append(([str(text)], bool(trusted)))
-    return [("".join(texts), trusted) for texts, trusted in parts]
-
-
 def text_of(pieces: Iterable[Piece]) -> str:
     return "".join(text for text, _ in pieces)
 
@@ -33,7 +20,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> list[int]:
     """Token ids. What stands between two control tokens is encoded as one text, whoever wrote which part of it."""
     ids: list[int] = []
     waiting: list[str] = []
-    for text, trusted in merged(pieces):
+    for text, trusted in _merged(pieces):
         end = 0
         for match in tokenizer.special_pattern.finditer(text) if trusted else ():
             waiting.append(text[end : match.start()])
@@ -61,4 +48,17 @@ def cut_at(pieces: Sequence[Piece], mark: str) -> list[Piece]:
     for piece, trusted in pieces:
         kept.append((piece[:at], trusted))
         at -= len(kept[-1][0])
-    return merged(kept)
+    return kept
+
+
+def _merged(pieces: Iterable[Piece]) -> list[Piece]:
+    """Without empty pieces; neighbours differ in who wrote them."""
+    parts: list[tuple[list[str], bool]] = []
+    for text, trusted in pieces:
+        if not text:
+            continue
+        if parts and parts[-1][1] == trusted:
+            parts[-1][0].append(text)
+        else:
+            parts.append(([text], trusted))
+    return [("".join(texts), trusted) for texts, trusted in parts]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from llama4rt import _core
 from llama4rt.convert.checkpoint import TensorInfo, plain_problems, raise_problems
 from llama4rt.convert.files import (
+    FILES_IN_FOLDERS,
     KEPT_FILES,
     MAX_JSON_BYTES,
     check_weight_file,
@@ -106,7 +107,7 @@ class SafetensorsDirectory:
         return f"sha256:{digest.hexdigest()}"
 
     def contains(self, path: str) -> bool:
-        names = (*self._shards, *KEPT_FILES, *self.licenses(), _INDEX)
+        names = (*self._shards, *KEPT_FILES, *FILES_IN_FOLDERS.values(), *self.licenses(), _INDEX)
         files = [self._directory / name for name in names]
         return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
 
