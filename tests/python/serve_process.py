@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import psutil
 from llama4rt.demo import engine_path
+from serving import metric_of
 
 MIB = 1 << 20
 
@@ -84,9 +85,8 @@ class ServeProcess:
 
     def metric(self, name: str) -> float:
         text = httpx2.get(self.url + "/metrics", timeout=60).text
-        found = re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M)
-        assert found, name
-        return sum(map(float, found))
+        assert f"\nllama4rt:{name}" in text, name
+        return metric_of(text, name)
 
     def ask(self, body: Any) -> str:
         reply = httpx2.post(self.url + "/v1/chat/completions", json=body, timeout=120)

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import pytest
 from llama4rt import AsyncEngine, Engine
+from llama4rt.demo import engine_path
 from llama4rt.server import ServerOptions, build_app
 from llama4rt.server.uvicorn_server import Server
+
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "temperature": 0,
+    "max_tokens": 8,
+}
+ENDLESS = HELLO | {"ignore_eos": True, "max_tokens": None, "stream": True}  # to the end of the context
+
+
+def engine_fixture(**options: Any) -> Any:
+    """A module's fixture of the demo model, one thread computing."""
+
+    @pytest.fixture(scope="module")
+    def engine() -> Iterator[Engine]:
+        with Engine(engine_path(), **({"num_threads": 1, "kv_cache_memory": "256MiB"} | options)) as engine:
+            yield engine
+
+    return engine
 
 
 class RunningServer:
@@ -102,6 +125,28 @@ def running_server(engine: Engine, **options: Any) -> Iterator[RunningServer]:
         server.wait_idle()
     finally:
         server.stop()
+
+
+def address(server: RunningServer) -> tuple[str, int]:
+    return "127.0.0.1", int(server.url.rpartition(":")[2])
+
+
+def received(connection: socket.socket) -> bytes:
+    """Until the other side closes."""
+    out = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(1 << 16):
+            out += piece
+    return out
+
+
+def metric_of(text: str, name: str) -> float:
+    """Summed over its labels. text: what /metrics says."""
+    return sum(float(m) for m in re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+
+def metric(server: RunningServer, name: str) -> float:
+    return metric_of(httpx2.get(server.url + "/metrics", timeout=60).text, name)
 
 
 def post(server: RunningServer, path: str, body: Any, **more: Any) -> httpx2.Response:

@@ -21,8 +21,8 @@ pytest.importorskip("uvicorn")
 
 import http_mutations  # noqa: E402
 from serve_process import MIB, ServeProcess  # noqa: E402
+from serving import HELLO  # noqa: E402
 
-HELLO = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
 TIMES = {"receive_seconds": 1.5, "keep_alive_seconds": 1, "slow_reader_seconds": 3.0, "paused_seconds": 2.0}
 # The longest honest end is the sum of the times above and an answer of a whole context; a loaded machine takes longer.
 PATIENCE = 60.0

@@ -16,8 +16,7 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from llama4rt import Engine, SamplingParams
-from llama4rt.demo import engine_path
-from serving import RunningServer, running_server
+from serving import RunningServer, engine_fixture, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / "build/clients"
@@ -41,10 +40,7 @@ def environment(name: str) -> Path:
     return python
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="128MiB") as engine:
-        yield engine
+engine = engine_fixture(kv_cache_memory="128MiB")
 
 
 @pytest.fixture(scope="module")

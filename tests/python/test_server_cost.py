@@ -154,7 +154,7 @@ def test_bodies_of_32_mib() -> None:
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        # The bodies of the issue: one wrong element at the end, or of every branch of a union.
+        # One wrong element at the end, or of every branch of a union.
         (protocol.CompletionRequest, "prompt", listed(b'"a"', b"1")(8 << 20)),
         (protocol.CompletionRequest, "prompt", listed(b"1", b'"a"')(8 << 20)),
         (protocol.CompletionRequest, "prompt", listed(b"[1]", b'["a"]')(8 << 20)),

@@ -18,21 +18,25 @@ httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("uvicorn")
 
 from llama4rt import Engine  # noqa: E402
-from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.server.client_names import client_name  # noqa: E402
 from llama4rt.server.refusal_reason import reason_of  # noqa: E402
-from serving import RunningServer, post, running_server  # noqa: E402
+from serving import (  # noqa: E402
+    CHAT,
+    ENDLESS,
+    HELLO,
+    RunningServer,
+    address,
+    engine_fixture,
+    metric,
+    post,
+    received,
+    running_server,
+)
 
-CHAT = "/v1/chat/completions"
-HELLO = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
-ENDLESS = HELLO | {"ignore_eos": True, "max_tokens": None, "stream": True}
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=4) as engine:
-        yield engine
+engine = engine_fixture(max_num_seqs=4)
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +45,8 @@ def server(engine: Engine) -> Iterator[RunningServer]:
         yield server
 
 
-def address(server: RunningServer) -> tuple[str, int]:
-    return "127.0.0.1", int(server.url.rpartition(":")[2])
-
-
 def connect(server: RunningServer, source: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection(address(server), 30, (source, 0))
-
-
-def received(connection: socket.socket) -> bytes:
-    """Until the other side closes."""
-    out = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := connection.recv(1 << 16):
-            out += piece
-    return out
 
 
 def reply_of(data: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -65,11 +56,6 @@ def reply_of(data: bytes) -> tuple[int, dict[str, str], bytes]:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     assert int(headers["content-length"]) == len(body)
     return int(lines[0].split()[1]), headers, body
-
-
-def metric(server: RunningServer, name: str) -> float:
-    text = httpx2.get(server.url + "/metrics", timeout=60).text
-    return sum(float(m) for m in re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 # --- bytes beside the body ----------------------------------------------------------------------------------------
@@ -290,6 +276,24 @@ def test_connections_that_are_reset_hold_nobody(server: RunningServer) -> None:
     assert post(server, CHAT, HELLO).status_code == 200
     prefill.join(60)
     server.wait_idle(60)
+
+
+def test_connections_beyond_what_the_loop_can_hold_are_refused_and_counted(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = metric(server, "requests_refused_total")
+    with monkeypatch.context() as patched:
+        patched.setattr(server.server._door, "_full", lambda: True)
+        reply = httpx2.get(server.url + "/v1/models", timeout=30)
+        assert httpx2.get(server.url + "/health", timeout=30).status_code == 200
+    assert reply.status_code == 503 and reply.headers["x-request-id"]
+    assert reply.json()["error"] == {
+        "message": "too many connections",
+        "type": "server_error",
+        "param": None,
+        "code": "overloaded",
+    }
+    assert metric(server, "requests_refused_total") == before + 1
 
 
 # --- browsers -----------------------------------------------------------------------------------------------------

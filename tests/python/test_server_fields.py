@@ -19,12 +19,11 @@ import pytest
 openai = pytest.importorskip("openai")
 
 from llama4rt import Engine, RequestError, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.server import protocol  # noqa: E402
 from llama4rt.server.api_errors import ApiError  # noqa: E402
 from llama4rt.server.http import parse  # noqa: E402
 from llama4rt.server.known_fields import IGNORED, REFUSED  # noqa: E402
-from serving import RunningServer, post, running_server  # noqa: E402
+from serving import RunningServer, engine_fixture, post, running_server  # noqa: E402
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 KINDS: dict[str, Any] = {
@@ -170,10 +169,7 @@ def test_the_sdk_has_no_field_that_the_table_lacks(path: str) -> None:
 # --- over HTTP ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=8) as engine:
-        yield engine
+engine = engine_fixture(max_num_seqs=8)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,13 +13,14 @@ import pytest
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("llguidance")
+pytest.importorskip("psutil")
 
 import httpx2
-import psutil
 from hostile_grammars import HOSTILE
 from llama4rt import Engine
 from llama4rt.demo import engine_path
-from serving import RunningServer, post, running_server
+from serve_process import ServeProcess
+from serving import CHAT, RunningServer, post, running_server
 
 FIELDS = {"json_schema": "guided_json", "regex": "guided_regex", "grammar": "guided_grammar"}
 WEATHER = {
@@ -46,7 +43,7 @@ def server() -> Iterator[RunningServer]:
 
 def chat(server: RunningServer, **fields: Any) -> httpx2.Response:
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40}
-    return post(server, "/v1/chat/completions", body | fields)
+    return post(server, CHAT, body | fields)
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
@@ -148,45 +145,23 @@ def test_what_is_not_enforced_is_named_in_the_reply(server: RunningServer) -> No
     assert '"x_llama4rt_not_enforced"' in streamed.split("\n\n")[-2]
 
 
-def test_sigterm_ends_the_server_whatever_compiles(tmp_path: Any) -> None:
-    """The issue's input, eight at once: the process ends within its drain and a little, and no child stays."""
-    log = open(tmp_path / "log", "w+b")  # noqa: SIM115
-    command = [sys.executable, "-m", "llama4rt", "serve", engine_path(), "--port", "0", "--drain-seconds", "1",
-               "--kv-cache-memory", "64MiB", "--threads", "1"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=log, stdout=log, env=os.environ | {"LLAMA4RT_DEBUG": "1"})
-    try:
-        deadline = time.monotonic() + 120
-        url = ""
-        while not url:
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            ready = [line for line in (tmp_path / "log").read_text().splitlines() if "ready: http" in line]
-            url = ready[0].split("ready: ")[1].strip() if ready else ""
-            time.sleep(0.05)
+def test_sigterm_ends_the_server_whatever_compiles() -> None:
+    """Eight costly schemas at once: the process ends within its drain and a little, and no child stays."""
+    options = ("--drain-seconds", "1", "--kv-cache-memory", "64MiB", "--threads", "1")
+    with ServeProcess(*options) as server:
 
         def attack(i: int) -> None:
             schema = {"title": str(i), **HOSTILE["allOf of twenty patterns"][1]}
             body = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "guided_json": schema}
             with contextlib.suppress(httpx2.HTTPError):
-                httpx2.post(url + "/v1/chat/completions", json=body, timeout=60)
+                httpx2.post(server.url + CHAT, json=body, timeout=60)
 
         threads = [threading.Thread(target=attack, args=(i,), daemon=True) for i in range(8)]
         for thread in threads:
             thread.start()
         time.sleep(0.5)
-        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-        assert children
-        started = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        took = time.monotonic() - started
+        assert server.children()
+        took = server.terminate(60)
         assert took < 1 + 5, took
         for thread in threads:
             thread.join(10)
-        deadline = time.monotonic() + 10
-        while any(psutil.pid_exists(pid) for pid in children):
-            assert time.monotonic() < deadline, "a child outlives the server"
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
-        log.close()

@@ -26,18 +26,24 @@ from llama4rt import AsyncEngine, Delta, Engine, NumericError, SamplingParams  #
 from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.engine.outputs import Progress  # noqa: E402
 from llama4rt.server import ServerOptions  # noqa: E402
-from serving import RunningServer, post, running_server  # noqa: E402
+from serving import (  # noqa: E402
+    CHAT,
+    ENDLESS,
+    HELLO,
+    RunningServer,
+    address,
+    engine_fixture,
+    metric,
+    metric_of,
+    post,
+    received,
+    running_server,
+)
 
-CHAT = "/v1/chat/completions"
-HELLO = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
-ENDLESS = HELLO | {"ignore_eos": True, "max_tokens": None, "stream": True}
 KEY = "a-key-of-the-test"
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=4) as engine:
-        yield engine
+engine = engine_fixture(max_num_seqs=4)
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +169,9 @@ def test_unknown_paths_and_methods(server: RunningServer) -> None:
 
 def raw(server: RunningServer, data: bytes, seconds: float = 20) -> bytes:
     """What comes back on a connection of our own until it is closed."""
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), seconds) as connection:
+    with socket.create_connection(address(server), seconds) as connection:
         connection.sendall(data)
-        out = b""
-        try:
-            while piece := connection.recv(1 << 16):
-                out += piece
-        except ConnectionResetError:
-            pass
-        return out
+        return received(connection)
 
 
 def json_head(length: int, more: bytes = b"") -> bytes:
@@ -223,7 +223,7 @@ def test_garbage_on_the_socket(server: RunningServer) -> None:
         for _ in range(rng.randrange(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         cut = bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data)
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 20) as connection:
+        with socket.create_connection(address(server), 20) as connection:
             connection.sendall(cut)
             if rng.random() < 0.5:
                 connection.settimeout(5)
@@ -308,7 +308,7 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
     of the context otherwise, so it must not be computed.
     """
     before = server.engine.stats()["generated_tokens"]
-    left = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total")
+    left = metric(server, "requests_disconnected_total")
     for at in (0, 1, 5):
         with (
             httpx2.Client(timeout=60) as client,
@@ -321,13 +321,13 @@ def test_clients_that_leave_free_their_blocks(server: RunningServer) -> None:
     body = json.dumps(ENDLESS | {"stream": False}).encode()
     head = json_head(len(body))
     for wait in (0.0, 0.05, 0.3):
-        connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        connection = socket.create_connection(address(server))
         connection.sendall(head + body)
         time.sleep(wait)
         connection.close()
         server.wait_idle()
     assert server.engine.stats()["generated_tokens"] - before < server.engine.max_model_len
-    gone = metric(httpx2.get(server.url + "/metrics").text, "requests_disconnected_total") - left
+    gone = metric(server, "requests_disconnected_total") - left
     assert gone >= 4  # one that is closed at once may not have become a request
 
 
@@ -336,14 +336,14 @@ def test_a_reader_that_sleeps_is_ended_and_holds_nobody(server: RunningServer, e
     head = json_head(len(body))
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    connection.connect(address(server))
     connection.sendall(head + body)
-    ended = metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total")
+    ended = metric(server, "slow_readers_total")
     expected = engine.chat(HELLO["messages"], SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
     for _ in range(3):
         assert post(server, CHAT, HELLO).json()["choices"][0]["message"]["content"] == expected
     server.wait_idle(60)
-    assert metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total") > ended
+    assert metric(server, "slow_readers_total") > ended
     connection.close()
 
 
@@ -358,10 +358,6 @@ def test_request_ids(server: RunningServer) -> None:
     for wrong in ("a b", "x" * 200, "a\tb", 'a"b'):
         got = httpx2.get(server.url + "/health", headers={"x-request-id": wrong}).headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", got)
-
-
-def metric(text: str, name: str) -> float:
-    return sum(float(m) for m in re.findall(rf"^llama4rt:{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 def test_each_stream_carries_its_own_id_only(server: RunningServer) -> None:
@@ -395,7 +391,7 @@ def test_metrics(server: RunningServer) -> None:
     reply = post(server, CHAT, HELLO).json()
     post(server, CHAT, HELLO | {"temperature": 9})
     after = httpx2.get(server.url + "/metrics").text
-    grown = {name: metric(after, name) - metric(before, name) for name in (
+    grown = {name: metric_of(after, name) - metric_of(before, name) for name in (
         "generation_tokens_total", "prompt_tokens_total", "time_to_first_token_seconds_count",
         "e2e_request_latency_seconds_count", "inter_token_latency_seconds_count", "requests_refused_total",
         "request_success_total", "prefix_cache_queries_total",
@@ -406,7 +402,7 @@ def test_metrics(server: RunningServer) -> None:
     assert grown["time_to_first_token_seconds_count"] == grown["e2e_request_latency_seconds_count"] == 1
     assert grown["requests_refused_total"] == grown["request_success_total"] == 1
     assert grown["prefix_cache_queries_total"] == usage["prompt_tokens"]
-    assert metric(after, "num_requests_running") == metric(after, "num_requests_waiting") == 0
+    assert metric_of(after, "num_requests_running") == metric_of(after, "num_requests_waiting") == 0
     for group in ("global", "local"):
         assert f'llama4rt:kv_cache_usage_perc{{group="{group}"}} 0.0' in after
 
@@ -465,24 +461,23 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded(engine: Engine) -
     body = json.dumps(ENDLESS | {"logprobs": True, "top_logprobs": 20}).encode()
     head = json_head(len(body), b"connection: close\r\n")
     with running_server(engine, max_unread_tokens=50, slow_reader_seconds=300) as server:
-        host, port = server.url.removeprefix("http://").split(":")
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.connect((host, int(port)))
+            client.connect(address(server))
             client.settimeout(60)
             client.sendall(head + body)
-            received = client.recv(1000)
-            assert received.startswith(b"HTTP/1.1 200")
+            reply = client.recv(1000)
+            assert reply.startswith(b"HTTP/1.1 200")
             deadline = time.monotonic() + 60
-            while metric(httpx2.get(server.url + "/metrics").text, "slow_readers_total") < 1:
+            while metric(server, "slow_readers_total") < 1:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             while sum(group["used"] for group in engine.stats()["blocks"].values()):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             while more := client.recv(1 << 16):
-                received += more
-        events = [json.loads(line) for line in re.findall(rb"data: (\{.*\})\n", received)]
+                reply += more
+        events = [json.loads(line) for line in re.findall(rb"data: (\{.*\})\n", reply)]
         error = events[-1]["error"]
         assert error["code"] == "slow_reader" and " 50 tokens" in error["message"]
         assert len(events) > 50 and all(event["choices"] for event in events[:-1])

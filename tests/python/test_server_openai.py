@@ -14,17 +14,14 @@ import pytest
 openai = pytest.importorskip("openai")
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path, load_showcase  # noqa: E402
-from serving import RunningServer, running_server  # noqa: E402
+from llama4rt.demo import load_showcase  # noqa: E402
+from serving import RunningServer, engine_fixture, running_server  # noqa: E402
 
 QUESTION = [{"role": "user", "content": "What can you do?"}]
 PROMPTS = ["The sum of 3 and 4 is", "Once upon a time", "A", "one two three one two three one two"]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=8) as engine:
-        yield engine
+engine = engine_fixture(max_num_seqs=8)
 
 
 @pytest.fixture(scope="module")

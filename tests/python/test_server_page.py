@@ -14,14 +14,10 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api")
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path, load_showcase  # noqa: E402
-from serving import RunningServer, running_server  # noqa: E402
+from llama4rt.demo import load_showcase  # noqa: E402
+from serving import RunningServer, engine_fixture, running_server  # noqa: E402
 
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="128MiB") as engine:
-        yield engine
+engine = engine_fixture(kv_cache_memory="128MiB")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,9 @@ def browser() -> Iterator[Any]:
                 executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=120_000
             )
         except playwright.Error as error:
-            pytest.skip(f"no Chromium that starts: apt install chromium ({str(error).splitlines()[0]})")
+            if path is not None or "Executable doesn't exist" not in str(error):
+                raise  # there is one, and it must start
+            pytest.skip("there is no Chromium: apt install chromium, or playwright install chromium")
         yield browser
         browser.close()
 

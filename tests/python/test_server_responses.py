@@ -13,8 +13,8 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("llguidance")
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path, load_showcase  # noqa: E402
-from serving import running_server  # noqa: E402
+from llama4rt.demo import load_showcase  # noqa: E402
+from serving import engine_fixture, running_server  # noqa: E402
 
 ADD = {
     "type": "function",
@@ -23,10 +23,7 @@ ADD = {
 }
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="64MiB") as engine:
-        yield engine
+engine = engine_fixture(kv_cache_memory="64MiB")
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("llguidance")
 
 from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import engine_path  # noqa: E402
 from llama4rt.server.calls.python_calls import NotACall, parse_calls  # noqa: E402
 from llama4rt.server.calls.tool_shaper import ToolShaper  # noqa: E402
 from llama4rt.server.shaping import joined_message  # noqa: E402
-from serving import RunningServer, running_server  # noqa: E402
+from serving import RunningServer, engine_fixture, running_server  # noqa: E402
 
 NAMES = ["f", "get_weather", "a.b", "search-web", "3d-render"]
 
@@ -264,10 +263,7 @@ NOTHING = {"type": "function", "function": {"name": "now"}}
 ASK = [{"role": "user", "content": "What is the weather in Oslo?"}]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(engine_path(), num_threads=1, kv_cache_memory="256MiB", max_num_seqs=16) as engine:
-        yield engine
+engine = engine_fixture(max_num_seqs=16)
 
 
 @pytest.fixture(scope="module")
@@ -424,6 +420,8 @@ def test_auto_and_none(client: Any, engine: Engine) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}],
           "tool_choice": "required"}, "tools", "'not'"),
         ({"tool_choice": "required", "extra_body": {"guided_regex": "a"}}, "tool_choice", "other form"),
+        ({"tool_choice": "required", "response_format": {"type": "text"}, "extra_body": {"guided_regex": "a"}},
+         "tool_choice", "other form"),
         ({"tools": [5]}, "tools.0", ""),
     ],
 )  # fmt: skip

@@ -90,30 +90,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="outputs of one client, running and waiting; then 429 (default: all that others leave)",
     )
-    group.add_argument(
-        "--allowed-hosts",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="names that a Host header may hold beside localhost, --host and addresses; *.example.com; *: any",
-    )
-    group.add_argument(
-        "--allowed-origins",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="ORIGIN",
-        help="web pages that may use this server, as https://chat.example.com; *: any (default: its own page)",
-    )
-    group.add_argument(
-        "--trusted-proxies",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="ADDRESS",
-        help="proxies whose X-Forwarded-For says who a client is",
-    )
+    for option, what, text in (
+        (
+            "--allowed-hosts",
+            "NAME",
+            "names that a Host header may hold beside localhost, --host and addresses; *.example.com; *: any",
+        ),
+        (
+            "--allowed-origins",
+            "ORIGIN",
+            "web pages that may use this server, as https://chat.example.com; *: any (default: its own page)",
+        ),
+        ("--trusted-proxies", "ADDRESS", "proxies whose X-Forwarded-For says who a client is"),
+    ):
+        group.add_argument(option, action="extend", nargs="+", default=[], metavar=what, help=text)
     group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     group.add_argument(
         "--log-format", choices=["json", "text"], help="(default: text on a terminal, json elsewhere)"
@@ -188,9 +178,9 @@ def _options(args: argparse.Namespace) -> "ServerOptions":
 
 def _allow_many_files() -> None:
     """A connection is a file; the usual soft limit is meant for programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft != hard else soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warm(engine: "Engine") -> None:

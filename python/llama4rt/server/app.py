@@ -29,8 +29,8 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     info = InfoEndpoints(service)
     get: dict[str, Endpoint] = {
         "/": info.page,
-        "/health": info.health,
-        "/ready": info.ready,
+        "/health": info.probe,
+        "/ready": info.probe,
         "/metrics": info.metrics,
         "/version": info.version,
         "/openapi.json": info.openapi,
@@ -67,12 +67,8 @@ class Routes:
             raise ApiError(
                 405, f"this path takes {' and '.join(allowed)}", headers={"Allow": ", ".join(allowed)}
             )
-        request = Request(scope, receive, send)
-        # A page may post a text of no type anywhere without asking; JSON it may only after a preflight.
-        if method == "POST" and not request.headers.get("content-type", "").strip():
-            raise ApiError(415, "there is no Content-Type; it must be application/json")
         try:
-            response = await endpoint(request)
+            response = await endpoint(Request(scope, receive, send))
         except RecursionError:  # only what a client sent can nest without end
             raise ApiError(400, "something in the request is nested too deep") from None
         await response(scope, receive, send)

@@ -5,7 +5,6 @@ Origin that the browser names must be the server's own or allowed; and the Host 
 page could make its own name point to the server's address (DNS rebinding) and be of the same origin.
 """
 
-import ipaddress
 import re
 import socket
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.client_names import ip_address
 
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+(?:%[\w.-]+)?")  # a name, an IPv4 or an IPv6 address
 _PREFLIGHT_SECONDS = 600
@@ -91,8 +91,8 @@ class Browsers:
         if name in self._own_names or name == reached.lower() or self._is_listed(name):
             return
         # An address cannot be made to point elsewhere. One that is reached on the loopback has no other name.
-        address = _address(name)
-        own = _address(reached)
+        address = ip_address(name)
+        own = ip_address(reached)
         if address is not None and (address.is_loopback or own is None or not own.is_loopback):
             return
         raise ApiError(
@@ -118,14 +118,6 @@ def _host_name(host: str) -> str | None:
     except ValueError:
         return None
     return name.rstrip(".") if name and _NAME.fullmatch(name) else None
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_same_origin(origin: str, host: str) -> bool:

@@ -43,6 +43,8 @@ class ChatReply(GeneratedReply):
     def __init__(self, service: Service, body: ChatRequest) -> None:
         super().__init__(service, body.model, "chatcmpl")
         self._body = body
+        # That the model hears of, and whose calls are read.
+        self._tools = () if body.tool_choice == "none" else tuple(body.tools or ())
         self._max_tokens = wanted_tokens(
             body, None, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens
         )
@@ -64,16 +66,12 @@ class ChatReply(GeneratedReply):
         body, options = self._body, self._service.options
         engine = self._service.engine
         tokenizer = self._tokenizer("chat")
-        tools = (body.tools or ()) if body.tool_choice != "none" else ()
-        check_text_size(text_size(body, tools), tokenizer.max_token_bytes, engine.max_model_len)
+        check_text_size(text_size(body, self._tools), tokenizer.max_token_bytes, engine.max_model_len)
         messages = plain_messages(
             body.messages, max_messages=options.max_messages, max_images=options.max_images
         )
         try:
-            prompt = await engine.prepare_chat(
-                messages,
-                **template_options(body, tools),
-            )
+            prompt = await engine.prepare_chat(messages, **template_options(body, self._tools))
         except RequestError as error:
             raise from_request_error(error) from None
         return truncated(prompt, body.truncate_prompt_tokens, self._max_tokens, engine.max_model_len)
@@ -85,14 +83,15 @@ class ChatReply(GeneratedReply):
         forced = forced_call(body)
         if forced is not None:
             # A response_format is for text, and there will be none: so OpenAI. The guided_ fields are for all there is.
-            if structured is not None and body.response_format is None:
+            form = body.response_format
+            if structured is not None and (form is None or form.type == "text"):
                 raise ApiError(
                     400, "tool_choice forces a call; the reply can have no other form", param="tool_choice"
                 )
             # A forced call always parses: nothing but its grammar ends it.
             more |= {"stop": (), "stop_token_ids": ()}
             structured = forced
-        elif self._reads_calls():
+        elif self._tools:
             # <|python_start|> says something; the shaper drops the others.
             more["skip_special_tokens"] = False
         return sampling_params(
@@ -103,13 +102,10 @@ class ChatReply(GeneratedReply):
             **more,
         )
 
-    def _reads_calls(self) -> bool:
-        return bool(self._body.tools) and self._body.tool_choice != "none"
-
     def _shaper(self) -> Shaper:
-        if not self._reads_calls():
+        if not self._tools:
             return PlainShaper()
-        names = [tool.function.name for tool in self._body.tools or ()]
+        names = [tool.function.name for tool in self._tools]
         tokenizer = self._tokenizer("chat")
         return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
 

@@ -58,9 +58,9 @@ def structured_output(body: Sampling, response_format: ResponseFormat | None) ->
 
 
 def forced_call(body: ChatRequest) -> StructuredOutput | None:
-    """For tool_choice "required" or one tool's name, whatever form response_format wants for
-    text: one call, complete within max_tokens. Or, when "required" comes
-    with parallel_tool_calls: true, one call or a list of them, as the model likes.
+    """For tool_choice "required" or one tool's name: one call, complete within max_tokens, whatever form
+    response_format wants for text. When "required" comes with parallel_tool_calls: true, one call or a list of them, as
+    the model likes.
     """
     if body.tool_choice in (None, "none", "auto"):
         return None

@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from llama4rt.server.api_errors import ApiError
+
 log = logging.getLogger("llama4rt.server")
 
 _PEEK_BYTES = 4096  # a probe's head is smaller; what is larger goes to the event loop
@@ -49,10 +51,11 @@ class FrontDoor:
         new_id: Callable[[], str],
         receive_seconds: float,
         full: Callable[[], bool],
+        refused: Callable[[int], object],
     ) -> None:
         """adopt: takes connections, in this thread; RuntimeError when the loop has ended. observe: told the seconds of
         each probe. receive_seconds: for a connection's first bytes. full: whether the loop has all the connections it
-        can hold; then others get 503.
+        can hold; then others get 503, and refused is told that status.
         """
         self._listening = {listener.fileno(): listener for listener in listening}
         self._adopt = adopt
@@ -61,6 +64,7 @@ class FrontDoor:
         self._new_id = new_id
         self._receive_seconds = receive_seconds
         self._full = full
+        self._refused = refused
         self._epoll = select.epoll()
         self._wake, self._woken = socket.socketpair()
         # By file descriptor, oldest first: those that have said too little, and those that have been answered.
@@ -170,13 +174,9 @@ class FrontDoor:
 
     def _pass_on(self, connection: socket.socket) -> None:
         if self._full():
-            error = {
-                "message": "too many connections",
-                "type": "server_error",
-                "param": None,
-                "code": "overloaded",
-            }
-            self._reply(connection, 503, {"error": error}, self._new_id())
+            error = ApiError(503, "too many connections", code="overloaded")
+            self._refused(error.status)
+            self._reply(connection, error.status, error.body(), self._new_id())
             return
         fd = connection.fileno()
         self._epoll.unregister(fd)

@@ -40,7 +40,7 @@ _MAX_RETRY = {"Retry-After": "1"}
 
 class Guard:
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.service = self._service = service
+        self.service = service
         self._app = app
         options = service.options
         self._keys = [hashlib.sha256(key.encode()).digest() for key in options.api_keys]
@@ -59,7 +59,7 @@ class Guard:
         except ApiError as error:
             await self._answer(error, scope, exchange)
         except asyncio.CancelledError:
-            if self._service.draining:
+            if self.service.draining:
                 # The time to drain is over, for a body that still comes in or a reader who does not read. Raised, it
                 # would be a 500 and a traceback for each.
                 if exchange.status is None and not exchange.gone.is_set():
@@ -87,7 +87,7 @@ class Guard:
 
     def note_refusal(self, status: int, code: str, client: str | None) -> None:
         """For what is refused before there is a request: counted and logged as all refusals are."""
-        self._service.metrics.refused.labels(str(status)).inc()
+        self.service.metrics.refused.labels(str(status)).inc()
         access.info(json.dumps({"status": status, "error": code, "client": client}))
 
     async def _guarded(self, scope: Scope, exchange: "_Exchange") -> None:
@@ -103,14 +103,14 @@ class Guard:
             await Response(status_code=204)(scope, exchange.receive, exchange.send)
             return
         key = self._check_key(scope["path"], headers)
-        limit = self._service.options.max_body_bytes
+        limit = self.service.options.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
             raise _too_large(int(length), limit)
         taken = 0
         try:
             body = bytearray()
-            deadline = time.monotonic() + self._service.options.receive_seconds
+            deadline = time.monotonic() + self.service.options.receive_seconds
             more = scope["method"] not in ("GET", "HEAD")
             while more:
                 try:
@@ -120,7 +120,7 @@ class Guard:
                 except (asyncio.TimeoutError, TimeoutError):
                     raise ApiError(
                         408,
-                        f"the body did not arrive within {self._service.options.receive_seconds:g} s",
+                        f"the body did not arrive within {self.service.options.receive_seconds:g} s",
                         headers={"Connection": "close"},
                     ) from None
                 if message["type"] == "http.disconnect":
@@ -131,7 +131,7 @@ class Guard:
                     raise _too_large(len(body), limit)
                 self._body_bytes += len(body) - taken
                 taken = len(body)
-                if self._body_bytes > self._service.options.max_bodies_bytes:
+                if self._body_bytes > self.service.options.max_bodies_bytes:
                     raise ApiError(
                         503, "too many large requests at once", code="overloaded", headers=_MAX_RETRY
                     )
@@ -161,7 +161,7 @@ class Guard:
         return digest
 
     async def _answer(self, error: ApiError, scope: Scope, exchange: "_Exchange") -> None:
-        self._service.metrics.refused.labels(str(error.status)).inc()
+        self.service.metrics.refused.labels(str(error.status)).inc()
         exchange.refused(error)
         if exchange.status is None:
             await error_reply(error)(scope, exchange.receive, exchange.send)

@@ -22,13 +22,11 @@ log = logging.getLogger("llama4rt.server")
 
 _LARGE = 1 << 18  # bytes that take about a millisecond to parse
 _MAX_FIELDS = 256  # of the outermost object
-_MAX_OBJECTS = (
-    1 << 17
-)  # each takes up to a hundred bytes in Python; a conversation has five to fifteen a message
+# Each takes up to a hundred bytes in Python; a conversation has five to fifteen a message.
+_MAX_OBJECTS = 1 << 17
 _MAX_VALUES = 1 << 21  # numbers and the like: more tokens than any context has
 
 _Body = TypeVar("_Body", bound=Body)
-
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -47,9 +45,11 @@ def error_reply(error: ApiError) -> Response:
 
 async def parsed(request: Request, kind: type[_Body], service: Service) -> _Body:
     """The request's body as a `kind`. ApiError 400 or 415 in OpenAI's words."""
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # A page may post a text of another type, or of none, anywhere without asking; JSON it may only after a preflight.
     if content_type != "application/json" and not content_type.endswith("+json"):
-        raise ApiError(415, f"the content type is {content_type!r:.80}; it must be application/json")
+        found = f"the content type is {content_type!r:.80}" if content_type else "there is no Content-Type"
+        raise ApiError(415, f"{found}; it must be application/json")
     data = await request.body()
     if not data or data.isspace():
         raise ApiError(400, "the body is empty; it must be a JSON object")

@@ -71,10 +71,7 @@ class InfoEndpoints:
                 messages = plain_messages(
                     body.messages, max_messages=options.max_messages, max_images=options.max_images
                 )
-                prepared = await self._service.engine.prepare_chat(
-                    messages,
-                    **template_options(body, body.tools or ()),
-                )
+                prepared = await engine.prepare_chat(messages, **template_options(body, body.tools or ()))
                 ids = prepared.token_ids
             elif body.add_special_tokens is False:
                 assert body.prompt is not None
@@ -82,7 +79,7 @@ class InfoEndpoints:
                 ids = tokenizer.encode(body.prompt)
             else:
                 assert body.prompt is not None
-                ids = (await self._service.engine.prepare(body.prompt)).token_ids if body.prompt else []
+                ids = (await engine.prepare(body.prompt)).token_ids if body.prompt else []
         except RequestError as error:
             raise from_request_error(error) from None
         strings = None
@@ -129,21 +126,10 @@ class InfoEndpoints:
         }
         return json_reply(info)
 
-    async def health(self, _: Request) -> Response:
-        """200 while the process can answer requests at all; stays so while it drains."""
-        wrong = self._service.healthy()
-        return json_reply(
-            {"status": "ok"} if wrong is None else {"status": "failed"}, 200 if wrong is None else 503
-        )
-
-    async def ready(self, _: Request) -> Response:
-        """200 while new requests are welcome."""
-        if self._service.draining:
-            return json_reply({"status": "draining"}, 503)
-        wrong = self._service.healthy()
-        return json_reply(
-            {"status": "ready"} if wrong is None else {"status": "failed"}, 200 if wrong is None else 503
-        )
+    async def probe(self, request: Request) -> Response:
+        """/health and /ready, where the front door has passed them on, or there is none."""
+        status, reply = self._service.probed(request.scope["path"], self._service.healthy())
+        return json_reply(reply, status)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)

@@ -14,9 +14,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llama4rt.server import protocol
 from llama4rt.server.api_errors import ApiError, of_msgspec
-from llama4rt.server.protocol import Body, ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest
+from llama4rt.server.protocol import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+    field_names,
+)
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MAX_NEUTRAL = 64  # bytes of a value that may say "not at all"
@@ -200,7 +206,7 @@ def check(
     if unknown and strict:
         known = [*kind.__struct_encode_fields__, *refused, *ignored]
         raise ApiError(
-            400, f"unknown field {unknown[0]!r:.80}{nearest(unknown[0], known)}", param=unknown[0][:80]
+            400, f"unknown field {unknown[0]!r:.80}{_nearest(unknown[0], known)}", param=unknown[0][:80]
         )
     return unknown
 
@@ -216,16 +222,10 @@ def _decoded(data: bytes, where: str) -> Any:
 def inner_hint(error: Exception) -> str:
     """A hint for msgspec's error about a field of an inner object, or nothing."""
     found = _UNKNOWN.search(str(error)[:500])
-    return nearest(found.group(1), _inner_names()) if found else ""
+    return _nearest(found.group(1), field_names()) if found else ""
 
 
-@functools.cache
-def _inner_names() -> frozenset[str]:
-    kinds = [k for k in vars(protocol).values() if isinstance(k, type) and issubclass(k, Body)]
-    return frozenset(name for kind in kinds for name in kind.__struct_encode_fields__)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an error, or nothing."""
     found = difflib.get_close_matches(name[:64], list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""

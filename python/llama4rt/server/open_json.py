@@ -44,15 +44,12 @@ def size_of(raw: Open) -> int:
     return 0 if isinstance(raw, UnsetType) else memoryview(raw).nbytes
 
 
-def json_value(value: Open, where: str, *, limit: int = MAX_JSON_BYTES) -> Any:
+def json_value(value: Open, where: str) -> Any:
     """The value; None when there is none. ApiError 400 naming `where` when it is too large."""
     raw = given(value)
     if raw is None:
         return None
-    if size_of(raw) > limit:
-        raise ApiError(
-            400, f"{where}: has {size_of(raw)} bytes of JSON; at most {limit} are allowed", param=where[:200]
-        )
+    _check_count(size_of(raw), MAX_JSON_BYTES, where, "bytes of JSON")
     return _decoded(msgspec.json.decode, raw, where)
 
 
@@ -98,8 +95,7 @@ def logit_bias(value: Open) -> dict[str, float] | None:
     raw = given(value)
     if raw is None:
         return None
-    if size_of(raw) > MAX_JSON_BYTES:
-        raise ApiError(400, f"logit_bias: has {size_of(raw)} bytes of JSON", param="logit_bias")
+    _check_count(size_of(raw), MAX_JSON_BYTES, "logit_bias", "bytes of JSON")
     _check_count(bytes(raw).count(b",") + 1, MAX_LOGIT_BIAS, "logit_bias")
     biases: dict[str, float] = _decoded(_BIASES.decode, raw, "logit_bias")
     return biases
@@ -145,7 +141,7 @@ def _decoded(decode: Any, raw: Any, where: str) -> Any:
 
 def _check_count(count: int, limit: int, where: str, what: str = "entries") -> None:
     if count > limit:
-        raise ApiError(400, f"{where}: has {count} {what}; at most {limit} are allowed", param=where)
+        raise ApiError(400, f"{where}: has {count} {what}; at most {limit} are allowed", param=where[:200])
 
 
 def _kind(value: Any) -> str:

@@ -41,13 +41,13 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
     ),
     "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, reply_schemas.Tokens, (404,)),
     "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, reply_schemas.Prompt, (404,)),
-    "/tokenizer_info": ("get", "The tokenizer", None, reply_schemas.TokenizerInfo, (400,)),
+    "/tokenizer_info": ("get", "The tokenizer", None, reply_schemas.TokenizerInfo, ()),
     "/health": ("get", "Whether the engine works", None, reply_schemas.Status, ()),
     "/ready": ("get", "Whether new requests are welcome", None, reply_schemas.Status, ()),
     "/version": ("get", "The version", None, reply_schemas.Version, ()),
 }
 _STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_POST_REFUSALS = (400, 408, 413, 415, 429)
+_POST_REFUSALS = (408, 413, 415, 429)
 
 
 def document() -> dict[str, Any]:

@@ -5,6 +5,7 @@ at the first thing that is wrong. What may be of any form (schemas, arguments) o
 as they came, until open_json has looked at its size. Fields that are not here are the business of known_fields.
 """
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
@@ -33,13 +34,19 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 TokenIds = Annotated[Raw | UnsetType, _open({**_IDS, "type": ["array", "null"]}, "token ids")]
 JsonObject = Annotated[Raw | UnsetType, _open(_OBJECT, "an object")]
 JsonSchema = Annotated[Raw | UnsetType, _open({}, "a JSON schema: an object, true, or its text")]
-Ignored = Annotated[
-    Raw | UnsetType, _open({}, "not read")
-]  # clients send it, and nothing here follows from it
+# Clients send it, and nothing here follows from it.
+Ignored = Annotated[Raw | UnsetType, _open({}, "not read")]
 
 
 class Body(Struct, kw_only=True):
     """Of any object in a request."""
+
+
+@cache
+def field_names() -> frozenset[str]:
+    """Of all objects in requests, as clients write them."""
+    kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Body)]
+    return frozenset(name for kind in kinds for name in kind.__struct_encode_fields__)
 
 
 class StreamOptions(Body, kw_only=True):

@@ -9,12 +9,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-_PIECE = (
-    1 << 16
-)  # bytes that the parser gets at once: a longer value of a header is put together piece by piece
-_LINGER_SECONDS = (
-    1.0  # after a refusal what still comes is read and dropped; closing at once would reset the reply
-)
+from llama4rt.server.api_errors import ApiError
+
+# Bytes that the parser gets at once: a longer value of a header is put together piece by piece.
+_PIECE = 1 << 16
+# After a refusal what still comes is read and dropped; closing at once would reset the reply.
+_LINGER_SECONDS = 1.0
 
 # Called with status, code and the client's address of every refusal made here.
 Refused = Callable[[int, str, str | None], None]
@@ -31,9 +31,7 @@ def limited_protocol(
 
     class LimitedProtocol(HttpToolsProtocol):
         _reading_head = True
-        _other_bytes = (
-            0  # of this request, beside its body; what is left of a piece counts for the next request
-        )
+        _other_bytes = 0  # of this request, beside its body; what is left of a piece counts for the next one
         _body_bytes = 0
         _refusing = False
         _deadline: asyncio.TimerHandle | None = None
@@ -63,9 +61,8 @@ def limited_protocol(
                 if self._other_bytes + (len(piece) if end < 0 else end) > max_header_bytes:
                     self._refuse_head()
                     return
-                if (
-                    self._deadline is None
-                ):  # a later request of a connection that was kept, or blank lines before it
+                # A later request of a connection that was kept, or blank lines before it.
+                if self._deadline is None:
                     self._start_deadline()
             self._other_bytes = max(self._other_bytes, 0) + len(piece)
             super().data_received(piece)
@@ -115,9 +112,7 @@ def limited_protocol(
             if len(waiting) > 1 or any(cycle.response_started for cycle in waiting):
                 self.transport.close()  # a reply would be taken for that to an earlier request
                 return
-            body = json.dumps(
-                {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-            ).encode()
+            body = json.dumps(ApiError(status, message, code=code).body()).encode()
             self.transport.write(
                 STATUS_LINE[status]
                 + b"content-type: application/json\r\nconnection: close\r\n"

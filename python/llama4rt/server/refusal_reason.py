@@ -5,11 +5,8 @@ unless it is one of the words that messages are made of.
 """
 
 import re
-from functools import cache
 
-import msgspec
-
-from llama4rt.server import protocol
+from llama4rt.server.protocol import field_names
 
 _MOST_CHARS = 300
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*(?:'|$)|"(?:\\.|[^"\\])*(?:"|$)|`[^`]*(?:`|$)""", re.S)
@@ -36,7 +33,7 @@ def reason_of(message: str, body: bytes | None) -> str:
 
 def _is_ours(word: str, body: bytes | None) -> bool:
     plain = word.lower()
-    if plain in _COMMON or plain in _field_names() or word == "…":
+    if plain in _COMMON or plain in field_names() or word == "…":
         return True
     if not word.isascii() or not word.isprintable():
         return False
@@ -44,12 +41,3 @@ def _is_ours(word: str, body: bytes | None) -> bool:
     if word.isdigit() and len(word) <= 7:
         return True
     return body is not None and all(part.encode() not in body for part in word.split("_") if part)
-
-
-@cache
-def _field_names() -> frozenset[str]:
-    names: set[str] = set()
-    for kind in vars(protocol).values():
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            names.update(kind.__struct_encode_fields__)
-    return frozenset(name.lower() for name in names)

@@ -137,6 +137,16 @@ class Service:
             return str(error)
         return None
 
+    def probed(self, path: str, wrong: str | None) -> tuple[int, dict[str, str]]:
+        """Status and answer of /health: whether requests can be answered at all, also while the server drains; or of
+        /ready: whether new ones are welcome. wrong: why nothing can be answered. For any thread.
+        """
+        if path == "/ready" and self.draining:
+            return 503, {"status": "draining"}
+        if wrong is not None:
+            return 503, {"status": "failed"}
+        return 200, {"status": "ok" if path == "/health" else "ready"}
+
 
 @dataclass
 class Admission:

@@ -91,6 +91,7 @@ class Server(uvicorn.Server):
             new_id=lambda: uuid.uuid4().hex,
             receive_seconds=self._options.receive_seconds,
             full=self._is_full,
+            refused=lambda status: metrics.refused.labels(str(status)).inc(),
         )
         port = listening[0].getsockname()[1]
         self._door.start()
@@ -146,11 +147,7 @@ class Server(uvicorn.Server):
 
     def _probed(self, path: str) -> tuple[int, dict[str, str]]:
         assert self._app is not None
-        if path == "/ready" and self._app.service.draining:
-            return 503, {"status": "draining"}
-        if self.trouble() is not None:
-            return 503, {"status": "failed"}
-        return 200, {"status": "ok" if path == "/health" else "ready"}
+        return self._app.service.probed(path, self.trouble())
 
     def _is_full(self) -> bool:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -14,9 +14,8 @@ class BracketScan:
         self._depth = 0
         self._quote = ""  # of the string that the text is in
         self._triple = False
-        self._run = (
-            0  # quotes that have come one after another: of an opening, or in a string of three of a closing
-        )
+        # Quotes that have come one after another: of an opening, or in a string of three of a closing.
+        self._run = 0
         self._opening = False  # _run counts an opening: "" may be empty or become \"""
         self._escaped = False
         self._comment = False

@@ -14,9 +14,8 @@ MAX_DEPTH = 64
 _MAX_NUMBER = 256  # characters
 _WORDS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 _SPACE = re.compile(r"(?:[ \t\r\n\f]|#[^\n]*|\\\r?\n)*")
-_FUNCTION = re.compile(
-    r"[^\W.-][\w.-]*"
-)  # tools may be called search-web or 3d.render, which Python's names may not
+# Tools may be called search-web or 3d.render, which Python's names may not.
+_FUNCTION = re.compile(r"[^\W.-][\w.-]*")
 _WORD = re.compile(r"[^\W\d]\w*")
 _NUMBER = re.compile(
     r"(?:0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[\d_]*\.?[\d_]*(?:[eE][+-]?[\d_]+)?)(?![\w.])"
