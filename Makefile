@@ -1,6 +1,7 @@
 # The commands of this repository. Each does its own set-up in .venv and build/; a second run reuses it.
 #   make demo      the small model that ships with llama4rt looks at pictures and answers; no download
 #   make test      C++ tests, then Python tests
+#   make chromium  installs the browser that the tests of the chat page want (Debian, as root); they skip without it
 #   make test-aarch64  the conformance list of the ops on an emulated 64-bit Arm, with the scalar table
 #   make check     formatting, linters, types, layers, size of the repository
 #   make test-simt  the CUDA kernels and device on a CPU (part of make test)
@@ -14,7 +15,7 @@
 #   make dist      wheels for other machines (manylinux_2_28, x86-64 and Arm, each Python found here), judged and tried
 #   make audit     known vulnerabilities of what requirements/ names, where the advisory data can be reached
 #   make lock      renews requirements/*.txt, from which the others install (LOCK_ARGS=--keep: only what changed)
-#   make test-newest  the Python tests with the newest of everything that pyproject.toml allows; not a gate
+#   make test-newest  the Python tests with the newest of everything that they and llama4rt allow; not a gate
 # Another Python: make PYTHON=python3.13 (before .venv exists). pip's own settings choose the package index.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -100,10 +101,12 @@ $(DONE)/nvcc: requirements/nvcc.txt | $(DONE)/venv
 	@$(LOCKED) requirements/nvcc.txt
 	@touch $@
 
-# Newest of everything: without locks, built in isolation, each time anew.
+# Newest of everything: without locks, built in isolation, each time anew. The second step replaces the exact versions of
+# what the tests compare with.
 $(DONE)/newest: $(DONE)/venv FORCE
-	@echo "set-up: the newest of what pyproject.toml allows"
+	@echo "set-up: the newest of what pyproject.toml and requirements/newest.in allow"
 	@$(PIP_INSTALL) --upgrade --upgrade-strategy eager --config-settings=build-dir=build/newest/package -e '.[test]'
+	@$(PIP_INSTALL) --upgrade --upgrade-strategy eager -r requirements/newest.in
 	@touch $@
 FORCE:
 
@@ -141,16 +144,21 @@ test-aarch64: aarch64-tools build/aarch64/build.ninja
 	wait $$attention || failed=1
 	exit $$failed
 
-.PHONY: aarch64-tools
-aarch64-tools:
-	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null && exit 0
+# What comes from Debian: nothing where the programs are there already, otherwise apt where it may be used.
+.PHONY: aarch64-tools chromium
+aarch64-tools: PROGRAMS = aarch64-linux-gnu-g++ qemu-aarch64
+aarch64-tools: PACKAGES = g++-aarch64-linux-gnu qemu-user
+chromium: PROGRAMS = chromium
+chromium: PACKAGES = chromium
+aarch64-tools chromium:
+	@type $(PROGRAMS) >/dev/null 2>&1 && exit 0
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
-	  echo "make test-aarch64 needs the Debian packages g++-aarch64-linux-gnu and qemu-user; please install them." >&2
+	  echo "make $@ installs Debian packages as root only, with apt-get; please install: $(PACKAGES)" >&2
 	  exit 1
 	fi
-	echo "set-up: cross compiler and emulator for 64-bit Arm"
+	echo "set-up: $(PACKAGES), from Debian"
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu qemu-user >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null
 
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)

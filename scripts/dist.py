@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds the wheels that people install: manylinux_2_28 for x86-64 and 64-bit Arm, one for each Python; and the sdist.
+"""Builds the wheels that people install: manylinux_2_28 for x86-64 and 64-bit Arm, one for each Python.
 
   dist.py             every Python 3.10 to 3.14 found here (PATH, uv python find), both processors
   dist.py --python PY [--python PY] --processor x86_64
@@ -7,7 +7,7 @@
 The compiler is zig's, of the package ziglang: it brings glibc 2.28's headers and symbols, and its C++ library is linked
 in. auditwheel is the judge: a wheel that needs anything newer is refused. Each wheel carries a CycloneDX list of what
 is inside (scripts/sbom.py). Wheels for this processor are installed into fresh environments and tried. Everything but
-the Pythons comes from requirements/. Leaves wheels and sdist in dist/ and prints a table of what was built and tried.
+the Pythons comes from requirements/. Leaves them in dist/ and prints a table of what was built and tried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import check_wheel
 import sbom
 
@@ -32,7 +31,7 @@ BUILD = ROOT / "build/dist"
 GLIBC = "2.28"  # of RHEL 8, Debian 10 and Ubuntu 18.10
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 PROCESSORS = ("x86_64", "aarch64")
-WRAPPERS = {"cc": "cc", "c++": "c++", "ar": "ar", "ranlib": "ranlib"}
+TOOLS = ("cc", "c++", "ar", "ranlib")
 
 
 def find_pythons() -> dict[str, str]:
@@ -57,9 +56,9 @@ def make_wrappers(processor: str) -> Path:
     zig = Path(ziglang.__file__).parent / "zig"
     folder = BUILD / f"bin-{processor}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, command in WRAPPERS.items():
+    for name in TOOLS:
         target = f"-target {processor}-linux-gnu.{GLIBC} " if name in ("cc", "c++") else ""
-        (folder / name).write_text(f'#!/bin/sh\nexec "{zig}" {command} {target}"$@"\n')
+        (folder / name).write_text(f'#!/bin/sh\nexec "{zig}" {name} {target}"$@"\n')
         (folder / name).chmod(0o755)
     strip = folder / "strip"  # zig has none; its linker strips instead (cmake/zig.cmake)
     strip.write_text("#!/bin/sh\nexit 0\n")

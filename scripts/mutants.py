@@ -201,9 +201,13 @@ class PythonTree:
         self._python = environment / "bin/python"
         # This interpreter's folders, without the hooks of an editable install, which would come first.
         question = "import sys, llama4rt._core as c; print(c.__file__, *filter(None, sys.path), sep='\\n')"
-        native, *folders = subprocess.run(
-            [sys.executable, "-c", question], cwd="/", capture_output=True, text=True, check=True
-        ).stdout.splitlines()
+        done = subprocess.run([sys.executable, "-c", question], cwd="/", capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = (done.stderr.splitlines() or ["no reason"])[-1]
+            raise MutantError(
+                f"{sys.executable} has no llama4rt ({reason}); make mutants installs it in .venv"
+            )
+        native, *folders = done.stdout.splitlines()
         if not self._python.exists():
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
         packages = next(environment.glob("lib/python*/site-packages"))

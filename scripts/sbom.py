@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import sys
 import zipfile
-from importlib import metadata
 from pathlib import Path
-
-from cyclonedx.model.bom import Bom
-from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.output.json import JsonV1Dot6
-from packageurl import PackageURL
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,31 +17,32 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+LINKED_IN = ("libc++", "libc++abi", "libunwind", "compiler-rt")  # by zig, of its LLVM
 
 
 def make(processor: str) -> str:
-    """JSON. Inside are our code, pybind11's headers and the C++ library of zig's LLVM; beside it, what pip adds."""
+    """JSON of CycloneDX 1.6, the same each time: neither a date nor a serial number. Inside are our code, pybind11's
+    headers and what zig links in; beside it, in any version that pip chooses, what the project depends on.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bom = Bom()
-    root = Component(
-        name=project["name"],
-        version=project["version"],
-        type=ComponentType.LIBRARY,
-        purl=PackageURL("pypi", None, project["name"], project["version"]),
-        description=f"{project['description']} ({processor})",
-    )
-    bom.metadata.component = root
-    inside = [_pypi("pybind11", _locked("pybind11"))]
-    zig = metadata.version("ziglang")
-    inside += [
-        Component(name=name, version=f"of zig {zig}", type=ComponentType.LIBRARY, description="linked in")
-        for name in ("libc++", "libc++abi", "libunwind", "compiler-rt")
+    root = _pypi(project["name"], project["version"])
+    root["description"] = f"{project['description']} ({processor})"
+    zig = f"of zig {_locked('dist', 'ziglang')}"
+    components = [
+        _pypi("pybind11", _locked("build", "pybind11")),
+        *(_library(name, f"zig/{name}", version=zig, description="linked in") for name in LINKED_IN),
+        *(_pypi(re.split(r"[<>=~!; \[]", line)[0]) for line in project["dependencies"]),
     ]
-    required = [_pypi(re.split(r"[<>=~! \[]", line)[0], None) for line in project["dependencies"]]
-    for component in inside + required:
-        bom.components.add(component)
-    bom.register_dependency(root, inside + required)
-    return JsonV1Dot6(bom).output_as_string(indent=2)
+    bom = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": root},
+        "components": components,
+        "dependencies": [{"ref": root["bom-ref"], "dependsOn": [one["bom-ref"] for one in components]}],
+    }
+    return json.dumps(bom, indent=2) + "\n"
 
 
 def add_to_wheel(wheel: Path, processor: str) -> None:
@@ -64,12 +61,16 @@ def add_to_wheel(wheel: Path, processor: str) -> None:
             archive.writestr(info, content)
 
 
-def _pypi(name: str, version: str | None) -> Component:
-    return Component(
-        name=name, version=version, type=ComponentType.LIBRARY, purl=PackageURL("pypi", None, name, version)
-    )
+def _library(name: str, ref: str, **more: str) -> dict[str, Any]:
+    return {"bom-ref": ref, "type": "library", "name": name, **more}
 
 
-def _locked(name: str) -> str | None:
-    found = re.search(rf"^{name}==([^\s;\\]+)", (ROOT / "requirements/build.txt").read_text(), re.M)
-    return found[1] if found else None
+def _pypi(name: str, version: str | None = None) -> dict[str, Any]:
+    purl = f"pkg:pypi/{name}" + (f"@{version}" if version else "")
+    return _library(name, purl, purl=purl, **({"version": version} if version else {}))
+
+
+def _locked(lock: str, name: str) -> str:
+    """The version that requirements/{lock}.txt installs, which must be one for all Pythons."""
+    (version,) = re.findall(rf"^{name}==([^\s;\\]+)", (ROOT / f"requirements/{lock}.txt").read_text(), re.M)
+    return str(version)

@@ -40,7 +40,7 @@ SOAK = os.environ.get("LLAMA4RT_SOAK", "") not in ("", "0")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not SOAK and item.get_closest_marker("soak"):
-            item.add_marker(pytest.mark.skip(reason="a long run: LLAMA4RT_SOAK=1"))
+            item.add_marker(pytest.mark.skip(reason="a long run: make soak (LLAMA4RT_SOAK=1)"))
         if SOAK and "soak" in getattr(item, "fixturenames", ()):  # its long form belongs to the soak run
             item.add_marker(pytest.mark.soak)
 

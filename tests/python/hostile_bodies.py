@@ -8,13 +8,14 @@ from typing import Any
 
 from llama4rt.server import protocol
 
-KINDS = [
-    protocol.ChatRequest,
-    protocol.CompletionRequest,
-    protocol.ResponsesRequest,
-    protocol.TokenizeRequest,
-    protocol.DetokenizeRequest,
-]
+PATHS: dict[type, str] = {
+    protocol.ChatRequest: "/v1/chat/completions",
+    protocol.CompletionRequest: "/v1/completions",
+    protocol.ResponsesRequest: "/v1/responses",
+    protocol.TokenizeRequest: "/tokenize",
+    protocol.DetokenizeRequest: "/detokenize",
+}
+KINDS = list(PATHS)
 NEEDED: dict[type, dict[str, Any]] = {
     protocol.ChatRequest: {"messages": [{"role": "user", "content": "a"}]},
     protocol.CompletionRequest: {"prompt": "a"},

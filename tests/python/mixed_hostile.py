@@ -23,19 +23,12 @@ from collections.abc import Callable
 from typing import Any
 
 import http_mutation_client
-from hostile_bodies import KINDS, SHAPES, body_of, fields_of
+from hostile_bodies import KINDS, PATHS, SHAPES, body_of, fields_of
 from hostile_grammars import HOSTILE as GRAMMARS
 from hostile_pictures import animated_webp, bmp_of_runs, jpeg_of_scans, jpeg_of_segments, png_of_chunks, webp
 from llama4rt.server import protocol
 
-CHAT = "/v1/chat/completions"
-PATHS = {
-    protocol.ChatRequest: CHAT,
-    protocol.CompletionRequest: "/v1/completions",
-    protocol.ResponsesRequest: "/v1/responses",
-    protocol.TokenizeRequest: "/tokenize",
-    protocol.DetokenizeRequest: "/detokenize",
-}
+CHAT = PATHS[protocol.ChatRequest]
 _PIECES = [
     "<|eot|>",
     "<|header_start|>",

@@ -71,8 +71,14 @@ class Times:
         }
 
 
+class Refusal(Exception):
+    """A reply that is no answer."""
+
+
 class HonestUser:
-    """Asks one question again and again from an address of its own; every answer must be the first one."""
+    """Asks one question again and again from an address of its own; every answer must be the first one, and every
+    refusal is an error.
+    """
 
     def __init__(self, kind: str, port: int, source: str, body: dict[str, Any] | None, pause: float) -> None:
         self.kind = kind
@@ -92,16 +98,17 @@ class HonestUser:
             began = time.monotonic()
             try:
                 answer = self._ask()
-            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-                answer = f"{type(error).__name__}: {error}"[:200]
+                self._expected = answer if self._expected is None else self._expected
+                wrong = "" if answer == self._expected else f"not the first answer: {answer}"
+            except (OSError, http.client.HTTPException, ValueError, LookupError, Refusal) as error:
+                wrong = f"{type(error).__name__}: {error}"
             seconds = time.monotonic() - began
             if self.ending:
                 return
             self.all.add(seconds)
             self.latest.add(seconds)
-            self._expected = self._expected or answer
-            if answer != self._expected:
-                self.errors[answer[:200]] += 1
+            if wrong:
+                self.errors[wrong[:200]] += 1
             time.sleep(self._pause)
 
     def _ask(self) -> str:
@@ -118,14 +125,14 @@ class HonestUser:
         finally:
             connection.close()
         if reply.status != 200:
-            return f"{reply.status} {data}"
+            raise Refusal(f"{reply.status} {data}")
         if self._body is None:
             return data
         if not data.startswith(("data:", ":")):
             return str(json.loads(data)["choices"][0]["message"]["content"])
         lines = [line[6:] for line in data.splitlines() if line.startswith("data: ")]
         if lines[-1] != "[DONE]":
-            return lines[-1]
+            raise Refusal(lines[-1])
         events = [json.loads(line) for line in lines[:-1]]
         return "".join(
             choice["delta"].get("content") or "" for event in events for choice in event["choices"]

@@ -27,7 +27,7 @@ MOST = 10_000
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler and LD_PRELOAD")
+        pytest.skip("needs Linux and a C compiler: apt install gcc, or CC=its name")
     library = tmp_path_factory.mktemp("shim") / "allocation_faults.so"
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", library, HERE / "allocation_faults.c", "-ldl"]
     subprocess.run(command, check=True)

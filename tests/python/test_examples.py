@@ -107,7 +107,7 @@ def wait_for(ready: Any, process: subprocess.Popen[Any], seconds: float = 120) -
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: make soak installs it")
 def test_ray_serve_with_two_replicas(answers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both replicas answer, and answer the same; one that is killed is missed only for a moment."""
     import httpx2

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
 LOCKS = sorted(path.stem for path in FOLDER.glob("*.txt"))
 WITHOUT_HASH = {"torch", "torchvision"}  # indexes serve different builds
+ORACLES = {"torch", "transformers", "compressed-tensors", "tokenizers", "jsonschema"}
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
@@ -43,13 +44,18 @@ def pins(name: str) -> list[tuple[Requirement, list[str]]]:
     return found
 
 
-def versions(name: str, python: str) -> dict[str, str]:
-    """What pip installs of it on Linux, x86-64; fails when a package is there twice."""
+def applies(requirement: Requirement, python: str) -> bool:
+    """On Linux, x86-64."""
     environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
     environment |= {"platform_machine": "x86_64", "implementation_name": "cpython", "extra": ""}
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+def versions(name: str, python: str) -> dict[str, str]:
+    """What pip installs of it; fails when a package is there twice."""
     found: dict[str, str] = {}
     for requirement, _ in pins(name):
-        if requirement.marker is None or requirement.marker.evaluate(environment):
+        if applies(requirement, python):
             (specifier,) = requirement.specifier
             package = canonicalize_name(requirement.name)
             assert specifier.operator == "==" and package not in found, requirement
@@ -75,9 +81,23 @@ def test_locks_fit_the_ranges_of_pyproject(name: str, python: str) -> None:
     locked = versions(name, python) | versions("torch", python)
     for text in RANGES[name]:
         requirement = Requirement(text)
-        if requirement.name != "llama4rt":
+        if requirement.name != "llama4rt" and applies(requirement, python):
             version = locked.get(canonicalize_name(requirement.name))
             assert version and requirement.specifier.contains(version), (text, version)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_what_tests_compare_with_does_not_float(python: str) -> None:
+    """`pip install '.[test]'` takes of each oracle the one version that is locked; only `make test-newest` another."""
+    locked = versions("test", python) | versions("torch", python)
+    asked = [one for one in map(Requirement, EXTRAS["test"]) if applies(one, python)]
+    for oracle in ORACLES:
+        (specifier,) = [str(one.specifier) for one in asked if one.name == oracle]
+        assert specifier == f"=={locked[oracle]}", oracle
+    newest = [Requirement(line) for line in (FOLDER / "newest.in").read_text().splitlines() if line[0] != "#"]
+    assert {one.name for one in newest} == ORACLES - WITHOUT_HASH
+    for one in newest:
+        assert "==" not in str(one.specifier) and one.specifier.contains(locked[one.name]), one
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -289,7 +289,7 @@ def test_every_config_is_one_the_engine_reads() -> None:
 
 def test_a_gpu_that_is_not_there_is_a_clear_error(checkpoint: Path, tmp_path: Path) -> None:
     if _core.find_cuda()["devices"]:
-        pytest.skip("there is a GPU")
+        pytest.skip("needs a machine without a GPU")
     build(checkpoint, tmp_path / "m.l4e", target="cuda")
     with pytest.raises(ConfigError, match='device "cuda:0": '):
         Engine(tmp_path / "m.l4e")

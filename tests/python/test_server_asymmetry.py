@@ -24,17 +24,10 @@ pytest.importorskip("httpx2")
 pytest.importorskip("psutil")
 pytest.importorskip("uvicorn")
 
-from hostile_bodies import KINDS, SHAPES, body_of, fields_of
+from hostile_bodies import KINDS, PATHS, SHAPES, body_of, fields_of
 from llama4rt.server import protocol
 from serve_process import MIB, ServeProcess, quantile
 
-PATHS = {
-    protocol.ChatRequest: "/v1/chat/completions",
-    protocol.CompletionRequest: "/v1/completions",
-    protocol.ResponsesRequest: "/v1/responses",
-    protocol.TokenizeRequest: "/tokenize",
-    protocol.DetokenizeRequest: "/detokenize",
-}
 HOSTILE = [
     "ids", "ids, then a text", "texts, then a number", "messages", "calls", "tools", "deep", "wide text", "backslashes",
     "no UTF-8",

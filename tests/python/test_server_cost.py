@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import random
 import threading
 import time
@@ -33,7 +32,6 @@ from llama4rt.server.open_json import MAX_JSON_BYTES, MAX_TOKENS, prompts, token
 from llama4rt.server.responses import _echo, chat_request
 from llama4rt.server.sampling_fields import sampling_params
 
-SOAK = os.environ.get("LLAMA4RT_SOAK") == "1"
 MAX_TEXT = 1 << 20  # bytes of a context
 FLOOR_MEMORY = 24 << 20  # of 2^17 small objects, or 2^19 token ids: the most that may come of a small body
 FLOOR_SECONDS = 0.15  # what the garbage collector and the first use of a decoder take, whatever the body
@@ -117,7 +115,7 @@ def test_every_field_with_every_shape(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 20, 8 << 20], ids=["1MiB", "8MiB"])
-def test_large_bodies(size: int) -> None:
+def test_large_bodies(size: int, soak: bool) -> None:
     """Fields that take lists, objects or text; all of them in make soak."""
     failures: list[str] = []
     fields = [
@@ -132,7 +130,7 @@ def test_large_bodies(size: int) -> None:
         "user",
     ]
     cases = [(kind, field, shape) for kind in KINDS for field in fields_of(kind) for shape in SHAPES]
-    if not SOAK:
+    if not soak:
         cases = [case for case in cases if case[1] in fields]
         cases = random.Random(13).sample(cases, len(cases) // (2 if size <= 1 << 20 else 6))
     for kind, field, shape in cases:
@@ -141,7 +139,6 @@ def test_large_bodies(size: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="a long run: LLAMA4RT_SOAK=1")
 def test_bodies_of_32_mib() -> None:
     failures: list[str] = []
     for kind in KINDS:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -10,7 +13,7 @@ pytest.importorskip("httpx2")
 pytest.importorskip("psutil")
 pytest.importorskip("uvicorn")
 
-from mixed_soak import Times, run
+from mixed_soak import HonestUser, Times, run
 
 
 @pytest.mark.timeout(3600)
@@ -22,6 +25,30 @@ def test_honest_users_among_hostile_ones(soak: bool) -> None:
     print(json.dumps(report))
     assert not broken, broken
     assert sum(report["hostile"].values()) > (1000 if soak else 0), report
+
+
+class Refuses(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_refuses_everybody_is_noticed() -> None:
+    """Equal replies alone are no answers."""
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        user = HonestUser("text", server.server_port, "127.0.0.1", {"messages": []}, 0.01)
+        user.thread.start()
+        deadline = time.monotonic() + 60
+        while user.all.count < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        user.ending = True
+        user.thread.join(60)
+        server.shutdown()
+    assert sum(user.errors.values()) == user.all.count >= 3
+    assert all(error.startswith("Refusal: 503") for error in user.errors), user.errors
 
 
 def test_times() -> None:
