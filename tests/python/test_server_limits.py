@@ -560,8 +560,15 @@ def test_a_prompt_of_100k_tokens_holds_others_for_one_piece_at_most(tmp_path: Pa
 def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
     """One after the other for as long as nothing comes, then the answer."""
     with running_server(engine, heartbeat_seconds=0.1) as server:
-        busy = [httpx2.Client(timeout=60) for _ in range(4)]
-        held = [c.send(c.build_request("POST", server.url + CHAT, json=ENDLESS), stream=True) for c in busy]
+        # Replies in one piece, which nobody has to read: streams would be paused and leave their places.
+        body = json.dumps(ENDLESS | {"stream": False}).encode()
+        busy = [socket.create_connection(address(server), 60) for _ in range(4)]
+        for other in busy:
+            other.sendall(json_head(len(body)) + body)
+        deadline = time.monotonic() + 60
+        while engine.stats()["running"] < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         with (
             httpx2.Client(timeout=60) as client,
             client.stream("POST", server.url + CHAT, json=ENDLESS) as reply,
@@ -574,11 +581,9 @@ def test_heartbeats_while_nothing_comes(engine: Engine) -> None:
                     assert line == ": heartbeat"
                     came.append(time.monotonic())
             assert came[-1] - came[0] > 0.15, "they come all at once"
-            for other in held:
+            for other in busy:
                 other.close()
             assert any(line.startswith("data: ") for line in lines)
-        for client in busy:
-            client.close()
 
 
 def test_tokens_there_and_back(server: RunningServer, engine: Engine) -> None:
