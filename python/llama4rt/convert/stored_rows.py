@@ -70,9 +70,7 @@ class CodeLayout:
     group_size: int  # inputs, one of GROUP_SIZES; a row's last group may be shorter
     scale_dtype: str  # "BF16" or "F32"; of scales and offsets
     zeros: bool = False  # whether zero points are stored
-    offsets: bool = (
-        False  # whether offsets are stored; with zero points too only where common_layout() needs it
-    )
+    offsets: bool = False  # whether offsets are stored; beside zero points only in common layouts
     table: tuple[int, ...] | None = None  # of "table4": what the codes 0..15 mean, each in -128..127
 
     def __post_init__(self) -> None:
