@@ -39,7 +39,8 @@ _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$")
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint directory or a hub id. Raises CheckpointError."""
     path, name = locate(source)
-    check_directory(path)
+    if path.is_dir():
+        check_directory(path)
     container = next((container for container in CONTAINERS if container.detect(path)), None)
     if container is None:
         raise refuse_directory(path, [name for container in CONTAINERS for name in container.looks_for])
@@ -65,6 +66,8 @@ def locate(source: str | os.PathLike[str]) -> tuple[Path, str]:
         cached = _CACHED.search(os.path.abspath(path))
         return path, f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(path))
     if path.exists():
+        if any(container.detect(path) for container in CONTAINERS):
+            return path, path.stem
         raise refuse_file(path)
     hub_id = _HUB_ID.fullmatch(str(source))
     if hub_id is None:

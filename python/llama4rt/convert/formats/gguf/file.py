@@ -35,7 +35,9 @@ class GgufFile:
         if not stat.S_ISREG(info.st_mode):
             raise CheckpointError(f"{path}: is not a regular file")
         self.nbytes = info.st_size
-        check_no_pointer(path, os.pread(self._fd, self.nbytes, 0) if self.nbytes <= MAX_POINTER_BYTES else b"")
+        check_no_pointer(
+            path, os.pread(self._fd, self.nbytes, 0) if self.nbytes <= MAX_POINTER_BYTES else b""
+        )
         self._header: Header = read_header(self._fd, self.nbytes, path.name)
         self.metadata = self._header.metadata
         self.tensors = self._header.tensors
@@ -43,13 +45,14 @@ class GgufFile:
     def rows(self, tensor: StoredTensor, first: int, last: int) -> NDArray[np.uint8]:
         """[last - first, bytes of a row]; rows count along all axes but the last."""
         raw = np.empty((last - first, tensor.row_bytes), dtype=np.uint8)
-        self._read_into(memoryview(raw.reshape(-1)), tensor.offset + first * tensor.row_bytes)
+        if raw.size:
+            self._read_into(memoryview(raw.data).cast("B"), tensor.offset + first * tensor.row_bytes)
         return raw
 
-    def release(self, tensor: StoredTensor) -> None:
-        """The system need not keep the tensor's pages."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, tensor.offset, tensor.nbytes, os.POSIX_FADV_DONTNEED)
+    def release(self, tensor: StoredTensor, first: int, last: int) -> None:
+        """The system need not keep the pages of these rows."""
+        offset, size = tensor.offset + first * tensor.row_bytes, (last - first) * tensor.row_bytes
+        os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def identity(self) -> list[bytes]:
         """Name, size and header: what names the file without reading its weights."""

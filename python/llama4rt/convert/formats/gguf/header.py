@@ -94,7 +94,9 @@ class _HeaderReader:
             return
         if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
             raise self._error("is a big-endian GGUF file; convert the model for little-endian machines")
-        raise self._error(f"is GGUF of version {version}; versions {_VERSIONS[0]} and {_VERSIONS[1]} are read")
+        raise self._error(
+            f"is GGUF of version {version}; versions {_VERSIONS[0]} and {_VERSIONS[1]} are read"
+        )
 
     def _pairs(self, count: int) -> dict[str, Value]:
         pairs: dict[str, Value] = {}
@@ -117,7 +119,9 @@ class _HeaderReader:
         count = self._number("Q", key)
         if element == _STRING:
             if count > _MAX_STRINGS or 8 * count > self._left:
-                raise self._error(f"{key:.100} has {count} strings; the file or this reader holds no such number")
+                raise self._error(
+                    f"{key:.100} has {count} strings; the file or this reader holds no such number"
+                )
             return [self._string(key) for _ in range(count)]
         code = "?" if element == _BOOL else _SCALARS.get(element)
         if code is None:
@@ -245,7 +249,9 @@ class _HeaderReader:
     def _string(self, key: str) -> bytes:
         length = self._number("Q", key)
         if length > _MAX_STRING_BYTES:
-            raise self._error(f"{key:.100} holds a string of {length} bytes; at most {_MAX_STRING_BYTES} are read")
+            raise self._error(
+                f"{key:.100} holds a string of {length} bytes; at most {_MAX_STRING_BYTES} are read"
+            )
         return self._take(length, key)
 
     def _text(self, data: bytes, what: str) -> str:

@@ -24,7 +24,7 @@ class Metadata:
     def __contains__(self, key: str) -> bool:
         return key in self._pairs
 
-    def keys(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._pairs)
 
     def string(self, key: str, default: str | None = None) -> str:
@@ -35,10 +35,13 @@ class Metadata:
             raise self._wrong(key, "a string")
         return self._decoded(key, value)
 
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+    def integer(
+        self, key: str, low: int, high: int, default: int | None = None, *, zeros_aside: bool = False
+    ) -> int:
+        """Of an array, one number for each layer, the number that all of them are; zeros_aside: that are not 0."""
         value = self._value(key, default)
-        if isinstance(value, np.ndarray):  # one number for each layer: all of them must be equal
-            value = self._common(key, value)
+        if isinstance(value, np.ndarray):
+            value = self._common(key, value[value != 0] if zeros_aside and value.any() else value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self._wrong(key, f"an integer in {low}..{high}")
         return value
@@ -75,6 +78,15 @@ class Metadata:
             raise self._wrong(key, "an array of numbers")
         return [float(item) for item in value]
 
+    def is_one_of(self, key: str, allowed: tuple[Any, ...]) -> bool:
+        """Whether the value is one of these, of the same type up to the width of numbers."""
+        value = self._pairs.get(key)
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace") in allowed
+        if isinstance(value, (list, np.ndarray)):
+            return False
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+
     def shown(self, key: str) -> str:
         """The value, for messages."""
         value = self._pairs.get(key)
@@ -83,6 +95,15 @@ class Metadata:
         if isinstance(value, (list, np.ndarray)):
             return f"an array of {len(value)} {'strings' if isinstance(value, list) else 'numbers'}"
         return f"{value!r:.80}"
+
+    def shown_whole(self, key: str) -> str:
+        """A string as it is, anything else as shown()."""
+        value = self._pairs.get(key)
+        return (
+            " ".join(value.decode("utf-8", "replace").split())
+            if isinstance(value, bytes)
+            else self.shown(key)
+        )
 
     def _value(self, key: str, default: Any) -> Any:
         value = self._pairs.get(key, default)

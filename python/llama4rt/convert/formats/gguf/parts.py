@@ -4,6 +4,7 @@ Parts are called NAME-00001-of-00003.gguf. The first has the metadata; each has 
 `split.no` and `split.count` which one it is.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,30 +26,41 @@ class GgufParts:
     """All files of one model as one table of tensors."""
 
     def __init__(self, path: Path) -> None:
-        """path: the file, or any part. Raises CheckpointError that names every part that is missing."""
+        """path: the file, or any part. Raises CheckpointError; it names parts that are missing."""
         paths = part_paths(path)
-        missing = [part for part in paths if not is_there(part)]
-        problems = [f"{part}: is missing" for part in missing[:_MAX_MISSING]]
-        if len(missing) > _MAX_MISSING:
-            problems.append(f"and {len(missing) - _MAX_MISSING} more of the {len(paths)} parts are missing")
-        raise_problems(problems, f"of the {len(paths)} parts of a split GGUF file cannot be read")
+        missing = [part.name for part in paths if not is_there(part)]
+        if missing and len(paths) > 1:
+            more = f" and {len(missing) - _MAX_MISSING} more" if len(missing) > _MAX_MISSING else ""
+            raise CheckpointError(
+                f"{path.parent}: {len(missing)} of the {len(paths)} parts of {model_name(path)} are missing: "
+                f"{', '.join(missing[:_MAX_MISSING])}{more}; all of them are needed"
+            )
         self.files: Sequence[GgufFile] = [GgufFile(part) for part in paths]
         self._file_of: dict[str, GgufFile] = {}
+        problems: list[str] = []
         for number, file in enumerate(self.files):
             _check_part(file, number, len(paths))
             for name in file.tensors:
                 if name in self._file_of:
-                    problems.append(f"{name:.100}: is in both {self._file_of[name].path.name} and {file.path.name}")
+                    problems.append(
+                        f"{name:.100}: is in both {self._file_of[name].path.name} and {file.path.name}"
+                    )
                 self._file_of[name] = file
         total = self.metadata.integer("split.tensors.count", 0, 1 << 31, default=len(self._file_of))
         if total != len(self._file_of):
-            problems.append(f"split.tensors.count is {total}, but the parts hold {len(self._file_of)} tensors")
+            problems.append(
+                f"split.tensors.count is {total}, but the parts hold {len(self._file_of)} tensors"
+            )
         raise_problems(problems, f"problems with the parts of {self.files[0].path}")
         self.tensors: Mapping[str, StoredTensor] = {n: file.tensors[n] for n, file in self._file_of.items()}
 
     @property
     def metadata(self) -> Metadata:
         return self.files[0].metadata
+
+    def contains(self, path: str) -> bool:
+        """Whether an existing file is one of them, under whatever name."""
+        return os.path.exists(path) and any(os.path.samefile(file.path, path) for file in self.files)
 
     def file_of(self, name: str) -> GgufFile:
         return self._file_of[name]
@@ -61,7 +73,9 @@ def part_paths(path: Path) -> list[Path]:
         return [path]
     count = int(match["count"])
     if not 1 <= int(match["number"]) <= count:
-        raise CheckpointError(f"{path}: is part {int(match['number'])} of {count} by its name; no split has such a part")
+        raise CheckpointError(
+            f"{path}: is part {int(match['number'])} of {count} by its name; no split has such a part"
+        )
     return [path.with_name(f"{match['base']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
 
 
@@ -80,7 +94,9 @@ def model_in(directory: Path) -> Path | None:
     """The first file of the one model in a directory; None where there is no GGUF file. Raises CheckpointError for
     several models. Vision towers are no models of their own.
     """
-    found = sorted(path for path in directory.glob("*.gguf") if is_gguf(path) and not is_vision_name(path.name))
+    found = sorted(
+        path for path in directory.glob("*.gguf") if is_gguf(path) and not is_vision_name(path.name)
+    )
     models = {model_name(path): path for path in reversed(found)}
     if len(models) > 1:
         names = [path.name for path in sorted(models.values())]
@@ -104,7 +120,9 @@ def _check_part(file: GgufFile, number: int, count: int) -> None:
         )
     place = file.metadata.integer("split.no", 0, _MAX_PARTS)
     if place != number:
-        raise CheckpointError(f"{file.path}: says that it is part {place + 1}, but its name says {number + 1}")
+        raise CheckpointError(
+            f"{file.path}: says that it is part {place + 1}, but its name says {number + 1}"
+        )
 
 
 __all__ = ["GgufParts", "is_vision_name", "model_in", "model_name", "part_paths"]
