@@ -40,48 +40,60 @@ def engine_path(
 ) -> Path:
     """The engine file of `source`: itself, or one in the cache that is built now if need be.
 
-    source: an engine file, a checkpoint directory, or a hub id. options: of llama4rt.build that decide what is in
-    the engine; they are part of its name. notify is told before something slow happens.
+    source: an engine file, a checkpoint directory, a GGUF file, or a hub id. options: of llama4rt.build that decide
+    what is in the engine; they are part of its name. notify is told before something slow happens.
     """
-    if os.path.isfile(source):
+    if os.path.isfile(source) and not source.endswith(".gguf"):
         return Path(source)
     if source.endswith(".l4e"):
         raise EngineFileError(f"{source}: no such file")
     options = {name: value for name, value in options.items() if value is not None}
-    from llama4rt.convert.locate import locate
+    from llama4rt.convert.locate import locate, locate_vision
 
-    if not os.path.isdir(source):
+    if not os.path.exists(source):
         notify(f"looking for {source} on the hub")
-    directory, name = locate(source)
-    path = cache_directory() / f"{_safe_name(name)}-{_key(directory, options)}.l4e"
+    where, name = locate(source)
+    if "mmproj" in options:
+        options["mmproj"] = str(locate_vision(source, where, options["mmproj"]))
+    path = cache_directory() / f"{_safe_name(name)}-{_key(where, options)}.l4e"
     if not path.is_file():
         from llama4rt.convert.build import build
 
         path.parent.mkdir(parents=True, exist_ok=True)
         notify(f"building {path} from {source} (once)")
-        build(directory, path, num_threads=num_threads, progress=progress, **options)
+        build(where, path, num_threads=num_threads, progress=progress, **options)
     return path
 
 
-def _key(directory: Path, options: dict[str, Any]) -> str:
+def _key(where: Path, options: dict[str, Any]) -> str:
     """Names what an engine is made from without reading gigabytes: names, sizes, times and samples of the files.
 
     A checkpoint trained further has the same names and sizes, and after `cp -p` or from an archive with fixed times the
     same times; then the samples differ. An edit of a few bytes may miss the samples; then the time differs. A hub
     snapshot's files are links to blobs that never change, so its key is as stable as the download.
     """
-    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
-
-    files = sorted(
-        {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    )
+    files = _files(where)
+    if "mmproj" in options:
+        files.append(Path(options["mmproj"]))
     state = {
-        "directory": str(directory.resolve()),
+        "directory": str(where.resolve()),
         "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files],
         "options": options,
         "contents": ENGINE_CONTENTS,
     }
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _files(where: Path) -> list[Path]:
+    """What an engine is made from: files of a checkpoint directory, or the parts of a GGUF file and config.json."""
+    from llama4rt.convert.formats.gguf.parts import part_paths
+    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
+
+    if where.is_dir():
+        found = {path for pattern in ("*.gguf", *DOWNLOAD_PATTERNS) for path in where.glob(pattern)}
+    else:
+        found = {*part_paths(where), where.with_name("config.json")}
+    return sorted(path for path in found if path.is_file())
 
 
 def _sample(path: Path) -> str:

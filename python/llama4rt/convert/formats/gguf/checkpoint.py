@@ -4,7 +4,7 @@ names, and rows are codes wherever the file's are.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from llama4rt.convert.checkpoint import TensorInfo
@@ -12,8 +12,8 @@ from llama4rt.convert.files import hub_revision, is_there, license_names, read_f
 from llama4rt.convert.formats.gguf import llama, llama4
 from llama4rt.convert.formats.gguf.file import is_gguf
 from llama4rt.convert.formats.gguf.metadata import Metadata
-from llama4rt.convert.formats.gguf.names import text_names
-from llama4rt.convert.formats.gguf.parts import GgufParts, model_in
+from llama4rt.convert.formats.gguf.names import INPUT_SCALE, text_names
+from llama4rt.convert.formats.gguf.parts import GgufParts, model_in, model_name
 from llama4rt.convert.formats.gguf.sizes import ROPE_FREQS, Decoder
 from llama4rt.convert.formats.gguf.tensors import SlicedTensors, small_values
 from llama4rt.convert.formats.gguf.text_files import NOTICE, special_ids, text_files
@@ -35,13 +35,14 @@ class GgufCheckpoint:
     def __init__(self, path: Path, name: str) -> None:
         file = model_in(path) if path.is_dir() else path
         assert file is not None  # detect() found it
-        self.name = name
-        self.revision = hub_revision(file.parent)
+        self.name = model_name(PurePath(f"{name}.gguf"))  # a part's name has its number
+        home = _home(file)
+        self.revision = hub_revision(home)
         # Of a file on its own, what lies beside it may belong to anything.
-        self._directory = file.parent if path.is_dir() or self.revision is not None else None
+        self._directory = home if path.is_dir() or self.revision is not None else None
         self._parts = GgufParts(file)
         decoder = Decoder(self.metadata, self._parts.tensors, lambda name: small_values(self._parts, name))
-        self._config, self._notes = _config(decoder, file.parent)
+        self._config, self._notes = _config(decoder, home)
         self._read_tokenizer(decoder)
         head = self._config["head_dim"]
         slices = text_names(
@@ -50,6 +51,10 @@ class GgufCheckpoint:
             self._config["num_key_value_heads"] * head,
         )
         self._tensors = SlicedTensors(self._parts, slices)
+        if any(name.endswith(INPUT_SCALE) for name in self._parts.tensors):
+            self._notes.append(
+                f"scales of activations (*{INPUT_SCALE}) are left unused; only weights are quantised here"
+            )
         self._files = text_files(self.metadata, self._vocabulary)
 
     @property
@@ -115,6 +120,11 @@ class GgufCheckpoint:
             )
         begins = decoder.architecture == llama4.ARCHITECTURE or begins_with_bos(self.metadata)
         self._config |= special_ids(self.metadata, self._vocabulary, begins)
+
+
+def _home(file: Path) -> Path:
+    """The directory of a model's files: of a folder in a hub snapshot, the snapshot."""
+    return file.parent.parent if hub_revision(file.parent.parent) is not None else file.parent
 
 
 def hash_of(items: Iterable[bytes]) -> str:

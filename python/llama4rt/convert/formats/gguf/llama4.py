@@ -152,10 +152,9 @@ def _unsaid(
 
 
 def _same_sizes(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Old config files leave head_dim out."""
-    return all(
-        config[name] == other.get(name) or (name == "head_dim" and name not in other) for name in _SIZES
-    )
+    """Old config files leave head_dim out; those of dense models may name a number of experts all the same."""
+    unclear = {"head_dim"} - other.keys() | ({"num_local_experts"} if not config["moe_layers"] else set())
+    return all(config[name] == other.get(name) for name in _SIZES if name not in unclear)
 
 
 def _what(unsaid: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Names that are not known stay as they are, so that the mapping lists them.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llama4rt.convert.formats.gguf.header import StoredTensor
 
@@ -59,6 +59,7 @@ _VISION_LAYER = {
     "ffn_up": "mlp.fc1",
     "ffn_down": "mlp.fc2",
 }
+_WEIGHT, _SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
 _BLOCK = re.compile(r"(v\.)?blk\.(0|[1-9]\d{0,5})\.(.+)")
 
 
@@ -70,6 +71,7 @@ class Slice:
     first: int  # row, counted along all axes but the last
     shape: tuple[int, ...]  # of the tensor of its own; all axes but the last are rows
     expert: int | None = None  # of a stack
+    scale: str | None = None  # the name of a tensor with one factor more, or one for each expert
 
     @property
     def rows(self) -> int:
@@ -86,10 +88,25 @@ class Slice:
 
 def text_names(tensors: Mapping[str, StoredTensor], q_rows: int, kv_rows: int) -> dict[str, Slice]:
     """q_rows, kv_rows: outputs of q, and of k and v each. Expects the tensors of one model's decoder."""
+    factors = {name for name in tensors if _factors_fit(name, tensors)}
+    unused = {name for name in tensors if name.endswith(INPUT_SCALE)}
     names: dict[str, Slice] = {}
     for stored, tensor in tensors.items():
-        names.update(_text_slices(stored, tensor, q_rows, kv_rows))
+        if stored in factors or stored in unused:
+            continue
+        scale = stored.removesuffix(_WEIGHT) + _SCALE
+        for name, piece in _text_slices(stored, tensor, q_rows, kv_rows):
+            names[name] = replace(piece, scale=scale) if scale in factors else piece
     return names
+
+
+def _factors_fit(name: str, tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether a tensor is the factors of a matrix or stack beside it."""
+    of = tensors.get(name.removesuffix(_SCALE) + _WEIGHT)
+    if not name.endswith(_SCALE) or of is None or of.kind.block is None:
+        return False
+    experts = of.shape[0] if len(of.shape) == 3 else 1
+    return tensors[name].shape == (experts,) and tensors[name].kind.name == "F32"
 
 
 def _text_slices(stored: str, tensor: StoredTensor, q_rows: int, kv_rows: int) -> Iterator[tuple[str, Slice]]:
@@ -125,4 +142,4 @@ def vision_names(tensors: Mapping[str, StoredTensor]) -> dict[str, Slice]:
     return names
 
 
-__all__ = ["Slice", "text_names", "vision_names"]
+__all__ = ["INPUT_SCALE", "Slice", "text_names", "vision_names"]

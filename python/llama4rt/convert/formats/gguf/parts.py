@@ -7,7 +7,7 @@ Parts are called NAME-00001-of-00003.gguf. The first has the metadata; each has 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from llama4rt.convert.checkpoint import raise_problems
 from llama4rt.convert.files import is_there
@@ -79,8 +79,8 @@ def part_paths(path: Path) -> list[Path]:
     return [path.with_name(f"{match['base']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
 
 
-def model_name(path: Path) -> str:
-    """The file's name without its ending and the number of a part."""
+def model_name(path: PurePath) -> str:
+    """The file's name without its ending, and without a part's number."""
     match = _PART.fullmatch(path.name)
     return match["base"] if match else path.name.removesuffix(".gguf")
 

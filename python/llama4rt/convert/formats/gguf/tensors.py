@@ -1,6 +1,7 @@
 """Slices of stored tensors under Hugging Face's names: what they are, what is wrong with them, their rows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class SlicedTensors:
         first = first if len(piece.shape) > 1 else 0
         rows = tensor.kind.rows(file.rows(tensor, piece.first + first, piece.first + last), into)
         if isinstance(rows, Codes):
+            rows = self._scaled(rows, piece)
             _check_finite(rows, first)
             return rows
         return rows if len(piece.shape) > 1 else Values(rows.array.reshape(-1), rows.dtype)
@@ -54,6 +56,15 @@ class SlicedTensors:
     def nbytes(self, name: str) -> int:
         piece = self._slices[name]
         return piece.rows * self._stored(piece)[1].row_bytes
+
+    def _scaled(self, rows: Codes, piece: Slice) -> Codes:
+        """With the factor that lies beside the tensor: one rounding in fp32 for each scale."""
+        if piece.scale is None:
+            return rows
+        factor = small_values(self._parts, piece.scale).as_float32()[piece.expert or 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            offsets = None if rows.offsets is None else rows.offsets * factor
+            return replace(rows, scales=rows.scales * factor, offsets=offsets)
 
     def _stored(self, piece: Slice) -> tuple[GgufFile, StoredTensor]:
         file = self._parts.file_of(piece.stored)
