@@ -213,8 +213,8 @@ def add_key(writer: Any, key: str, value: Any) -> None:
 
 
 def byte_tokenizer() -> dict[str, Any]:
-    """keys of write_llama4: a tokenizer of single bytes and Llama 4's control tokens, as write_byte_tokenizer's, but for
-    the last token, which is a merged one: a GGUF file cannot hold an empty list.
+    """keys of write_llama4: a tokenizer of single bytes and Llama 4's control tokens, as write_byte_tokenizer's, but
+    for the last token, which is a merged one: the package does not write an empty list of merges.
     """
     from llama4rt.text.byte_level_bpe import BYTE_OF
     from llama4rt.text.tokenizer import llama4_special_tokens

@@ -354,13 +354,13 @@ def test_a_dense_llama_computes_what_transformers_computes(rope: dict[str, Any],
     with torch.no_grad():
         expected = np.asarray(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0])
     build(tmp_path / "m.gguf", tmp_path / "out.l4e", weights="bf16")
-    found, bf16 = engine_weights(tmp_path / "out.l4e"), model.to(torch.bfloat16).float()
-    np.testing.assert_array_equal(found["embed"][0], np.asarray(bf16.model.embed_tokens.weight.detach()))
     with torch.no_grad():
-        rounded = np.asarray(bf16(input_ids=torch.tensor([ids]), use_cache=False).logits[0])
+        for parameter in model.parameters():  # not the model: its rope tables would be rounded too
+            parameter.copy_(parameter.to(torch.bfloat16).float())
+        rounded = np.asarray(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0])
     with Driver(tmp_path / "out.l4e", **CPU) as driver:
         logits = driver.score(ids)
-    assert np.abs(logits - rounded).max() < 1e-3 * np.abs(rounded).max()
+    assert np.abs(logits - rounded).max() < 1e-4
     assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()  # only bf16 lies between them
 
 
@@ -459,6 +459,7 @@ def test_a_vision_tower_beside_the_model(
         tmp_path / "m.gguf", tmp_path / "out.l4e", weights="bf16", mmproj=tmp_path / "mmproj-m.gguf"
     )
     ours, theirs = config_of(tmp_path / "out.l4e"), config_of(vision_engine_file(kind))
+    theirs["vision"]["rope_theta"] = 10000.0  # which GGUF does not hold: as the published models have it
     assert ours["vision"] == theirs["vision"] and without_ends(ours) == without_ends(theirs)
     assert ours["vision"]["patch_token_id"] == IMAGE_IDS["image_token_index"]
     assert ours["bos_token_id"] == 256 and {257, 264} <= set(ours["eos_token_ids"])
