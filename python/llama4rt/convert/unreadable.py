@@ -123,14 +123,14 @@ def _gguf(name: str) -> str:
 
 
 def _pickle(name: str, file: str) -> str:
-    how = (
-        "convert Meta's own files with transformers' convert_llama4_weights_to_hf.py"
-        if file.startswith("consolidated")
-        else "load it with transformers and save_pretrained it as safetensors"
-    )
+    if file.startswith("consolidated"):
+        return (
+            f"{name} is a file of Meta's own form; name the directory it is in, with all of its consolidated.NN.pth and "
+            "params.json"
+        )
     return (
-        f"{name} cannot be read; llama4rt reads safetensors only, because reading a pickle of PyTorch can run "
-        f"code: {how}"
+        f"{name} cannot be read; of PyTorch's own files llama4rt reads only Meta's consolidated.NN.pth: load it with "
+        "transformers and save_pretrained it as safetensors"
     )
 
 
@@ -204,8 +204,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ]
     if meta:
         raise CheckpointError(
-            f"{source}: the tensors have Meta's own names ({meta[0]}); convert the checkpoint with transformers' "
-            "convert_llama4_weights_to_hf.py, or take the repository that Meta publishes for transformers"
+            f"{source}: the tensors have Meta's own names ({meta[0]}), which are read from consolidated.NN.pth with "
+            "params.json beside them, not from safetensors; build from the files that Meta publishes"
         )
 
 
