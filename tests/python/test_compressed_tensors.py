@@ -20,7 +20,7 @@ from llama4rt.convert.formats.compressed_tensors import (
 )
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.locate import check_quantization_method
-from llama4rt.convert.stored_rows import CodeLayout, Codes, common_layout
+from llama4rt.convert.stored_rows import CodeLayout, Codes
 from llama4rt.errors import CheckpointError
 from numpy.typing import NDArray
 from random_checkpoints import (
@@ -177,8 +177,9 @@ def test_values_agree_with_the_package(strategy: str, group: int | None, symmetr
         (96, 1, 128, 128),
         (512, 2, None, 128),
         (192, 2, None, 32),
+        (96, 2, None, 16),
         (200, 2, 128, 128),  # a short last group
-        (128, 8, 16, None),
+        (128, 8, 16, 16),
         (200, 3, None, None),
         (48, 2, None, None),
     ],
@@ -192,7 +193,7 @@ def test_group_sizes(into: int, groups: int, declared: int | None, engine_group:
     problems = layer.problems("m.weight", (8, into))
     if engine_group is None:
         (problem,) = problems
-        assert "groups of a multiple of 32 inputs" in problem
+        assert "groups of a multiple of 16 inputs" in problem
     else:
         assert problems == []
         assert layer.names()["m.weight"].codes == CodeLayout("int4", engine_group, "BF16", zeros=False)
@@ -240,15 +241,6 @@ def test_another_layout_means_the_same(into: int, asymmetric: bool, scale_dtype:
         assert finer.scales.dtype == np.float32
         assert finer.scales.shape == finer.zeros.shape == (8, -(-into // group))
         np.testing.assert_array_equal(finer.values().array, values)
-
-
-def test_the_common_layout_holds_every_part() -> None:
-    wide = CodeLayout("int4", 128, "BF16", zeros=False)
-    assert common_layout([wide, wide]) == wide
-    fine = CodeLayout("int4", 32, "F32", zeros=False)
-    zeros = CodeLayout("int4", 64, "BF16", zeros=True)
-    assert common_layout([wide, fine, zeros]) == CodeLayout("int4", 32, "F32", zeros=True)
-    assert common_layout([wide, CodeLayout("int8", 128, "BF16", zeros=False)]) is None
 
 
 # --- whole checkpoints

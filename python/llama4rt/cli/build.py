@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             progress=progress.update,
         )
     print(f"{report.path}: {report.bytes / 1e9:.3f} GB in {report.seconds:.1f} s")
+    for line in report.notes:
+        print(f"note: {line}")
     if report.worst:
         name, rms, largest = report.worst[0]
         print(f"largest quantisation error: {name}, {100 * rms:.2f} % RMS, {largest:.4g} at most")

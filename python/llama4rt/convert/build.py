@@ -17,12 +17,15 @@ from llama4rt.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What build() made. worst: (weight, relative RMS error, maximum error) of the most damaged weights."""
+    """What build() made. worst: (weight, relative RMS error, maximum error) of the most damaged weights; notes: what of
+    the checkpoint was left unused, assumed, or did not go in exactly, a sentence each.
+    """
 
     path: str
     bytes: int
     seconds: float
     worst: tuple[tuple[str, float, float], ...]
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -65,11 +68,11 @@ def build(
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
-        size, worst = _write(src, path, options, num_threads or 0, rope_scaling, progress)
+        size, worst, notes = _write(src, path, options, num_threads or 0, rope_scaling, progress)
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
-    return BuildReport(path, size, time.perf_counter() - start, worst)
+    return BuildReport(path, size, time.perf_counter() - start, worst, notes)
 
 
 def _write(
@@ -79,8 +82,8 @@ def _write(
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
     progress: Callable[[int, int], None] | None,
-) -> tuple[int, tuple[tuple[str, float, float], ...]]:
-    """(bytes of the file, its worst errors)."""
+) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...]]:
+    """(bytes of the file, its worst errors, notes)."""
     checkpoint = open_checkpoint(src)
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
@@ -95,7 +98,8 @@ def _write(
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)
-    return engine.write(_core.EngineWriter(path, num_threads, options.target))
+    size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target))
+    return size, worst, engine.notes
 
 
 __all__ = ["BuildReport", "build"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from llama4rt import _core
 from llama4rt.convert.names import Target
-from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, common_layout
+from llama4rt.convert.stored_rows import CodeLayout, common_layout
 from llama4rt.errors import ConfigError
 
 WEIGHTS = tuple(format.name for format in reversed(_core.weight_formats()))
@@ -14,8 +14,6 @@ VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/weights/layout.h
 
-# Kinds of codes that the writer takes over as they are.
-_IMPORTED_KINDS = ("int4",)
 _QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
 _NEVER_CODES = ("router", "vision")  # roles whose matrices no kernel reads as the checkpoint's codes
 
@@ -33,7 +31,7 @@ class BuildOptions:
         for name, value, allowed in (
             ("target", self.target, tuple(LAYOUTS)),
             ("weights", self.weights, WEIGHTS),
-            ("group_size", self.group_size, sorted(GROUP_SIZES)),
+            ("group_size", self.group_size, _core.group_sizes()),
             ("quantize", self.quantize, QUANTIZE),
             ("lm_head", self.lm_head, LM_HEADS),
             ("vision", self.vision, VISION),
@@ -83,16 +81,21 @@ class Storage:
         return self.group_size > 0
 
 
+def _taken_over(layout: CodeLayout) -> bool:
+    """Whether the writer stores such codes as they are."""
+    return layout.kind == "int4" and not layout.offsets and layout.group_size in _core.group_sizes()
+
+
 def storage_of(target: Target, options: BuildOptions) -> Storage:
     if target.plain_shape is not None:
         return Storage("plain")
     if target.role == "embed":
         return Storage("embed")
     layouts = [piece.source.info.codes for piece in target.pieces]
-    found = [layout for layout in layouts if layout is not None and layout.kind in _IMPORTED_KINDS]
+    found = [layout for layout in layouts if layout is not None]
     if found and target.role not in _NEVER_CODES:
         common = common_layout(found) if len(found) == len(layouts) else None
-        if common is None:  # pieces of different kinds share one weight: all become what they mean in bf16
+        if common is None or not _taken_over(common):  # all pieces become what they mean in bf16
             return Storage("bf16")
         return Storage(common.kind, common.group_size, common.scale_dtype, common.zeros, imported=common)
     kind = options.kind(target.role, target.k)

@@ -2,14 +2,13 @@
 it stores without quantising a second time.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from llama4rt import _core
 
 # Element types that are read; bf16 travels as its 16 bits, because numpy has no such type.
 NUMPY_DTYPES = {
@@ -21,9 +20,26 @@ NUMPY_DTYPES = {
     "I32": "<i4",
     "I64": "<i8",
 }
-# Inputs that share a scale in an engine file, largest first: each is a multiple of the next.
-GROUP_SIZES = tuple(reversed(_core.group_sizes()))
-_FORMATS = {format.name: format for format in _core.weight_formats()}
+# Inputs that may share a scale in an engine file, largest first: each is a multiple of the next.
+GROUP_SIZES = (128, 64, 32, 16)
+TABLE_SIZE = 16  # numbers that the codes of a "table4" weight name
+
+
+@dataclass(frozen=True)
+class CodeKind:
+    """What the codes of one kind of weight are."""
+
+    bits: int  # of one code
+    zero: int  # the code that means 0 where a layout has neither zero points nor offsets
+    is_integer: bool  # a code is a whole number: it may have zero points and offsets
+
+
+CODE_KINDS = {
+    "int4": CodeKind(4, 8, True),
+    "int8": CodeKind(8, 128, True),
+    "fp8": CodeKind(8, 0, False),
+    "table4": CodeKind(4, 0, False),
+}
 
 
 @dataclass(frozen=True)
@@ -41,21 +57,47 @@ class Values:
 
 @dataclass(frozen=True)
 class CodeLayout:
-    """How codes mean numbers: value[n, k] = (code[n, k] - zero[n, k / group_size]) * scale[n, k / group_size]."""
+    """How codes mean numbers. With s, z and o the scale, zero point and offset of group k / group_size of row n:
 
-    kind: str  # of a weight in an engine file: "int4"
+        int4, int8     value[n, k] = (code[n, k] - z) * s + o
+        fp8            value[n, k] = e4m3fn(code[n, k]) * s
+        table4         value[n, k] = table[code[n, k]] * s
+
+    in fp32, product and sum rounded each. Without zero points z is 0 where there are offsets, else CodeKind.zero.
+    """
+
+    kind: str  # one of CODE_KINDS
     group_size: int  # inputs, one of GROUP_SIZES; a row's last group may be shorter
-    scale_dtype: str  # "BF16" or "F32"
-    zeros: bool  # whether zero points are stored; without them every zero is 8
+    scale_dtype: str  # "BF16" or "F32"; of scales and offsets
+    zeros: bool = False  # whether zero points are stored
+    offsets: bool = False  # whether offsets are stored; beside zero points only in common layouts
+    table: tuple[int, ...] | None = None  # of "table4": what the codes 0..15 mean, each in -128..127
+
+    def __post_init__(self) -> None:
+        if self.kind not in CODE_KINDS:
+            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(CODE_KINDS)}")
+        if self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size is {self.group_size}; it must be one of {GROUP_SIZES}")
+        if self.scale_dtype not in ("BF16", "F32"):
+            raise ValueError(f'scale_dtype is {self.scale_dtype!r}; it must be "BF16" or "F32"')
+        if (self.zeros or self.offsets) and not CODE_KINDS[self.kind].is_integer:
+            raise ValueError(f"{self.kind} codes have neither zero points nor offsets")
+        if (self.kind == "table4") != (self.table is not None):
+            raise ValueError("a layout has a table when it is table4, and only then")
+        if self.table is not None and (
+            len(self.table) != TABLE_SIZE or not all(-128 <= entry <= 127 for entry in self.table)
+        ):
+            raise ValueError(f"table is {self.table}; it must be {TABLE_SIZE} numbers in -128..127")
 
     @property
     def bits(self) -> int:
         """Of one code."""
-        return _FORMATS[self.kind].bits
+        return CODE_KINDS[self.kind].bits
 
     @property
-    def symmetric_zero(self) -> int:
-        return _FORMATS[self.kind].zero
+    def zero(self) -> int:
+        """The zero point of groups that store none."""
+        return 0 if self.offsets else CODE_KINDS[self.kind].zero
 
 
 @dataclass(frozen=True)
@@ -65,32 +107,71 @@ class Codes:
     layout: CodeLayout
     codes: NDArray[np.uint8]  # [rows, in]
     scales: NDArray[Any]  # [rows, groups]; bf16 as its bits
-    zeros: NDArray[np.uint8] | None  # [rows, groups], when the layout has them
+    zeros: NDArray[np.uint8] | None = None  # [rows, groups], when the layout has them
+    offsets: NDArray[Any] | None = None  # [rows, groups] as scales, when the layout has them
 
     def in_layout(self, layout: CodeLayout) -> "Codes":
-        """The same numbers with groups that divide these, scales at least as wide, and zero points if asked for."""
+        """The same numbers in a layout that common_layout() made of this one and others."""
+        codes, zeros, offsets = self.codes, self.zeros, self.offsets
+        scales = _widened(self.scales, self.layout.scale_dtype, layout.scale_dtype)
+        zero = self.layout.zero
+        if self.layout.kind != layout.kind:  # to int8; the table of a table4 may differ from other pieces'
+            if self.layout.table is not None:
+                entries = np.array(self.layout.table, dtype=np.int16) + CODE_KINDS["int8"].zero
+                codes, zero = entries.astype(np.uint8)[codes], CODE_KINDS["int8"].zero
+            elif not layout.zeros and not layout.offsets:
+                codes = codes + np.uint8(layout.zero - zero)
+        if layout.zeros and zeros is None:
+            zeros = np.full(scales.shape, zero, dtype=np.uint8)
+        if layout.offsets:
+            offsets = (
+                np.zeros_like(scales)
+                if offsets is None
+                else _widened(offsets, self.layout.scale_dtype, layout.scale_dtype)
+            )
         repeat = self.layout.group_size // layout.group_size
-        groups = -(-self.codes.shape[1] // layout.group_size)
-        scales: NDArray[Any] = self.scales
-        if layout.scale_dtype != self.layout.scale_dtype:
-            scales = as_float32(scales, self.layout.scale_dtype)
-        zeros = self.zeros
-        if zeros is None and layout.zeros:
-            zeros = np.full(scales.shape, layout.symmetric_zero, dtype=np.uint8)
+        groups = -(-codes.shape[1] // layout.group_size)
         return Codes(
             layout,
-            self.codes,
+            codes,
             repeat_groups(scales, repeat, groups),
             None if zeros is None else repeat_groups(zeros, repeat, groups),
+            None if offsets is None else repeat_groups(offsets, repeat, groups),
         )
 
     def values(self) -> Values:
         """What the codes mean, in fp32."""
-        wide = as_float32(self.scales, self.layout.scale_dtype)
-        group_of = np.arange(self.codes.shape[1]) // self.layout.group_size
-        zeros = np.float32(self.layout.symmetric_zero)
-        offsets = zeros if self.zeros is None else self.zeros.astype(np.float32)[:, group_of]
-        return Values((self.codes.astype(np.float32) - offsets) * wide[:, group_of], "F32")
+        layout = self.layout
+        group_of = np.arange(self.codes.shape[1]) // layout.group_size
+        numbers: NDArray[np.float32]
+        if layout.table is not None:
+            numbers = np.array(layout.table, dtype=np.float32)[self.codes]
+        elif layout.kind == "fp8":
+            numbers = e4m3_numbers()[self.codes]
+        elif self.zeros is None:
+            numbers = self.codes.astype(np.float32) - np.float32(layout.zero)
+        else:
+            numbers = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group_of]
+        numbers *= as_float32(self.scales, layout.scale_dtype)[:, group_of]
+        if self.offsets is not None:
+            numbers += as_float32(self.offsets, layout.scale_dtype)[:, group_of]
+        return Values(numbers, "F32")
+
+
+@functools.cache
+def e4m3_numbers() -> NDArray[np.float32]:
+    """What the 256 codes of e4m3fn mean: 4 bits of exponent with bias 7, 3 of mantissa; no infinity, two NaN."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    magnitude = np.where(exponent == 0, np.ldexp(mantissa, -9), np.ldexp(8 + mantissa, exponent - 10))
+    numbers: NDArray[np.float32] = np.where(code < 128, magnitude, -magnitude).astype(np.float32)
+    numbers[[0x7F, 0xFF]] = np.nan
+    return numbers
+
+
+def _widened(numbers: NDArray[Any], stored: str, wanted: str) -> NDArray[Any]:
+    """Scales or offsets as they are, or as fp32."""
+    return numbers if stored == wanted else as_float32(numbers, stored)
 
 
 def as_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -116,25 +197,39 @@ def group_size_for(source_group: int, into: int) -> int | None:
 
 
 def common_layout(layouts: Sequence[CodeLayout]) -> CodeLayout | None:
-    """The layout in which matrices of these layouts keep their numbers when they share one weight; None: none does."""
-    if len({layout.kind for layout in layouts}) != 1:
+    """The layout in which matrices of these layouts keep their numbers when they share one weight; None: none does.
+
+    4-bit codes that differ in kind or table become int8, where each is the same whole number. A piece without offsets
+    beside one that has them gets the offset 0, and both their zero points: adding 0 rounds nothing.
+    """
+    kinds = {layout.kind for layout in layouts}
+    tables = {layout.table for layout in layouts}
+    if "fp8" in kinds and len(kinds) > 1:
         return None
+    same = len(kinds) == 1 and len(tables) == 1
+    offsets = any(layout.offsets for layout in layouts)
     return CodeLayout(
-        layouts[0].kind,
+        layouts[0].kind if same else "int8",
         group_size=min(layout.group_size for layout in layouts),
         scale_dtype="BF16" if all(layout.scale_dtype == "BF16" for layout in layouts) else "F32",
-        zeros=any(layout.zeros for layout in layouts),
+        zeros=any(layout.zeros or layout.offsets != offsets for layout in layouts),
+        offsets=offsets,
+        table=layouts[0].table if same else None,
     )
 
 
 __all__ = [
+    "CODE_KINDS",
     "GROUP_SIZES",
     "NUMPY_DTYPES",
+    "TABLE_SIZE",
+    "CodeKind",
     "CodeLayout",
     "Codes",
     "Values",
     "as_float32",
     "common_layout",
+    "e4m3_numbers",
     "group_size_for",
     "repeat_groups",
 ]

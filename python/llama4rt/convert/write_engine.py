@@ -8,7 +8,7 @@ import numpy as np
 
 from llama4rt import _core
 from llama4rt.convert.build_options import LAYOUTS, BuildOptions, storage_of
-from llama4rt.convert.checkpoint import Checkpoint, raise_problems
+from llama4rt.convert.checkpoint import Checkpoint, notes_of_matrices, raise_problems
 from llama4rt.convert.config import ModelConfig
 from llama4rt.convert.names import VISION_PREFIXES, Piece, Target, TensorMapping
 from llama4rt.convert.stored_rows import Codes, Values
@@ -47,6 +47,12 @@ class EngineBuild:
     def files(self) -> Mapping[str, bytes]:
         """Name -> content of the checkpoint's files that the engine file holds."""
         return self._files
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this build: the checkpoint's own, then those of the matrices it uses."""
+        sources = {p.source.tensor: p.source.info for target in self._mapping.targets for p in target.pieces}
+        return (*self._checkpoint.notes(), *notes_of_matrices(sources))
 
     def write(self, writer: _core.EngineWriter) -> tuple[int, tuple[tuple[str, float, float], ...]]:
         """Writes the whole file; returns its bytes and the worst errors: (weight, relative RMS, maximum)."""
@@ -173,11 +179,13 @@ class EngineBuild:
         }
         if self._config.vision:
             quantization["vision"] = options.vision
-        source = {
+        source: dict[str, Any] = {
             "hash": self._checkpoint.source_hash(),
             "name": self._checkpoint.name,
             "skipped": self._skipped(),
         }
+        if self.notes:
+            source["notes"] = list(self.notes)
         if self._checkpoint.revision is not None:
             source["revision"] = self._checkpoint.revision
         return {

@@ -95,8 +95,8 @@ class PackedLinear:
                 problems.append(f"{self.module}.{part}: is {found}; expected {expected}")
         if "weight_scale" in self._parts and _source_group(into, self._groups, self._declared) is None:
             problems.append(
-                f"{self.module}.weight_scale: {self._groups} groups over {into} inputs; groups of a multiple of 32 "
-                "inputs, or whole rows, can be imported"
+                f"{self.module}.weight_scale: {self._groups} groups over {into} inputs; groups of a multiple of "
+                f"{GROUP_SIZES[-1]} inputs, or whole rows, can be imported"
             )
         return problems or self._value_problems(base, out, into)
 

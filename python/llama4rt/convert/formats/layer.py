@@ -39,6 +39,9 @@ class CheckpointLayer:
     def source_hash(self) -> str:
         return self._base.source_hash()
 
+    def notes(self) -> Sequence[str]:
+        return self._base.notes()
+
     def contains(self, path: str) -> bool:
         return self._base.contains(path)
 

@@ -106,6 +106,9 @@ class SafetensorsDirectory:
                 add(file.read(length))
         return f"sha256:{digest.hexdigest()}"
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def contains(self, path: str) -> bool:
         names = (*self._shards, *KEPT_FILES, *FILES_IN_FOLDERS.values(), *self.licenses(), _INDEX)
         files = [self._directory / name for name in names]
