@@ -125,8 +125,8 @@ def _gguf(name: str) -> str:
 def _pickle(name: str, file: str) -> str:
     if file.startswith("consolidated"):
         return (
-            f"{name} is a file of Meta's own form; name the directory it is in, with all of its consolidated.NN.pth and "
-            "params.json"
+            f"{name} is a file of Meta's own form; name the directory it is in, with all of its consolidated.NN.pth "
+            "and params.json"
         )
     return (
         f"{name} cannot be read; of PyTorch's own files llama4rt reads only Meta's consolidated.NN.pth: load it with "

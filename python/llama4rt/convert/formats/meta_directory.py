@@ -8,7 +8,6 @@ whether a download is whole, and need every byte to be read.
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,8 +55,6 @@ class MetaDirectory:
         tokenizer = read_if_there(directory / _TOKENIZER, _MAX_TOKENIZER_BYTES)
         params = read_json_object(directory / _PARAMS)
         self._params = parse_params(params, tokenizer, self._vocab_rows())
-        for note in self._params.notes:
-            warnings.warn(f"{directory}: {note}", stacklevel=2)
         self._tensors, problems = joined_tensors(self._files, self._params)
         raise_problems(problems, f"problems with the files of {directory}")
         self._infos = {name: tensor.info for name, tensor in self._tensors.items()}
@@ -109,6 +106,9 @@ class MetaDirectory:
             add(file.size.to_bytes(8, "little"))
             add(file.pickle)
         return f"sha256:{digest.hexdigest()}"
+
+    def notes(self) -> tuple[str, ...]:
+        return self._params.notes
 
     def contains(self, path: str) -> bool:
         names = [*self.kept_files(), *(file.path.name for file in self._files)]
