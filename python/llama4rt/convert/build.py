@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama4rt import _core
@@ -10,6 +10,8 @@ from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.config import parse_config
 from llama4rt.convert.locate import open_checkpoint
+from llama4rt.convert.lora.located import Adapter, located_adapters
+from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.names import map_tensors
 from llama4rt.convert.write_engine import EngineBuild
 from llama4rt.errors import CheckpointError, ConfigError
@@ -40,6 +42,7 @@ def build(
     vision: str = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
+    lora: Sequence[Adapter] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
     """Builds the engine file `out` from `src`, a checkpoint directory or a hub id.
@@ -51,9 +54,11 @@ def build(
     matrices are quantised here, and bf16 beside unquantised ones and in checkpoints that come quantised.
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
-    numbers of the config's. progress(done, total) counts source bytes. The same checkpoint and options give the
-    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build
-    but not open is refused before anything is written, and so is an `out` that an engine has open.
+    numbers of the config's. lora: adapters of PEFT that are merged first, each a directory or hub id, or a pair of one
+    and the weight that it counts with (docs/checkpoints.md). progress(done, total) counts source bytes. The same
+    checkpoint, adapters and options give the same bytes. On any error, Ctrl-C included, nothing is left under the name
+    `out`. A checkpoint that would build but not open is refused before anything is written, and so is an `out` that an
+    engine has open.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -68,7 +73,7 @@ def build(
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
-        size, worst, notes = _write(src, path, options, num_threads or 0, rope_scaling, progress)
+        size, worst, notes = _write(src, path, options, num_threads or 0, rope_scaling, lora, progress)
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
@@ -81,10 +86,11 @@ def _write(
     options: BuildOptions,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
+    lora: Sequence[Adapter],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...]]:
     """(bytes of the file, its worst errors, notes)."""
-    checkpoint = open_checkpoint(src)
+    checkpoint = with_adapters(open_checkpoint(src), located_adapters(lora))
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
     config = parse_config(

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama4rt.convert.source_state import directory_state
 from llama4rt.errors import EngineFileError
-
-_WHOLE_BYTES = 1 << 20  # of a file whose every byte counts
-_SAMPLES = 64  # of a larger one
-_SAMPLE_BYTES = 4096
 
 # Format version and what builds put in: changes when a build would make another file.
 ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first, tokenizer ranks"
@@ -64,38 +61,21 @@ def engine_path(
 
 
 def _key(directory: Path, options: dict[str, Any]) -> str:
-    """Names what an engine is made from without reading gigabytes: names, sizes, times and samples of the files.
-
-    A checkpoint trained further has the same names and sizes, and after `cp -p` or from an archive with fixed times the
-    same times; then the samples differ. An edit of a few bytes may miss the samples; then the time differs. A hub
-    snapshot's files are links to blobs that never change, so its key is as stable as the download.
-    """
+    """Names what an engine is made from, adapters among it (source_state.py)."""
     from llama4rt.convert.locate import DOWNLOAD_PATTERNS
+    from llama4rt.convert.lora.located import located_adapters
 
-    files = sorted(
-        {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    )
+    adapters = located_adapters(options.get("lora", ()))
     state = {
-        "directory": str(directory.resolve()),
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files],
-        "options": options,
+        **directory_state(directory, DOWNLOAD_PATTERNS),
+        "options": {name: value for name, value in options.items() if name != "lora"},
         "contents": ENGINE_CONTENTS,
     }
+    if adapters:
+        state["lora"] = [
+            (directory_state(path, (*DOWNLOAD_PATTERNS, "*.bin")), weight) for path, _, weight in adapters
+        ]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sample(path: Path) -> str:
-    """A hash of a small file, or of places spread over a large one, its first and last bytes among them."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= _WHOLE_BYTES:
-            digest.update(file.read())
-        else:
-            for i in range(_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _safe_name(name: str) -> str:

@@ -83,8 +83,8 @@ def check_directory(directory: Path) -> None:
     base = read_json_object(path).get("base_model_name_or_path")
     of = f" of {base!r:.200}" if isinstance(base, str) and base else ""
     raise CheckpointError(
-        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; merge it into its "
-        "base model first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; name the base "
+        "model in its place, and merge the adapter with --lora DIR"
     )
 
 
@@ -190,8 +190,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ):  # fmt: skip
         if found and title.startswith("an adapter"):
             raise CheckpointError(
-                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; merge it into its base model "
-                "first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; name the base "
+                "model in its place, and merge the adapter with --lora DIR"
             )
         if found:
             info = tensors[found[0]]
