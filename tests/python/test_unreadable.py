@@ -60,8 +60,8 @@ def tensors(source: Path, changes: dict[str, tuple[str, np.ndarray[Any, Any]]]) 
 
 def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
     for name, content, words in (
-        ("model.gguf", b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp.*original checkpoint"),
-        ("model", b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp"),
+        ("model.gguf", b"GGML\3\0\0\0", "does not begin as a GGUF file does"),
+        ("model", b"GGUF\3\0\0\0", "the file ends inside the number of tensors"),
         ("consolidated.00.pth", b"PK\3\4", "name the directory it is in"),
         ("pytorch_model.bin", pickle.dumps({}), "only Meta's consolidated.*save_pretrained"),
         ("any", b"PK\3\4", "only Meta's consolidated"),
@@ -80,7 +80,7 @@ def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["scout-Q4_K_M.gguf"], r"scout-Q4_K_M\.gguf is a GGUF file"),
+        (["scout-Q4_K_M.gguf"], r"scout-Q4_K_M\.gguf does not begin as a GGUF file"),
         (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated\.00\.pth: has no zip directory"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "save_pretrained it as safetensors"),
         (["model.pt"], "cannot be read; of PyTorch's own files llama4rt reads only Meta's"),

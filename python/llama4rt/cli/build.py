@@ -14,11 +14,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "build",
         help="make an engine file from a checkpoint",
-        description="Make an engine file from a Llama 4 checkpoint in Hugging Face's or Meta's form. Matrices that the "
-        "checkpoint already has as compressed-tensors int4 are taken over bit for bit.",
+        description="Make an engine file from a Llama 4 checkpoint in Hugging Face's or Meta's form, or from a GGUF "
+        "file. Matrices that the checkpoint already has quantised are taken over as they are.",
     )
     parser.add_argument(
-        "source", metavar="SRC", help="a checkpoint directory, or a hub id such as owner/name"
+        "source",
+        metavar="SRC",
+        help="a checkpoint directory, a GGUF file, or a hub id such as owner/name or, of GGUF files, owner/name:Q4_K_M",
     )
     parser.add_argument("-o", "--output", metavar="OUT.l4e", required=True, help="the engine file to write")
     parser.add_argument(
@@ -59,6 +61,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="the vision tower, where there is one: default bf16; none: text only",
     )
     parser.add_argument(
+        "--mmproj",
+        metavar="FILE",
+        help="the vision tower of a GGUF model: a file, or a label such as F16 where the model is; auto: the only one",
+    )
+    parser.add_argument(
         "--rope-scaling",
         metavar="NAME=NUMBER,..",
         help="replace numbers of the config's rope scaling: factor=16,high_freq_factor=1; none removes it",
@@ -96,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             num_threads=args.threads,
             rope_scaling=None if args.rope_scaling is None else parse_rope_scaling(args.rope_scaling),
             lora=[parse_adapter(adapter) for adapter in args.lora],
+            mmproj=args.mmproj,
             progress=progress.update,
         )
     print(f"{report.path}: {report.bytes / 1e9:.3f} GB in {report.seconds:.1f} s")

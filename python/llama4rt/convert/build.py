@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.check_opens import check_opens
+from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.config import parse_config
 from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import Adapter, located_adapters
@@ -42,10 +43,12 @@ def build(
     vision: str = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
     lora: Sequence[Adapter] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
-    """Builds the engine file `out` from `src`, a checkpoint directory or a hub id.
+    """Builds the engine file `out` from `src`: a checkpoint directory, a GGUF file (any part of a split one), or a hub
+    id, with a label for a repository of GGUF files: owner/name:Q4_K_M.
 
     target: whose kernels read the file, "cpu" (what "auto" means) or "cuda"; a file serves one of them. weights,
     group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
@@ -54,11 +57,12 @@ def build(
     matrices are quantised here, and bf16 beside unquantised ones and in checkpoints that come quantised.
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
-    numbers of the config's. lora: adapters of PEFT that are merged first, each a directory or hub id, or a pair of one
-    and the weight that it counts with (docs/checkpoints.md). progress(done, total) counts source bytes. The same
-    checkpoint, adapters and options give the same bytes. On any error, Ctrl-C included, nothing is left under the name
-    `out`. A checkpoint that would build but not open is refused before anything is written, and so is an `out` that an
-    engine has open.
+    numbers of the config's. mmproj: the vision tower of a GGUF model, whose own files hold none: its file, or the
+    label or name of one where the model is, or "auto" for the only one there. lora: adapters of PEFT that are merged
+    first, each a directory or hub id, or a pair of one and the weight that it counts with (docs/checkpoints.md).
+    progress(done, total) counts source bytes. The same checkpoint, adapters and options give the same bytes. On any
+    error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but not open is refused
+    before anything is written, and so is an `out` that an engine has open.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -73,7 +77,8 @@ def build(
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
-        size, worst, notes = _write(src, path, options, num_threads or 0, rope_scaling, lora, progress)
+        checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
+        size, worst, notes = _write(checkpoint, path, options, num_threads or 0, rope_scaling, progress)
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
@@ -81,16 +86,14 @@ def build(
 
 
 def _write(
-    src: str | os.PathLike[str],
+    checkpoint: Checkpoint,
     path: str,
     options: BuildOptions,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
-    lora: Sequence[Adapter],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...]]:
     """(bytes of the file, its worst errors, notes)."""
-    checkpoint = with_adapters(open_checkpoint(src), located_adapters(lora))
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
     config = parse_config(

@@ -9,20 +9,28 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 _WHOLE_BYTES = 1 << 20  # of a file whose every byte counts
 _SAMPLES = 64  # of a larger one
 _SAMPLE_BYTES = 4096
 
 
-def directory_state(directory: Path, patterns: Sequence[str]) -> dict[str, Any]:
-    """Plain values, for JSON. patterns: of the files that count."""
-    files = sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
-    return {
-        "directory": str(directory.resolve()),
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files],
-    }
+def source_files(where: Path) -> list[Path]:
+    """What an engine is made from: files of a directory, or the parts of a GGUF file and config.json."""
+    from llama4rt.convert.formats.gguf.parts import part_paths
+    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
+
+    if where.is_dir():
+        patterns = (*DOWNLOAD_PATTERNS, "*.gguf", "adapter_model.bin")
+        found = {path for pattern in patterns for path in where.glob(pattern)}
+    else:
+        found = {*part_paths(where), where.with_name("config.json")}
+    return sorted(path for path in found if path.is_file())
+
+
+def files_state(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
+    """For JSON."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files]
 
 
 def _sample(path: Path) -> str:
@@ -39,4 +47,4 @@ def _sample(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["directory_state"]
+__all__ = ["files_state", "source_files"]

@@ -63,7 +63,7 @@ def refuse_file(path: Path) -> CheckpointError:
             start = file.read(64)
     except OSError as error:
         return CheckpointError(f"{path}: {error.strerror}")
-    if start.startswith(b"GGUF"):
+    if path.suffix == ".gguf":
         return CheckpointError(f"{path}: {_gguf('this')}")
     if path.suffix in _PICKLES or start.startswith(b"PK\x03\x04"):
         return CheckpointError(f"{path}: {_pickle('this', path.name)}")
@@ -109,6 +109,7 @@ def refuse_directory(directory: Path, looked_for: Sequence[str]) -> CheckpointEr
     elif tensors:
         what += f" ({tensors[0]} is; if it is the whole model, call it model.safetensors)"
     elif gguf:
+        check_weight_file(directory / gguf[0])
         what += f" ({_gguf(gguf[0])})"
     elif pickles:
         what += f" ({_pickle(pickles[0], pickles[0])})"
@@ -116,10 +117,7 @@ def refuse_directory(directory: Path, looked_for: Sequence[str]) -> CheckpointEr
 
 
 def _gguf(name: str) -> str:
-    return (
-        f"{name} is a GGUF file of llama.cpp and cannot be read; llama4rt reads safetensors only: build from the "
-        "original checkpoint it was made from"
-    )
+    return f"{name} does not begin as a GGUF file does; download it again"
 
 
 def _pickle(name: str, file: str) -> str:

@@ -45,7 +45,7 @@ class MetaDirectory:
 
     @staticmethod
     def detect(path: Path) -> bool:
-        return bool(_shards(path))
+        return path.is_dir() and bool(_shards(path))
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
