@@ -663,7 +663,8 @@ def test_directories_without_safetensors(tmp_path: Path) -> None:
         build(tmp_path, tmp_path / "out.l4e")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(
-        CheckpointError, match=r"pytorch_model.bin cannot be read; llama4rt reads safetensors only"
+        CheckpointError,
+        match=r"pytorch_model.bin cannot be read; of PyTorch.s own files llama4rt reads only Meta",
     ):
         build(tmp_path, tmp_path / "out.l4e")
 

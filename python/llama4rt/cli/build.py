@@ -14,8 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "build",
         help="make an engine file from a checkpoint",
-        description="Make an engine file from a Llama 4 checkpoint in Hugging Face format, or from a GGUF file. "
-        "Matrices that the checkpoint already has quantised are taken over as they are.",
+        description="Make an engine file from a Llama 4 checkpoint in Hugging Face's or Meta's form, or from a GGUF "
+        "file. Matrices that the checkpoint already has quantised are taken over as they are.",
     )
     parser.add_argument(
         "source",
@@ -71,6 +71,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="replace numbers of the config's rope scaling: factor=16,high_freq_factor=1; none removes it",
     )
     parser.add_argument(
+        "--lora",
+        metavar="DIR[=WEIGHT]",
+        action="append",
+        default=[],
+        help="merge an adapter of PEFT first; WEIGHT: how strongly it counts (default 1); may be given several times",
+    )
+    parser.add_argument(
         "-t", "--threads", type=THREADS_OR_ALL, metavar="N", help="default: all CPUs this process may use"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
@@ -79,6 +86,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     from llama4rt.convert.build import build
     from llama4rt.convert.config import parse_rope_scaling
+    from llama4rt.convert.lora.located import parse_adapter
 
     with warnings.catch_warnings(), ProgressBar(shown=not args.quiet and sys.stderr.isatty()) as progress:
         warnings.simplefilter("always", UserWarning)
@@ -94,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             vision=args.vision,
             num_threads=args.threads,
             rope_scaling=None if args.rope_scaling is None else parse_rope_scaling(args.rope_scaling),
+            lora=[parse_adapter(adapter) for adapter in args.lora],
             mmproj=args.mmproj,
             progress=progress.update,
         )

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama4rt import _core
@@ -11,6 +11,8 @@ from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.config import parse_config
 from llama4rt.convert.locate import open_checkpoint
+from llama4rt.convert.lora.located import Adapter, located_adapters
+from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.names import map_tensors
 from llama4rt.convert.write_engine import EngineBuild
 from llama4rt.errors import CheckpointError, ConfigError
@@ -42,6 +44,7 @@ def build(
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
     mmproj: str | os.PathLike[str] | None = None,
+    lora: Sequence[Adapter] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
     """Builds the engine file `out` from `src`: a checkpoint directory, a GGUF file (any part of a split one), or a hub
@@ -55,10 +58,11 @@ def build(
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
     numbers of the config's. mmproj: the vision tower of a GGUF model, whose own files hold none: its file, or the
-    label or name of one where the model is, or "auto" for the only one there. progress(done, total) counts source
-    bytes. The same checkpoint and options give the same bytes. On any error, Ctrl-C included, nothing is left under the
-    name `out`. A checkpoint that would build but not open is refused before anything is written, and so is an `out`
-    that an engine has open.
+    label or name of one where the model is, or "auto" for the only one there. lora: adapters of PEFT that are merged
+    first, each a directory or hub id, or a pair of one and the weight that it counts with (docs/checkpoints.md).
+    progress(done, total) counts source bytes. The same checkpoint, adapters and options give the same bytes. On any
+    error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but not open is refused
+    before anything is written, and so is an `out` that an engine has open.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -73,9 +77,8 @@ def build(
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
-        size, worst, notes = _write(
-            open_checkpoint(src, mmproj), path, options, num_threads or 0, rope_scaling, progress
-        )
+        checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
+        size, worst, notes = _write(checkpoint, path, options, num_threads or 0, rope_scaling, progress)
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
