@@ -13,12 +13,10 @@ from llama4rt import build
 from llama4rt._core import EngineFile
 from llama4rt.convert import stored_rows
 from llama4rt.convert.checkpoint import TensorInfo
-from llama4rt.convert.formats.compressed_tensors import (
-    CompressedTensorsInt4,
-    declared_group_sizes,
-    unpack_codes,
-)
+from llama4rt.convert.formats.compressed_tensors import PackedIntegers, declared_bits
 from llama4rt.convert.formats.layer import FormatLayer
+from llama4rt.convert.formats.packed_bits import unpack_bits
+from llama4rt.convert.formats.scale_grid import declared_blocks
 from llama4rt.convert.locate import check_quantization_method
 from llama4rt.convert.stored_rows import CodeLayout, Codes
 from llama4rt.errors import CheckpointError
@@ -61,7 +59,7 @@ class Arrays:
 
 
 def layer_over(base: Arrays) -> FormatLayer:
-    return FormatLayer(base, CompressedTensorsInt4.detect(base))  # type: ignore[arg-type]
+    return FormatLayer(base, PackedIntegers.detect(base))  # type: ignore[arg-type]
 
 
 def codes_of(layer: FormatLayer, name: str, first: int = 0, last: int | None = None) -> Codes:
@@ -119,8 +117,8 @@ def random_linear(
 def test_golden_row() -> None:
     """-8..7 is 0x76543210, 0xFEDCBA98."""
     packed = np.array([[0x76543210, 0xFEDCBA98]], dtype=np.uint32).view(np.int32)
-    assert unpack_codes(packed, 16).tolist() == [list(range(16))]
-    assert unpack_codes(packed, 11).tolist() == [list(range(11))]
+    assert unpack_bits(packed, 4, 16).tolist() == [list(range(16))]
+    assert unpack_bits(packed, 4, 11).tolist() == [list(range(11))]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 8), (5, 13), (16, 128), (33, 257)])
@@ -129,10 +127,12 @@ def test_unpacking_agrees_with_the_package(shape: tuple[int, int]) -> None:
     helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     values = torch.randint(-8, 8, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(1))
     packed = helpers.pack_to_int32(values, 4)
-    assert np.array_equal(unpack_codes(packed.numpy(), shape[1]).astype(np.int8) - 8, values.numpy())
+    assert np.array_equal(unpack_bits(packed.numpy(), 4, shape[1]).astype(np.int8) - 8, values.numpy())
     assert np.array_equal(pack_columns((values.numpy() + 8).astype(np.uint8)), packed.numpy())
     along_rows = helpers.pack_to_int32(values, 4, packed_dim=0)
-    assert np.array_equal(unpack_codes(along_rows.numpy().T, shape[0]).T.astype(np.int8) - 8, values.numpy())
+    assert np.array_equal(
+        unpack_bits(along_rows.numpy().T, 4, shape[0]).T.astype(np.int8) - 8, values.numpy()
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -448,7 +448,8 @@ def put(part: str, dtype: str, array: NDArray[Any]) -> Any:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put("weight_packed", "I32", np.zeros((128, 32), np.int32)), r"I32 \[128, 32\]; expected I32 \[128, 16\]"),
+        (put("weight_packed", "I32", np.zeros((128, 33), np.int32)), r"I32 \[128, 33\]; expected I32 \[128, 16\]"),
+        (put("weight_packed", "I32", np.zeros((128, 32), np.int32)), r"zero_point: is .*; expected I32 \[32, 2\]"),
         (put("weight_packed", "F32", np.zeros((128, 16), np.float32)), r"F32 \[128, 16\]; expected I32"),
         (put("weight_scale", "BF16", np.zeros((64, 2), np.uint16)), r"BF16 \[64, 2\]; expected .* \[128, 2\]"),
         (put("weight_scale", "I32", np.zeros((128, 2), np.int32)), r"expected BF16 or F16 or F32 \[128, 2\]"),
@@ -457,10 +458,10 @@ def put(part: str, dtype: str, array: NDArray[Any]) -> Any:
         (put("weight_zero_point", "I32", np.zeros((16, 3), np.int32)), r"zero_point: is I32 \[16, 3\]; expected"),
         (put("weight_zero_point", "I8", np.full((128, 2), 8, np.int8)), r"a value outside -8\.\.7"),
         (put("weight_shape", "I64", np.array([128, 64])), r"weight_shape: says \[128, 64\]; expected \[128, 128\]"),
-        (put("weight_g_idx", "I32", np.arange(128, dtype=np.int32)), r"weight_g_idx: reorders the inputs"),
+        (put("weight_g_idx", "I32", np.arange(128, dtype=np.int32)), r"weight_g_idx: names a group outside 0\.\.1"),
         (put("weight_g_idx", "I32", np.arange(64, dtype=np.int32)), r"weight_g_idx: is I32 \[64\]"),
         (put("weight", "BF16", np.zeros((128, 128), np.uint16)), r"o_proj.weight: is BF16 .*no such tensor"),
-        (put("input_scale", "F32", np.ones(1, np.float32)), r"input_scale: .*no such tensor"),
+        (put("input_shift", "F32", np.ones(1, np.float32)), r"input_shift: .*no such tensor"),
         (lambda tensors, name: tensors.pop(f"{name}.weight_scale"), r"weight_scale: is missing"),
     ],
 )  # fmt: skip
@@ -491,7 +492,7 @@ def test_early_files_have_plain_zero_points(tmp_path: Path) -> None:
     assert np.array_equal(file.dequantize("layers.0.attn.o"), meant)
 
 
-@pytest.mark.parametrize("method", ["fbgemm_fp8", "gptq", "bitsandbytes", 7, []])
+@pytest.mark.parametrize("method", ["aqlm", "torchao", "unheard-of", 7, []])
 def test_other_quantisations_are_refused_by_name(method: Any) -> None:
     with pytest.raises(CheckpointError, match="quant_method is"):
         check_quantization_method({"quantization_config": {"quant_method": method}})
@@ -513,15 +514,24 @@ def test_other_quantisations_are_refused_by_name(method: Any) -> None:
     ],
 )
 def test_odd_quantisation_configs_declare_nothing(config: dict[str, Any]) -> None:
-    assert declared_group_sizes(config) == []
+    assert declared_blocks(config) == []
+    assert declared_bits(config) == []
 
 
-def test_declared_group_sizes_are_found_everywhere() -> None:
-    groups = {"group_0": {"weights": {"group_size": 64}}, "group_1": {"weights": {"group_size": 128}}}
+def test_what_the_config_declares_is_found_everywhere() -> None:
+    groups = {
+        "group_0": {"weights": {"group_size": 64, "num_bits": 3}},
+        "group_1": {"weights": {"block_structure": [128, 64]}},
+    }
     quantization = {"quant_method": "compressed-tensors", "config_groups": groups}
-    assert declared_group_sizes({"quantization_config": quantization}) == [64, 128]
-    assert declared_group_sizes({"compression_config": quantization}) == [64, 128]
-    assert declared_group_sizes({"text_config": {"quantization_config": quantization}}) == [64, 128]
+    for config in (
+        {"quantization_config": quantization},
+        {"compression_config": quantization},
+        {"text_config": {"quantization_config": quantization}},
+    ):
+        assert declared_blocks(config) == [(1, 64), (128, 64)]
+        assert declared_bits(config) == [3]
+    assert declared_blocks({"quantization_config": {"weight_block_size": [32, 16]}}) == [(32, 16)]
 
 
 def test_gate_up_helper() -> None:

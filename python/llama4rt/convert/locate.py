@@ -11,6 +11,7 @@ from llama4rt.convert.files import FILES_IN_FOLDERS, LICENSE_PATTERNS
 from llama4rt.convert.formats import CONTAINERS, FORMATS
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.formats.renamed import with_plain_names
+from llama4rt.convert.formats.unused_scales import without_unused_scales
 from llama4rt.convert.unreadable import (
     check_directory,
     check_quantization,
@@ -45,7 +46,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         raise refuse_directory(path, [name for container in CONTAINERS for name in container.looks_for])
     checkpoint: Checkpoint = container(path, name)
     check_quantization_method(checkpoint.config())
-    checkpoint = with_plain_names(checkpoint)
+    checkpoint = without_unused_scales(with_plain_names(checkpoint))
     for form in FORMATS:
         matrices = form.detect(checkpoint)
         if matrices:
