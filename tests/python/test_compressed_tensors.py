@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_checkpoint import ArrayCheckpoint, codes_of
 from llama4rt import build
 from llama4rt._core import EngineFile
-from llama4rt.convert import stored_rows
-from llama4rt.convert.checkpoint import TensorInfo
 from llama4rt.convert.formats.compressed_tensors import PackedIntegers, declared_bits
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.formats.packed_bits import unpack_bits
 from llama4rt.convert.formats.scale_grid import declared_blocks
 from llama4rt.convert.locate import check_quantization_method
-from llama4rt.convert.stored_rows import CodeLayout, Codes
+from llama4rt.convert.stored_rows import CodeLayout
 from llama4rt.errors import CheckpointError
 from numpy.typing import NDArray
 from random_checkpoints import (
@@ -39,33 +38,15 @@ from random_checkpoints import (
 CONFIG = TINY | {"num_hidden_layers": 2, "interleave_moe_layer_step": 2}
 
 
-class Arrays:
-    """A checkpoint over a dict, as much of one as a format asks for."""
-
-    def __init__(self, tensors: Mapping[str, Stored], group_size: int | None = None) -> None:
-        self.tensors = tensors
-        self.group_size = group_size
-
-    def config(self) -> dict[str, Any]:
-        weights = {} if self.group_size is None else {"group_size": self.group_size}
-        return {"quantization_config": {"config_groups": {"group_0": {"weights": weights}}}}
-
-    def names(self) -> dict[str, TensorInfo]:
-        return {name: TensorInfo(dtype, array.shape) for name, (dtype, array) in self.tensors.items()}
-
-    def rows(self, name: str, first: int = 0, last: int | None = None) -> stored_rows.Values:
-        dtype, array = self.tensors[name]
-        return stored_rows.Values(array[first:last], dtype)
+def arrays(tensors: Mapping[str, Stored], group_size: int | None = None) -> ArrayCheckpoint:
+    weights = {} if group_size is None else {"group_size": group_size}
+    return ArrayCheckpoint(
+        tensors, {"quantization_config": {"config_groups": {"group_0": {"weights": weights}}}}
+    )
 
 
-def layer_over(base: Arrays) -> FormatLayer:
-    return FormatLayer(base, PackedIntegers.detect(base))  # type: ignore[arg-type]
-
-
-def codes_of(layer: FormatLayer, name: str, first: int = 0, last: int | None = None) -> Codes:
-    rows = layer.rows(name, first, last)
-    assert isinstance(rows, Codes)
-    return rows
+def layer_over(base: ArrayCheckpoint) -> FormatLayer:
+    return FormatLayer(base, PackedIntegers.detect(base))
 
 
 def pack_columns(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -155,7 +136,7 @@ def test_values_agree_with_the_package(strategy: str, group: int | None, symmetr
     packed = PackedQuantizationCompressor.compress(local, scheme)
     meant = PackedQuantizationCompressor.decompress(packed, scheme)["weight"].float().numpy()
     dtypes = {torch.int32: "I32", torch.int64: "I64", torch.float32: "F32"}
-    layer = layer_over(Arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()}, group))
+    layer = layer_over(arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()}, group))
     assert layer.problems("m.weight", (out, into)) == []
     info = layer.names()["m.weight"]
     assert info.codes == CodeLayout("int4", group or 128, "F32", zeros=not symmetric)
@@ -189,7 +170,7 @@ def test_group_sizes(into: int, groups: int, declared: int | None, engine_group:
         "m.weight_packed": ("I32", np.zeros((8, -(-into // 8)), np.int32)),
         "m.weight_scale": ("BF16", np.zeros((8, groups), np.uint16)),
     }
-    layer = layer_over(Arrays(tensors, declared))
+    layer = layer_over(arrays(tensors, declared))
     problems = layer.problems("m.weight", (8, into))
     if engine_group is None:
         (problem,) = problems
@@ -202,11 +183,11 @@ def test_group_sizes(into: int, groups: int, declared: int | None, engine_group:
 def test_a_last_word_that_is_not_full_needs_weight_shape() -> None:
     codes, scales, _, meant = random_linear(np.random.default_rng(4), 5, 13, 13)
     tensors = pack("m", codes, scales)
-    layer = layer_over(Arrays(tensors))
+    layer = layer_over(arrays(tensors))
     assert layer.problems("m.weight", (5, 13)) == []
     np.testing.assert_array_equal(codes_of(layer, "m.weight").values().array, meant)
     del tensors["m.weight_shape"]
-    assert layer_over(Arrays(tensors)).problems("m.weight", (5, 13)) == [
+    assert layer_over(arrays(tensors)).problems("m.weight", (5, 13)) == [
         "m.weight_shape: is missing; 13 inputs do not fill words of 8 codes"
     ]
 
@@ -215,7 +196,7 @@ def test_a_last_word_that_is_not_full_needs_weight_shape() -> None:
 def test_wide_groups_repeat_their_scales(group: int, engine_group: int) -> None:
     rng = np.random.default_rng(3)
     codes, scales, zeros, values = random_linear(rng, 16, 512, group, asymmetric=True)
-    layer = layer_over(Arrays(pack("m", codes, scales, zeros), group))
+    layer = layer_over(arrays(pack("m", codes, scales, zeros), group))
     assert layer.problems("m.weight", (16, 512)) == []
     ours = codes_of(layer, "m.weight")
     assert ours.layout.group_size == engine_group
@@ -233,7 +214,7 @@ def test_another_layout_means_the_same(into: int, asymmetric: bool, scale_dtype:
     codes, scales, zeros, values = random_linear(
         rng, 8, into, 128, asymmetric=asymmetric, scale_dtype=scale_dtype
     )
-    layer = layer_over(Arrays(pack("m", codes, scales, zeros), 128))
+    layer = layer_over(arrays(pack("m", codes, scales, zeros), 128))
     ours = codes_of(layer, "m.weight")
     for group in (128, 64, 32):
         finer = ours.in_layout(CodeLayout("int4", group, "F32", zeros=True))
