@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.bitsandbytes_state import QuantState, read_state
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts
+from llama4rt.convert.formats.parts import Parts, numbers_of
 from llama4rt.convert.formats.stacked_experts import matrices_of
 from llama4rt.convert.formats.whole_number_table import whole_number_table
 from llama4rt.convert.stored_rows import GROUP_SIZES, TABLE_SIZE, CodeLayout, Codes, Values
@@ -170,7 +170,7 @@ class FourBitLinear:
         blocks = np.arange(start, stop, size) // block - start // block
         scales = scales[blocks].reshape(last - first, -1)
         if layout is None:
-            return Values(stream.table[codes] * scales, "F32")
+            return Values(numbers_of(stream.table[codes], scales), "F32")
         return Codes(layout, codes, scales * np.float32(self._table.unit))
 
 

@@ -24,7 +24,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, words_of
-from llama4rt.convert.formats.parts import Parts
+from llama4rt.convert.formats.parts import Parts, numbers_of
 from llama4rt.convert.formats.scale_grid import declared_blocks, grid_of
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
@@ -118,7 +118,9 @@ class PackedLinear:
             of_input = self._groups.of_input
             middle = np.float32(1 << (self._bits - 1))
             shift = middle if zeros is None else zeros[:, of_input].astype(np.float32)
-            return Values((codes.astype(np.float32) - shift) * as_float32(scales[:, of_input], dtype), "F32")
+            return Values(
+                numbers_of(codes.astype(np.float32) - shift, as_float32(scales[:, of_input], dtype)), "F32"
+            )
         of_group = self._groups.of_group
         chosen = np.ascontiguousarray(scales[:, of_group])
         if layout.scale_dtype != "BF16":

@@ -28,7 +28,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, unpack_planes, words_of
-from llama4rt.convert.formats.parts import Parts
+from llama4rt.convert.formats.parts import Parts, numbers_of
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
@@ -136,7 +136,7 @@ class GptqLinear:
             of_input = self._groups.of_input
             scales = as_float32(stored, parts.info("scales").dtype)[:, of_input]
             whole = codes.astype(np.float32) - zeros[:, of_input].astype(np.float32)
-            return Values(whole * scales, "F32")
+            return Values(numbers_of(whole, scales), "F32")
         of_group = self._groups.of_group
         chosen = (
             stored[:, of_group]
