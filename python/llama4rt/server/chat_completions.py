@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -35,6 +36,15 @@ class ChatEndpoint:
         self._service.check_open()
         body = await parsed(request, ChatRequest, self._service)
         return await respond(self._service, request, ChatReply(self._service, body), stream=bool(body.stream))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one event of the engine adds to a message. logprobs: of its tokens, whose text may come later."""
+
+    deltas: list[dict[str, Any]]
+    logprobs: list[dict[str, Any]]
+    reason: str | None
 
 
 class ChatReply(GeneratedReply):
@@ -170,16 +180,15 @@ class ChatReply(GeneratedReply):
             yield data_line({**head, "choices": [], "usage": self.usage()})
         yield DONE
 
-    async def deltas(self) -> AsyncGenerator[list[tuple[dict[str, Any], str | None]], None]:
-        """(delta, finish reason) of a chat with one output, for other forms of it."""
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """What comes of a chat with one output, for other forms of it."""
         async for events in self.generation.events():
-            out: list[tuple[dict[str, Any], str | None]] = []
+            out: list[Piece] = []
             for index, event in events:
                 if isinstance(event, Delta):
                     deltas, reason = self._shaped(index, event)
-                    out += [(delta, None) for delta in deltas]
-                    if reason is not None:
-                        out.append(({}, reason))
+                    logprobs = [] if self._logprobs is None else self._logprobs.chat(event.logprobs or ())
+                    out.append(Piece(deltas, logprobs, reason))
             yield out
 
     def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:
