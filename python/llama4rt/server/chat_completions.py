@@ -15,7 +15,7 @@ from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.calls.tool_shaper import ToolShaper
 from llama4rt.server.chat_messages import plain_messages, template_options, text_size
-from llama4rt.server.constraints import forced_call, structured_output
+from llama4rt.server.constraints import call_beside, forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
@@ -104,6 +104,8 @@ class ChatReply(GeneratedReply):
         elif self._tools:
             # <|python_start|> says something; the shaper drops the others.
             more["skip_special_tokens"] = False
+            if structured is not None and self._has_form():
+                structured = structured.or_json(call_beside(body))
         return sampling_params(
             body,
             max_tokens=self._max_tokens,
@@ -117,7 +119,17 @@ class ChatReply(GeneratedReply):
             return PlainShaper()
         names = [tool.function.name for tool in self._tools]
         tokenizer = self._tokenizer("chat")
-        return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
+        return ToolShaper(
+            names,
+            tokenizer.special_pattern,
+            single=self._body.parallel_tool_calls is False,
+            only_first=self._has_form(),
+        )
+
+    def _has_form(self) -> bool:
+        """Whether a response_format says how text must look."""
+        form = self._body.response_format
+        return form is not None and form.type != "text"
 
     # --- the reply ------------------------------------------------------------------------------------------
 
