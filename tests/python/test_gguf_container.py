@@ -134,8 +134,8 @@ def test_values_of_another_kind_are_named(tmp_path: Path) -> None:
         (lambda: m.integer("same", 0, 9), "same is an array of 3 numbers that are not all one integer"),
         (lambda: m.real("s"), "s is 'x'; it must be a finite number"),
         (lambda: m.flag("n"), "n is 5; it must be true or false"),
-        (lambda: m.strings("array"), "it must be an array of strings"),
-        (lambda: m.integers("s"), "it must be an array of integers"),
+        (lambda: m.strings("array"), "array is an array of 2 numbers; it must be an array of strings"),
+        (lambda: m.integers("s"), "s is 'x'; it must be an array of integers"),
         (lambda: m.string("absent"), "absent is missing from the metadata"),
     ):
         with pytest.raises(CheckpointError, match=rf"^m\.gguf: {message}"):
@@ -312,7 +312,7 @@ def test_directories_of_gguf_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="architecture is 'gpt2'"):
         open_checkpoint(tmp_path)
     (tmp_path / "m-Q8_0.gguf").write_bytes(model)
-    with pytest.raises():
+    with pytest.raises(CheckpointError, match=r"2 GGUF models are here; .* one: m-Q4_0\.gguf, m-Q8_0\.gguf$"):
         build(tmp_path, tmp_path / "out.l4e")
 
 
