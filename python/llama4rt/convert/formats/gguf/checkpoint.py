@@ -4,7 +4,7 @@ names, and rows are codes wherever the file's are.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from llama4rt.convert.checkpoint import TensorInfo
@@ -13,7 +13,7 @@ from llama4rt.convert.formats.gguf import llama, llama4
 from llama4rt.convert.formats.gguf.file import is_gguf
 from llama4rt.convert.formats.gguf.metadata import Metadata
 from llama4rt.convert.formats.gguf.names import INPUT_SCALE, text_names
-from llama4rt.convert.formats.gguf.parts import GgufParts, model_in, model_name
+from llama4rt.convert.formats.gguf.parts import GgufParts, model_in, without_part
 from llama4rt.convert.formats.gguf.sizes import ROPE_FREQS, Decoder
 from llama4rt.convert.formats.gguf.tensors import SlicedTensors, small_values
 from llama4rt.convert.formats.gguf.text_files import NOTICE, special_ids, text_files
@@ -35,7 +35,7 @@ class GgufCheckpoint:
     def __init__(self, path: Path, name: str) -> None:
         file = model_in(path) if path.is_dir() else path
         assert file is not None  # detect() found it
-        self.name = model_name(PurePath(f"{name}.gguf"))  # a part's name has its number
+        self.name = without_part(name)
         home = _home(file)
         self.revision = hub_revision(home)
         # Of a file on its own, what lies beside it may belong to anything.
