@@ -1,4 +1,4 @@
-"""Labels: which GGUF files of a hub repository owner/name:Q4_K_M means, and that no others are downloaded. No network."""
+"""Labels: which GGUF files of a hub repository owner/name:Q4_K_M means; no others are downloaded. No network."""
 
 from __future__ import annotations
 
