@@ -82,7 +82,7 @@ NUMBERS = (Integer, Integers, Real, Quantity)
 TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
-    "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--mmproj",
+    "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
 }  # fmt: skip
 
 

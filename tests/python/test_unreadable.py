@@ -62,9 +62,9 @@ def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
     for name, content, words in (
         ("model.gguf", b"GGML\3\0\0\0", "does not begin as a GGUF file does"),
         ("model", b"GGUF\3\0\0\0", "the file ends inside the number of tensors"),
-        ("consolidated.00.pth", b"PK\3\4", "convert_llama4_weights_to_hf"),
-        ("pytorch_model.bin", pickle.dumps({}), "pickle.*save_pretrained"),
-        ("any", b"PK\3\4", "pickle"),
+        ("consolidated.00.pth", b"PK\3\4", "name the directory it is in"),
+        ("pytorch_model.bin", pickle.dumps({}), "only Meta's consolidated.*save_pretrained"),
+        ("any", b"PK\3\4", "only Meta's consolidated"),
         (
             "model.safetensors",
             b"\0" * 8,
@@ -81,9 +81,9 @@ def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
     ("names", "words"),
     [
         (["scout-Q4_K_M.gguf"], r"scout-Q4_K_M\.gguf does not begin as a GGUF file"),
-        (["consolidated.00.pth", "consolidated.01.pth"], "convert_llama4_weights_to_hf"),
+        (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated\.00\.pth: has no zip directory"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "save_pretrained it as safetensors"),
-        (["model.pt"], "cannot be read; llama4rt reads safetensors only"),
+        (["model.pt"], "cannot be read; of PyTorch's own files llama4rt reads only Meta's"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
          r"2 shards .*not model\.safetensors\.index\.json.*download"),
         (["scout.safetensors"], "scout.safetensors is; if it is the whole model, call it model.safetensors"),
@@ -230,7 +230,7 @@ def rename(source: Path, change: Callable[[str], str]) -> None:
 
 def test_meta_s_own_names(source: Path, tmp_path: Path) -> None:
     rename(source, meta_name)
-    assert re.search("Meta's own names .*convert_llama4_weights_to_hf", refusal(source, tmp_path))
+    assert re.search("Meta's own names .*read from consolidated", refusal(source, tmp_path))
 
 
 def test_an_unknown_prefix_is_named_once(source: Path, tmp_path: Path) -> None:

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama4rt.convert.source_state import files_state, source_files
 from llama4rt.errors import EngineFileError
-
-_WHOLE_BYTES = 1 << 20  # of a file whose every byte counts
-_SAMPLES = 64  # of a larger one
-_SAMPLE_BYTES = 4096
 
 # Format version and what builds put in: changes when a build would make another file.
 ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first, tokenizer ranks"
@@ -66,48 +63,22 @@ def engine_path(
 
 
 def _key(where: Path, options: dict[str, Any]) -> str:
-    """Names what an engine is made from without reading gigabytes: names, sizes, times and samples of the files.
+    """Names what an engine is made from: its files, those of the vision tower and adapters among them, and options."""
+    from llama4rt.convert.lora.located import located_adapters
 
-    A checkpoint trained further has the same names and sizes, and after `cp -p` or from an archive with fixed times the
-    same times; then the samples differ. An edit of a few bytes may miss the samples; then the time differs. A hub
-    snapshot's files are links to blobs that never change, so its key is as stable as the download.
-    """
-    files = _files(where)
+    files = source_files(where)
     if "mmproj" in options:
         files.append(Path(options["mmproj"]))
-    state = {
+    adapters = located_adapters(options.get("lora", ()))
+    state: dict[str, Any] = {
         "directory": str(where.resolve()),
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files],
-        "options": options,
+        "files": files_state(files),
+        "options": {name: value for name, value in options.items() if name != "lora"},
         "contents": ENGINE_CONTENTS,
     }
+    if adapters:
+        state["lora"] = [(files_state(source_files(path)), weight) for path, _, weight in adapters]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _files(where: Path) -> list[Path]:
-    """What an engine is made from: files of a checkpoint directory, or the parts of a GGUF file and config.json."""
-    from llama4rt.convert.formats.gguf.parts import part_paths
-    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
-
-    if where.is_dir():
-        found = {path for pattern in ("*.gguf", *DOWNLOAD_PATTERNS) for path in where.glob(pattern)}
-    else:
-        found = {*part_paths(where), where.with_name("config.json")}
-    return sorted(path for path in found if path.is_file())
-
-
-def _sample(path: Path) -> str:
-    """A hash of a small file, or of places spread over a large one, its first and last bytes among them."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= _WHOLE_BYTES:
-            digest.update(file.read())
-        else:
-            for i in range(_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _safe_name(name: str) -> str:

@@ -28,6 +28,9 @@ DOWNLOAD_PATTERNS = (
     "*.json",
     "*.jinja",
     "tokenizer.model",
+    "consolidated*.pth",
+    "fp8_scales_*.pt",
+    "int4_scales_*.pt",
     *FILES_IN_FOLDERS.values(),
     *LICENSE_PATTERNS,
 )

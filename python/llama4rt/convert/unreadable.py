@@ -83,8 +83,8 @@ def check_directory(directory: Path) -> None:
     base = read_json_object(path).get("base_model_name_or_path")
     of = f" of {base!r:.200}" if isinstance(base, str) and base else ""
     raise CheckpointError(
-        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; merge it into its "
-        "base model first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; name the base "
+        "model in its place, and merge the adapter with --lora DIR"
     )
 
 
@@ -121,14 +121,14 @@ def _gguf(name: str) -> str:
 
 
 def _pickle(name: str, file: str) -> str:
-    how = (
-        "convert Meta's own files with transformers' convert_llama4_weights_to_hf.py"
-        if file.startswith("consolidated")
-        else "load it with transformers and save_pretrained it as safetensors"
-    )
+    if file.startswith("consolidated"):
+        return (
+            f"{name} is a file of Meta's own form; name the directory it is in, with all of its consolidated.NN.pth "
+            "and params.json"
+        )
     return (
-        f"{name} cannot be read; llama4rt reads safetensors only, because reading a pickle of PyTorch can run "
-        f"code: {how}"
+        f"{name} cannot be read; of PyTorch's own files llama4rt reads only Meta's consolidated.NN.pth: load it with "
+        "transformers and save_pretrained it as safetensors"
     )
 
 
@@ -188,8 +188,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ):  # fmt: skip
         if found and title.startswith("an adapter"):
             raise CheckpointError(
-                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; merge it into its base model "
-                "first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; name the base "
+                "model in its place, and merge the adapter with --lora DIR"
             )
         if found:
             info = tensors[found[0]]
@@ -202,8 +202,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ]
     if meta:
         raise CheckpointError(
-            f"{source}: the tensors have Meta's own names ({meta[0]}); convert the checkpoint with transformers' "
-            "convert_llama4_weights_to_hf.py, or take the repository that Meta publishes for transformers"
+            f"{source}: the tensors have Meta's own names ({meta[0]}), which are read from consolidated.NN.pth with "
+            "params.json beside them, not from safetensors; build from the files that Meta publishes"
         )
 
 

@@ -7,10 +7,15 @@ several tensors, inside any container: it finds those matrices, and FormatLayer 
 from llama4rt.convert.formats.compressed_tensors import CompressedTensorsInt4
 from llama4rt.convert.formats.gguf import GgufCheckpoint
 from llama4rt.convert.formats.interfaces import Container, Format
+from llama4rt.convert.formats.meta_directory import MetaDirectory
 from llama4rt.convert.formats.safetensors_directory import SafetensorsDirectory
 
 # The first whose detect(path) is true opens it.
-CONTAINERS: tuple[type[Container], ...] = (SafetensorsDirectory, GgufCheckpoint)
+CONTAINERS: tuple[type[Container], ...] = (
+    SafetensorsDirectory,
+    GgufCheckpoint,
+    MetaDirectory,
+)
 # A checkpoint may use several.
 FORMATS: tuple[type[Format], ...] = (CompressedTensorsInt4,)
 

@@ -108,6 +108,9 @@ class GgufCheckpoint:
     def notes(self) -> Sequence[str]:
         return tuple(self._notes)
 
+    def paths(self) -> Sequence[Path]:
+        return [file.path for file in self._parts.files]
+
     def contains(self, path: str) -> bool:
         return self._parts.contains(path)
 

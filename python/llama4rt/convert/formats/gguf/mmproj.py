@@ -81,6 +81,9 @@ class GgufWithVision(CheckpointLayer):
     def notes(self) -> Sequence[str]:
         return (*self._base.notes(), _NOTE)
 
+    def paths(self) -> Sequence[Path]:
+        return (*self._base.paths(), *(file.path for file in self._parts.files))
+
     def contains(self, path: str) -> bool:
         return self._base.contains(path) or self._parts.contains(path)
 
