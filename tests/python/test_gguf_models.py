@@ -433,6 +433,14 @@ def test_the_small_llama_itself_is_read(tmp_path: Path) -> None:
     assert config_of(tmp_path / "out.l4e")["tie_word_embeddings"]
 
 
+def test_adapters_are_no_models(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_type("adapter")
+    finish(writer)
+    with pytest.raises(CheckpointError, match=r"general\.type is 'adapter'; a whole model is 'model'"):
+        build(tmp_path / "m.gguf", tmp_path / "out.l4e")
+
+
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [("qwen2", "general.architecture is 'qwen2'; llama4rt runs llama4"), ("clip", "vision tower.*--mmproj")],
@@ -468,7 +476,9 @@ def test_a_vision_tower_beside_the_model(
     assert any("vision rope_theta" in note for note in report.notes)
     build(tmp_path, tmp_path / "auto.l4e", weights="bf16", mmproj="auto")
     same_weights(tmp_path / "auto.l4e", tmp_path / "out.l4e")
-    build(tmp_path / "m.gguf", tmp_path / "text.l4e", weights="bf16")  # without it, text alone
+    assert not any("lies beside" in note for note in report.notes)
+    report = build(tmp_path / "m.gguf", tmp_path / "text.l4e", weights="bf16")  # without it, text alone
+    assert any("mmproj-m.gguf lies beside it and is not read" in note for note in report.notes)
     assert "vision" not in config_of(tmp_path / "text.l4e")
 
 
