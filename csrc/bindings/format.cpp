@@ -4,10 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -198,6 +200,31 @@ void import_rows(EngineWriter& writer, const std::string& name, int64_t expert, 
   writer.import_rows(name, expert, stored, source, dtype);
 }
 
+// The error of a weight as Python keeps it: the sums, so that a resumed build reports what another would.
+py::tuple error_sums(const PackError& error) {
+  return py::make_tuple(error.squared, error.weight_squared, error.max_abs);
+}
+
+py::tuple complete(EngineWriter& writer, const std::string& name) {
+  EngineWriter::Complete done;
+  {
+    const WithoutGil no_gil;
+    done = writer.complete(name);
+  }
+  py::dict checksums;
+  for (const auto& [tensor, hash] : done.checksums) checksums[py::str(tensor)] = hash;
+  return py::make_tuple(checksums, error_sums(done.error));
+}
+
+bool restore(EngineWriter& writer, const std::string& name, const std::map<std::string, uint64_t>& checksums,
+             const std::tuple<double, double, double>& error) {
+  EngineWriter::Complete done;
+  done.checksums.assign(checksums.begin(), checksums.end());
+  std::tie(done.error.squared, done.error.weight_squared, done.error.max_abs) = error;
+  const WithoutGil no_gil;
+  return writer.restore(name, done);
+}
+
 uint64_t finish(EngineWriter& writer, const py::dict& metadata) {
   std::vector<std::pair<std::string, std::string>> entries;
   for (const auto& [key, value] : metadata)
@@ -271,7 +298,13 @@ void bind_engine_writer(py::module_& m) {
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
            py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none())
       .def(
-          "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<WithoutGil>())
+          "begin",
+          [](EngineWriter& writer, bool resume) {
+            return writer.begin(EngineWriter::kMetadataReserve, resume);
+          },
+          py::arg("resume") = false, py::call_guard<WithoutGil>())
+      .def("complete", &complete, py::arg("name"))
+      .def("restore", &restore, py::arg("name"), py::arg("checksums"), py::arg("error"))
       .def("write_tensor", &write_tensor, py::arg("name"), py::arg("data"))
       .def("quantize_rows", &quantize_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
            py::arg("source"), py::arg("dtype"), py::arg("transposed"))
@@ -286,7 +319,8 @@ void bind_engine_writer(py::module_& m) {
           },
           py::arg("name"))
       .def("finish", &finish, py::arg("metadata"))
-      .def("abort", &EngineWriter::abort, py::call_guard<WithoutGil>());
+      .def("abort", &EngineWriter::abort, py::call_guard<WithoutGil>())
+      .def("suspend", &EngineWriter::suspend, py::call_guard<WithoutGil>());
 }
 
 }  // namespace

@@ -109,8 +109,15 @@ class EngineWriter:
 
         table: the 16 numbers of "table4", and of it alone.
         """
-    def begin(self) -> None:
-        """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC)."""
+    def begin(self, resume: bool = False) -> bool:
+        """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC).
+
+        resume: goes on in the temporary that suspend() or a killed process left, where it has this size; true then.
+        """
+    def complete(self, name: str) -> tuple[dict[str, int], tuple[float, float, float]]:
+        """(checksums of its stored tensors, sums of its error) of what is written completely."""
+    def restore(self, name: str, checksums: dict[str, int], error: tuple[float, float, float]) -> bool:
+        """Takes over what complete() said; False, and its bytes are zero, where the bytes found have others."""
     def write_tensor(self, name: str, data: NDArray[Any]) -> None: ...
     def quantize_rows(
         self,
@@ -153,6 +160,8 @@ class EngineWriter:
         The writer adds `checksums`, `weights` (descriptors with rms_error and max_error) and `header_checksum` to the
         metadata.
         """
+    def suspend(self) -> None:
+        """Ends the writer without a file; what is written stays for begin(resume=True)."""
     def abort(self) -> None:
         """Removes the temporary file. Safe to call at any time, more than once."""
 

@@ -10,6 +10,7 @@ from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.config import parse_config
+from llama4rt.convert.journal import Journal
 from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import Adapter, located_adapters
 from llama4rt.convert.lora.lora_merge import with_adapters
@@ -21,7 +22,8 @@ from llama4rt.errors import CheckpointError, ConfigError
 @dataclass(frozen=True)
 class BuildReport:
     """What build() made. worst: (weight, relative RMS error, maximum error) of the most damaged weights; notes: what of
-    the checkpoint was left unused, assumed, or did not go in exactly, a sentence each.
+    the checkpoint was left unused, assumed, or did not go in exactly, a sentence each. resumed: the part of the work
+    that an interrupted build had done, 0 to 1.
     """
 
     path: str
@@ -29,6 +31,7 @@ class BuildReport:
     seconds: float
     worst: tuple[tuple[str, float, float], ...]
     notes: tuple[str, ...] = ()
+    resumed: float = 0.0
 
 
 def build(
@@ -45,6 +48,7 @@ def build(
     rope_scaling: Mapping[str, float] | None = None,
     mmproj: str | os.PathLike[str] | None = None,
     lora: Sequence[Adapter] = (),
+    resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
     """Builds the engine file `out` from `src`: a checkpoint directory, a GGUF file (any part of a split one), or a hub
@@ -62,7 +66,8 @@ def build(
     first, each a directory or hub id, or a pair of one and the weight that it counts with (docs/checkpoints.md).
     progress(done, total) counts source bytes. The same checkpoint, adapters and options give the same bytes. On any
     error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but not open is refused
-    before anything is written, and so is an `out` that an engine has open.
+    before anything is written, and so is an `out` that an engine has open. What Ctrl-C or a kill interrupts leaves
+    out.tmp and out.journal; the same build goes on with them, to the same bytes, unless resume is False.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -78,11 +83,13 @@ def build(
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
         checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
-        size, worst, notes = _write(checkpoint, path, options, num_threads or 0, rope_scaling, progress)
+        size, worst, notes, resumed = _write(
+            checkpoint, path, options, num_threads or 0, rope_scaling, resume, progress
+        )
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
-    return BuildReport(path, size, time.perf_counter() - start, worst, notes)
+    return BuildReport(path, size, time.perf_counter() - start, worst, notes, resumed)
 
 
 def _write(
@@ -91,9 +98,10 @@ def _write(
     options: BuildOptions,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
+    resume: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...]]:
-    """(bytes of the file, its worst errors, notes)."""
+) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...], float]:
+    """(bytes of the file, its worst errors, notes, the part that was done before)."""
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
     config = parse_config(
@@ -107,8 +115,10 @@ def _write(
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)
-    size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target))
-    return size, worst, engine.notes
+    journal = Journal(path, engine.identity(), resume)
+    size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target), journal)
+    done, total = engine.resumed
+    return size, worst, engine.notes, done / max(1, total)
 
 
 __all__ = ["BuildReport", "build"]

@@ -8,6 +8,7 @@ convert/ knows only this protocol.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from llama4rt.convert.stored_rows import CodeLayout, Codes, Values
@@ -97,6 +98,9 @@ class Checkpoint(TensorNames, Protocol):
 
     def notes(self) -> Sequence[str]:
         """What a person who builds from it should know, a sentence each: parts left unused, facts assumed."""
+
+    def paths(self) -> Sequence[Path]:
+        """The files of weights, and of what else it reads."""
 
     def contains(self, path: str) -> bool:
         """Whether an existing file is one of the checkpoint's, under whatever name."""

@@ -110,10 +110,12 @@ class MetaDirectory:
     def notes(self) -> tuple[str, ...]:
         return self._params.notes
 
-    def contains(self, path: str) -> bool:
+    def paths(self) -> list[Path]:
         names = [*self.kept_files(), *(file.path.name for file in self._files)]
-        files = [self._directory / name for name in names]
-        return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
+        return [path for name in names if (path := self._directory / name).is_file()]
+
+    def contains(self, path: str) -> bool:
+        return os.path.exists(path) and any(os.path.samefile(file, path) for file in self.paths())
 
     def _vocab_rows(self) -> int:
         info = self._files[0].infos.get(_EMBEDDING)

@@ -115,10 +115,12 @@ class SafetensorsDirectory:
     def notes(self) -> tuple[str, ...]:
         return ()
 
-    def contains(self, path: str) -> bool:
+    def paths(self) -> list[Path]:
         names = (*self._shards, *KEPT_FILES, *FILES_IN_FOLDERS.values(), *self.licenses(), _INDEX)
-        files = [self._directory / name for name in names]
-        return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
+        return [path for name in names if (path := self._directory / name).is_file()]
+
+    def contains(self, path: str) -> bool:
+        return os.path.exists(path) and any(os.path.samefile(file, path) for file in self.paths())
 
     def _open_shards(self) -> None:
         index = self._read_index()

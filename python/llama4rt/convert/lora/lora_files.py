@@ -83,9 +83,11 @@ class LoraFiles:
                 digest.update(block)
         return digest.hexdigest()
 
+    def paths(self) -> list[Path]:
+        return [self._path, self.directory / FILE]
+
     def contains(self, path: str) -> bool:
-        files = [self._path, self.directory / FILE]
-        return os.path.exists(path) and any(os.path.samefile(file, path) for file in files)
+        return os.path.exists(path) and any(os.path.samefile(file, path) for file in self.paths())
 
 
 __all__ = ["LoraFiles"]

@@ -116,6 +116,9 @@ class MergedCheckpoint(CheckpointLayer):
             )
         return lines
 
+    def paths(self) -> Sequence[Path]:
+        return (*self._base.paths(), *(path for files, _ in self._adapters for path in files.paths()))
+
     def contains(self, path: str) -> bool:
         return self._base.contains(path) or any(files.contains(path) for files, _ in self._adapters)
 
