@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "build",
         help="make an engine file from a checkpoint",
         description="Make an engine file from a Llama 4 checkpoint in Hugging Face format. Matrices that the "
-        "checkpoint already has as compressed-tensors int4 are taken over bit for bit.",
+        "checkpoint already has quantised keep their codes.",
     )
     parser.add_argument(
         "source", metavar="SRC", help="a checkpoint directory, or a hub id such as owner/name"
