@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
     "nf4-stacked": Recipe("nf4", "split:nf4", notes=(_ROUNDED,)),
     "llm-int8": Recipe("llm-int8"),
     "mlx": Recipe("mlx-4", "split:mlx", also=ALL),
-    "mlx-6": Recipe("mlx-6"),
+    "mlx-6": Recipe("mlx-6", "split:bf16"),  # a conversion that left the experts alone
     "mlx-mxfp8": Recipe("mlx-mxfp8", "split:mlx-mxfp8"),
 }
 

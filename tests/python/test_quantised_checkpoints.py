@@ -60,8 +60,8 @@ def test_a_quantised_checkpoint(name: str, checkpoint: Files, tmp_path: Path) ->
         else:
             np.testing.assert_array_equal(found[matrix], value, err_msg=matrix)
     described = json.loads(EngineFile(str(path)).metadata["weights"])
-    kinds = {described[f"layers.1.{weight}"]["kind"] for weight in ("moe.gate_up", "moe.down")}
-    assert ("bf16" in kinds) != recipe.exact
+    kinds = {described[f"layers.{weight}"]["kind"] for weight in ("1.moe.gate_up", "0.mlp.down")}
+    assert (kinds == {"bf16"}) != recipe.exact
     assert sorted(words for words in NOTES if any(words in note for note in report.notes)) == sorted(
         recipe.notes
     )
