@@ -158,6 +158,13 @@ def test_unset_and_negative_group_lists(numbers: Floats) -> None:
     np.testing.assert_array_equal(values_of(layer_of(written).rows("model.layers.0.m.weight")), plain)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_zero_point_of_zero_wraps(bits: int, numbers: Floats) -> None:
+    """Of groups without negative numbers: version 1 stores -1, which is all ones."""
+    written = gptq(np.abs(numbers), bits, 32, False)
+    np.testing.assert_array_equal(codes_of(layer_of(written)).values().array, written.meant)
+
+
 @pytest.mark.parametrize("stored_as", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("said", ["gptq", "gptq_v2", None])
 def test_a_symmetric_file_tells_its_version_itself(stored_as: str, said: str | None, numbers: Floats) -> None:
