@@ -165,6 +165,21 @@ def test_a_zero_point_of_zero_wraps(bits: int, numbers: Floats) -> None:
     np.testing.assert_array_equal(codes_of(layer_of(written)).values().array, written.meant)
 
 
+def test_one_scale_and_zero_point_for_the_whole_matrix(numbers: Floats) -> None:
+    """compressed-tensors' strategy "tensor": the zero point is neither packed nor offset."""
+    written = WRITERS["packed-4"](numbers)
+    written.tensors |= {
+        "weight_scale": ("F32", np.array([0.25], np.float32)),
+        "weight_zero_point": ("I8", np.array([-3], np.int8)),
+    }
+    found = codes_of(layer_of(written))
+    assert (found.layout.group_size, found.layout.zeros) == (128, True)
+    np.testing.assert_array_equal(
+        found.values().array, (found.codes.astype(np.float32) - 8 + 3) * np.float32(0.25)
+    )
+    assert found.codes.max() == 15
+
+
 @pytest.mark.parametrize("stored_as", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("said", ["gptq", "gptq_v2", None])
 def test_a_symmetric_file_tells_its_version_itself(stored_as: str, said: str | None, numbers: Floats) -> None:
