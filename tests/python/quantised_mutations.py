@@ -181,7 +181,9 @@ def cut(rng: np.random.Generator, made: Case, name: str) -> None:
     dtype, array = made.tensors[name]
     if array.ndim:
         axis = int(rng.integers(array.ndim))
-        made.tensors[name] = dtype, np.take(array, range(int(rng.integers(array.shape[axis] + 1))), axis)
+        kept = [slice(None)] * array.ndim
+        kept[axis] = slice(int(rng.integers(array.shape[axis] + 1)))
+        made.tensors[name] = dtype, array[tuple(kept)]
 
 
 def double(rng: np.random.Generator, made: Case, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from quantised_writers import E2M1, E4M3, Written, four_bit, mlx, mlx_mode, nearest
+from quantised_writers import E2M1, E4M3, Written, four_bit, mlx, mlx_mode, nearest, rounded
 from random_checkpoints import Floats, Stored, stored
 
 
@@ -95,6 +95,7 @@ SPLIT: dict[str, Callable[[Floats], Written]] = {
     "mlx-3": lambda v: stacked(lambda one: mlx(one, 3, 32), v),
     "mlx-nvfp4": lambda v: stacked(lambda one: mlx_mode(one, "nvfp4"), v),
     "mlx-mxfp8": lambda v: stacked(lambda one: mlx_mode(one, "mxfp8"), v),
+    "bf16": lambda v: Written({"weight": stored(rounded(v, "BF16"), "BF16")}, rounded(v, "BF16")),
     "nf4": four_bit,
     "nf4-nested": lambda v: four_bit(v, nested=True),
 }

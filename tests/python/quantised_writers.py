@@ -456,4 +456,5 @@ def writers() -> dict[str, Writer]:
 WRITERS = writers()
 
 __all__ = ["E2M1", "E2M3", "E4M3", "FP4", "NF4", "WRITERS", "Writer", "Written", "awq", "four_bit", "fp8", "gptq",
-           "int8", "llm_int8", "mlx", "mlx_mode", "mxfp", "nearest", "nvfp4", "pack_stream", "packed"]  # fmt: skip
+           "groups_of", "int8", "llm_int8", "mlx", "mlx_mode", "mxfp", "nearest", "nvfp4", "pack_stream", "packed",
+           "rounded"]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import quantised_mutations
 from array_checkpoint import ArrayCheckpoint, all_formats
 from llama4rt import build
 from llama4rt.errors import CheckpointError, ConfigError
-from quantised_writers import WRITERS
+from quantised_writers import WRITERS, Written
 from random_checkpoints import Stored, random_values, stored, unfuse, write_config, write_tensors
 from test_compressed_tensors import CONFIG
 
@@ -39,10 +40,18 @@ def test_mutations(soak: bool) -> None:
     assert slowest < 5
 
 
-def matrix(kind: str) -> dict[str, Stored]:
+@functools.cache
+def written(kind: str) -> Written:
     """o_proj [128, 128] in this kind."""
-    values = (np.random.default_rng(0).standard_normal((128, 128)) / 16).astype(np.float32)
-    return {f"{PROJ}.{part}": one for part, one in WRITERS[kind](values).tensors.items()}
+    return WRITERS[kind]((np.random.default_rng(0).standard_normal((128, 128)) / 16).astype(np.float32))
+
+
+def matrix(kind: str) -> dict[str, Stored]:
+    return {f"{PROJ}.{part}": one for part, one in written(kind).tensors.items()}
+
+
+def config_of(kind: str) -> dict[str, Any]:
+    return written(kind).config
 
 
 def poisoned(kind: str, part: str, byte: int) -> dict[str, Stored]:
@@ -84,7 +93,7 @@ def test_what_is_no_number_is_refused_by_name(
     kind: str, part: str, byte: int, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=words):
-        build_with(poisoned(kind, part, byte), WRITERS[kind](np.ones((1, 1), np.float32)).config, tmp_path)
+        build_with(poisoned(kind, part, byte), config_of(kind), tmp_path)
     assert not list(tmp_path.glob("*.l4e*"))
 
 
@@ -111,7 +120,7 @@ def test_damaged_matrices_through_a_build(soak: bool, tmp_path: Path) -> None:
         place = tmp_path / str(number)
         place.mkdir()
         try:
-            build_with(made.tensors, WRITERS[kind](np.ones((1, 1), np.float32)).config, place)
+            build_with(made.tensors, config_of(kind), place)
             ends["built"] += 1
             assert (place / "out.l4e").exists()
         except (CheckpointError, ConfigError):
@@ -124,7 +133,7 @@ def test_damaged_matrices_through_a_build(soak: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", WRITERS)
 def test_another_shape_than_the_model_s_is_refused(kind: str) -> None:
     """Half as many outputs, or inputs; a stack; a vector."""
-    layer = all_formats(ArrayCheckpoint(matrix(kind), WRITERS[kind](np.ones((1, 1), np.float32)).config))
+    layer = all_formats(ArrayCheckpoint(matrix(kind), config_of(kind)))
     assert layer.problems(f"{PROJ}.weight", (128, 128)) == []
     for shape in ((64, 128), (128, 64), (256, 128), (128, 256), (2, 64, 128), (128,)):
         problems = layer.problems(f"{PROJ}.weight", shape)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from array_checkpoint import ArrayCheckpoint, all_formats
@@ -10,10 +14,11 @@ from llama4rt.convert.formats.packed_bits import unpack_bits
 from llama4rt.convert.formats.scale_grid import grid_of
 from llama4rt.convert.formats.unused_scales import without_unused_scales
 from llama4rt.convert.formats.whole_number_table import whole_number_table
+from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.stored_rows import Codes, Values
 from llama4rt.errors import CheckpointError
 from quantised_writers import FP4, NF4, WRITERS, Written, four_bit, gptq, groups_of, mlx, pack_stream
-from random_checkpoints import Floats
+from random_checkpoints import SMALL, Floats, write_config, write_tensors
 
 OUT, IN = 160, 256  # five blocks of 32 outputs; two blocks of 128 rows, the second short
 
@@ -158,6 +163,28 @@ def test_unset_and_negative_group_lists(numbers: Floats) -> None:
     np.testing.assert_array_equal(values_of(layer_of(written).rows("model.layers.0.m.weight")), plain)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_zero_point_of_zero_wraps(bits: int, numbers: Floats) -> None:
+    """Of groups without negative numbers: version 1 stores -1, which is all ones."""
+    written = gptq(np.abs(numbers), bits, 32, False)
+    np.testing.assert_array_equal(codes_of(layer_of(written)).values().array, written.meant)
+
+
+def test_one_scale_and_zero_point_for_the_whole_matrix(numbers: Floats) -> None:
+    """compressed-tensors' strategy "tensor": the zero point is neither packed nor offset."""
+    written = WRITERS["packed-4"](numbers)
+    written.tensors |= {
+        "weight_scale": ("F32", np.array([0.25], np.float32)),
+        "weight_zero_point": ("I8", np.array([-3], np.int8)),
+    }
+    found = codes_of(layer_of(written))
+    assert (found.layout.group_size, found.layout.zeros) == (128, True)
+    np.testing.assert_array_equal(
+        found.values().array, (found.codes.astype(np.float32) - 8 + 3) * np.float32(0.25)
+    )
+    assert found.codes.max() == 15
+
+
 @pytest.mark.parametrize("stored_as", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("said", ["gptq", "gptq_v2", None])
 def test_a_symmetric_file_tells_its_version_itself(stored_as: str, said: str | None, numbers: Floats) -> None:
@@ -288,3 +315,54 @@ def test_scales_of_activations_and_of_the_cache_are_left_out_aloud(numbers: Floa
     assert cache.startswith("2 scales of the cache (a.k_proj.k_scale and so on) are not used")
     plain = ArrayCheckpoint({"norm.weight": tensors["norm.weight"]}, {})
     assert without_unused_scales(plain) is plain
+
+
+# --- files that say in config.json's place how a checkpoint was quantised
+
+
+def directory_of(written: Written, place: Path, file: str | None, said: Any) -> Path:
+    place.mkdir()
+    write_config(place, SMALL, **({} if file else written.config))
+    write_tensors(place, {f"model.layers.0.m.{part}": stored for part, stored in written.tensors.items()})
+    if file:
+        (place / file).write_text(said if isinstance(said, str) else json.dumps(said))
+    return place
+
+
+def test_gptq_s_own_file_is_asked(numbers: Floats, tmp_path: Path) -> None:
+    """Which version an asymmetric file is, only the config says."""
+    written = gptq(numbers, 4, 32, False, "gptq_v2")
+    said = written.config["quantization_config"]
+    place = directory_of(written, tmp_path / "own", "quantize_config.json", said)
+    opened = open_checkpoint(place)
+    np.testing.assert_array_equal(values_of(opened.rows("model.layers.0.m.weight")), written.meant)
+    before = opened.source_hash()
+    (place / "quantize_config.json").write_text(json.dumps(said | {"checkpoint_format": "gptq"}))
+    changed = open_checkpoint(place)
+    assert changed.source_hash() != before
+    assert not np.array_equal(values_of(changed.rows("model.layers.0.m.weight")), written.meant)
+    # config.json comes first.
+    write_config(place, SMALL, **written.config)
+    opened = open_checkpoint(place)
+    np.testing.assert_array_equal(values_of(opened.rows("model.layers.0.m.weight")), written.meant)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "said"),
+    [
+        ("hf_quant_config.json", "nvfp4-modelopt", {"producer": {}, "quantization": {"quant_algo": "NVFP4"}}),
+        ("hf_quant_config.json", "fp8-tensor", {"quantization": {"quant_algo": "MIXED_PRECISION"}}),
+        ("hf_quant_config.json", "fp8-tensor", {"quantization": None}),
+        ("quant_config.json", "awq", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+    ],
+)
+def test_other_writers_files(file: str, kind: str, said: Any, numbers: Floats, tmp_path: Path) -> None:
+    written = WRITERS[kind](numbers)
+    opened = open_checkpoint(directory_of(written, tmp_path / "own", file, said))
+    np.testing.assert_array_equal(values_of(opened.rows("model.layers.0.m.weight")), written.meant)
+
+
+def test_a_damaged_file_is_named(numbers: Floats, tmp_path: Path) -> None:
+    place = directory_of(gptq(numbers), tmp_path / "own", "quantize_config.json", "[1, 2]")
+    with pytest.raises(CheckpointError, match=r"quantize_config\.json: "):
+        open_checkpoint(place)

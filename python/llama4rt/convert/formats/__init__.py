@@ -16,6 +16,7 @@ from llama4rt.convert.formats.interfaces import Container, Format
 from llama4rt.convert.formats.meta_directory import MetaDirectory
 from llama4rt.convert.formats.mlx import Mlx
 from llama4rt.convert.formats.safetensors_directory import SafetensorsDirectory
+from llama4rt.convert.formats.stacked_experts import PlainStacks
 
 # The first whose detect(path) is true opens it.
 CONTAINERS: tuple[type[Container], ...] = (
@@ -35,6 +36,7 @@ FORMATS: tuple[type[Format], ...] = (
     Awq,
     Bitsandbytes4bit,
     Mlx,
+    PlainStacks,
 )
 
 __all__ = ["CONTAINERS", "FORMATS"]

@@ -133,7 +133,7 @@ class FourBitStream:
         of_block = np.arange(first, last) // size - start
         outer = self.parts.array(base, "weight.nested_absmax", start, -(-last // size))[of_block]
         inner = self.parts.numbers(base, "weight.nested_quant_map")[stored]
-        absmax: NDArray[np.float32] = inner * outer + np.float32(self.state.nested_offset)
+        absmax: NDArray[np.float32] = numbers_of(inner, outer) + np.float32(self.state.nested_offset)
         return absmax
 
 
@@ -171,7 +171,7 @@ class FourBitLinear:
         scales = scales[blocks].reshape(last - first, -1)
         if layout is None:
             return Values(numbers_of(stream.table[codes], scales), "F32")
-        return Codes(layout, codes, scales * np.float32(self._table.unit))
+        return Codes(layout, codes, numbers_of(scales, np.float32(self._table.unit)))
 
 
 __all__ = ["Bitsandbytes4bit", "FourBitLinear", "FourBitStream"]

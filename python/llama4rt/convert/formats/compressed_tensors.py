@@ -149,7 +149,7 @@ class PackedLinear:
 
     def _scale_problems(self, out: int, into: int) -> list[str]:
         parts, scale, grid = self._parts, self._parts.info("weight_scale"), self._grid
-        if scale.dtype not in FLOAT_DTYPES or grid is None or (len(scale.shape) == 2 and grid.shape[0] > out):
+        if scale.dtype not in FLOAT_DTYPES or grid is None:
             groups = scale.shape[1] if len(scale.shape) == 2 else 1
             wanted = TensorInfo(" or ".join(FLOAT_DTYPES), (out, groups))
             if scale.dtype in FLOAT_DTYPES and scale.shape == (out, groups):

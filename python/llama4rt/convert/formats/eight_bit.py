@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts, refuse_nan_codes
+from llama4rt.convert.formats.parts import Parts, numbers_of, refuse_nan_codes
 from llama4rt.convert.formats.scale_grid import Block, declared_blocks, grid_of
 from llama4rt.convert.formats.small_floats import e8m0_as_bf16
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32
@@ -144,7 +144,7 @@ class EightBitLinear:
         if dtype == "BF16":
             return stored
         scales = as_float32(stored, dtype)
-        return scales * _SCB_FACTOR if self._scale == "SCB" else scales
+        return numbers_of(scales, _SCB_FACTOR) if self._scale == "SCB" else scales
 
 
 __all__ = ["EightBitLinear", "Float8", "Int8"]

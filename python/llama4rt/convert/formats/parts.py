@@ -78,10 +78,10 @@ class Parts:
         return number
 
 
-def numbers_of(whole: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+def numbers_of(a: NDArray[np.float32], b: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     """Their products. Those that are NaN or infinite are refused where they are stored, so nothing is said of them."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return whole * scales
+        return a * b
 
 
 def refuse_nan_codes(codes: NDArray[np.uint8], name: str) -> None:

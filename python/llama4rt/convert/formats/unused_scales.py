@@ -16,7 +16,9 @@ _ACTIVATIONS = (
     ".output_scale",
     ".output_global_scale",
     ".output_zero_point",
+    ".activation_scale",  # of fine-grained FP8
     "_proj_input_scale",  # of fused experts
+    "_proj_activation_scale",
 )
 _CACHE = (".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale", ".k_zero_point", ".v_zero_point")
 _MAX_NUMBERS = 1 << 16
