@@ -165,6 +165,8 @@ TEST(impossible_configs) {
       {"\"num_attention_heads\":2,\"num_key_value_heads\":1",
        "\"num_attention_heads\":40,\"num_key_value_heads\":7",
        "num_attention_heads (40) is not a multiple of num_key_value_heads (7)"},
+      {"\"num_attention_heads\":2,\"num_key_value_heads\":1",
+       "\"num_attention_heads\":9,\"num_key_value_heads\":4", "(9) is not a multiple of num_key_value_heads (4)"},
       {"\"head_dim\":16", "\"head_dim\":7", "head_dim is 7; it must be even"},
       {"\"head_dim\":16", "\"head_dim\":514", "in 2..512"},
       {"\"intermediate_size\":20", "\"intermediate_size\":0", "intermediate_size is 0"},
