@@ -49,7 +49,9 @@ foreach(source IN LISTS kernel_sources)
 endforeach()
 
 # The tests of kernels that run on both executors: what is launched there is a kernel as it is.
-set(both_tests cuda/rmsnorm_test.cpp)
+set(both_tests cuda/attention_test.cpp cuda/engine_test.cpp cuda/experts_test.cpp cuda/layernorm_test.cpp
+               cuda/linear_test.cpp cuda/many_rows_test.cpp cuda/rmsnorm_test.cpp cuda/route_test.cpp cuda/rows_test.cpp
+               cuda/sampling_test.cpp cuda/tiles_test.cpp)
 list(TRANSFORM both_tests PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
 add_library(llama4rt_both_tests OBJECT ${both_tests})
 target_link_libraries(llama4rt_both_tests PRIVATE llama4rt_runtime llama4rt_reference llama4rt_simt_flags)

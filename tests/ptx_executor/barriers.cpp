@@ -108,6 +108,7 @@ void add_barrier_forms(Forms& f) {
   f.add("bar.sync", build_sync);
   f.add("bar.arrive", build_arrive);
   f.add("fence.acq_rel.gpu", build_fence);
+  f.add("fence.proxy.async.shared::cta", build_fence);
 }
 
 }  // namespace llama4rt::ptx_executor

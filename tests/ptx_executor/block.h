@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "ptx_executor/global_space.h"
 #include "ptx_executor/shared_space.h"
 #include "ptx_executor/warp.h"
 #include "simt_emulator/executor.h"
@@ -32,6 +33,8 @@ struct Mbarrier {
   uint32_t pending = 0;  // that have not come
   int64_t bytes = 0;     // expected and not yet copied
   uint64_t phase = 0;
+  int initialiser = 0;  // the thread
+  bool fenced = false;  // by fence.mbarrier_init, so copies may signal it
 };
 
 // A copy that the block started and that lands by itself.
@@ -43,8 +46,8 @@ struct BlockCopy {
 // One cp.async of one lane.
 struct LaneCopy {
   uint32_t to = 0;
-  const unsigned char* from = nullptr;
-  int bytes = 0, read = 0;  // the rest becomes zero
+  GlobalSpace::Place from = {};
+  int read = 0;  // bytes; the rest becomes zero
   bool landed = false;
 };
 // Of one lane: groups of copies, oldest first.
@@ -92,5 +95,7 @@ void lanes_left_barriers(Warp& w);           // barriers.cpp: a warp has ended
 void check_nothing_in_flight(Block& b);      // block.cpp, at the end of a block
 bool is_in_flight(const Warp& w, Unit u);    // wgmma.cpp: an unfinished wgmma writes it
 void check_wgmma_done(const Warp& w);        // wgmma.cpp, at the end of a warp
+void check_wgmma_write(Warp& w, Unit u);     // wgmma.cpp: another instruction writes it
+void check_warp_groups(const Block& b);      // wgmma.cpp, at the end of a block
 
 }  // namespace llama4rt::ptx_executor

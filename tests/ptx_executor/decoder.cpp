@@ -110,11 +110,16 @@ Unit Decoder::wide_destination(const Operand& o, Type type, int& bits) {
   return u;
 }
 
-Unit Decoder::accumulator(const Operand& o, Type type) {
-  const Unit u = register_unit(o, type, false, nullptr);
-  reads_.push_back(u);
-  writes_.push_back(u);
-  return u;
+Unit Decoder::short_offset(const Address& a) const {
+  if (a.offset != int64_t(int32_t(a.offset))) refuse("an offset beyond 32 bits");
+  return Unit(int32_t(a.offset));
+}
+
+Unit Decoder::shared_address(size_t k, int64_t& offset) {
+  const Address a = address(k, Space::kShared);
+  if (a.bits != 32) refuse("a shared address of 64 bits is not modelled here");
+  offset = a.offset;
+  return a.base;
 }
 
 uint64_t Decoder::literal(size_t k) const {

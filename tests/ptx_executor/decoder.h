@@ -20,6 +20,14 @@ class Decoder {
   Program& program() { return program_; }
   [[noreturn]] void refuse(const std::string& why) const;
 
+  // The unit of the base, which has 32 or 64 bits, and the offset. Where the base is a variable, the unit holds its
+  // address.
+  struct Address {
+    Unit base = kNoUnit;
+    int bits = 64;
+    int64_t offset = 0;
+  };
+
   void operands(size_t count) const;  // exactly so many
   const Operand& operand(size_t k) const { return statement_->operands[k]; }
 
@@ -33,21 +41,17 @@ class Decoder {
   // A register that is at least as wide, for ld and cvt; its bits go to `bits`.
   Unit wide_destination(const Operand& o, Type type, int& bits);
   int register_bits(const Operand& o) const { return entry_.registers.at(o.name).bits; }
-  // Also read and written (the accumulators of a matrix product).
-  Unit accumulator(const Operand& o, Type type);
+  // A register whose reads and writes the instruction accounts for by itself.
+  Unit unit(const Operand& o, Type type) const { return register_unit(o, type, false, nullptr); }
+  // The offset of an address, where an instruction keeps it in 32 bits.
+  Unit short_offset(const Address& a) const;
   // An integer literal.
   uint64_t literal(size_t k) const;
   void literal_is(size_t k, uint64_t only) const;
   // {a, b, ...} of so many operands.
   const std::vector<Operand>& vector(size_t k, size_t count) const;
-  // [base + offset]: gives the unit of the base, which has 32 or 64 bits, and the offset. Where the base is a variable,
-  // the unit holds its address.
-  struct Address {
-    Unit base = kNoUnit;
-    int bits = 64;
-    int64_t offset = 0;
-  };
-  Address address(size_t k, Space space);
+  Address address(size_t k, Space space);          // [base + offset]
+  Unit shared_address(size_t k, int64_t& offset);  // with a base of 32 bits
   // The statement that a label names, for a branch.
   uint32_t label(size_t k) const;
   // The mask of lanes of a .sync instruction: all, or a register.

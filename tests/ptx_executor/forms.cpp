@@ -34,7 +34,8 @@ const Forms& forms() {
     for (const auto add :
          {add_integer_forms, add_bit_forms, add_float_forms, add_conversion_forms, add_predicate_forms,
           add_move_forms, add_memory_forms, add_control_forms, add_lane_forms, add_barrier_forms,
-          add_copy_forms, add_mbarrier_forms, add_bulk_forms, add_matrix_forms, add_wgmma_forms})
+          add_copy_forms, add_mbarrier_forms, add_bulk_forms, add_matrix_forms, add_wgmma_forms,
+          add_atomic_forms, add_tensor_forms, add_register_forms})
       add(f);
     return f;
   }();

@@ -43,14 +43,17 @@ void add_conversion_forms(Forms& f);  // convert.cpp
 void add_predicate_forms(Forms& f);   // compare.cpp
 void add_move_forms(Forms& f);        // move.cpp
 void add_memory_forms(Forms& f);      // load_store.cpp
+void add_atomic_forms(Forms& f);      // atomic.cpp
 void add_control_forms(Forms& f);     // control.cpp
 void add_lane_forms(Forms& f);        // lanes.cpp
 void add_barrier_forms(Forms& f);     // barriers.cpp
 void add_copy_forms(Forms& f);        // copy_async.cpp
 void add_mbarrier_forms(Forms& f);    // mbarrier.cpp
 void add_bulk_forms(Forms& f);        // bulk.cpp
+void add_tensor_forms(Forms& f);      // tensor.cpp
 void add_matrix_forms(Forms& f);      // matrix.cpp
 void add_wgmma_forms(Forms& f);       // wgmma.cpp
+void add_register_forms(Forms& f);    // registers.cpp
 
 inline constexpr Type kU16{Type::Kind::kUnsigned, 16}, kU32{Type::Kind::kUnsigned, 32},
     kU64{Type::Kind::kUnsigned, 64}, kS16{Type::Kind::kSigned, 16}, kS32{Type::Kind::kSigned, 32},

@@ -56,6 +56,13 @@ void SharedSpace::mark_written(uint32_t address, int64_t bytes) {
   std::memset(&state_[address - begin_], kWritten, size_t(bytes));
 }
 
-bool SharedSpace::contains_generic(uint64_t address) const { return address >> 56 == 1; }
+void SharedSpace::land(uint32_t address, const GlobalSpace::Place& from, int64_t read, int64_t bytes) {
+  const size_t at = address - begin_;
+  for (int64_t i = 0; i < bytes; ++i) {
+    const bool holds = i >= read || from.writer[i] != 0;
+    bytes_[at + size_t(i)] = i < read ? from.p[i] : 0;
+    state_[at + size_t(i)] = uint8_t((state_[at + size_t(i)] & ~kWritten) | (holds ? kWritten : 0));
+  }
+}
 
 }  // namespace llama4rt::ptx_executor

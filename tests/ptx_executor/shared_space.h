@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "ptx_executor/global_space.h"
+
 namespace llama4rt::ptx_executor {
 
 struct Warp;
@@ -12,7 +14,7 @@ struct Warp;
 class SharedSpace {
  public:
   // Of each byte.
-  enum State : uint8_t { kWritten = 1, kInFlight = 2, kMbarrier = 4 };
+  enum State : uint8_t { kNothing = 0, kWritten = 1, kInFlight = 2, kMbarrier = 4 };
 
   // Live addresses are [begin, static_end) and [dynamic_begin, end).
   SharedSpace(uint32_t begin, uint32_t static_end, uint32_t dynamic_begin, uint32_t end);
@@ -25,8 +27,9 @@ class SharedSpace {
   bool written(uint32_t address, int64_t bytes) const;
   void set(uint32_t address, int64_t bytes, State add, State remove);
   void mark_written(uint32_t address, int64_t bytes);
-  // Generic addresses of this window.
-  bool contains_generic(uint64_t address) const;
+  // The bytes of a copy in flight: `read` of them from global memory, the others zero.
+  void land(uint32_t address, const GlobalSpace::Place& from, int64_t read, int64_t bytes);
+  const unsigned char* bytes(uint32_t address) const { return &bytes_[address - begin_]; }
 
  private:
   bool live(uint32_t address, int64_t bytes) const;

@@ -124,7 +124,10 @@ void exit_lanes(Warp& w, uint32_t lanes) {
 
 void mark_written(Warp& w, const Instruction& i) {
   const Unit* units = w.program->pool.data() + i.writes;
-  for (int k = 0; k < i.num_writes; ++k) w.defined[units[k]] |= w.mask;
+  if (!i.sets_defined)
+    for (int k = 0; k < i.num_writes; ++k) w.defined[units[k]] |= w.mask;
+  if (w.program->has_wgmma)
+    for (int k = 0; k < i.num_writes; ++k) check_wgmma_write(w, units[k]);
 }
 
 }  // namespace
@@ -193,7 +196,7 @@ Turn run_turn(Warp& w, int64_t budget) {
           w.splits[w.current].stalled = true;
           break;
         }
-        if (!i.sets_defined) mark_written(w, i);
+        mark_written(w, i);
         s->pc = pc + 1;
         if (w.yields) [[unlikely]] {
           w.yields = false;
@@ -234,7 +237,7 @@ Turn run_turn(Warp& w, int64_t budget) {
         s->stalled = true;
         break;
       }
-      if (!i.sets_defined) mark_written(w, i);
+      mark_written(w, i);
       s->pc = pc + 1;
     }
   }

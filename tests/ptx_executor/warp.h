@@ -35,6 +35,7 @@ struct Warp {
   size_t current = 0;             // the split at its turn
   uint32_t waited = 0;            // lanes that have waited for the kernels before
   uint64_t executed = 0;          // instructions
+  int in_flight = 0;              // registers that unfinished wgmmas use, each as often as it is used
 
   // While an instruction runs:
   uint32_t mask = 0;    // the lanes that execute it
