@@ -7,6 +7,7 @@ nothing else. A journal of another build is thrown away, with a warning that say
 """
 
 import hashlib
+import contextlib
 import json
 import os
 import warnings
@@ -68,7 +69,8 @@ class Journal:
         """keep: for a later build, where there is something to go on with."""
         if self._fd < 0:
             return
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # the file is let go in any case, and a line that is not there is skipped
+            os.close(self._fd)
         self._fd = -1
         if not keep:
             self._unlink()
