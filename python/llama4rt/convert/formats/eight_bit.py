@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts, numbers_of, refuse_nan_codes
+from llama4rt.convert.formats.parts import Parts, numbers_of
 from llama4rt.convert.formats.scale_grid import Block, declared_blocks, grid_of
 from llama4rt.convert.formats.small_floats import e8m0_as_bf16
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32
@@ -123,8 +123,6 @@ class EightBitLinear:
         codes = self._parts.array(base, "weight", first, last).view(np.uint8)
         if self._kind == "int8":
             codes = codes ^ np.uint8(0x80)  # two's complement to 0..255
-        else:
-            refuse_nan_codes(codes, self._parts.said("weight"))
 
         def expand(numbers: NDArray[Any]) -> NDArray[Any]:
             return grid.expand(numbers, first, last, self._into, layout.group_size)

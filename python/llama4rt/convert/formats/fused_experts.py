@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts, refuse_nan_codes
+from llama4rt.convert.formats.parts import Parts
 from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e4m3_scales
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32, group_size_for
 from llama4rt.errors import CheckpointError
@@ -89,7 +89,6 @@ class Float8Stack:
         last = out if last is None else last
         stack = self._parts.array(base, "weight", expert, expert + 1)[0]
         codes = np.ascontiguousarray(stack[:, first:last].T)
-        refuse_nan_codes(codes, f"{self._parts.said('weight')}[{expert}]")
         stored = self._parts.array(base, self._scale)
         scales: NDArray[Any] = (
             stored

@@ -22,7 +22,7 @@ from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.integer_codes import kind_of
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
-from llama4rt.convert.formats.parts import Parts, refuse_nan_codes
+from llama4rt.convert.formats.parts import Parts
 from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e4m3_scales, e8m0_as_bf16
 from llama4rt.convert.formats.stacked_experts import matrices_of
 from llama4rt.convert.stored_rows import CodeLayout, Codes, as_float32
@@ -166,7 +166,6 @@ class MlxLinear:
             case "mxfp4":
                 return Codes(layout, codes, e8m0_as_bf16(stored, 2, name))
             case "mxfp8":
-                refuse_nan_codes(codes, module.parts.said("weight"))
                 return Codes(layout, codes, e8m0_as_bf16(stored, 1, name))
         offsets = self._numbers(module.array(base, "biases", self._index, first, last), "biases")
         return Codes(layout, codes, self._numbers(stored, "scales"), None, offsets)
