@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
+from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.stored_rows import Values, as_float32
 from llama4rt.errors import CheckpointError
 
@@ -77,10 +77,15 @@ class Parts:
         return number
 
 
+def kept_type(dtype: str) -> str:
+    """Of the scales of a layout: as the checkpoint has them; of a damaged one, some."""
+    return dtype if dtype in FLOAT_DTYPES else "F32"
+
+
 def numbers_of(a: NDArray[np.float32], b: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     """Their products. Those that are NaN or infinite are refused where they are stored, so nothing is said of them."""
     with np.errstate(invalid="ignore", over="ignore"):
         return a * b
 
 
-__all__ = ["Parts", "Wanted", "numbers_of"]
+__all__ = ["Parts", "Wanted", "kept_type", "numbers_of"]
