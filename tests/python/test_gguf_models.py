@@ -376,6 +376,7 @@ def test_a_dense_llama_computes_what_transformers_computes(rope: dict[str, Any],
         ({"llama.rope.dimension_count": 8}, {}, "rope.dimension_count is 8, but heads are 16 wide"),
         ({"llama.attention.value_length": 8}, {}, "value_length is 8, but heads"),
         ({"llama.vocab_size": 90}, {}, r"vocab_size is 90, but token_embd.weight is F32 \[101, 64\]"),
+        ({"llama.block_count": 10_000_000}, {}, r"block_count is 10000000; it must be an integer in 1\.\.1024"),
         ({"llama.swin_norm": True}, {}, "swin_norm is True; llama4rt does not know this setting"),
         ({}, {"blk.0.attn_q.bias": (64,)}, "attn_q.bias is a bias"),
         ({}, {"blk.1.attn_q_norm.weight": (16,)}, "attn_q_norm.weight is a norm with weights on queries"),
@@ -432,6 +433,14 @@ def test_the_small_llama_itself_is_read(tmp_path: Path) -> None:
     assert config_of(tmp_path / "out.l4e")["tie_word_embeddings"]
 
 
+def test_adapters_are_no_models(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_type("adapter")
+    finish(writer)
+    with pytest.raises(CheckpointError, match=r"general\.type is 'adapter'; a whole model is 'model'"):
+        build(tmp_path / "m.gguf", tmp_path / "out.l4e")
+
+
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [("qwen2", "general.architecture is 'qwen2'; llama4rt runs llama4"), ("clip", "vision tower.*--mmproj")],
@@ -467,7 +476,9 @@ def test_a_vision_tower_beside_the_model(
     assert any("vision rope_theta" in note for note in report.notes)
     build(tmp_path, tmp_path / "auto.l4e", weights="bf16", mmproj="auto")
     same_weights(tmp_path / "auto.l4e", tmp_path / "out.l4e")
-    build(tmp_path / "m.gguf", tmp_path / "text.l4e", weights="bf16")  # without it, text alone
+    assert not any("lies beside" in note for note in report.notes)
+    report = build(tmp_path / "m.gguf", tmp_path / "text.l4e", weights="bf16")  # without it, text alone
+    assert any("mmproj-m.gguf lies beside it and is not read" in note for note in report.notes)
     assert "vision" not in config_of(tmp_path / "text.l4e")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama4rt import _core
+
 # Element types that are read; bf16 travels as its 16 bits, because numpy has no such type.
 NUMPY_DTYPES = {
     "BF16": "<u2",
@@ -24,25 +26,10 @@ NUMPY_DTYPES = {
     "F8_E8M0": "u1",
 }
 # Inputs that may share a scale in an engine file, largest first: each is a multiple of the next.
-GROUP_SIZES = (128, 64, 32, 16)
+GROUP_SIZES = tuple(reversed(_core.group_sizes()))
+# Kinds of weights that are stored as codes, by name.
+CODE_KINDS = {format.name: format for format in _core.weight_formats() if format.is_scaled}
 TABLE_SIZE = 16  # numbers that the codes of a "table4" weight name
-
-
-@dataclass(frozen=True)
-class CodeKind:
-    """What the codes of one kind of weight are."""
-
-    bits: int  # of one code
-    zero: int  # the code that means 0 where a layout has neither zero points nor offsets
-    is_integer: bool  # a code is a whole number: it may have zero points and offsets
-
-
-CODE_KINDS = {
-    "int4": CodeKind(4, 8, True),
-    "int8": CodeKind(8, 128, True),
-    "fp8": CodeKind(8, 0, False),
-    "table4": CodeKind(4, 0, False),
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class CodeLayout:
         fp8            value[n, k] = e4m3fn(code[n, k]) * s
         table4         value[n, k] = table[code[n, k]] * s
 
-    in fp32, product and sum rounded each. Without zero points z is 0 where there are offsets, else CodeKind.zero.
+    in fp32, product and sum rounded each. Without zero points z is 0 where there are offsets, else the kind's own.
     """
 
     kind: str  # one of CODE_KINDS
@@ -83,7 +70,8 @@ class CodeLayout:
             raise ValueError(f"group_size is {self.group_size}; it must be one of {GROUP_SIZES}")
         if self.scale_dtype not in ("BF16", "F32"):
             raise ValueError(f'scale_dtype is {self.scale_dtype!r}; it must be "BF16" or "F32"')
-        if (self.zeros or self.offsets) and not CODE_KINDS[self.kind].is_integer:
+        format = CODE_KINDS[self.kind]
+        if (self.zeros and not format.may_have_zeros) or (self.offsets and not format.may_have_offsets):
             raise ValueError(f"{self.kind} codes have neither zero points nor offsets")
         if (self.kind == "table4") != (self.table is not None):
             raise ValueError("a layout has a table when it is table4, and only then")
@@ -226,7 +214,6 @@ __all__ = [
     "GROUP_SIZES",
     "NUMPY_DTYPES",
     "TABLE_SIZE",
-    "CodeKind",
     "CodeLayout",
     "Codes",
     "Values",

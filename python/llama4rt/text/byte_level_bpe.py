@@ -15,6 +15,8 @@ from llama4rt.text.vocabulary import Vocabulary
 # The cut of GPT-2.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
+_NO_MERGE = 1 << 62  # a place behind those of all merges
+
 
 def byte_level_vocabulary(
     where: str,
@@ -86,15 +88,16 @@ def _ranked(
 def _merge(token: bytes, pairs: Mapping[tuple[bytes, bytes], int]) -> tuple[int, int]:
     """(how many tokens its bytes become, the place in the list of the last merge)."""
     parts = [token[i : i + 1] for i in range(len(token))]
+    places = [pairs.get(pair, _NO_MERGE) for pair in itertools.pairwise(parts)]
     last = -1
-    while len(parts) > 1:
-        places = [pairs.get(pair, -1) for pair in itertools.pairwise(parts)]
-        possible = [place for place in places if place >= 0]
-        if not possible:
-            break
-        last = min(possible)
-        at = places.index(last)
+    while places and (first := min(places)) < _NO_MERGE:
+        last, at = first, places.index(first)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del places[at]
+        if at > 0:
+            places[at - 1] = pairs.get((parts[at - 1], parts[at]), _NO_MERGE)
+        if at < len(places):
+            places[at] = pairs.get((parts[at], parts[at + 1]), _NO_MERGE)
     return len(parts), last
 
 

@@ -4,7 +4,7 @@ names, and rows are codes wherever the file's are.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from llama4rt.convert.checkpoint import TensorInfo
@@ -13,7 +13,7 @@ from llama4rt.convert.formats.gguf import llama, llama4
 from llama4rt.convert.formats.gguf.file import is_gguf
 from llama4rt.convert.formats.gguf.metadata import Metadata
 from llama4rt.convert.formats.gguf.names import INPUT_SCALE, text_names
-from llama4rt.convert.formats.gguf.parts import GgufParts, model_in, model_name
+from llama4rt.convert.formats.gguf.parts import GgufParts, is_vision_name, model_in, without_part
 from llama4rt.convert.formats.gguf.sizes import ROPE_FREQS, Decoder
 from llama4rt.convert.formats.gguf.tensors import SlicedTensors, small_values
 from llama4rt.convert.formats.gguf.text_files import NOTICE, special_ids, text_files
@@ -35,14 +35,14 @@ class GgufCheckpoint:
     def __init__(self, path: Path, name: str) -> None:
         file = model_in(path) if path.is_dir() else path
         assert file is not None  # detect() found it
-        self.name = model_name(PurePath(f"{name}.gguf"))  # a part's name has its number
-        home = _home(file)
-        self.revision = hub_revision(home)
+        self.name = without_part(name)
+        self._home = _home(file)
+        self.revision = hub_revision(self._home)
         # Of a file on its own, what lies beside it may belong to anything.
-        self._directory = home if path.is_dir() or self.revision is not None else None
+        self._directory = self._home if path.is_dir() or self.revision is not None else None
         self._parts = GgufParts(file)
         decoder = Decoder(self.metadata, self._parts.tensors, lambda name: small_values(self._parts, name))
-        self._config, self._notes = _config(decoder, home)
+        self._config, self._notes = _config(decoder, self._home)
         self._read_tokenizer(decoder)
         head = self._config["head_dim"]
         slices = text_names(
@@ -105,8 +105,17 @@ class GgufCheckpoint:
         """sha256 over name, size and header of each file, as GgufFile.identity() gives them."""
         return hash_of(item for file in self._parts.files for item in file.identity())
 
-    def notes(self) -> Sequence[str]:
-        return tuple(self._notes)
+    def notes(self, tower: bool = False) -> Sequence[str]:
+        """tower: whether a vision tower is read with it."""
+        beside = (
+            []
+            if tower
+            else [path.name for path in sorted(self._home.glob("*.gguf")) if is_vision_name(path.name)]
+        )
+        unread = (
+            [f"{beside[0]} lies beside it and is not read; --mmproj takes it for pictures"] if beside else []
+        )
+        return (*self._notes, *unread)
 
     def paths(self) -> Sequence[Path]:
         return [file.path for file in self._parts.files]
@@ -141,6 +150,9 @@ def hash_of(items: Iterable[bytes]) -> str:
 
 def _config(decoder: Decoder, directory: Path) -> tuple[dict[str, Any], list[str]]:
     """(config.json of the decoder, without its special ids, notes)."""
+    kind = decoder.metadata.string("general.type", default="model")
+    if kind not in ("model", "mmproj"):
+        raise decoder.error(f"general.type is {kind!r:.60}; a whole model is 'model'")
     architecture = decoder.architecture
     if architecture == llama.ARCHITECTURE:
         return llama.llama_config(decoder), []

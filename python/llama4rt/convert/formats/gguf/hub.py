@@ -50,38 +50,45 @@ def check_labelled(source: str, files: Sequence[str]) -> None:
 
 
 def _chosen(source: str, files: Sequence[str], label: str, what: str) -> list[str]:
+    models = _models(files)
     wanted = label.lower()
-    groups: dict[str, list[str]] = {}
-    for file in sorted(files):
-        path = PurePosixPath(file)
-        if wanted in (label_of(file).lower(), file.lower(), path.name.lower(), model_name(path).lower()):
-            groups.setdefault(str(path.parent / model_name(path)), []).append(file)
-    if len(groups) == 1:
-        return next(iter(groups.values()))
-    if not groups:
+    found = {name: parts for name, parts in models.items() if any(wanted in _names(part) for part in parts)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
         raise CheckpointError(
-            f"{source}: none of its {len(files)} {what} is called {label!r:.80}{_listed(files)}"
+            f"{source}: none of its {len(models)} {what} is called {label!r:.80}{_listed(files)}"
         )
-    found = [group[0] for group in groups.values()]
+    firsts = [parts[0] for parts in found.values()]
     raise CheckpointError(
-        f"{source}: {len(groups)} of its {what} are called {label!r:.80}; name the file{_listed(found)}"
+        f"{source}: {len(found)} of its {what} are called {label!r:.80}; name the file{_listed(firsts)}"
     )
 
 
+def _models(files: Sequence[str]) -> dict[str, list[str]]:
+    """Folder and name of each model -> its files, in order."""
+    models: dict[str, list[str]] = {}
+    for file in sorted(files):
+        path = PurePosixPath(file)
+        models.setdefault(str(path.parent / model_name(path)), []).append(file)
+    return models
+
+
+def _names(file: str) -> tuple[str, ...]:
+    """What a file may be called by, in small letters."""
+    path = PurePosixPath(file)
+    return tuple(name.lower() for name in (label_of(file), file, path.name, model_name(path)))
+
+
 def _listed(files: Sequence[str]) -> str:
-    """One entry for each model: its label, and its file where several have the label."""
-    if not files:
-        return ""
-    firsts = {
-        str(PurePosixPath(f).parent / model_name(PurePosixPath(f))): f for f in sorted(files, reverse=True)
-    }
-    labels = [label_of(file) for file in firsts.values()]
-    names = [
-        label if labels.count(label) == 1 else file
-        for label, file in zip(labels, firsts.values(), strict=True)
-    ]
+    """One entry for each model: its label, or its file where several have the label."""
+    firsts = [parts[0] for parts in _models(files).values()]
+    labels = [label_of(file) for file in firsts]
+    names = sorted(
+        label if labels.count(label) == 1 else file for label, file in zip(labels, firsts, strict=True)
+    )
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return f": {', '.join(sorted(names)[:_MAX_LISTED])}{more}"
+    return f": {', '.join(names[:_MAX_LISTED])}{more}" if names else ""
 
 
 def _is_gguf(file: str) -> bool:

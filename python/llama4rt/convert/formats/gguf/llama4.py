@@ -13,7 +13,6 @@ from llama4rt.convert.formats.gguf.sizes import Decoder
 from llama4rt.convert.named_configs import CONFIGS
 
 ARCHITECTURE = "llama4"
-_MAX_LAYERS = 1024
 _READ = frozenset(
     {
         "attention.sliding_window",
@@ -92,8 +91,8 @@ def _check_experts(decoder: Decoder) -> None:
 
 def _feed_forward(decoder: Decoder) -> dict[str, Any]:
     """Experts and dense widths. Which layers have experts the tensors say, and the step confirms."""
-    layers = decoder.integer("block_count")
-    moe = [i for i in range(min(layers, _MAX_LAYERS)) if f"blk.{i}.ffn_gate_inp.weight" in decoder.tensors]
+    layers = decoder.layers
+    moe = [i for i in range(layers) if f"blk.{i}.ffn_gate_inp.weight" in decoder.tensors]
     step = decoder.integer("interleave_moe_layer_step", default=0)
     if step and moe != list(range(step - 1, layers, step)):
         raise decoder.error(

@@ -51,8 +51,9 @@ class Metadata:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self._wrong(key, "a finite number")
-        short = float(str(np.float32(value)))
-        return short if np.float32(short) == value else float(value)
+        with np.errstate(over="ignore"):
+            narrow = np.float32(value)
+        return float(str(narrow)) if float(narrow) == value else float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._value(key, default)

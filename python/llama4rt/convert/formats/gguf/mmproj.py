@@ -32,6 +32,7 @@ class GgufWithVision(CheckpointLayer):
     def __init__(self, decoder: GgufCheckpoint, path: Path) -> None:
         """Raises CheckpointError for a file that is not the tower of this decoder."""
         super().__init__(decoder)
+        self._decoder = decoder
         self._parts = GgufParts(path)
         self._tensors = SlicedTensors(self._parts, vision_names(self._parts.tensors))
         doubled = sorted(set(decoder.names()) & set(self._tensors.names()))
@@ -79,7 +80,7 @@ class GgufWithVision(CheckpointLayer):
         return hash_of([self._base.source_hash().encode(), *items])
 
     def notes(self) -> Sequence[str]:
-        return (*self._base.notes(), _NOTE)
+        return (*self._decoder.notes(tower=True), _NOTE)
 
     def paths(self) -> Sequence[Path]:
         return (*self._base.paths(), *(file.path for file in self._parts.files))

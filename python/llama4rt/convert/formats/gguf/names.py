@@ -60,6 +60,7 @@ _VISION_LAYER = {
     "ffn_down": "mlp.fc2",
 }
 _WEIGHT, _SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
+_MAX_EXPERTS = 4096  # of an engine file
 _BLOCK = re.compile(r"(v\.)?blk\.(0|[1-9]\d{0,5})\.(.+)")
 
 
@@ -113,7 +114,7 @@ def _text_slices(stored: str, tensor: StoredTensor, q_rows: int, kv_rows: int) -
     block = _BLOCK.fullmatch(stored)
     layer, rest = (f"model.layers.{block[2]}.", block[3]) if block and not block[1] else ("", "")
     shape = tensor.shape
-    if rest in _TEXT_STACK and len(shape) == 3:
+    if rest in _TEXT_STACK and len(shape) == 3 and shape[0] <= _MAX_EXPERTS:
         for expert in range(shape[0]):
             name = layer + _TEXT_STACK[rest].format(expert=expert)
             yield name, Slice(stored, expert * shape[1], shape[1:], expert)

@@ -17,6 +17,7 @@ from llama4rt.convert.formats.gguf.metadata import Metadata
 from llama4rt.errors import CheckpointError
 
 _PART = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_PART_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 _MAX_PARTS = 99_999
 _MAX_MISSING = 3  # parts that an error names one by one
 _MAX_LISTED = 20
@@ -81,8 +82,12 @@ def part_paths(path: Path) -> list[Path]:
 
 def model_name(path: PurePath) -> str:
     """The file's name without its ending, and without a part's number."""
-    match = _PART.fullmatch(path.name)
-    return match["base"] if match else path.name.removesuffix(".gguf")
+    return without_part(path.name.removesuffix(".gguf"))
+
+
+def without_part(name: str) -> str:
+    """A name without an ending, without a part's number."""
+    return _PART_NUMBER.sub("", name)
 
 
 def is_vision_name(name: str) -> bool:
@@ -125,4 +130,4 @@ def _check_part(file: GgufFile, number: int, count: int) -> None:
         )
 
 
-__all__ = ["GgufParts", "is_vision_name", "model_in", "model_name", "part_paths"]
+__all__ = ["GgufParts", "is_vision_name", "model_in", "model_name", "part_paths", "without_part"]

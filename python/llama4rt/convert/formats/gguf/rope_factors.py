@@ -35,7 +35,8 @@ def llama3_divisors(
 
 def llama3_rule(theta: float, divisors: NDArray[np.float32]) -> dict[str, float] | None:
     """rope_scaling of a config.json that gives these divisors; {} where they are all 1; None: no rule is found."""
-    wanted = divisors.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wanted = divisors.astype(np.float64)
     if not np.isfinite(wanted).all() or (wanted < 1 - _TOLERANCE).any():
         return None
     factor = float(divisors.max())

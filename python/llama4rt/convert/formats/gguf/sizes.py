@@ -15,6 +15,7 @@ from llama4rt.convert.stored_rows import Values
 from llama4rt.errors import CheckpointError
 
 _MAX = 1 << 40
+_MAX_LAYERS = 1024  # of an engine file
 _DEFAULT_THETA = 10_000.0  # what a missing rope.freq_base means
 ROPE_FREQS = "rope_freqs.weight"
 # Keys that common_config() and its callers read.
@@ -106,6 +107,10 @@ class Decoder:
     def real(self, name: str, default: float | None = None) -> float:
         return self.metadata.real(self.key(name), default)
 
+    @property
+    def layers(self) -> int:
+        return self.metadata.integer(self.key("block_count"), 1, _MAX_LAYERS)
+
     def has(self, name: str) -> bool:
         return self.key(name) in self.metadata
 
@@ -150,7 +155,7 @@ class Decoder:
         return {
             "vocab_size": self._vocabulary(),
             "hidden_size": hidden,
-            "num_hidden_layers": self.integer("block_count"),
+            "num_hidden_layers": self.layers,
             "num_attention_heads": heads,
             "num_key_value_heads": self.integer("attention.head_count_kv", default=heads),
             "head_dim": head,
