@@ -6,8 +6,8 @@ nothing by itself: the bytes are read again and must have these checksums. So a 
 nothing else. A journal of another build is thrown away, with a warning that says what differs.
 """
 
-import hashlib
 import contextlib
+import hashlib
 import json
 import os
 import warnings
