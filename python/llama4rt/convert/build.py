@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.check_opens import check_opens
-from llama4rt.convert.checkpoint import Checkpoint
+from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint
 from llama4rt.convert.config import parse_config
 from llama4rt.convert.journal import Journal
 from llama4rt.convert.locate import open_checkpoint
@@ -111,9 +111,9 @@ def _write(
         vision=options.vision != "none",
     )
     mapping = map_tensors(config, checkpoint)
-    # With codes, or made of several tensors: quantised in a way whose codes cannot go in.
+    # With codes, or of no plain type: quantised in a way whose codes cannot go in.
     infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
-    quantized = any(info.codes or len(info.stored) > 1 for info in infos)
+    quantized = any(info.codes or info.dtype not in FLOAT_DTYPES for info in infos)
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)

@@ -69,7 +69,9 @@ class Journal:
         """keep: for a later build, where there is something to go on with."""
         if self._fd < 0:
             return
-        with contextlib.suppress(OSError):  # the file is let go in any case, and a line that is not there is skipped
+        with contextlib.suppress(
+            OSError
+        ):  # the file is let go in any case, and a line that is not there is skipped
             os.close(self._fd)
         self._fd = -1
         if not keep:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import TensorInfo
 from llama4rt.convert.files import is_there
-from llama4rt.convert.formats.parts import refuse_infinite, refuse_nan_codes
 from llama4rt.convert.formats.torch_file import TorchFile
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, Values
 from llama4rt.errors import CheckpointError
@@ -139,10 +138,6 @@ class CodedStack:
 
     def _checked(self, blocks: Sequence[Codes]) -> Codes | Values:
         """Blocks side by side: as codes, or as numbers where no group of codes is so narrow."""
-        for block in blocks:
-            if block.layout.kind == "fp8":
-                refuse_nan_codes(block.codes, self.info.stored[0])
-            refuse_infinite(block)
         if self.info.codes is None:
             return Values(np.concatenate([block.values().array for block in blocks], axis=1), "F32")
         return _side_by_side(blocks)
