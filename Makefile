@@ -9,6 +9,7 @@
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
+#   make oracles   the readers of quantised checkpoints against the programs that write them (part of make soak)
 #   make soak-72h  honest and hostile users at one server for 72 hours (HOURS=2: for two), with a line a minute
 #   make mutants   plants the bugs of tests/mutants, one at a time: the tests must notice them
 #   make wheel     builds the wheel and tries it in a fresh environment
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  mutants soak-72h wheel dist audit lock test-newest format clean
+  oracles mutants soak-72h wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -101,6 +102,15 @@ $(DONE)/soak: requirements/soak.txt requirements/sdist-build.txt | $(DONE)/test
 	@echo "set-up: Ray, for the long tests"
 	@$(LOCKED) requirements/sdist-build.txt
 	@$(LOCKED) requirements/soak.txt || echo "no Ray here: its test will be skipped"
+	@touch $@
+
+# The programs that write quantised checkpoints, beside the environment (tests/python/oracles_beside.py). 360 MB. What
+# cannot be had here is skipped by its tests.
+$(DONE)/oracles: requirements/oracles.txt requirements/oracle-sources.txt | $(DONE)/test
+	@echo "set-up: the programs that write quantised checkpoints"
+	@$(LOCKED) requirements/oracles.txt --upgrade --target $(VENV)/oracles || echo "not here: their tests will be skipped"
+	@$(BIN)/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation --require-hashes \
+	  -d $(VENV)/oracles -r requirements/oracle-sources.txt || echo "no AutoAWQ here: its test will be skipped"
 	@touch $@
 
 $(DONE)/nvcc: requirements/nvcc.txt | $(DONE)/venv
@@ -202,7 +212,12 @@ sanitize: $(DONE)/build-tools
 
 soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
+	@$(MAKE) -s oracles
 	@$(MAKE) -s mutants
+
+# In a process of its own: transformers changes what it does when some of them can be imported.
+oracles: $(DONE)/package $(DONE)/oracles
+	LLAMA4RT_ORACLES=1 $(BIN)/python -m pytest -rs tests/python/test_format_oracles.py $(PYTEST_ARGS)
 
 # MUTANTS=PART for some of them; scripts/mutants.py --help says more.
 mutants: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision

@@ -119,7 +119,7 @@ def test_bad_numbers_are_named_by_the_stored_tensor(
 
 def test_what_no_format_reads_is_refused_by_name(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match="quant_method is 'halves'; llama4rt reads compressed-tensors int4"
+        CheckpointError, match="quant_method is 'halves'; llama4rt reads compressed-tensors integers"
     ):
         build(source, tmp_path / "out.l4e")
     write_config(source, TINY)

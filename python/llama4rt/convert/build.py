@@ -56,8 +56,8 @@ def build(
 
     target: whose kernels read the file, "cpu" (what "auto" means) or "cuda"; a file serves one of them. weights,
     group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
-    attention) or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors
-    int4 keep their codes, whatever `weights` says. lm_head: "bf16", "int8", "int4", or "auto": int8 if all other
+    attention) or "experts" (routed and shared). Matrices that the checkpoint already has quantised
+    keep their codes, whatever `weights` says. lm_head: "bf16", "int8", "int4", or "auto": int8 if all other
     matrices are quantised here, and bf16 beside unquantised ones and in checkpoints that come quantised.
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
@@ -111,7 +111,9 @@ def _write(
         vision=options.vision != "none",
     )
     mapping = map_tensors(config, checkpoint)
-    quantized = any(piece.source.info.codes for target in mapping.targets for piece in target.pieces)
+    # With codes, or made of several tensors: quantised in a way whose codes cannot go in.
+    infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
+    quantized = any(info.codes or len(info.stored) > 1 for info in infos)
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)

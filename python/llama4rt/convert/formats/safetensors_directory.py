@@ -23,6 +23,7 @@ from llama4rt.convert.files import (
     read_file,
     read_json_object,
 )
+from llama4rt.convert.formats.quantization_files import quantization_file, with_quantization
 from llama4rt.convert.stored_rows import NUMPY_DTYPES, Values
 from llama4rt.errors import CheckpointError
 
@@ -44,7 +45,9 @@ class SafetensorsDirectory:
         self._directory = directory
         self.name = name
         self.revision = hub_revision(directory)
-        self._config = read_json_object(directory / "config.json")
+        config = read_json_object(directory / "config.json")
+        self._quantization_file = quantization_file(config, directory)
+        self._config = with_quantization(config, self._quantization_file)
         generation = directory / "generation_config.json"
         self._generation_config = read_json_object(generation) if is_there(generation) else {}
         self._shards: dict[str, _core.SafetensorsFile] = {}
@@ -88,7 +91,8 @@ class SafetensorsDirectory:
     def source_hash(self) -> str:
         """sha256 over config.json and, for each shard by name: name, size and header (not the weights themselves).
 
-        Each item goes in as its length (8 bytes, little endian) and its bytes.
+        The file that says in config.json's place how the weights were quantised comes after config.json. Each item
+        goes in as its length (8 bytes, little endian) and its bytes.
         """
         digest = hashlib.sha256()
 
@@ -97,6 +101,8 @@ class SafetensorsDirectory:
             digest.update(item)
 
         add(read_file(self._directory / "config.json", MAX_JSON_BYTES))
+        if self._quantization_file is not None:
+            add(read_file(self._quantization_file, MAX_JSON_BYTES))
         for shard in sorted(self._shards):
             path = self._directory / shard
             add(shard.encode())
