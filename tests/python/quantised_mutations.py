@@ -126,15 +126,17 @@ def run(number: int) -> str:
                 try:
                     found = layer.rows(name, first, last, expert)
                     codes = found if isinstance(found, Codes) else None
-                    values = (found.values() if isinstance(found, Codes) else found).as_float32()
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        values = (found.values() if isinstance(found, Codes) else found).as_float32()
                 except CheckpointError:
                     return "bad numbers"
                 if getattr(found, "transposed", False):
                     values = values.T
                 assert values.shape == ((rows if last is None else last) - first, columns)
                 if codes is not None:
-                    assert np.isfinite(values).all()
                     assert int(codes.codes.max()) < 1 << codes.layout.bits
+                if not np.isfinite(values).all():  # what the writer refuses
+                    return "bad numbers"
     return "read"
 
 

@@ -220,7 +220,7 @@ def nvfp4(values: Floats, by: str = "compressed-tensors") -> Written:
             "weight_global_scale": stored(whole.reshape(1), "F32"),
             "input_global_scale": stored(np.ones(1, np.float32), "F32"),
         }
-        return Written(tensors, meant, compressed("nvfp4-pack-quantized", weights))
+        return Written(tensors, meant, compressed("nvfp4-pack-quantized", weights), bound=5 * 2.0**-24)
     tensors = {
         "weight": ("U8", halves),
         "weight_scale": scales,

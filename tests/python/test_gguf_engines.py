@@ -106,6 +106,7 @@ def test_engines_hold_the_numbers_of_every_type(tmp_path: Path) -> None:
     described = check(tmp_path / "out.l4e", meant, len(layers))
     assert {d["kind"] for d in described.values()} == {"int4", "int8", "table4"}
     assert report.worst[0][1] == 0  # no error of quantisation
+    assert report.notes == ("embed: its Q8_0 numbers are rounded to bf16",)
     with Driver(tmp_path / "out.l4e", device="cpu", max_model_len=64) as driver:
         assert np.isfinite(driver.score(list(range(20)))).all()
 

@@ -75,3 +75,12 @@ def test_a_quantised_checkpoint(name: str, checkpoint: Files, tmp_path: Path) ->
     with Driver(path, **CPU | {"activations": "int8"}) as driver:
         error = np.median([relative_rms(a, b) for a, b in zip(driver.score(ids), expected, strict=True)])
         assert error < INT8_LIMIT
+
+
+def test_a_head_that_was_left_alone_stays_so(checkpoint: Files, tmp_path: Path) -> None:
+    """--lm-head auto: also where the codes of the other matrices could not go in."""
+    write_quantised(RECIPES["gptq-desc-act"], checkpoint("int4"), tmp_path / "source")
+    build(tmp_path / "source", tmp_path / "out.l4e", weights="int8", num_threads=1)
+    described = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["weights"])
+    assert described["layers.1.moe.down"]["kind"] == "int8"
+    assert described["lm_head"]["kind"] == "bf16"

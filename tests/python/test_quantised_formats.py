@@ -87,25 +87,25 @@ def codes_of(layer: FormatLayer) -> Codes:
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [
-        ("packed-2-asymmetric", ("int4", 64, "F32", False, False)),  # the zero point is in the code
+        ("packed-2-asymmetric", ("int4", 64, "F16", False, False)),  # the zero point is in the code
         ("packed-3", ("int4", 32, "BF16", False, False)),
-        ("packed-4-asymmetric", ("int4", 64, "F32", True, False)),
-        ("packed-6-asymmetric", ("int8", 64, "F32", False, False)),
-        ("packed-8-asymmetric", ("int8", 64, "F32", True, False)),
-        ("gptq-4", ("int4", 32, "F32", False, False)),  # sym
-        ("gptq-4-asymmetric", ("int4", 64, "F32", True, False)),
-        ("awq", ("int4", 32, "F32", True, False)),
+        ("packed-4-asymmetric", ("int4", 64, "F16", True, False)),
+        ("packed-6-asymmetric", ("int8", 64, "F16", False, False)),
+        ("packed-8-asymmetric", ("int8", 64, "F16", True, False)),
+        ("gptq-4", ("int4", 32, "F16", False, False)),  # sym
+        ("gptq-4-asymmetric", ("int4", 64, "F16", True, False)),
+        ("awq", ("int4", 32, "F16", True, False)),
         ("fp8-channel-bf16", ("fp8", 128, "BF16", False, False)),
         ("fp8-block", ("fp8", 128, "F32", False, False)),
         ("fp8-group", ("fp8", 32, "BF16", False, False)),
         ("mxfp8", ("fp8", 32, "BF16", False, False)),
         ("int8-asymmetric", ("int8", 128, "F32", True, False)),
-        ("nvfp4", ("table4", 16, "F32", False, False)),
+        ("nvfp4", ("table4", 16, "F8_E4M3", False, False)),
         ("mxfp4", ("table4", 32, "BF16", False, False)),
         ("mxfp6", ("int8", 32, "BF16", False, False)),
         ("nf4-nested", ("table4", 64, "F32", False, False)),
         ("mlx-3", ("int4", 64, "BF16", False, True)),
-        ("mlx-6-f16", ("int8", 32, "F32", False, True)),
+        ("mlx-6-f16", ("int8", 32, "F16", False, True)),
     ],
 )
 def test_each_kind_is_stored_no_wider_than_it_needs(

@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "build",
         help="make an engine file from a checkpoint",
         description="Make an engine file from a Llama 4 checkpoint in Hugging Face's or Meta's form, or from a GGUF "
-        "file. Matrices that the checkpoint already has quantised keep their codes.",
+        "file. Matrices that the checkpoint already has quantised are taken over as they are.",
     )
     parser.add_argument(
         "source",

@@ -111,7 +111,9 @@ def _write(
         vision=options.vision != "none",
     )
     mapping = map_tensors(config, checkpoint)
-    quantized = any(piece.source.info.codes for target in mapping.targets for piece in target.pieces)
+    # With codes, or made of several tensors: quantised in a way whose codes cannot go in.
+    infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
+    quantized = any(info.codes or len(info.stored) > 1 for info in infos)
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llama4rt import _core
-from llama4rt.convert.build_options import LAYOUTS, BuildOptions, storage_of
+from llama4rt.convert.build_options import LAYOUTS, BuildOptions, rounding_notes, storage_of
 from llama4rt.convert.checkpoint import Checkpoint, notes_of_matrices, raise_problems
 from llama4rt.convert.config import ModelConfig
 from llama4rt.convert.journal import Journal
@@ -57,9 +57,12 @@ class EngineBuild:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of this build: the checkpoint's own, then those of the matrices it uses."""
+        """What a person should know of this build: the checkpoint's own, those of the matrices it uses, and what of
+        their codes is rounded.
+        """
         sources = {p.source.tensor: p.source.info for target in self._mapping.targets for p in target.pieces}
-        return (*self._checkpoint.notes(), *notes_of_matrices(sources))
+        rounded = rounding_notes(self._mapping.targets, self._options)
+        return (*self._checkpoint.notes(), *notes_of_matrices(sources), *rounded)
 
     def identity(self) -> dict[str, Any]:
         """What decides every byte of the file, for a journal: plain values."""

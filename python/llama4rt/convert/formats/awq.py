@@ -18,8 +18,8 @@ from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.integer_codes import integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
-from llama4rt.convert.formats.parts import Parts
-from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, as_float32, group_size_for, repeat_groups
+from llama4rt.convert.formats.parts import Parts, kept_type
+from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, group_size_for, repeat_groups
 
 _CODES = ".qweight"
 _PER_WORD = 8
@@ -64,7 +64,7 @@ class AwqLinear:
         size = group_size_for(self._into // groups, self._into) if divides else None
         layout = None
         if size is not None:
-            layout = integer_layout(4, size, "BF16" if scales.dtype == "BF16" else "F32", has_zeros=True)
+            layout = integer_layout(4, size, kept_type(scales.dtype), has_zeros=True)
         self._repeat = 1 if size is None else -(-(self._into // groups) // size)
         self.info = TensorInfo("AWQ", (self._out, self._into), layout, self._parts.stored)
 
@@ -106,8 +106,6 @@ class AwqLinear:
         codes = _outputs(parts.array(base, "qweight")[:, start:stop])[cut]
         zeros = _outputs(parts.array(base, "qzeros")[:, start:stop])[cut]
         scales: NDArray[Any] = parts.array(base, "scales")[:, first:last].T
-        if layout.scale_dtype != "BF16":
-            scales = as_float32(scales, parts.info("scales").dtype)
         groups = -(-self._into // layout.group_size)
         return Codes(
             layout,

@@ -24,7 +24,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, words_of
-from llama4rt.convert.formats.parts import Parts, numbers_of
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
 from llama4rt.convert.formats.scale_grid import declared_blocks, grid_of
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
@@ -71,7 +71,7 @@ class PackedLinear:
                 base, self._parts, "weight_g_idx", self._into, self._grid.shape[1], of_grid
             )
         if self._groups is not None and self._groups.size is not None:
-            dtype = "BF16" if scale.dtype == "BF16" else "F32"
+            dtype = kept_type(scale.dtype)
             has_zeros = "weight_zero_point" in self._parts
             layout = integer_layout(self._bits, self._groups.size, dtype, has_zeros)
         elif self._groups is not None and self._groups.is_listed:
@@ -122,11 +122,8 @@ class PackedLinear:
                 numbers_of(codes.astype(np.float32) - shift, as_float32(scales[:, of_input], dtype)), "F32"
             )
         of_group = self._groups.of_group
-        chosen = np.ascontiguousarray(scales[:, of_group])
-        if layout.scale_dtype != "BF16":
-            chosen = as_float32(chosen, dtype)
         given = None if zeros is None else np.ascontiguousarray(zeros[:, of_group])
-        return integer_codes(layout, self._bits, codes, chosen, given)
+        return integer_codes(layout, self._bits, codes, np.ascontiguousarray(scales[:, of_group]), given)
 
     def _said_shape(self, base: Checkpoint) -> list[int] | None:
         shape = self._parts.info("weight_shape")

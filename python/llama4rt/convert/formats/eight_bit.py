@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts, numbers_of, refuse_nan_codes
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
 from llama4rt.convert.formats.scale_grid import Block, declared_blocks, grid_of
 from llama4rt.convert.formats.small_floats import e8m0_as_bf16
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32
@@ -78,7 +78,7 @@ class EightBitLinear:
         size = None if self._grid is None else self._grid.group_size(self._into)
         layout = None
         if size is not None:
-            dtype = "BF16" if scale.dtype == "BF16" or self._is_power else "F32"
+            dtype = "BF16" if self._is_power else kept_type(scale.dtype)
             layout = CodeLayout(
                 kind, size, dtype, zeros="weight_zero_point" in self._parts and kind == "int8"
             )
@@ -123,8 +123,6 @@ class EightBitLinear:
         codes = self._parts.array(base, "weight", first, last).view(np.uint8)
         if self._kind == "int8":
             codes = codes ^ np.uint8(0x80)  # two's complement to 0..255
-        else:
-            refuse_nan_codes(codes, self._parts.said("weight"))
 
         def expand(numbers: NDArray[Any]) -> NDArray[Any]:
             return grid.expand(numbers, first, last, self._into, layout.group_size)
@@ -141,10 +139,7 @@ class EightBitLinear:
         stored = parts.array(base, self._scale)
         if self._is_power:
             return e8m0_as_bf16(stored, 1, parts.said(self._scale))
-        if dtype == "BF16":
-            return stored
-        scales = as_float32(stored, dtype)
-        return numbers_of(scales, _SCB_FACTOR) if self._scale == "SCB" else scales
+        return numbers_of(as_float32(stored, dtype), _SCB_FACTOR) if self._scale == "SCB" else stored
 
 
 __all__ = ["EightBitLinear", "Float8", "Int8"]

@@ -7,22 +7,21 @@
     scale of the matrix   weight_global_scale      weight_scale_2      F32, one number, of NVFP4 only
     value                 e2m1 * (scale / global)  e2m1 * (scale * global)
 
-The scales are combined in fp32 first, rounded, and then multiplied, rounded: the order of both writers. Stored are
-twice the numbers of e2m1, which are whole, and half of the scale: the same values. Scales of MXFP4 are exact in bf16.
+The scales are combined in fp32 first, rounded, and then multiplied, rounded, by both writers. Stored are twice the
+numbers of e2m1, which are whole; the scales of e4m3 as they are; and half of scale_2, or of fp32(1 / global), as their
+factor. So ModelOpt's values are the same to the bit, and those of compressed-tensors, which divides, within 2^-21 of
+themselves: five roundings in all. Half of MXFP4's scales is exact in bf16.
 MXFP6 of compressed-tensors (e2m3, four codes in three bytes) becomes int8 with an eighth of the scale, as exactly.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
 from llama4rt.convert.formats.parts import Parts
-from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e2m3_eightfold, e4m3_scales, e8m0_as_bf16
+from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e2m3_eightfold, e8m0_as_bf16, half_of
 from llama4rt.convert.stored_rows import CodeLayout, Codes
 
 _NV_GROUPS = (16, 32)
@@ -73,7 +72,7 @@ class Fp4Linear:
         size = self._into // groups if groups and self._into % groups == 0 else 0
         if size not in (_NV_GROUPS if self._is_nv else (_MX_GROUP,)):
             return None
-        dtype = "F32" if self._is_nv else "BF16"
+        dtype = "F8_E4M3" if self._is_nv else "BF16"
         if self._bits == 6:
             return CodeLayout("int8", size, dtype)
         return CodeLayout("table4", size, dtype, table=E2M1_DOUBLED)
@@ -113,19 +112,11 @@ class Fp4Linear:
         if self._bits == 6:
             eighths = e8m0_as_bf16(stored, 8, parts.said("weight_scale"))
             return Codes(layout, e2m3_eightfold()[codes], eighths)
-        return Codes(layout, codes, self._halves(base, stored))
-
-    def _halves(self, base: Checkpoint, stored: NDArray[Any]) -> NDArray[Any]:
-        """Half of each group's whole scale, of the layout's type."""
-        name = self._parts.said("weight_scale")
         if not self._is_nv:
-            return e8m0_as_bf16(stored, 2, name)
-        whole = self._parts.positive_number(base, self._whole)
-        scales = e4m3_scales(stored, name)
-        with np.errstate(over="ignore"):  # an infinite scale is refused where it is stored
-            both = np.divide(scales, whole) if self._main == "weight_packed" else np.multiply(scales, whole)
-        half: NDArray[np.float32] = both * np.float32(0.5)
-        return half
+            return Codes(layout, codes, e8m0_as_bf16(stored, 2, parts.said("weight_scale")))
+        whole = float(parts.positive_number(base, self._whole)[0])
+        factor = 1 / whole if self._main == "weight_packed" else whole
+        return Codes(layout, codes, stored, factors=half_of(factor, last - first, self._into))
 
 
 __all__ = ["Fp4", "Fp4Linear"]

@@ -8,20 +8,20 @@ stack, `....experts.gate_up_proj` or `....experts.down_proj`:
     P_weight_scale_2   ModelOpt's NVFP4: F32, one number for all experts, or one for each
     P_bias             never of Llama 4: left over, and so refused
 
-FP8: value = e4m3 * scale; NVFP4: value = e2m1 * (scale * scale_2), each product rounded to fp32.
+FP8: value = e4m3 * scale; NVFP4: value = e2m1 * (scale * scale_2), each product rounded to fp32. As in fp4.py, twice
+the numbers of e2m1 go in, and half of scale_2.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import Parts, refuse_nan_codes
-from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e4m3_scales
-from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32, group_size_for
+from llama4rt.convert.formats.parts import Parts, kept_type
+from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, half_of
+from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, group_size_for
 from llama4rt.errors import CheckpointError
 
 _STACKS = (".experts.gate_up_proj", ".experts.down_proj")
@@ -62,7 +62,7 @@ class Float8Stack:
         self._parts = Parts(base, named)
         self._shape = self._parts.info("weight").shape
         self._scale = "scale" if "scale" in self._parts else "weight_scale"
-        dtype = "BF16" if self._parts.info(self._scale).dtype == "BF16" else "F32"
+        dtype = kept_type(self._parts.info(self._scale).dtype)
         self.info = TensorInfo(
             "FP8", self._shape, CodeLayout("fp8", GROUP_SIZES[0], dtype), self._parts.stored
         )
@@ -89,18 +89,11 @@ class Float8Stack:
         last = out if last is None else last
         stack = self._parts.array(base, "weight", expert, expert + 1)[0]
         codes = np.ascontiguousarray(stack[:, first:last].T)
-        refuse_nan_codes(codes, f"{self._parts.said('weight')}[{expert}]")
         stored = self._parts.array(base, self._scale)
-        scales: NDArray[Any] = (
-            stored
-            if layout.scale_dtype == "BF16"
-            else as_float32(stored, self._parts.info(self._scale).dtype)
-        )
-        count = scales.size
-        if count == experts * out:
-            own = scales.reshape(experts, out)[expert, first:last]
+        if stored.size == experts * out:
+            own = stored.reshape(experts, out)[expert, first:last]
         else:
-            own = np.repeat(scales.reshape(-1)[expert if count > 1 else 0], last - first)
+            own = np.repeat(stored.reshape(-1)[expert if stored.size > 1 else 0], last - first)
         return Codes(layout, codes, np.repeat(own[:, None], -(-into // layout.group_size), axis=1))
 
     @staticmethod
@@ -123,7 +116,9 @@ class Nvfp4Stack:
         groups = scale[1] if len(scale) == 3 else 0
         size = 2 * half // groups if groups and 2 * half % groups == 0 else 0
         self._size = group_size_for(size, 2 * half) if size else None
-        layout = None if self._size is None else CodeLayout("table4", self._size, "F32", table=E2M1_DOUBLED)
+        layout = (
+            None if self._size is None else CodeLayout("table4", self._size, "F8_E4M3", table=E2M1_DOUBLED)
+        )
         self._repeat = 1 if self._size is None else size // self._size
         self.info = TensorInfo("FP4", self._shape, layout, self._parts.stored)
 
@@ -164,9 +159,8 @@ class Nvfp4Stack:
         whole = wholes[expert if wholes.size > 1 else 0]
         if not (np.isfinite(whole) and whole > 0):
             raise CheckpointError(f"{parts.said('whole')}: is {whole}; it must be positive and finite")
-        with np.errstate(over="ignore"):  # an infinite scale is refused where it is stored
-            scales = e4m3_scales(stored, f"{parts.said('scale')}[{expert}]") * whole * np.float32(0.5)
-        return Codes(layout, codes, np.repeat(scales, self._repeat, axis=1))
+        factors = half_of(float(whole), last - first, self._shape[1])
+        return Codes(layout, codes, np.repeat(stored, self._repeat, axis=1), factors=factors)
 
     def _missing(self) -> list[str]:
         return [

@@ -28,7 +28,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, unpack_planes, words_of
-from llama4rt.convert.formats.parts import Parts, numbers_of
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
@@ -84,7 +84,7 @@ class GptqLinear:
             declared = [size] if type(size) is int and size > 0 else []
             self._groups = groups_of_inputs(base, self._parts, "g_idx", self._into, groups, declared)
         if self._groups is not None and self._groups.size is not None:
-            dtype = "BF16" if scales.dtype == "BF16" else "F32"
+            dtype = kept_type(scales.dtype)
             layout = integer_layout(self._bits, self._groups.size, dtype, not self._is_symmetric)
         elif self._groups is not None and self._groups.is_listed:
             note = GROUPS_OF_THEIR_OWN
@@ -138,13 +138,8 @@ class GptqLinear:
             whole = codes.astype(np.float32) - zeros[:, of_input].astype(np.float32)
             return Values(numbers_of(whole, scales), "F32")
         of_group = self._groups.of_group
-        chosen = (
-            stored[:, of_group]
-            if layout.scale_dtype == "BF16"
-            else as_float32(stored[:, of_group], parts.info("scales").dtype)
-        )
         given = None if self._is_symmetric else zeros[:, of_group]
-        return integer_codes(layout, self._bits, codes, np.ascontiguousarray(chosen), given)
+        return integer_codes(layout, self._bits, codes, np.ascontiguousarray(stored[:, of_group]), given)
 
     def _unpack(self, words: NDArray[Any], count: int) -> NDArray[np.uint8]:
         return (unpack_planes if self._is_planar else unpack_bits)(words, self._bits, count)

@@ -8,7 +8,6 @@ from typing import Any
 
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.interfaces import StoredMatrix
-from llama4rt.convert.formats.parts import refuse_infinite
 from llama4rt.convert.stored_rows import Codes, Values
 
 
@@ -82,10 +81,7 @@ class FormatLayer(CheckpointLayer):
         matrix = self._matrices.get(name)
         if matrix is None:
             return self._base.rows(name, first, last, expert)
-        rows = matrix.rows(self._base, first, last, expert)
-        if isinstance(rows, Codes):
-            refuse_infinite(rows)
-        return rows
+        return matrix.rows(self._base, first, last, expert)
 
     def release(self, name: str) -> None:
         for part in self._parts(name):

@@ -15,15 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.integer_codes import kind_of
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
-from llama4rt.convert.formats.parts import Parts, refuse_nan_codes
-from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e4m3_scales, e8m0_as_bf16
+from llama4rt.convert.formats.parts import Parts, kept_type
+from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e8m0_as_bf16, half_of
 from llama4rt.convert.formats.stacked_experts import matrices_of
 from llama4rt.convert.stored_rows import CodeLayout, Codes, as_float32
 
@@ -68,7 +67,7 @@ class Mode:
         if self.name == "mxfp8":
             return CodeLayout("fp8", self.group_size, "BF16")
         return CodeLayout(
-            "table4", self.group_size, "F32" if self.name == "nvfp4" else "BF16", table=E2M1_DOUBLED
+            "table4", self.group_size, "F8_E4M3" if self.name == "nvfp4" else "BF16", table=E2M1_DOUBLED
         )
 
 
@@ -112,7 +111,7 @@ class MlxModule:
     @property
     def scale_dtype(self) -> str:
         types = {self.parts.info(part).dtype for part in ("scales", "biases")}
-        return "BF16" if types == {"BF16"} else "F32"
+        return kept_type(types.pop()) if len(types) == 1 else "F32"
 
     def array(self, base: Checkpoint, part: str, index: int, first: int, last: int) -> NDArray[Any]:
         """Rows first..last of the matrix `index`."""
@@ -162,11 +161,10 @@ class MlxLinear:
         name = module.parts.said("scales")
         match module.mode.name:
             case "nvfp4":
-                return Codes(layout, codes, e4m3_scales(stored, name) * np.float32(0.5))
+                return Codes(layout, codes, stored, factors=half_of(1, last - first, module.into))
             case "mxfp4":
                 return Codes(layout, codes, e8m0_as_bf16(stored, 2, name))
             case "mxfp8":
-                refuse_nan_codes(codes, module.parts.said("weight"))
                 return Codes(layout, codes, e8m0_as_bf16(stored, 1, name))
         offsets = self._numbers(module.array(base, "biases", self._index, first, last), "biases")
         return Codes(layout, codes, self._numbers(stored, "scales"), None, offsets)
@@ -174,7 +172,8 @@ class MlxLinear:
     def _numbers(self, stored: NDArray[Any], part: str) -> NDArray[Any]:
         """Scales or biases, of the layout's type."""
         module = self._module
-        return stored if module.scale_dtype == "BF16" else as_float32(stored, module.parts.info(part).dtype)
+        dtype = module.parts.info(part).dtype
+        return stored if module.scale_dtype == dtype else as_float32(stored, dtype)
 
 
 def _settings(config: Mapping[str, Any], *modules: str) -> Mapping[str, Any]:

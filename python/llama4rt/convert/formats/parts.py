@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
-from llama4rt.convert.stored_rows import Codes, Values, as_float32
+from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
+from llama4rt.convert.stored_rows import Values, as_float32
 from llama4rt.errors import CheckpointError
 
 # A part, the element types it may have, and its shape, or the shapes it may have.
 Wanted = tuple[str, tuple[str, ...], tuple[int, ...] | list[tuple[int, ...]]]
 
 _NOTHING = TensorInfo("", ())
-_LARGEST = {"int4": 15, "int8": 255, "fp8": 448}  # magnitude that a code can mean, before its scale
 
 
 class Parts:
@@ -78,39 +77,15 @@ class Parts:
         return number
 
 
+def kept_type(dtype: str) -> str:
+    """Of the scales of a layout: as the checkpoint has them; of a damaged one, some."""
+    return dtype if dtype in FLOAT_DTYPES else "F32"
+
+
 def numbers_of(a: NDArray[np.float32], b: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     """Their products. Those that are NaN or infinite are refused where they are stored, so nothing is said of them."""
     with np.errstate(invalid="ignore", over="ignore"):
         return a * b
 
 
-def refuse_nan_codes(codes: NDArray[np.uint8], name: str) -> None:
-    """Raises CheckpointError where an e4m3fn code is one of the two that are no number."""
-    bad = (codes & 0x7F) == 0x7F
-    if bool(bad.any()):
-        row, column = np.argwhere(bad)[0].tolist()
-        raise CheckpointError(
-            f"{name}: is NaN in row {row}, input {column} of these; the checkpoint is damaged"
-        )
-
-
-def refuse_infinite(codes: Codes) -> None:
-    """Raises CheckpointError where a scale or an offset is no number, or so large that values would be none."""
-    layout = codes.layout
-    largest = max(map(abs, layout.table)) if layout.table else _LARGEST[layout.kind]
-    with np.errstate(invalid="ignore"):  # NaN is what is looked for
-        scales = as_float32(codes.scales, layout.scale_dtype).astype(np.float64)
-        reach = np.abs(scales) * largest
-        if codes.offsets is not None:
-            reach = reach + np.abs(as_float32(codes.offsets, layout.scale_dtype))
-        fits = reach <= np.finfo(np.float32).max  # false of NaN, too
-    if not bool(fits.all()):
-        row, group = np.argwhere(~fits)[0].tolist()
-        what = "scale" if codes.offsets is None else "scale or bias"
-        raise CheckpointError(
-            f"the {what} in row {row}, group {group} of these is {scales[row, group]:g}, so that values are NaN or "
-            "infinite; the checkpoint is damaged"
-        )
-
-
-__all__ = ["Parts", "Wanted", "numbers_of", "refuse_infinite", "refuse_nan_codes"]
+__all__ = ["Parts", "Wanted", "kept_type", "numbers_of"]
