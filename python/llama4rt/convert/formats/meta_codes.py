@@ -132,15 +132,18 @@ class CodedStack:
             end = begin + band[0].codes.shape[0]
             low, high = max(first, begin), end if last is None else min(last, end)
             if low < high:
-                found.append(self._checked([_cut(block, low - begin, high - begin) for block in band]))
+                found.append(self._joined([_cut(block, low - begin, high - begin) for block in band]))
             begin = end
         return found[0] if len(found) == 1 else _one_after_another(found)
 
-    def _checked(self, blocks: Sequence[Codes]) -> Codes | Values:
-        """Blocks side by side: as codes, or as numbers where no group of codes is so narrow."""
-        if self.info.codes is None:
+    def _joined(self, blocks: Sequence[Codes]) -> Codes | Values:
+        """Blocks side by side: as codes, or as numbers where no group of codes is so narrow. Codes and scales that are
+        no numbers are the writer's to refuse.
+        """
+        if self.info.codes is not None:
+            return _side_by_side(blocks)
+        with np.errstate(invalid="ignore", over="ignore"):
             return Values(np.concatenate([block.values().array for block in blocks], axis=1), "F32")
-        return _side_by_side(blocks)
 
     def release(self) -> None:
         for part in self._parts:
