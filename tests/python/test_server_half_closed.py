@@ -43,7 +43,8 @@ def server(engine: Engine, request: pytest.FixtureRequest) -> Iterator[RunningSe
             patch.setitem(sys.modules, "uvloop", None)  # uvicorn takes it where it is
         else:
             pytest.importorskip("uvloop")
-        with running_server(engine, heartbeat_seconds=600.0) as server:
+        # Nothing here is to end by waiting.
+        with running_server(engine, heartbeat_seconds=600.0, keep_alive_seconds=600) as server:
             yield server
 
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -434,3 +435,16 @@ def test_aborted_outputs_leave_nothing_behind(engine: Engine) -> None:
     while engine.stats()["running"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_closed_engine_leaves_no_threads_of_masks() -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("llama4rt-masks")}
+
+    before = threads()
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="16MiB") as engine:
+        written(engine, StructuredOutput.choice(["red", "green"]), n=4)
+        assert threads() - before
+    for thread in threads() - before:
+        thread.join(20)
+    assert not threads() - before
