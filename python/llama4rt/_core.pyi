@@ -1,7 +1,7 @@
 """The native module. Thin on purpose: convert, release the GIL, call. People use llama4rt.Engine and llama4rt.build."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,7 @@ class Request:
     logprobs: int  # -1: none, 0: the chosen token's, n: and the n best
     prompt_logprobs: int  # -1: none
     return_logits: bool  # score(): float32 [tokens, vocab], no generation
+    score_from: int  # not 0: scores of prompt tokens from this one on, no generation
     assume_computed: int  # with Engine.dummy: so many prompt tokens are taken as computed
     use_prefix_cache: bool
     report_progress: bool  # events with prompt_computed, of index 0
@@ -227,6 +228,8 @@ class Event:
         list[tuple[float, list[tuple[int, float]]]] | None
     )  # entry 0 is for token 1; first event of index 0
     logits: NDArray[np.float32] | None
+    # Of one chunk: place of its first token, log-probabilities [tokens], best ids and theirs [tokens, prompt_logprobs].
+    scores: tuple[int, NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]] | None
     prompt_computed: int  # -1, or prompt tokens done so far: the event then says only this, and cached_tokens
     cached_tokens: int  # prompt tokens found in the prefix cache (first event)
     finish_reason: str  # "", "stop", "length", "abort" or "error"
@@ -371,6 +374,34 @@ def list_weights(
     vision: str = "bf16",
 ) -> list[tuple[str, str, list[int], int]]:
     """(name, kind, [E, N, K], bytes with scales) of every weight that build() would store with such options."""
+
+# --- quality ----------------------------------------------------------------------------------------------------------
+
+class ObservedEngine:
+    """An engine file that runs one prompt at a time and shows what its ops do. The GIL is held meanwhile."""
+
+    def __init__(
+        self,
+        path: _Path,
+        observer: Callable[[str, list[str], dict[str, NDArray[Any]], dict[str, NDArray[Any]]], None],
+        **options: Any,
+    ) -> None:
+        """observer(op, names of the tensors it reads, operands before it, outputs after it): copies, for each op in
+        turn; what it raises ends the run. Options of Engine.
+        """
+    @property
+    def device(self) -> str: ...
+    def run(self, token_ids: Sequence[int]) -> None:
+        """The prompt in one step: it may have at most max_batched_tokens, and no more than an attention chunk."""
+    def close(self) -> None: ...
+
+def compare_logits(
+    p: NDArray[np.float32], q: NDArray[np.float32], next: NDArray[np.int32], num_threads: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Of each row of two models' logits [rows, vocab]: "divergence" of q from p in nats (float64), "p_logprob" and
+    "q_logprob" of the token that follows, "p_best" and "q_best", and whether both are "finite". num_threads 0: all
+    processors. GIL released.
+    """
 
 # --- ops, for tests ---------------------------------------------------------------------------------------------------
 

@@ -202,7 +202,8 @@ AT = "layers.1.feed_forward.experts."
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
-        ("fp8", damage(f"{AT}w2", lambda t: replaced(t, (1, 3), float("nan"))), r"moe_w_out_eF_D\[1\].*scale \[3, 1\] is nan"),
+        ("fp8", damage(f"{AT}w2", lambda t: replaced(t, (1, 3), float("nan"))),
+         r"moe_w_out_eF_D\[1\].*scale \[3, 1\] is nan"),
         ("int4", damage(f"{AT}w1", lambda t: replaced(t, (0, 0, 7), float("inf"))),
          r"moe_w_in_eD_F\[0\].*scale \[135, 0\] is inf"),
         ("fp8", damage(f"{AT}moe_w_in_eD_F", lambda t: torch.nn.Parameter(
