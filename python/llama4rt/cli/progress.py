@@ -1,4 +1,4 @@
-"""The progress bar of a build."""
+"""The progress bar of long commands."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,9 @@ from typing import Any
 class ProgressBar:
     """A bar with the time left, on a terminal only."""
 
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
+    def __init__(self, shown: bool, what: str = "building", unit: str = "B") -> None:
+        """what: the word in front of the bar. unit: of what is counted; "B" counts bytes, in MB and GB."""
+        self._shown, self._what, self._unit = shown, what, unit
         self._bar: Any = None
         self._done = 0
 
@@ -28,7 +29,12 @@ class ProgressBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="building", leave=False
+                total=total,
+                unit=self._unit,
+                unit_scale=self._unit == "B",
+                unit_divisor=1000,
+                desc=self._what,
+                leave=False,
             )
         self._bar.update(done - self._done)
         self._done = done
