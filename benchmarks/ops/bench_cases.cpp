@@ -14,13 +14,15 @@ using test::RandomGateUp;
 using test::RandomWeight;
 using test::Rng;
 
-constexpr size_t kColdBytes = size_t(384) << 20;  // above the last-level cache of any machine we know
+constexpr size_t kColdBytes = size_t(384) << 20;     // above the last-level cache of any machine we know
+constexpr size_t kColdTurnBytes = size_t(96) << 20;  // of weights that take turns with others
 
 // One weight in as many copies as it takes to miss the caches, handed out in turn.
 class ColdWeight {
  public:
-  ColdWeight(RandomWeight first, bool cold) {
-    const size_t copies = cold ? std::clamp<size_t>(kColdBytes / first.bytes(), 1, 64) : 1;
+  // cold_bytes: of all copies; 0: the caches may help
+  ColdWeight(RandomWeight first, size_t cold_bytes) {
+    const size_t copies = std::clamp<size_t>(cold_bytes / first.bytes(), 1, 64);
     for (size_t i = 1; i < copies; ++i) copies_.push_back(first.copy());
     copies_.push_back(std::move(first));
   }
@@ -34,8 +36,10 @@ class ColdWeight {
 };
 
 std::string name_of(const cases::WeightSpec& spec) {
-  return spec.kind == WeightKind::kBF16 ? "bf16"
-                                        : error_text(weight_kind_name(spec.kind), " g", spec.group_size);
+  if (spec.kind == WeightKind::kBF16) return "bf16";
+  return error_text(weight_kind_name(spec.kind), " g", spec.group_size,
+                    spec.scales == DType::kF32 ? " f32" : "", spec.zeros ? " zero points" : "",
+                    spec.offsets ? " offsets" : "", spec.table == cases::kWideTable ? " wide" : "");
 }
 
 std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
@@ -95,6 +99,17 @@ std::vector<BenchCase> gelu_cases(Device& device) {
   return all;
 }
 
+BenchCase linear_case(Device& device, Rng& rng, const cases::LinearCase& c, const cases::WeightSpec& spec,
+                      const std::shared_ptr<ColdWeight>& weight) {
+  const auto x = activations(rng, c.tokens, c.k);
+  const auto out = std::make_shared<Matrix>(c.tokens, c.n);
+  return {.op = "linear",
+          .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
+          .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
+          .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
+          .run = [&device, x, weight, out] { device.ops().linear(out->view(), x->view(), weight->next()); }};
+}
+
 std::vector<BenchCase> linear_cases(Device& device, const cases::WeightSpec& spec) {
   std::vector<BenchCase> all;
   std::shared_ptr<ColdWeight> weight;
@@ -102,17 +117,22 @@ std::vector<BenchCase> linear_cases(Device& device, const cases::WeightSpec& spe
   Rng rng(2);
   for (const cases::LinearCase& c : cases::kLinearSpeed) {
     if (n != c.n || k != c.k)
-      weight = std::make_shared<ColdWeight>(RandomWeight(rng, spec, 1, c.n, c.k), c.tokens < 64);
+      weight =
+          std::make_shared<ColdWeight>(RandomWeight(rng, spec, 1, c.n, c.k), c.tokens < 64 ? kColdBytes : 0);
     n = c.n, k = c.k;
-    const auto x = activations(rng, c.tokens, c.k);
-    const auto out = std::make_shared<Matrix>(c.tokens, c.n);
-    all.push_back(
-        {.op = "linear",
-         .shape = error_text("T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ", name_of(spec)),
-         .bytes = weight->bytes() + 4.0 * double(c.tokens * (c.k + c.n)),
-         .flops = 2.0 * double(c.tokens) * double(c.n) * double(c.k),
-         .run = [&device, x, weight, out] { device.ops().linear(out->view(), x->view(), weight->next()); }});
+    all.push_back(linear_case(device, rng, c, spec, weight));
   }
+  return all;
+}
+
+// All kinds of weights in turn, so that what else the machine does meets all of them alike.
+std::vector<BenchCase> kinds_cases(Device& device, const cases::LinearCase& c) {
+  std::vector<BenchCase> all;
+  Rng rng(8);
+  for (const cases::WeightSpec& spec : cases::kWeightSpeed)
+    all.push_back(linear_case(device, rng, c, spec,
+                              std::make_shared<ColdWeight>(RandomWeight(rng, spec, 1, c.n, c.k),
+                                                           c.tokens < 64 ? kColdTurnBytes : 0)));
   return all;
 }
 
@@ -146,7 +166,7 @@ std::vector<BenchCase> experts_cases(Device& device, const cases::WeightSpec& sp
     if (hidden != c.hidden || width != c.width) {
       RandomWeight made = gate_up ? RandomGateUp(rng, spec, c.experts, c.width, c.hidden)
                                   : RandomWeight(rng, spec, c.experts, c.hidden, c.width);
-      weight = std::make_shared<ColdWeight>(std::move(made), c.tokens < 64);
+      weight = std::make_shared<ColdWeight>(std::move(made), c.tokens < 64 ? kColdBytes : 0);
     }
     hidden = c.hidden, width = c.width;
     const int64_t picks = c.tokens * c.top_k, in_rows = gate_up ? c.tokens : picks;
@@ -261,6 +281,8 @@ std::vector<BenchGroup> groups() {
       {"rmsnorm", rmsnorm_cases}, {"layernorm", layernorm_cases}, {"gelu", gelu_cases}};
   for (const cases::WeightSpec& spec : {cases::kInt4, cases::kInt8, cases::kBF16})
     all.push_back({"linear " + name_of(spec), [spec](Device& b) { return linear_cases(b, spec); }});
+  for (const cases::LinearCase& c : cases::kWeightSpeedShapes)
+    all.push_back({error_text("kinds ", c.tokens), [c](Device& b) { return kinds_cases(b, c); }});
   all.push_back({"experts_gate_up", [](Device& b) { return experts_cases(b, cases::kInt4, true); }});
   all.push_back({"experts_down_add", [](Device& b) { return experts_cases(b, cases::kInt4, false); }});
   all.push_back({"paged_attention", attention_cases});

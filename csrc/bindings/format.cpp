@@ -72,20 +72,27 @@ py::dict weight_dict(const EngineFile& file, const std::string& name) {
   out["group_size"] = w.group_size;
   out["scale_dtype"] = std::string(dtype_name(w.scale_dtype));
   out["has_zeros"] = w.zeros != nullptr;
+  out["has_offsets"] = w.offsets != nullptr;
+  if (w.format().meaning == CodeMeaning::kTable)
+    out["table"] = std::vector<int>(w.table.begin(), w.table.end());
   return out;
 }
 
-py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert) {
+py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert, int64_t first,
+                              std::optional<int64_t> last) {
   const Weight stack = file.weight(name);
   LLAMA4RT_CHECK(kRequest, expert >= 0 && expert < stack.num_experts, name, ": expert ", expert,
                  " is outside 0..", stack.num_experts - 1);
-  py::array_t<float> out({stack.n, stack.k});
+  const int64_t stop = last.value_or(stack.n);
+  LLAMA4RT_CHECK(kRequest, first >= 0 && first <= stop && stop <= stack.n, name, " has no rows ", first,
+                 " to ", stop, ": it has ", stack.n);
+  py::array_t<float> out({stop - first, stack.k});
   float* const values = out.mutable_data();
   const WithoutGil no_gil;
   const Weight w = expert_view(stack, expert);
-  ThreadPool(0).parallel_for(w.n, 16, [&](int64_t begin, int64_t end) {
+  ThreadPool(0).parallel_for(stop - first, 16, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, n, k);
+      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, first + n, k);
   });
   return out;
 }
@@ -118,7 +125,8 @@ std::span<const int64_t> row_span(const Int64Array& rows) {
 }
 
 void declare_weight(EngineWriter& writer, const std::string& name, const std::string& kind, int64_t experts,
-                    int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros) {
+                    int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros,
+                    bool offsets, const std::optional<std::vector<int>>& table) {
   Weight shape;
   shape.kind = weight_kind(kind);
   shape.num_experts = experts;
@@ -126,7 +134,20 @@ void declare_weight(EngineWriter& writer, const std::string& name, const std::st
   shape.k = k;
   shape.group_size = group_size;
   shape.scale_dtype = parse_dtype(scale_dtype);
-  writer.declare_weight(name, shape, zeros);
+  const bool needs_table = shape.format().meaning == CodeMeaning::kTable;
+  LLAMA4RT_CHECK(kInternal, table.has_value() == needs_table, name, ": ", kind,
+                 needs_table ? " needs a" : " has no", " table");
+  if (table) {
+    LLAMA4RT_CHECK(kInternal, table->size() == shape.table.size(), name, ": the table has ", table->size(),
+                   " entries; expected ", shape.table.size());
+    for (size_t i = 0; i < shape.table.size(); ++i) {
+      const int entry = (*table)[i];
+      LLAMA4RT_CHECK(kInternal, entry >= -128 && entry <= 127, name, ": table[", i, "] is ", entry,
+                     "; it must be in -128..127");
+      shape.table[i] = int8_t(entry);
+    }
+  }
+  writer.declare_weight(name, shape, zeros, offsets);
 }
 
 void write_tensor(EngineWriter& writer, const std::string& name, const py::array& data) {
@@ -145,28 +166,40 @@ void quantize_rows(EngineWriter& writer, const std::string& name, int64_t expert
   writer.quantize_rows(name, expert, stored, matrix);
 }
 
-void import_int4_rows(EngineWriter& writer, const std::string& name, int64_t expert, const Int64Array& rows,
-                      const ByteArray& codes, const py::array& scales, const std::string& scale_dtype,
-                      const std::optional<ByteArray>& zeros) {
+// An array [rows, groups] of a weight, contiguous, of elements of this size.
+py::array groups_array(const std::string& name, const char* what, const py::array& array, int64_t rows,
+                       int64_t groups, size_t element) {
+  const py::array dense = py::array::ensure(array, py::array::c_style);
+  if (!dense) throw py::error_already_set();
+  LLAMA4RT_CHECK(kInternal,
+                 dense.ndim() == 2 && dense.shape(0) == rows && dense.shape(1) == groups &&
+                     dense.itemsize() == py::ssize_t(element),
+                 name, ": ", what, " must be [", rows, ", ", groups, "], ", element, " bytes each");
+  return dense;
+}
+
+void import_rows(EngineWriter& writer, const std::string& name, int64_t expert, const Int64Array& rows,
+                 const ByteArray& codes, const py::array& scales, const std::string& scale_dtype,
+                 const std::optional<ByteArray>& zeros, const std::optional<py::array>& offsets) {
   const DType dtype = parse_dtype(scale_dtype);
   const Weight w = writer.declared_weight(name);
-  const py::array dense_scales = py::array::ensure(scales, py::array::c_style);
-  if (!dense_scales) throw py::error_already_set();
-  const auto is_matrix = [](const py::array& array, int64_t height, int64_t width) {
-    return array.ndim() == 2 && array.shape(0) == height && array.shape(1) == width;
-  };
   LLAMA4RT_CHECK(kInternal, codes.ndim() == 2 && codes.shape(1) == w.k, name, ": codes must be [n, ", w.k,
                  "]");
-  LLAMA4RT_CHECK(kInternal,
-                 is_matrix(dense_scales, codes.shape(0), w.num_groups()) &&
-                     dense_scales.itemsize() == py::ssize_t(dtype_size(dtype)),
-                 name, ": scales must be ", scale_dtype, " [", codes.shape(0), ", ", w.num_groups(), "]");
-  LLAMA4RT_CHECK(kInternal, !zeros || is_matrix(*zeros, codes.shape(0), w.num_groups()), name,
-                 ": zeros must be [", codes.shape(0), ", ", w.num_groups(), "]");
-  const Int4Codes source{codes.data(), dense_scales.data(), zeros ? zeros->data() : nullptr, codes.shape(0)};
+  const int64_t count = codes.shape(0), groups = w.num_groups();
+  const auto side = [&](const char* what, const py::array& array, size_t element) {
+    return groups_array(name, what, array, count, groups, element);
+  };
+  const py::array dense_scales = side("scales", scales, dtype_size(dtype));
+  const py::array dense_zeros = zeros ? side("zeros", *zeros, 1) : py::array();
+  const py::array dense_offsets = offsets ? side("offsets", *offsets, dtype_size(dtype)) : py::array();
+  const CodeRows source{.codes = codes.data(),
+                        .scales = dense_scales.data(),
+                        .zeros = zeros ? static_cast<const uint8_t*>(dense_zeros.data()) : nullptr,
+                        .offsets = offsets ? dense_offsets.data() : nullptr,
+                        .rows = count};
   const auto stored = row_span(rows);
   const WithoutGil no_gil;
-  writer.import_int4_rows(name, expert, stored, source, dtype);
+  writer.import_rows(name, expert, stored, source, dtype);
 }
 
 uint64_t finish(EngineWriter& writer, const py::dict& metadata) {
@@ -222,7 +255,8 @@ void bind_engine_file(py::module_& m) {
           },
           py::arg("name"))
       .def("weight", &weight_dict, py::arg("name"))
-      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0)
+      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0, py::arg("first") = 0,
+           py::arg("last") = py::none())
       .def("verify", &EngineFile::verify, py::arg("num_threads") = 0, py::call_guard<WithoutGil>());
 }
 
@@ -240,14 +274,15 @@ void bind_engine_writer(py::module_& m) {
            py::arg("shape"))
       .def("declare_weight", &declare_weight, py::arg("name"), py::arg("kind"), py::arg("experts"),
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
-           py::arg("zeros") = false)
+           py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none())
       .def(
           "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<WithoutGil>())
       .def("write_tensor", &write_tensor, py::arg("name"), py::arg("data"))
       .def("quantize_rows", &quantize_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
            py::arg("source"), py::arg("dtype"), py::arg("transposed"))
-      .def("import_int4_rows", &import_int4_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
-           py::arg("codes"), py::arg("scales"), py::arg("scale_dtype"), py::arg("zeros"))
+      .def("import_rows", &import_rows, py::arg("name"), py::arg("expert"), py::arg("rows"), py::arg("codes"),
+           py::arg("scales"), py::arg("scale_dtype"), py::arg("zeros") = py::none(),
+           py::arg("offsets") = py::none())
       .def(
           "report",
           [](const EngineWriter& writer, const std::string& name) {

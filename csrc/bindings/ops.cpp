@@ -78,8 +78,10 @@ void bind_ops(py::module_& m) {
       .def_readonly("bits", &WeightFormat::bits)
       .def_readonly("is_scaled", &WeightFormat::is_scaled)
       .def_readonly("may_have_zeros", &WeightFormat::may_have_zeros)
+      .def_readonly("may_have_offsets", &WeightFormat::may_have_offsets)
       .def_readonly("zero", &WeightFormat::zero)
-      .def_readonly("on_gpu", &WeightFormat::on_gpu);
+      .def_readonly("on_gpu", &WeightFormat::on_gpu)
+      .def_readonly("from_values", &WeightFormat::from_values);
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });
   m.def("group_sizes", [] { return std::vector<int>(kGroupSizes.begin(), kGroupSizes.end()); });

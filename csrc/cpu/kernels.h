@@ -33,7 +33,7 @@ struct LinearRows {
 // Rows are in the order of the linear ops, one after the other.
 struct QuantizedRows {
   int16_t* values = nullptr;  // [rows, stride]; zero from K on
-  int8_t* bytes = nullptr;    // the same as int8, instead; int4 weights only, in the order of
+  int8_t* bytes = nullptr;    // the same as int8, instead; 4-bit weights only, in the order of
                               // IVec::store_i8_nibble_order
   float* scales = nullptr;    // [rows, groups]
   int32_t* sums = nullptr;    // [rows, groups] sum of the group's values

@@ -215,8 +215,12 @@ void EngineFile::read_weights() {
   const json::Value value = json::parse(required_metadata("weights"), ErrorKind::kEngineFile,
                                         path() + ": weights", {.max_values = kLimits.max_values});
   if (!value.object()) fail("weights must be a JSON object");
-  for (const auto& [name, descriptor] : *value.object())
-    weights_.emplace(name, read_weight(name, descriptor));
+  for (const auto& [name, descriptor] : *value.object()) {
+    const WeightInfo info = read_weight(name, descriptor);
+    if (const std::string refusal = weight_refusal(info.view); !refusal.empty())
+      fail(error_text("weights: ", json::printable(name), ": ", refusal));
+    weights_.emplace(name, info);
+  }
 }
 
 // A stored tensor that must look exactly like this.
@@ -236,8 +240,8 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   };
   if (!descriptor.object()) bad("the descriptor must be an object");
   for (const auto& [key, value] : *descriptor.object())
-    if (key != "kind" && key != "layout" && key != "shape" && key != "group_size" && key != "rms_error" &&
-        key != "max_error")
+    if (key != "kind" && key != "layout" && key != "shape" && key != "group_size" && key != "offsets" &&
+        key != "table" && key != "rms_error" && key != "max_error")
       bad("unknown field \"", json::printable(key), "\"");
 
   const auto text = [&](const char* key) -> std::string {
@@ -267,8 +271,6 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   w.layout = layout_;
   if (layout != layout_name(layout_))
     bad("layout \"", json::printable(layout), "\"; the weights of this file are in ", layout_name(layout_));
-  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(layout_));
-  if (!refusal.empty()) bad(refusal);
   const json::Value* shape = descriptor.find("shape");
   if (!shape || !shape->array() || shape->array()->size() != 3) bad("shape must be a list [E, N, K]");
   w.num_experts = integer("shape[0] (experts)", &(*shape->array())[0], 1, kMaxExperts);
@@ -276,7 +278,20 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   w.k = integer("shape[2] (columns)", &(*shape->array())[2], 1, kMaxColumns);
   w.group_size = int(integer("group_size", descriptor.find("group_size"), 0, 128));
   if (w.quantized() ? !valid_group_size(w.group_size) : w.group_size != 0)
-    bad("group_size is ", w.group_size, "; ", kind, " allows ", w.quantized() ? "32, 64 or 128" : "0 only");
+    bad("group_size is ", w.group_size, "; ", kind, " allows ",
+        w.quantized() ? group_size_names() : "0 only");
+  const json::Value* offsets = descriptor.find("offsets");
+  if (offsets && (!offsets->boolean() || !*offsets->boolean())) bad("offsets must be true, or left out");
+  if (offsets && !w.format().may_have_offsets) bad(w.format().name, " has no offsets");
+  const json::Value* table = descriptor.find("table");
+  if ((table != nullptr) != (w.format().meaning == CodeMeaning::kTable))
+    bad("table ", table ? "is for table4 alone" : "is missing");
+  if (table) {
+    if (!table->array() || table->array()->size() != w.table.size())
+      bad("table must be a list of 16 integers");
+    for (size_t i = 0; i < w.table.size(); ++i)
+      w.table[i] = int8_t(integer("every entry of table", &(*table->array())[i], -128, 127));
+  }
   info.rms_error = error_figure("rms_error");
   info.max_error = error_figure("max_error");
 
@@ -292,6 +307,11 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
     w.zeros = reinterpret_cast<const uint8_t*>(
         data_of(part(zeros, "zero points", "U8", engine_format::scales_shape(w))));
   }
+  const std::string stored_offsets = name + ".offsets";
+  if (!offsets && header_.find(stored_offsets)) bad("offsets are stored, but the descriptor has none");
+  if (offsets)
+    w.offsets =
+        data_of(part(stored_offsets, "offsets", dtype_name(w.scale_dtype), engine_format::scales_shape(w)));
   return info;
 }
 

@@ -44,6 +44,14 @@ void append_tensor_entry(std::string& out, const StoredTensor& tensor, uint64_t 
   out += "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(begin + tensor.bytes) + "]}";
 }
 
+// What only some weights' descriptors have: ,"offsets":true and ,"table":[...].
+std::string descriptor_extras(const Weight& w) {
+  std::string out = w.offsets ? ",\"offsets\":true" : "";
+  if (w.format().meaning != CodeMeaning::kTable) return out;
+  for (size_t i = 0; i < w.table.size(); ++i) out += error_text(i ? "," : ",\"table\":[", int(w.table[i]));
+  return out + "]";
+}
+
 // First element that is NaN or infinite in `count` floats of `dtype`, or -1.
 int64_t find_non_finite(const std::byte* data, DType dtype, int64_t count) {
   const uint32_t exponent = dtype == DType::kF32 ? 0x7f800000u : dtype == DType::kBF16 ? 0x7f80u : 0x7c00u;
@@ -89,37 +97,60 @@ class EngineWriter::FileBlocks : public BlockStore {
     data_ = writer.planned(name).offset;
     if (weight_format(spec.kind).is_scaled) scales_ = writer.planned(name + ".scales").offset;
     if (spec.zeros) zeros_ = writer.planned(name + ".zeros").offset;
+    if (spec.offsets) offsets_ = writer.planned(name + ".offsets").offset;
   }
 
   void load(int64_t index, PackedBlock& block) override {
-    const uint64_t at = uint64_t(first_ + index);
-    writer_.output_->read_at(data_ + at * block.data.size(), block.data.data(), block.data.size());
-    writer_.output_->read_at(scales_ + at * block.scales.size(), block.scales.data(), block.scales.size());
-    writer_.output_->read_at(zeros_ + at * block.zeros.size(), block.zeros.data(), block.zeros.size());
+    each_part(index, block, [this](uint64_t at, std::vector<unsigned char>& bytes) {
+      writer_.output_->read_at(at, bytes.data(), bytes.size());
+    });
   }
   void store(int64_t index, const PackedBlock& block) override {
-    const uint64_t at = uint64_t(first_ + index);
-    writer_.output_->write_at(data_ + at * block.data.size(), block.data.data(), block.data.size());
-    writer_.output_->write_at(scales_ + at * block.scales.size(), block.scales.data(), block.scales.size());
-    writer_.output_->write_at(zeros_ + at * block.zeros.size(), block.zeros.data(), block.zeros.size());
+    each_part(index, block, [this](uint64_t at, const std::vector<unsigned char>& bytes) {
+      writer_.output_->write_at(at, bytes.data(), bytes.size());
+    });
   }
 
  private:
+  // visit(place in the file, bytes) of every part of a block; parts that the weight does not have are empty.
+  template <class Block, class Visit>
+  void each_part(int64_t index, Block& block, const Visit& visit) const {
+    const uint64_t at = uint64_t(first_ + index);
+    visit(data_ + at * block.data.size(), block.data);
+    visit(scales_ + at * block.scales.size(), block.scales);
+    visit(zeros_ + at * block.zeros.size(), block.zeros);
+    visit(offsets_ + at * block.offsets.size(), block.offsets);
+  }
+
   const EngineWriter& writer_;
   PackSpec spec_;
   int64_t first_;
-  uint64_t data_ = 0, scales_ = 0, zeros_ = 0;
+  uint64_t data_ = 0, scales_ = 0, zeros_ = 0, offsets_ = 0;
 };
 
 namespace {
 
 PackSpec pack_spec(const Weight& shape) {
-  return {shape.kind,  shape.n, shape.k, shape.group_size, shape.scale_dtype, shape.zeros != nullptr,
-          shape.layout};
+  return {.kind = shape.kind,
+          .n = shape.n,
+          .k = shape.k,
+          .group_size = shape.group_size,
+          .scale_dtype = shape.scale_dtype,
+          .zeros = shape.zeros != nullptr,
+          .offsets = shape.offsets != nullptr,
+          .table = shape.table,
+          .layout = shape.layout};
 }
 
-// Stands for "has zero points" in a Weight that is only a shape.
-constexpr uint8_t kHasZeros = 8;
+// Stands for "has zero points" or "has offsets" in a Weight that is only a shape.
+constexpr uint8_t kIsThere = 0;
+
+// "F32 scales, zero points and offsets", for messages.
+std::string describe_sides(DType scale_dtype, bool zeros, bool offsets) {
+  return error_text(dtype_name(scale_dtype), " scales",
+                    zeros ? offsets ? ", zero points" : " and zero points" : "",
+                    offsets ? " and offsets" : "");
+}
 
 }  // namespace
 
@@ -163,7 +194,7 @@ void EngineWriter::declare_tensor(const std::string& name, const std::string& dt
   plain_written_[name] = false;
 }
 
-void EngineWriter::declare_weight(const std::string& name, const Weight& shape, bool zeros) {
+void EngineWriter::declare_weight(const std::string& name, const Weight& shape, bool zeros, bool offsets) {
   const std::lock_guard lock(mutex_);
   require(State::kDeclaring, "declare_weight()");
   PlannedWeight weight;
@@ -171,25 +202,31 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
   Weight& w = weight.shape;
   w.layout = layout_;
   w.data = w.scales = nullptr;
-  w.zeros = zeros ? &kHasZeros : nullptr;
-  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(layout_));
-  LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
+  w.zeros = zeros ? &kIsThere : nullptr;
+  w.offsets = offsets ? &kIsThere : nullptr;
   if (w.num_experts < 1 || w.n < 1 || w.k < 1)
     fail(error_text(path_, ": ", name, ": shape [", w.num_experts, ", ", w.n, ", ", w.k,
                     "] must be positive"));
   if (w.quantized() ? !valid_group_size(w.group_size) : w.group_size != 0)
     fail(error_text(path_, ": ", name, ": group size ", w.group_size, "; ", weight_kind_name(w.kind),
-                    " allows ", w.quantized() ? "32, 64 or 128" : "0 only"));
+                    " allows ", w.quantized() ? group_size_names() : "0 only"));
   if (zeros && !w.format().may_have_zeros)
     fail(error_text(path_, ": ", name, ": ", w.format().name, " has no zero points"));
+  if (offsets && !w.format().may_have_offsets)
+    fail(error_text(path_, ": ", name, ": ", w.format().name, " has no offsets"));
   if (w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF32)
     fail(error_text(path_, ": ", name, ": scales must be BF16 or F32"));
+  const std::string refusal = weight_refusal(w);
+  LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
 
   add_tensor(name, find_stored_dtype(w.quantized() ? "U8" : "BF16"), engine_format::packed_shape(w));
   if (w.quantized())
     add_tensor(name + ".scales", find_stored_dtype(dtype_name(w.scale_dtype)),
                engine_format::scales_shape(w));
   if (zeros) add_tensor(name + ".zeros", find_stored_dtype("U8"), engine_format::scales_shape(w));
+  if (offsets)
+    add_tensor(name + ".offsets", find_stored_dtype(dtype_name(w.scale_dtype)),
+               engine_format::scales_shape(w));
   weight.written.assign(size_t(w.num_experts), std::vector<bool>(size_t(w.n), false));
   weights_.emplace(name, std::move(weight));
 }
@@ -300,7 +337,10 @@ void EngineWriter::quantize_rows(const std::string& name, int64_t expert, std::s
     fail(error_text(path_, ": ", name, ": expert ", expert, " is outside 0..", w.num_experts - 1));
   if (source.columns != w.k)
     fail(error_text(path_, ": ", name, ": source has ", source.columns, " columns, the weight has ", w.k));
-  if (w.zeros) fail(error_text(path_, ": ", name, ": weights with zero points can only be imported"));
+  if (w.zeros || w.offsets || !w.format().from_values)
+    fail(error_text(path_, ": ", name, ": ", w.format().name,
+                    w.zeros || w.offsets ? " weights with zero points or offsets" : " weights",
+                    " can only be imported"));
   mark_rows(weight.written[size_t(expert)], name, rows);
   const PackSpec spec = pack_spec(w);
   FileBlocks blocks(*this, name, spec, expert);
@@ -334,27 +374,28 @@ void EngineWriter::convert_rows(const StoredTensor& tensor, std::span<const int6
   plain_written_[tensor.name] = std::all_of(written.begin(), written.end(), [](bool w) { return w; });
 }
 
-void EngineWriter::import_int4_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
-                                    const Int4Codes& source, DType scale_dtype) {
+void EngineWriter::import_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
+                               const CodeRows& source, DType scale_dtype) {
   const std::lock_guard lock(mutex_);
-  require(State::kWriting, "import_int4_rows()");
+  require(State::kWriting, "import_rows()");
   PlannedWeight& weight = weight_of(name);
   const Weight& w = weight.shape;
   if (source.rows != int64_t(rows.size()))
     fail(error_text(path_, ": ", name, ": ", source.rows, " source rows for ", rows.size(), " stored rows"));
   if (expert < 0 || expert >= w.num_experts)
     fail(error_text(path_, ": ", name, ": expert ", expert, " is outside 0..", w.num_experts - 1));
-  if (w.kind != WeightKind::kInt4 || w.scale_dtype != scale_dtype ||
-      (w.zeros != nullptr) != (source.zeros != nullptr))
+  if (!w.quantized())
+    fail(error_text(path_, ": ", name, ": declared as ", weight_kind_name(w.kind), ", which has no codes"));
+  if (w.scale_dtype != scale_dtype || (w.zeros != nullptr) != (source.zeros != nullptr) ||
+      (w.offsets != nullptr) != (source.offsets != nullptr))
     fail(error_text(path_, ": ", name, ": declared as ", weight_kind_name(w.kind), " with ",
-                    dtype_name(w.scale_dtype), " scales", w.zeros ? " and zero points" : "",
-                    "; the codes to import come with ", dtype_name(scale_dtype), " scales",
-                    source.zeros ? " and zero points" : ""));
+                    describe_sides(w.scale_dtype, w.zeros, w.offsets), "; the codes to import come with ",
+                    describe_sides(scale_dtype, source.zeros, source.offsets)));
   mark_rows(weight.written[size_t(expert)], name, rows);
   const PackSpec spec = pack_spec(w);
   FileBlocks blocks(*this, name, spec, expert);
   const std::string what = w.num_experts > 1 ? error_text(name, ", expert ", expert) : name;
-  pack_int4_codes(spec, source, rows, blocks, pool_, what);
+  pack_codes(spec, source, rows, blocks, pool_, what);
 }
 
 PackError EngineWriter::report(const std::string& name) const {
@@ -417,11 +458,12 @@ std::string EngineWriter::make_header(const std::vector<std::pair<std::string, s
     const auto at = weights_.find(tensor.name);
     if (at == weights_.end()) continue;
     const Weight& w = at->second.shape;
-    weights += error_text(
-        weights.size() > 1 ? "," : "", json::quote(tensor.name), ":{\"kind\":\"", weight_kind_name(w.kind),
-        "\",\"layout\":\"", layout_name(w.layout), "\",\"shape\":[", w.num_experts, ",", w.n, ",", w.k,
-        "],\"group_size\":", w.group_size, ",\"rms_error\":", figure(at->second.error.relative_rms()),
-        ",\"max_error\":", figure(at->second.error.max_abs), "}");
+    weights +=
+        error_text(weights.size() > 1 ? "," : "", json::quote(tensor.name), ":{\"kind\":\"",
+                   weight_kind_name(w.kind), "\",\"layout\":\"", layout_name(w.layout), "\",\"shape\":[",
+                   w.num_experts, ",", w.n, ",", w.k, "],\"group_size\":", w.group_size, descriptor_extras(w),
+                   ",\"rms_error\":", figure(at->second.error.relative_rms()),
+                   ",\"max_error\":", figure(at->second.error.max_abs), "}");
   }
   std::string out = "{\"__metadata__\":{";
   for (const auto& [key, value] : metadata) out += json::quote(key) + ":" + json::quote(value) + ",";

@@ -36,9 +36,9 @@ class EngineWriter {
   // Misuse (wrong order, unknown names, wrong sizes, rows written twice) throws kInternal; so does what the
   // operating system refuses. Bad weights throw kCheckpoint.
   void declare_tensor(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape);
-  // shape.{kind, num_experts, n, k, group_size, scale_dtype} describe the weight; pointers are ignored.
-  // Declares `name`, and for int kinds `name.scales` and, when asked, `name.zeros`.
-  void declare_weight(const std::string& name, const Weight& shape, bool zeros);
+  // shape.{kind, num_experts, n, k, group_size, scale_dtype, table} describe the weight; pointers are ignored.
+  // Declares `name`, and for scaled kinds `name.scales` and, when asked, `name.zeros` and `name.offsets`.
+  void declare_weight(const std::string& name, const Weight& shape, bool zeros, bool offsets = false);
 
   // metadata_reserve: bytes kept for the metadata given to finish(). More is possible, at the cost of moving
   // the payload then.
@@ -50,8 +50,9 @@ class EngineWriter {
   // embedding) rows are converted to bf16 instead.
   void quantize_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
                      const SourceMatrix& source);
-  void import_int4_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
-                        const Int4Codes& source, DType scale_dtype);
+  // Stores codes as they are. scale_dtype: of the source; it must be the declared one.
+  void import_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
+                   const CodeRows& source, DType scale_dtype);
   // The error of what quantize_rows has packed into `name` so far.
   PackError report(const std::string& name) const;
 

@@ -187,12 +187,12 @@ Weight stored_weight(const TensorSpec& spec, const WeightOptions& options) {
   Weight w;
   w.kind = stored_kind(spec, options);
   w.layout = spec.role == TensorRole::kEmbed ? Layout::kRowMajor : options.layout;
-  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(w.layout));
-  LLAMA4RT_CHECK(kConfig, refusal.empty(), spec.name, ": ", refusal);
   w.num_experts = spec.experts;
   w.n = spec.n;
   w.k = spec.k;
   w.group_size = w.quantized() ? options.group_size : 0;
+  const std::string refusal = weight_refusal(w);
+  LLAMA4RT_CHECK(kConfig, refusal.empty(), spec.name, ": ", refusal);
   return w;
 }
 

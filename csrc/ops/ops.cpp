@@ -56,13 +56,16 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
   if (!w.quantized()) return;
   LLAMA4RT_CHECK(kInternal, w.layout != Layout::kRowMajor, op, ": ", what, " is ", describe_weight(w),
                  "; quantised weights are never row_major");
-  const std::string refusal = weight_refusal(w.format(), is_gpu_layout(w.layout));
+  const std::string refusal = weight_refusal(w);
   LLAMA4RT_CHECK(kInternal, refusal.empty(), op, ": ", what, ": ", refusal);
   LLAMA4RT_CHECK(kInternal, valid_group_size(w.group_size), op, ": ", what, " has group size ", w.group_size,
-                 "; expected 32, 64 or 128");
+                 "; expected ", group_size_names());
   LLAMA4RT_CHECK(kInternal, w.scales && (w.scale_dtype == DType::kF32 || w.scale_dtype == DType::kBF16), op,
                  ": ", what, " ", describe_weight(w), " needs F32 or BF16 scales, found ",
                  w.scales ? dtype_name(w.scale_dtype) : "none");
+  LLAMA4RT_CHECK(kInternal,
+                 (!w.zeros || w.format().may_have_zeros) && (!w.offsets || w.format().may_have_offsets), op,
+                 ": ", what, " ", describe_weight(w), " has zero points or offsets");
 }
 
 void check_separate(const char* op, const Tensor& out, const Tensor& in) {

@@ -23,7 +23,8 @@ void dequantise_words(float* row, const Weight& w, int64_t n) {
     uint32_t word = 0;
     std::memcpy(&word, static_cast<const char*>(w.data) + cpu16::word_offset(kKind, n, k0, w.k), 4);
     for (int64_t j = 0; j < std::min(kValues, w.k - k0); ++j) {
-      row[k0 + j] = code_value(kKind, (word >> cpu16::bit_offset(kKind, j)) & code_mask(kKind), 0);
+      const uint32_t bits = (word >> cpu16::bit_offset(kKind, j)) & code_mask(kKind);
+      row[k0 + j] = code_value(kKind, bits, 0, w.table);
     }
   }
 }
@@ -36,11 +37,13 @@ void dequantise_row(float* row, const Weight& w, int64_t n) {
   with_weight_kind(w.kind, [&]<WeightKind kind>() { dequantise_words<kind>(row, w, n); });
   for (int64_t group = 0; group < w.num_groups(); ++group) {
     const int64_t s = cpu16::scale_index(n, group, w.num_groups());
-    const float scale = w.scale_dtype == DType::kF32 ? static_cast<const float*>(w.scales)[s]
-                                                     : to_float(static_cast<const bf16*>(w.scales)[s]);
-    const float zero = float(w.zeros ? int(w.zeros[s]) : w.format().zero);
-    const int64_t end = std::min(w.k, (group + 1) * w.group_size);
-    for (int64_t k = group * w.group_size; k < end; ++k) row[k] = (row[k] - zero) * scale;
+    const float scale = scale_at(w.scales, w.scale_dtype, s);
+    const float zero = float(w.zeros ? int(w.zeros[s]) : w.implied_zero());
+    const int64_t begin = group * w.group_size, end = std::min(w.k, begin + w.group_size);
+    for (int64_t k = begin; k < end; ++k) row[k] = (row[k] - zero) * scale;
+    if (!w.offsets) continue;
+    const float offset = scale_at(w.offsets, w.scale_dtype, s);
+    for (int64_t k = begin; k < end; ++k) row[k] += offset;
   }
 }
 

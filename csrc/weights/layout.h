@@ -8,7 +8,8 @@
 //   block   | line 0 | line 1 | line 2 | ...                    along K, which is padded to whole lines
 //   line    | row 0 | row 1 | row 2 | ... | row 15 |            64 bytes: one 32-bit word for each row
 //
-// A word holds the next 2 (bf16), 4 (int8) or 8 (int4) values of k of its row, low bits first:
+// A word holds the next 2 (bf16), 4 (int8, fp8) or 8 (int4, table4) values of k of its row, low bits first. fp8 lies as
+// int8 does, table4 as int4 does:
 //
 //   bit       0       4       8       12      16      20      24      28      32
 //             +-------------------------------+-------------------------------+
@@ -23,11 +24,11 @@
 //   int8      (word >> 8 j) & 0x00ff00ff  is the pair (k 2j, k 2j+1) as two int16, j = 0, 1
 //   int4      (word >> 4 j) & 0x000f000f  is the pair (k 2j, k 2j+1) as two int16, j = 0 .. 3
 //
-// Padding rows have q = 0 and scale 0. Padding in K has q = 0; its activations are zero, so its q does not
-// matter. Scales and zero points: [N/16][group][16], lane = row.
+// Padding rows have q = 0, scale 0 and offset 0. Padding in K has q = 0; its activations are zero, so its q does not
+// matter. Scales, zero points and offsets: [N/16][group][16], lane = row.
 //
 // Layout::kCudaTile, for the tensor cores of a GPU: the left operand of m16n8k16. A *tile* is 16 rows times
-// 64 (int4), 32 (int8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes. So a warp reads a tile with
+// 64 (of 4 bits), 32 (of 8) or 16 (bf16) columns: 512 bytes, 16 for each of 32 lanes. So a warp reads a tile with
 // one coalesced 16-byte load per lane, and every lane finds its own registers in it. Tiles follow each other
 // along K, then along N. A tile consists of 4 (int4), 2 (int8) or 1 (bf16) steps of 16 columns. The lane that
 // holds element (row, column) of a step, and the register r of its operand:
@@ -53,7 +54,7 @@
 //   int4     | step 0: r0-r3| step 1: r0-r3| step 2: r0-r3| step 3: r0-r3|   (word >> 4 r) & 0x000f000f
 //            +--------------+--------------+--------------+--------------+
 //
-// N is padded to 16 and K to a whole tile, with q = 0. Scales and zero points are those of kCpu16.
+// N is padded to 16 and K to a whole tile, with q = 0. Scales, zero points and offsets are those of kCpu16.
 #pragma once
 
 #include <cmath>
@@ -74,7 +75,7 @@ constexpr int64_t block_bytes(WeightKind kind, int64_t k) { return lines_per_blo
 constexpr int64_t matrix_bytes(WeightKind kind, int64_t n, int64_t k) {
   return num_blocks(n) * block_bytes(kind, k);
 }
-// Elements of the scale (and zero point) array of one matrix.
+// Elements of the scale (and zero point, and offset) array of one matrix.
 constexpr int64_t matrix_scales(int64_t n, int64_t k, int group_size) {
   return num_blocks(n) * kRows * ceil_div(k, int64_t(group_size));
 }
@@ -152,12 +153,16 @@ constexpr int64_t matrix_bytes(Layout layout, WeightKind kind, int64_t n, int64_
 constexpr uint32_t code_mask(WeightKind kind) { return (1u << weight_format(kind).bits) - 1; }
 
 // The number that stored bits mean before their scale: code - zero of integers.
-constexpr float code_value(WeightKind kind, uint32_t bits, int zero) {
+constexpr float code_value(WeightKind kind, uint32_t bits, int zero, const CodeTable& table = kEvenTable) {
   switch (weight_format(kind).meaning) {
     case CodeMeaning::kBFloat16:
       return to_float(bf16{uint16_t(bits)});
     case CodeMeaning::kInteger:
       return float(int(bits) - zero);
+    case CodeMeaning::kFloat8:
+      return to_float(f8e4m3{uint8_t(bits)});
+    case CodeMeaning::kTable:
+      return float(table[bits]);
   }
   return 0;
 }
@@ -166,6 +171,12 @@ constexpr float code_value(WeightKind kind, uint32_t bits, int zero) {
 inline uint32_t finite_code(WeightKind kind, uint32_t code) {
   while (!std::isfinite(code_value(kind, code, 0))) --code;
   return code;
+}
+
+// Element i of scales or offsets.
+inline float scale_at(const void* scales, DType dtype, int64_t i) {
+  return dtype == DType::kF32 ? static_cast<const float*>(scales)[i]
+                              : to_float(static_cast<const bf16*>(scales)[i]);
 }
 
 // Raw stored bits of element (n, k) of matrix `data` (one expert).
@@ -185,8 +196,10 @@ inline Weight expert_view(const Weight& w, int64_t e) {
   one.data = static_cast<const char*>(w.data) + e * bytes;
   if (w.quantized()) {
     const int64_t scales = cpu16::matrix_scales(w.n, w.k, w.group_size);
-    one.scales = static_cast<const char*>(w.scales) + e * scales * int64_t(dtype_size(w.scale_dtype));
+    const int64_t scale_bytes = scales * int64_t(dtype_size(w.scale_dtype));
+    one.scales = static_cast<const char*>(w.scales) + e * scale_bytes;
     if (w.zeros) one.zeros = w.zeros + e * scales;
+    if (w.offsets) one.offsets = static_cast<const char*>(w.offsets) + e * scale_bytes;
   }
   return one;
 }
@@ -198,9 +211,9 @@ inline float weight_value(const Weight& w, int64_t n, int64_t k) {
   const uint32_t bits = stored_bits(w, w.data, n, k);
   if (!w.quantized()) return code_value(w.kind, bits, 0);
   const int64_t s = cpu16::scale_index(n, k / w.group_size, w.num_groups());
-  const float scale = w.scale_dtype == DType::kF32 ? static_cast<const float*>(w.scales)[s]
-                                                   : to_float(static_cast<const bf16*>(w.scales)[s]);
-  return code_value(w.kind, bits, w.zeros ? int(w.zeros[s]) : w.format().zero) * scale;
+  const int zero = w.zeros ? int(w.zeros[s]) : w.implied_zero();
+  const float product = code_value(w.kind, bits, zero, w.table) * scale_at(w.scales, w.scale_dtype, s);
+  return w.offsets ? product + scale_at(w.offsets, w.scale_dtype, s) : product;
 }
 
 }  // namespace llama4rt

@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "base/error.h"
-#include "weights/layout.h"
+#include "weights/pack_blocks.h"
 #include "weights/quantize.h"
 #include "weights/source_rows.h"
 
@@ -16,117 +16,6 @@ namespace {
 
 // Neighbouring rows read together: 32 bf16 values are one cache line of a transposed source.
 constexpr int64_t kRowsPerItem = 32;
-
-// The source rows that go into one stored block, by lane; -1: none.
-struct BlockRows {
-  int64_t block = 0;
-  int64_t source[cpu16::kRows];
-  int64_t first = std::numeric_limits<int64_t>::max();  // smallest and largest source row
-  int64_t last = -1;
-  int64_t count = 0;
-
-  explicit BlockRows(int64_t index) : block(index) { std::fill(source, source + cpu16::kRows, int64_t(-1)); }
-  void put(int64_t lane, int64_t row) {
-    source[lane] = row;
-    first = std::min(first, row);
-    last = std::max(last, row);
-    ++count;
-  }
-  bool covers(int64_t n) const { return count == std::min(cpu16::kRows, n - block * cpu16::kRows); }
-};
-
-// Groups source rows by the stored block they go to, in order of their first source row.
-std::vector<BlockRows> group_by_block(std::span<const int64_t> rows, int64_t n) {
-  std::vector<int64_t> slot(size_t(cpu16::num_blocks(n)), -1);
-  std::vector<BlockRows> blocks;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t block = rows[i] / cpu16::kRows;
-    if (slot[size_t(block)] < 0) {
-      slot[size_t(block)] = int64_t(blocks.size());
-      blocks.emplace_back(block);
-    }
-    blocks[size_t(slot[size_t(block)])].put(rows[i] % cpu16::kRows, int64_t(i));
-  }
-  return blocks;
-}
-
-template <WeightKind kind>
-constexpr uint32_t word_of(const auto* values) {
-  uint32_t word = 0;
-  for (int j = 0; j < cpu16::values_per_word(kind); ++j)
-    word |= uint32_t(values[j]) << cpu16::bit_offset(kind, j);
-  return word;
-}
-
-// Writes one row of codes (or bf16 bits) into its lane of every line.  values: [lines * values per word].
-template <WeightKind kind>
-void put_row(PackedBlock& block, int64_t lane, const auto* values, int64_t lines) {
-  unsigned char* out = block.data.data() + lane * 4;
-  for (int64_t line = 0; line < lines; ++line) {
-    const uint32_t word = word_of<kind>(values + line * cpu16::values_per_word(kind));
-    std::memcpy(out + line * cpu16::kLineBytes, &word, sizeof word);
-  }
-}
-
-// The same for Layout::kCudaTile, 16 columns at a time: columns 2p, 2p+1, 2p+8 and 2p+9 of a row are in the
-// words of one lane, which rows r and r + 8 share (not in bf16). pack_test.cpp compares with the layout's own
-// functions. values: [k], zeros up to a multiple of 16.
-template <WeightKind kind>
-void put_row_in_tiles(PackedBlock& block, int64_t row, const auto* values, int64_t k) {
-  constexpr int kBits = weight_format(kind).bits;
-  const int shift = row / 8 == 0 ? 0 : kBits;
-  const auto replace = [shift](unsigned char* at, uint32_t mask, uint32_t bits) {
-    uint32_t word;
-    std::memcpy(&word, at, 4);
-    word = (word & ~(mask << shift)) | bits << shift;
-    std::memcpy(at, &word, 4);
-  };
-  constexpr int64_t kSteps = cuda_tile::tile_columns(kind) / 16;
-  for (int64_t step = 0; step * 16 < k; ++step) {
-    unsigned char* const lanes =
-        block.data.data() + step / kSteps * cuda_tile::kTileBytes + row % 8 * (4 * 16);
-    for (int64_t p = 0; p < 4; ++p) {
-      const auto* v = values + step * 16 + 2 * p;
-      unsigned char* const lane = lanes + p * 16;
-      const uint32_t low = uint32_t(v[0]) | uint32_t(v[1]) << 16;
-      const uint32_t high = uint32_t(v[8]) | uint32_t(v[9]) << 16;
-      if constexpr (kBits == 4) {
-        replace(lane + step % kSteps * 4, 0x0f0f0f0f, low | high << 8);
-      } else if constexpr (kBits == 8) {
-        replace(lane + step % kSteps * 8, 0x00ff00ff, low);
-        replace(lane + step % kSteps * 8 + 4, 0x00ff00ff, high);
-      } else {
-        static_assert(kBits == 16);
-        std::memcpy(lane + row / 8 * 4, &low, 4);
-        std::memcpy(lane + row / 8 * 4 + 8, &high, 4);
-      }
-    }
-  }
-}
-
-template <WeightKind kind>
-void put_row(PackedBlock& block, const PackSpec& spec, int64_t lane, const auto* values, int64_t lines) {
-  if (spec.layout == Layout::kCudaTile) return put_row_in_tiles<kind>(block, lane, values, spec.k);
-  put_row<kind>(block, lane, values, lines);
-}
-
-void put_scale(PackedBlock& block, int64_t lane, int64_t group, float scale, DType dtype) {
-  const int64_t index = group * cpu16::kRows + lane;
-  if (dtype == DType::kF32) {
-    std::memcpy(block.scales.data() + index * 4, &scale, 4);
-  } else {
-    const bf16 rounded = to_bf16(scale);
-    std::memcpy(block.scales.data() + index * 2, &rounded, 2);
-  }
-}
-
-// Makes the buffers the right size, and fills them with what is stored when only some rows are written now.
-void prepare(const PackSpec& spec, const BlockRows& rows, BlockStore& store, PackedBlock& block) {
-  block.data.assign(size_t(spec.data_bytes_per_block()), 0);
-  block.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
-  block.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
-  if (!rows.covers(spec.n)) store.load(rows.block, block);
-}
 
 // Squares and error of one row whose values were rounded to bf16.
 PackError measure_bf16(const float* w, const uint16_t* bits, int64_t k) {
@@ -236,14 +125,6 @@ PackError sum_in_order(const std::vector<PackError>& errors) {
 
 }  // namespace
 
-int64_t PackSpec::data_bytes_per_block() const {
-  return layout == Layout::kCudaTile ? cuda_tile::block_bytes(kind, k) : cpu16::block_bytes(kind, k);
-}
-int64_t PackSpec::scale_bytes_per_block() const {
-  return num_groups() * cpu16::kRows * int64_t(dtype_size(scale_dtype));
-}
-int64_t PackSpec::zero_bytes_per_block() const { return zeros ? num_groups() * cpu16::kRows : 0; }
-
 void PackError::add(const PackError& other) {
   squared += other.squared;
   weight_squared += other.weight_squared;
@@ -295,52 +176,6 @@ PackError pack_rows(const PackSpec& spec, const SourceMatrix& source, std::span<
   const PackError total = sum_in_order(errors);
   LLAMA4RT_CHECK(kCheckpoint, std::isfinite(total.max_abs), what, ": a value is too large for bf16");
   return total;
-}
-
-void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<const int64_t> rows,
-                     BlockStore& store, ThreadPool& pool, const std::string& what) {
-  const std::vector<BlockRows> blocks = group_by_block(rows, spec.n);
-  const int64_t groups = spec.num_groups(), lines = cpu16::lines_per_block(spec.kind, spec.k);
-  const int64_t scale_bytes = int64_t(dtype_size(spec.scale_dtype));
-
-  pool.parallel_for(int64_t(blocks.size()), 1, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> codes(size_t(round_up(spec.k, int64_t(16))));  // whole words of either layout
-    PackedBlock block;
-    for (int64_t i = begin; i < end; ++i) {
-      const BlockRows& b = blocks[size_t(i)];
-      prepare(spec, b, store, block);
-      for (int64_t lane = 0; lane < cpu16::kRows; ++lane) {
-        const int64_t row = b.source[lane];
-        if (row < 0) continue;
-        std::copy_n(source.codes + row * spec.k, spec.k, codes.begin());
-        LLAMA4RT_CHECK(kCheckpoint, *std::max_element(codes.begin(), codes.end()) <= 15, what, ": row ", row,
-                       " has an int4 code above 15");
-        put_row<WeightKind::kInt4>(block, spec, lane, codes.data(), lines);
-        for (int64_t g = 0; g < groups; ++g) {
-          const auto* scale =
-              static_cast<const unsigned char*>(source.scales) + (row * groups + g) * scale_bytes;
-          float value = 0;
-          bf16 half{};
-          if (spec.scale_dtype == DType::kF32) {
-            std::memcpy(&value, scale, sizeof value);
-          } else {
-            std::memcpy(&half, scale, sizeof half);
-            value = to_float(half);
-          }
-          LLAMA4RT_CHECK(kCheckpoint, std::isfinite(value), what, ": scale [", row, ", ", g,
-                         "] is not finite");
-          std::memcpy(block.scales.data() + (g * cpu16::kRows + lane) * scale_bytes, scale,
-                      size_t(scale_bytes));
-          if (!spec.zeros) continue;
-          const uint8_t zero = source.zeros[row * groups + g];
-          LLAMA4RT_CHECK(kCheckpoint, zero <= 15, what, ": zero point [", row, ", ", g, "] is ", int(zero),
-                         "; it must be in 0..15");
-          block.zeros[size_t(g * cpu16::kRows + lane)] = zero;
-        }
-      }
-      store.store(b.block, block);
-    }
-  });
 }
 
 PackError convert_rows_to_bf16(const SourceMatrix& source, std::span<bf16> out, ThreadPool& pool,

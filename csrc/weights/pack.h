@@ -25,11 +25,12 @@ struct SourceMatrix {
   int64_t column_bytes = 0;
 };
 
-// Ready codes with their scales, all row-major and contiguous.
-struct Int4Codes {
-  const uint8_t* codes = nullptr;  // [rows, k] in 0..15
-  const void* scales = nullptr;    // [rows, groups] of scale_dtype
-  const uint8_t* zeros = nullptr;  // [rows, groups] in 0..15, or null
+// Ready codes with what gives them meaning (weight_formats.h), all row-major and contiguous.
+struct CodeRows {
+  const uint8_t* codes = nullptr;  // [rows, k], a code to a byte
+  const void* scales = nullptr;    // [rows, groups] of the spec's scale_dtype
+  const uint8_t* zeros = nullptr;  // [rows, groups], or null
+  const void* offsets = nullptr;   // as scales, or null
   int64_t rows = 0;
 };
 
@@ -41,19 +42,23 @@ struct PackSpec {
   int group_size = 0;
   DType scale_dtype = DType::kBF16;
   bool zeros = false;
+  bool offsets = false;
+  CodeTable table = kEvenTable;
   Layout layout = Layout::kCpu16;
 
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
   int64_t data_bytes_per_block() const;
   int64_t scale_bytes_per_block() const;
   int64_t zero_bytes_per_block() const;
+  int64_t offset_bytes_per_block() const;
 };
 
 // One block of 16 stored rows in memory.
 struct PackedBlock {
-  std::vector<unsigned char> data;    // [lines, 64], or [tiles, 512]
-  std::vector<unsigned char> scales;  // [groups, 16] of scale_dtype
-  std::vector<unsigned char> zeros;   // [groups, 16]
+  std::vector<unsigned char> data;     // [lines, 64], or [tiles, 512]
+  std::vector<unsigned char> scales;   // [groups, 16] of scale_dtype
+  std::vector<unsigned char> zeros;    // [groups, 16], where there are zero points
+  std::vector<unsigned char> offsets;  // as scales, where there are offsets
 };
 
 // Where packed blocks live. Calls come from several threads at once, for different blocks.
@@ -81,9 +86,11 @@ struct PackError {
 PackError pack_rows(const PackSpec& spec, const SourceMatrix& source, std::span<const int64_t> rows,
                     BlockStore& store, ThreadPool& pool, const std::string& what);
 
-// The same for ready codes, bit for bit. Throws kCheckpoint for codes above 15 or scales that are not finite.
-void pack_int4_codes(const PackSpec& spec, const Int4Codes& source, std::span<const int64_t> rows,
-                     BlockStore& store, ThreadPool& pool, const std::string& what);
+// The same for ready codes, bit for bit. Throws kCheckpoint for codes or zero points that the kind does not have, for
+// codes, scales and offsets that are not finite, and for scales so large that values would not be, with the place of
+// the first in the order of rows.
+void pack_codes(const PackSpec& spec, const CodeRows& source, std::span<const int64_t> rows,
+                BlockStore& store, ThreadPool& pool, const std::string& what);
 
 // Converts source rows to bf16 (nearest even) into out + rows[i] * columns. Checks and errors as above.
 PackError convert_rows_to_bf16(const SourceMatrix& source, std::span<bf16> out, ThreadPool& pool,

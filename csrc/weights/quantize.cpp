@@ -166,16 +166,34 @@ float quantize_int8_group(const float* w, int64_t count, DType scale_dtype, uint
   return scale;
 }
 
+float quantize_fp8_group(const float* w, int64_t count, DType scale_dtype, uint8_t* codes,
+                         GroupError& error) {
+  const int64_t padded = round_up(count, kGroupPadding);
+  float scale = round_scale(find_range(w, padded).absmax / 448.0f, scale_dtype);
+  if (scale < kTiniestScale) scale = 0;
+  for (int64_t i = 0; i < padded; ++i) {
+    const f8e4m3 code = to_f8e4m3(scale == 0 ? 0.0f : w[i] / scale);
+    const float e = w[i] - to_float(code) * scale;
+    codes[i] = code.bits;
+    error.squared += double(e) * double(e);
+    error.max_abs = std::max(error.max_abs, std::fabs(e));
+  }
+  return scale;
+}
+
 QuantizeGroup quantize_group(WeightKind kind) {
   switch (kind) {
     case WeightKind::kBF16:
+    case WeightKind::kTable4:
       break;
+    case WeightKind::kFp8:
+      return quantize_fp8_group;
     case WeightKind::kInt8:
       return quantize_int8_group;
     case WeightKind::kInt4:
       return quantize_int4_group;
   }
-  throw Error(ErrorKind::kInternal, error_text(weight_kind_name(kind), " weights have no groups"));
+  throw Error(ErrorKind::kInternal, error_text("values are not quantised to ", weight_kind_name(kind)));
 }
 
 }  // namespace llama4rt

@@ -1,4 +1,4 @@
-// How one group of weights becomes integer codes and a scale. Pure arithmetic on floats: no layout, no files,
+// How one group of weights becomes codes and a scale. Pure arithmetic on floats: no layout, no files,
 // no threads. weights/weight.h defines codes and scales; docs/quantization.md explains the search.
 #pragma once
 
@@ -28,7 +28,10 @@ float quantize_int4_group(const float* w, int64_t count, DType scale_dtype, uint
 float quantize_int8_group(const float* w, int64_t count, DType scale_dtype, uint8_t* codes,
                           GroupError& error);
 
-// The search of a scaled kind of weight. Throws kInternal for others.
+// scale = absmax / 448, codes e4m3 of w / scale: to nearest even, at most 448, never NaN; value = e4m3(code) * scale.
+float quantize_fp8_group(const float* w, int64_t count, DType scale_dtype, uint8_t* codes, GroupError& error);
+
+// The search of a scaled kind that is made from values. Throws kInternal for others.
 using QuantizeGroup = float (*)(const float* w, int64_t count, DType scale_dtype, uint8_t* codes,
                                 GroupError& error);
 QuantizeGroup quantize_group(WeightKind kind);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/checked_math.h"
@@ -42,14 +43,24 @@ struct Weight {
   int group_size = 0;              // inputs that share a scale; 0 for bf16
   const void* data = nullptr;      // [E, layout bytes]
   const void* scales = nullptr;    // [E, ceil(N/16), groups, 16] bf16 or f32; null for bf16
-  const uint8_t* zeros = nullptr;  // [E, ceil(N/16), groups, 16]; null when symmetric
+  const uint8_t* zeros = nullptr;  // [E, ceil(N/16), groups, 16] zero points, or null
+  const void* offsets = nullptr;   // as scales, or null
   DType scale_dtype = DType::kBF16;
+  CodeTable table = kEvenTable;  // of kTable4
 
   explicit operator bool() const { return data != nullptr; }
   const WeightFormat& format() const { return weight_format(kind); }
   bool quantized() const { return format().is_scaled; }
-  bool has_integer_codes() const { return format().meaning == CodeMeaning::kInteger; }
+  // Codes stand for whole numbers: they meet activations that are quantised too (docs/numerics.md).
+  bool has_integer_codes() const {
+    return format().meaning == CodeMeaning::kInteger || format().meaning == CodeMeaning::kTable;
+  }
+  // The zero point of groups without one.
+  int implied_zero() const { return offsets ? 0 : format().zero; }
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
 };
+
+// Why a device of its layout has no kernels for this weight: a sentence, or empty when it has.
+std::string weight_refusal(const Weight& w);
 
 }  // namespace llama4rt

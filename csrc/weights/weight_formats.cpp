@@ -1,16 +1,28 @@
 #include "weights/weight_formats.h"
 
 #include "base/error.h"
+#include "weights/weight.h"
 
 namespace llama4rt {
+namespace {
+
+// "a, b and c".   last: " and " or " or "
+template <class Items, class Name>
+std::string listed(const Items& items, const char* last, const Name& name) {
+  std::string text;
+  for (size_t i = 0; i < items.size(); ++i)
+    text += error_text(i == 0 ? "" : i + 1 == items.size() ? last : ", ", name(items[i]));
+  return text;
+}
+
+}  // namespace
 
 std::string weight_kind_names() {
-  std::string names;
-  for (size_t i = 0; i < kWeightFormats.size(); ++i) {
-    if (i > 0) names += i + 1 == kWeightFormats.size() ? " and " : ", ";
-    names += kWeightFormats[i].name;
-  }
-  return names;
+  return listed(kWeightFormats, " and ", [](const WeightFormat& format) { return format.name; });
+}
+
+std::string group_size_names() {
+  return listed(kGroupSizes, " or ", [](int size) { return size; });
 }
 
 std::string weight_refusal(const WeightFormat& format, bool on_gpu) {
@@ -20,6 +32,21 @@ std::string weight_refusal(const WeightFormat& format, bool on_gpu) {
   for (const WeightFormat& other : kWeightFormats)
     if (other.on_gpu && other.bits >= format.bits && other.bits < instead->bits) instead = &other;
   return error_text("\"", format.name, "\" weights are for CPUs; on a GPU use \"", instead->name, "\"");
+}
+
+std::string weight_refusal(const Weight& w) {
+  if (!is_gpu_layout(w.layout)) return "";
+  const WeightFormat& format = w.format();
+  if (std::string refusal = weight_refusal(format, true); !refusal.empty()) return refusal;
+  const auto for_cpus = [&](const auto&... what) {
+    return error_text('"', format.name, "\" weights ", what..., " are for CPUs; a GPU takes them ",
+                      format.zeros_on_gpu ? "symmetric or with zero points" : "symmetric", ", in groups of ",
+                      kSmallestGpuGroup, " or more");
+  };
+  if (w.offsets) return for_cpus("with offsets");
+  if (w.zeros && !format.zeros_on_gpu) return for_cpus("with zero points");
+  if (format.is_scaled && w.group_size < kSmallestGpuGroup) return for_cpus("in groups of ", w.group_size);
+  return "";
 }
 
 }  // namespace llama4rt

@@ -69,9 +69,14 @@ class EngineFile:
     def info(self, name: str) -> tuple[str, tuple[int, ...], int, int]: ...
     def raw(self, name: str) -> NDArray[np.uint8]: ...
     def weight(self, name: str) -> dict[str, Any]:
-        """{"kind", "layout", "experts", "n", "k", "group_size", "scale_dtype", "has_zeros"} of a matrix."""
-    def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
-        """float32 [N, K]: the values every device means, rows in stored order."""
+        """{"kind", "layout", "experts", "n", "k", "group_size", "scale_dtype", "has_zeros", "has_offsets"} of a matrix.
+
+        Of "table4" also "table".
+        """
+    def dequantize(
+        self, name: str, expert: int = 0, first: int = 0, last: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [rows, K]: the values every device means, of rows first..last (None: to the end) in stored order."""
     def verify(self, num_threads: int = 0) -> list[str]:
         """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well.
 
@@ -99,8 +104,13 @@ class EngineWriter:
         group_size: int = 0,
         scale_dtype: str = "BF16",
         zeros: bool = False,
+        offsets: bool = False,
+        table: Sequence[int] | None = None,
     ) -> None:
-        """A packed matrix stack: declares `name`, and for int kinds `name.scales` (and `name.zeros`)."""
+        """A packed matrix stack: declares `name`, and for scaled kinds `name.scales` (`name.zeros`, `name.offsets`).
+
+        table: the 16 numbers of "table4", and of it alone.
+        """
     def begin(self) -> None:
         """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC)."""
     def write_tensor(self, name: str, data: NDArray[Any]) -> None: ...
@@ -119,7 +129,7 @@ class EngineWriter:
         (may be a strided column slice of [k, m]). Adds to the weight's error report. Raises CheckpointError for NaN or
         Inf, naming the first position. GIL released, all threads.
         """
-    def import_int4_rows(
+    def import_rows(
         self,
         name: str,
         expert: int,
@@ -127,11 +137,13 @@ class EngineWriter:
         codes: NDArray[np.uint8],
         scales: NDArray[Any],
         scale_dtype: str,
-        zeros: NDArray[np.uint8] | None,
+        zeros: NDArray[np.uint8] | None = None,
+        offsets: NDArray[Any] | None = None,
     ) -> None:
-        """Packs ready int4 codes bit for bit.
+        """Packs ready codes bit for bit.
 
-        codes: [n, k] in 0..15; scales: [n, groups] raw bits; zeros: [n, groups] or None.
+        codes: [n, k], one to a byte; scales, offsets: [n, groups] raw bits of scale_dtype; zeros: [n, groups]. Raises
+        CheckpointError for what the kind does not have and for numbers that are not finite, naming the first.
         """
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""
@@ -307,8 +319,10 @@ class WeightFormat:
     bits: int  # of a stored value
     is_scaled: bool  # values come in groups that share a scale
     may_have_zeros: bool
-    zero: int  # the code that stands for 0 where there are no zero points
+    may_have_offsets: bool
+    zero: int  # the code of integers that stands for 0 without zero points and offsets
     on_gpu: bool
+    from_values: bool  # a build can choose it; others come from checkpoints that hold such codes
 
 def weight_formats() -> list[WeightFormat]: ...
 def group_sizes() -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llama4rt.convert.stored_rows import CodeLayout, Codes
+from llama4rt.convert.stored_rows import FACTOR_INPUTS, CodeLayout, Codes
 from numpy.typing import NDArray
 
 # The sixteen numbers of bitsandbytes' NF4, times 127 and rounded: a table without symmetry.
@@ -31,6 +31,11 @@ LAYOUTS = [
     CodeLayout("table4", 16, "F32", table=NF4),
     CodeLayout("table4", 32, "BF16", table=RAMP),
     CodeLayout("table4", 128, "F32", table=NF4),
+    CodeLayout("int4", 32, "F16"),
+    CodeLayout("int4", 32, "F16", offsets=True),
+    CodeLayout("int4", 32, "I8", offsets=True),
+    CodeLayout("int8", 16, "I8"),
+    CodeLayout("table4", 16, "F8_E4M3", table=RAMP),
 ]
 
 
@@ -44,13 +49,26 @@ def random_codes(rng: np.random.Generator, layout: CodeLayout, rows: int, into: 
         codes[(codes & 0x7F) == 0x7F] = 0x08
     if layout.zeros:
         zeros = rng.integers(0, 2**layout.bits, (rows, groups), dtype=np.uint8)
-    if layout.offsets:
+    if layout.offsets and not layout.factored:
         offsets = _numbers(rng.normal(0, 0.05, (rows, groups)), layout.scale_dtype)
     scales = rng.uniform(0.5, 1.5, (rows, groups)) * step * rng.choice([-1, 1], (rows, groups))
+    factors = offset_factors = None
+    if layout.factored:
+        shape = (rows, -(-into // FACTOR_INPUTS))
+        factors = (rng.uniform(0.5, 1.5, shape) * step / 64).astype(np.float32)
+        if layout.offsets:
+            offset_factors = (-rng.uniform(0.5, 1.5, shape) * 0.001).astype(np.float32)
+            offsets = rng.integers(0, 64, (rows, groups), dtype=np.int8)
+        stored = rng.integers(-100, 100, (rows, groups), dtype=np.int8)
+        if layout.scale_dtype == "F8_E4M3":
+            stored = rng.integers(0x40, 0x78, (rows, groups), dtype=np.uint8)
+        return Codes(layout, codes, stored, zeros, offsets, factors, offset_factors)
     return Codes(layout, codes, _numbers(scales, layout.scale_dtype), zeros, offsets)
 
 
 def _numbers(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """As scales are stored; bf16 cuts the bits off that it does not have."""
     wide = np.ascontiguousarray(values, dtype=np.float32)
+    if dtype == "F16":
+        return wide.astype(np.float16)
     return wide if dtype == "F32" else (wide.view(np.uint32) >> 16).astype(np.uint16)

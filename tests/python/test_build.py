@@ -193,6 +193,8 @@ def test_payload_at_any_alignment(pad: int, tmp_path: Path) -> None:
         {"weights": "int4", "group_size": 32, "lm_head": "int4"},
         {"weights": "int8", "group_size": 64, "lm_head": "int8"},
         {"weights": "int4", "group_size": 64, "quantize": "experts"},
+        {"weights": "int4", "group_size": 16},
+        {"weights": "fp8", "group_size": 64},
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
@@ -229,7 +231,7 @@ def test_quantised_engines_stay_within_the_reported_error(
             continue
         error = (ours - theirs).astype(np.float64)
         rms = np.sqrt((error**2).sum() / (theirs.astype(np.float64) ** 2).sum())
-        assert 0 < rms < (0.11 if kind == "int4" else 0.007), weight
+        assert 0 < rms < {"int4": 0.11, "int8": 0.007, "fp8": 0.03}[kind], weight
         assert described[weight]["rms_error"] == pytest.approx(rms, rel=1e-3)
         assert described[weight]["max_error"] == pytest.approx(np.abs(error).max(), rel=1e-3)
     worst_name, worst_rms, _ = report.worst[0]
@@ -382,8 +384,11 @@ def test_a_file_for_the_other_device_is_refused_with_the_command(tiny: Path, tmp
     ("options", "words"),
     [
         ({"target": "tpu"}, "target is 'tpu'; it must be one of auto, cpu, cuda"),
-        ({"weights": "int3"}, "weights is 'int3'; it must be one of int4, int8, bf16"),
-        ({"group_size": 48}, "group_size is 48; it must be one of 32, 64, 128"),
+        ({"weights": "int3"}, "weights is 'int3'; it must be one of fp8, int4, int8, bf16"),
+        ({"weights": "table4"}, "weights is 'table4'; it must be one of"),
+        ({"weights": "fp8", "target": "cuda"}, '"fp8" weights are for CPUs; on a GPU use "int8"'),
+        ({"group_size": 16, "target": "cuda"}, "in groups of 16 are for CPUs"),
+        ({"group_size": 48}, "group_size is 48; it must be one of 16, 32, 64, 128"),
         ({"quantize": "all"}, "quantize is 'all'"),
         ({"lm_head": "int2"}, "lm_head is 'int2'"),
         ({"vision": "int4"}, "vision is 'int4'; it must be one of bf16, int8, none"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from llama4rt import SamplingParams, _core
-from llama4rt.cli.common_options import KV_CACHE_DTYPES, WEIGHT_KINDS
+from llama4rt.cli.common_options import GROUP_SIZES, KV_CACHE_DTYPES, WEIGHT_KINDS
 from llama4rt.cli.main import _parser
 from llama4rt.cli.numbers import Integer, Integers, Quantity, Real
 from llama4rt.errors import RequestError
@@ -48,7 +48,8 @@ def test_version_and_help() -> None:
 
 def test_choices_are_those_of_the_native_tables() -> None:
     assert set(KV_CACHE_DTYPES) == {"auto", *(format.name for format in _core.kv_formats())}
-    assert set(WEIGHT_KINDS) == {format.name for format in _core.weight_formats()}
+    assert set(WEIGHT_KINDS) == {format.name for format in _core.weight_formats() if format.from_values}
+    assert list(GROUP_SIZES) == _core.group_sizes()
 
 
 def test_help_loads_nothing_heavy() -> None:

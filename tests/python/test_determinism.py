@@ -292,7 +292,7 @@ def run_with_isa(isa: str, ids: list[int], paths: list[Path]) -> tuple[str, dict
 
 
 def test_every_cpu_table_gives_the_same_bits(engine_file: Files) -> None:
-    """Scalar to AMX: the same bits of logits and the same sampled tokens, in bf16, int8 and int4."""
+    """Scalar to AMX: the same bits of logits and the same sampled tokens, in each kind of weight."""
     paths = [
         engine_file("int4", weights="int4", group_size=32),
         engine_file("int4", weights="int4", group_size=128),
@@ -301,6 +301,7 @@ def test_every_cpu_table_gives_the_same_bits(engine_file: Files) -> None:
         engine_file("odd_heads", weights="int4", group_size=32),
         engine_file("one_kv_head", weights="int8", group_size=64),
         engine_file("maverick", weights="bf16"),
+        engine_file("scout", weights="fp8", group_size=16),
     ]
     ids = [int(x) for x in np.random.default_rng(0).integers(8, 250, 77)]
     results = {}

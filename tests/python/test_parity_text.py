@@ -250,6 +250,9 @@ QUANTISED = [
     ("odd_heads", {"weights": "int4", "group_size": 32}),
     ("one_kv_head", {"weights": "int8", "group_size": 64}),
     ("tied", {"weights": "int4", "group_size": 32}),
+    ("int4", {"weights": "int4", "group_size": 16}),
+    ("scout", {"weights": "fp8", "group_size": 32}),
+    ("top2", {"weights": "fp8", "group_size": 128, "lm_head": "bf16"}),
 ]
 
 

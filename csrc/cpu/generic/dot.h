@@ -1,7 +1,8 @@
-// The two inner products everything is made of, each for one block of 16 rows (lane = row) and kTokens rows
-// of activations at once, so that what is loaded and unpacked serves all of them:
+// The two inner products almost everything is made of (byte_dot.h and fp8_dot.h have two more of weights), each for one
+// block of 16 rows (lane = row) and kTokens rows of activations at once, so that what is loaded and unpacked serves all
+// of them:
 //   float_block: bf16, fp8 or fp32 lines times fp32 activations (weights, and the keys of attention)
-//   int_block:   int4 or int8 lines times int16 activations, group by group
+//   int_block:   int4, table4 or int8 lines times int16 activations, group by group
 // The order of addition of one output element never depends on kTokens.
 #pragma once
 
@@ -86,11 +87,14 @@ LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, cons
 struct IntBlock {
   const uint8_t* lines;
   int64_t num_lines;
-  const void* scales;    // [groups, 16]
-  const uint8_t* zeros;  // [groups, 16] or null
-  bool f32_scales;
+  const void* scales;             // [groups, 16]
+  const uint8_t* zeros;           // [groups, 16] or null
+  const void* offsets = nullptr;  // [groups, 16] or null
+  bool f32_scales;                // and offsets
   int group_size;
-  int64_t ahead = 0;  // from a line to the one to ask for, where that is not kPrefetchBytes
+  int zero;                       // of groups without zero points
+  const int8_t* table = nullptr;  // of table4
+  int64_t ahead = 0;              // from a line to the one to ask for, where that is not kPrefetchBytes
 
   // Rows of one group of k values, a fp32 scale each.
   IntBlock(WeightKind kind, const uint8_t* first_line, int64_t k, const float* row_scales)
@@ -99,31 +103,74 @@ struct IntBlock {
         scales(row_scales),
         zeros(nullptr),
         f32_scales(true),
-        group_size(int(k)) {}
+        group_size(int(k)),
+        zero(weight_format(kind).zero) {}
+  // w: lives as long as this
   IntBlock(const Weight& w, int64_t block)
       : lines(static_cast<const uint8_t*>(w.data) + block * cpu16::block_bytes(w.kind, w.k)),
         num_lines(cpu16::lines_per_block(w.kind, w.k)),
-        scales(static_cast<const char*>(w.scales) +
-               block * w.num_groups() * kLanes * int64_t(dtype_size(w.scale_dtype))),
+        scales(side(w.scales, w, block)),
         zeros(w.zeros ? w.zeros + block * w.num_groups() * kLanes : nullptr),
+        offsets(w.offsets ? side(w.offsets, w, block) : nullptr),
         f32_scales(w.scale_dtype == DType::kF32),
-        group_size(w.group_size) {}
+        group_size(w.group_size),
+        zero(w.implied_zero()),
+        table(w.table.data()) {}
 
-  Vec scale(int64_t group) const {
-    return f32_scales ? Vec::load(static_cast<const float*>(scales) + group * kLanes)
-                      : Vec::load(static_cast<const bf16*>(scales) + group * kLanes);
+  Vec scale(int64_t group) const { return load_side(scales, group); }
+  Vec offset(int64_t group) const { return load_side(offsets, group); }
+
+ private:
+  static const void* side(const void* first, const Weight& w, int64_t block) {
+    return static_cast<const char*>(first) +
+           block * w.num_groups() * kLanes * int64_t(dtype_size(w.scale_dtype));
+  }
+  Vec load_side(const void* first, int64_t group) const {
+    return f32_scales ? Vec::load(static_cast<const float*>(first) + group * kLanes)
+                      : Vec::load(static_cast<const bf16*>(first) + group * kLanes);
   }
 };
 
-// Adds one finished group to the running sum of a row: (dot - zero * sum of activations) * both scales.
-template <WeightKind kKind, bool kZeros>
-LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, Vec weight_scale, float activation_scale,
-                              int32_t activation_sum) {
+// Adds one finished group to the running sum of a row: the integer sum, less zero * sum of activations, times both
+// scales; then, of weights with offsets, offset * sum of activations * their scale.
+template <bool kZeros, bool kOffsets>
+LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, int implied_zero, Vec weight_scale, Vec offset,
+                              float activation_scale, int32_t activation_sum) {
   if constexpr (kZeros)
     dot = dot - zero * IVec::set1(activation_sum);
-  else
-    dot = dot - IVec::set1(activation_sum * weight_format(kKind).zero);
-  return fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
+  else if constexpr (!kOffsets)  // else it is 0
+    dot = dot - IVec::set1(activation_sum * implied_zero);
+  sum = fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
+  if constexpr (kOffsets) sum = fma(offset, Vec::set1(float(activation_sum) * activation_scale), sum);
+  return sum;
+}
+
+// body.template operator()<kZeros, kOffsets>() for what a block has.
+template <class Body>
+LLAMA4RT_INLINE void with_sides(const IntBlock& block, const Body& body) {
+  if (block.offsets) {
+    if (block.zeros)
+      body.template operator()<true, true>();
+    else
+      body.template operator()<false, true>();
+  } else if (block.zeros) {
+    body.template operator()<true, false>();
+  } else {
+    body.template operator()<false, false>();
+  }
+}
+
+// The table of table4 weights as unsigned bytes, kTableZero too large, for instructions that want them unsigned.
+inline constexpr int kTableZero = 128;
+LLAMA4RT_INLINE IVec unsigned_table(const IntBlock& block) {
+  alignas(16) uint8_t bytes[16];
+  for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(block.table[i] + kTableZero);
+  return IVec::repeat16(bytes);
+}
+// What the integers of lines are too large by, where there are no zero points.
+template <WeightKind kKind>
+constexpr int line_zero(int zero) {
+  return weight_format(kKind).meaning == CodeMeaning::kTable ? kTableZero : zero;
 }
 
 // A line's words hold pairs of values of consecutive k (weights/layout.h). int4: the pairs lie at bits 0, 4, 8
@@ -135,7 +182,7 @@ template <>
 struct LinePairs<WeightKind::kInt4> {
   static constexpr int kCount = 4;
   IVec pair[kCount];
-  explicit LinePairs(const uint8_t* line) {
+  explicit LinePairs(const uint8_t* line, IVec = IVec::zero()) {
     const IVec low = IVec::set1(0x000f000f), high = IVec::set1(0x00f000f0);
     const IVec words = IVec::load(line), shifted = shift_right<8>(words);
     pair[0] = words & low;
@@ -151,10 +198,27 @@ template <>
 struct LinePairs<WeightKind::kInt8> {
   static constexpr int kCount = 2;
   IVec pair[kCount];
-  explicit LinePairs(const uint8_t* line) {
+  explicit LinePairs(const uint8_t* line, IVec = IVec::zero()) {
     const IVec low = IVec::set1(0x00ff00ff), words = IVec::load(line);
     pair[0] = words & low;
     pair[1] = shift_right<8>(words) & low;
+  }
+  static IVec combine(IVec even_pairs, IVec odd_pairs) { return even_pairs + odd_pairs; }
+};
+
+// table4: codes of an int4 line, looked up eight bits wide.
+template <>
+struct LinePairs<WeightKind::kTable4> {
+  static constexpr int kCount = 4;
+  IVec pair[kCount];
+  LinePairs(const uint8_t* line, IVec table) {
+    const IVec nibbles = IVec::set1(0x0f0f0f0f), low = IVec::set1(0x00ff00ff), words = IVec::load(line);
+    const IVec first = look_up(table, words & nibbles),
+               second = look_up(table, shift_right<4>(words) & nibbles);
+    pair[0] = first & low;
+    pair[1] = second & low;
+    pair[2] = shift_right<8>(first) & low;
+    pair[3] = shift_right<8>(second) & low;
   }
   static IVec combine(IVec even_pairs, IVec odd_pairs) { return even_pairs + odd_pairs; }
 };
@@ -176,13 +240,15 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
   const int32_t* sums = q.sums + first_row * q.groups;
   const uint8_t* line = block.lines;
   const uint8_t* const end = line + block.num_lines * cpu16::kLineBytes;
+  IVec table{};
+  if constexpr (weight_format(kKind).meaning == CodeMeaning::kTable) table = unsigned_table(block);
   for (int64_t g = 0; g < q.groups; ++g) {
     IVec chain[kTokens][kChains];
     for (auto& c : chain)
       for (IVec& v : c) v = IVec::zero();
     // Even chains take even pairs; two lines a turn, so that all chains are used.
     const auto step = [&]<int kLine>() LLAMA4RT_INLINE_LAMBDA {
-      const Pairs w(line);
+      const Pairs w(line, table);
       prefetch<kAhead>(line + (kAhead == kNear ? kPrefetchBytes : block.ahead));
       for (int j = 0; j < Pairs::kCount; ++j)
         for (int t = 0; t < kTokens; ++t) {
@@ -200,19 +266,20 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
     }
     if (line < group_end) step.template operator()<0>();
     const Vec scale = block.scale(g);
-    for (int t = 0; t < kTokens; ++t) {
-      IVec even = chain[t][0], odd = chain[t][1];
-      for (int c = 2; c < kChains; c += 2) {
-        even = even + chain[t][c];
-        odd = odd + chain[t][c + 1];
+    with_sides(block, [&]<bool kZeros, bool kOffsets>() LLAMA4RT_INLINE_LAMBDA {
+      const IVec zero = kZeros ? IVec::load_u8(block.zeros + g * kLanes) : IVec::zero();
+      const Vec offset = kOffsets ? block.offset(g) : Vec::zero();
+      for (int t = 0; t < kTokens; ++t) {
+        IVec even = chain[t][0], odd = chain[t][1];
+        for (int c = 2; c < kChains; c += 2) {
+          even = even + chain[t][c];
+          odd = odd + chain[t][c + 1];
+        }
+        sum[t] =
+            add_group<kZeros, kOffsets>(sum[t], Pairs::combine(even, odd), zero, line_zero<kKind>(block.zero),
+                                        scale, offset, scales[t * q.groups + g], sums[t * q.groups + g]);
       }
-      const IVec dot = Pairs::combine(even, odd);
-      const float x_scale = scales[t * q.groups + g];
-      const int32_t x_sum = sums[t * q.groups + g];
-      sum[t] = block.zeros ? add_group<kKind, true>(sum[t], dot, IVec::load_u8(block.zeros + g * kLanes),
-                                                    scale, x_scale, x_sum)
-                           : add_group<kKind, false>(sum[t], dot, IVec::zero(), scale, x_scale, x_sum);
-    }
+    });
   }
 }
 

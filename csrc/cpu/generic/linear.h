@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/generic/byte_dot.h"
+#include "cpu/generic/fp8_dot.h"
 #include "cpu/generic/math.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
@@ -34,7 +35,7 @@ inline void finish_gate_up(Vec gate, Vec up, const Linear& linear, int64_t block
 }
 
 // Walks a unit in tiles of kTokenTile rows. dot<n>(sum, block, row): rows row .. row + n - 1 times a
-// row block.
+// row block. It is called in one place, for gate and up in turn, because all of it is inlined there.
 template <class Dot>
 inline void walk_unit(const LinearUnit& unit, const Dot& dot) {
   const Linear& linear = *unit.linear;
@@ -42,43 +43,58 @@ inline void walk_unit(const LinearUnit& unit, const Dot& dot) {
   for (int64_t block = unit.block_begin; block < unit.block_end; block += step)
     for (int64_t row = unit.row_begin; row < unit.row_end; row += kTokenTile)
       with_token_count(unit.row_end - row < kTokenTile ? unit.row_end - row : kTokenTile, [&]<int kTokens>() {
-        Vec y[kTokens];
-        dot(y, block, row);
-        if (linear.finish == Finish::kSwiGlu) {
-          Vec up[kTokens];
-          dot(up, block + 1, row);
-          for (int t = 0; t < kTokens; ++t) finish_gate_up(y[t], up[t], linear, block, row + t);
-        } else {
-          for (int t = 0; t < kTokens; ++t) finish_block(y[t], linear, block, row + t);
+        Vec y[2][kTokens];
+        for (int64_t part = 0; part < step; ++part) {
+          Vec sum[kTokens];
+          dot(sum, block + part, row);
+          for (int t = 0; t < kTokens; ++t) y[part][t] = sum[t];
         }
+        if (linear.finish == Finish::kSwiGlu)
+          for (int t = 0; t < kTokens; ++t) finish_gate_up(y[0][t], y[1][t], linear, block, row + t);
+        else
+          for (int t = 0; t < kTokens; ++t) finish_block(y[0][t], linear, block, row + t);
       });
 }
 
+// 4-bit codes meet activations of 8 bits where there are some, all others of 16.
 template <WeightKind kKind>
 inline void linear_int(const LinearUnit& unit, const QuantizedRows& q) {
   const Linear& linear = *unit.linear;
+  if constexpr (weight_format(kKind).bits == 4)
+    if (q.bytes)
+      return walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+        byte_block<kTokens, kKind>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
+      });
   walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
     int_block<kTokens, kKind>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
   });
 }
 
-inline void linear_bytes(const LinearUnit& unit, const QuantizedRows& q) {
+// dot(y, block, x): rows x[t] [K] of the unit times a row block
+template <class Dot>
+inline void linear_float(const LinearUnit& unit, const Dot& dot) {
   const Linear& linear = *unit.linear;
-  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
-    byte_block<kTokens>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
-  });
-}
-
-inline void linear_bf16(const LinearUnit& unit) {
-  const Linear& linear = *unit.linear;
-  const int64_t block_values = cpu16::lines_per_block(WeightKind::kBF16, linear.weight.k) * 2 * kLanes;
   walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
     const float* x[kTokens];
     for (int t = 0; t < kTokens; ++t)
       x[t] = linear.rows.x + linear.rows.x_row(row + t) * linear.rows.x_stride;
-    const auto* lines = static_cast<const bf16*>(linear.weight.data) + block * block_values;
-    float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, linear.weight.k);
+    dot(y, block, x);
   });
+}
+
+inline void linear_bf16(const LinearUnit& unit) {
+  const Weight& w = unit.linear->weight;
+  const int64_t block_values = cpu16::lines_per_block(WeightKind::kBF16, w.k) * 2 * kLanes;
+  linear_float(unit, [&](auto& y, int64_t block, const float* const* x) LLAMA4RT_INLINE_LAMBDA {
+    const auto* lines = static_cast<const bf16*>(w.data) + block * block_values;
+    float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, w.k);
+  });
+}
+
+inline void linear_fp8(const LinearUnit& unit) {
+  const Weight& w = unit.linear->weight;
+  linear_float(unit, [&](auto& y, int64_t block, const float* const* x)
+                         LLAMA4RT_INLINE_LAMBDA { fp8_block(y, IntBlock(w, block), x, w.k); });
 }
 
 inline void linear_unit(const LinearUnit& unit, const QuantizedRows& q, std::byte*) {
@@ -88,7 +104,11 @@ inline void linear_unit(const LinearUnit& unit, const QuantizedRows& q, std::byt
     case WeightKind::kInt8:
       return linear_int<WeightKind::kInt8>(unit, q);
     case WeightKind::kInt4:
-      return q.bytes ? linear_bytes(unit, q) : linear_int<WeightKind::kInt4>(unit, q);
+      return linear_int<WeightKind::kInt4>(unit, q);
+    case WeightKind::kFp8:
+      return linear_fp8(unit);
+    case WeightKind::kTable4:
+      return linear_int<WeightKind::kTable4>(unit, q);
   }
 }
 inline int64_t linear_scratch_bytes(int64_t) { return 0; }

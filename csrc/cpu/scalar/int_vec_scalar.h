@@ -31,6 +31,12 @@ struct IVec {
     const auto* q = static_cast<const uint8_t*>(p);
     return make([=](int i) { return uint32_t(q[2 * i]) | uint32_t(q[2 * i + 1]) << 16; });
   }
+  // The same sixteen bytes in every 128 bits.
+  static IVec repeat16(const void* p) {
+    IVec r;
+    for (int i = 0; i < kLanes; i += 4) std::memcpy(r.v + i, p, 16);
+    return r;
+  }
   void store(void* p) const { std::memcpy(p, v, sizeof(v)); }
   void store_i16(int16_t* p) const {
     for (int i = 0; i < kLanes; ++i) p[i] = int16_t(uint16_t(v[i]));
@@ -68,6 +74,15 @@ inline IVec shift_right(IVec a) {  // zeros come in
 template <int kBits>
 inline IVec shift_right_signed(IVec a) {
   return IVec::make([&](int i) { return int32_t(a.v[i]) >> kBits; });
+}
+// Each byte of `codes`, 0..15, becomes that byte of `table`, which repeat16() made.
+inline IVec look_up(IVec table, IVec codes) {
+  const auto byte = [&](uint32_t code) { return table.v[code / 4] >> (code % 4 * 8) & 0xff; };
+  return IVec::make([&](int i) {
+    uint32_t word = 0;
+    for (int shift = 0; shift < 32; shift += 8) word |= byte(codes.v[i] >> shift & 0xff) << shift;
+    return word;
+  });
 }
 inline IVec bits(Vec a) {
   IVec r;
@@ -110,6 +125,34 @@ inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
 inline IVec sum_int16_pairs(IVec a) {
   return IVec::make([&](int i) { return int16_t(uint16_t(a.v[i])) + int16_t(uint16_t(a.v[i] >> 16)); });
 }
+// Signed bytes as magnitudes and signs: magnitudes (up to 128, unsigned) times what with_signs() makes of other bytes
+// are the products of both, for instructions that multiply unsigned bytes with signed ones.
+struct ByteSigns {
+  IVec v;
+};
+inline ByteSigns byte_signs(IVec a) { return {a}; }
+inline IVec byte_magnitudes(IVec a) {
+  return IVec::make([&](int i) {
+    uint32_t word = 0;
+    for (int shift = 0; shift < 32; shift += 8) {
+      const int32_t byte = int8_t(uint8_t(a.v[i] >> shift));
+      word |= uint32_t(byte < 0 ? -byte : byte) << shift;
+    }
+    return word;
+  });
+}
+// Each byte of x, above -128, negated where the sign is; where the other byte was 0, anything.
+inline IVec with_signs(IVec x, ByteSigns signs) {
+  return IVec::make([&](int i) {
+    uint32_t word = 0;
+    for (int shift = 0; shift < 32; shift += 8) {
+      const bool negative = signs.v.v[i] >> shift & 0x80;
+      const int32_t byte = int8_t(uint8_t(x.v[i] >> shift));
+      word |= uint32_t(uint8_t(negative ? -byte : byte)) << shift;
+    }
+    return word;
+  });
+}
 // Each lane: sum += the four products of unsigned bytes of a with signed bytes of b. Tables with kBytePairs
 // cut sums of two products to int16.
 inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
@@ -119,6 +162,21 @@ inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
       total += uint32_t(int32_t(uint8_t(a.v[i] >> shift)) * int32_t(int8_t(b.v[i] >> shift)));
     return total;
   });
+}
+
+// The 64 e4m3 codes of a line of fp8 weights (weights/layout.h) times 2^-8, but the two NaN codes as 480: rows 0 to 7
+// of k, k + 1, then rows 8 to 15 of these, then both of k + 2, k + 3; lanes 2r and 2r + 1 are of one row. 2^-8 because
+// x86 reads e4m3 as half precision, whose exponents are 8 larger.
+inline void widen_f8_line(Vec (&out)[4], const void* line) {
+  constexpr int kByteOf[4] = {0, 2, 1, 3};  // of k + 0, 1, 2, 3
+  const auto* bytes = static_cast<const uint8_t*>(line);
+  for (int j = 0; j < 4; ++j)
+    out[j] = Vec::make([&](int i) {
+      const int row = j % 2 * 8 + i / 2, k = j / 2 * 2 + i % 2;
+      const uint8_t code = bytes[row * 4 + kByteOf[k]];
+      const float magnitude = (code & 0x7f) == 0x7f ? 480.0f : to_float(f8e4m3{uint8_t(code & 0x7f)});
+      return (code & 0x80 ? -magnitude : magnitude) * 0x1p-8f;
+    });
 }
 
 // Independent sums per row in int_block and in byte_block, for so many rows of activations at once.

@@ -17,6 +17,10 @@ struct Vec {
   static Vec set1(float x) {
     return make([=](int) { return x; });
   }
+  // p[0] in the even lanes, p[1] in the odd ones.
+  static Vec set1_pair(const float* p) {
+    return make([=](int i) { return p[i % 2]; });
+  }
   static Vec load(const float* p) {
     return make([=](int i) { return p[i]; });
   }
@@ -60,6 +64,11 @@ inline Vec odd_lanes(Vec a) {  // x1 x1 x3 x3 ...
 }
 inline Vec swap_pairs(Vec a) {
   return Vec::make([&](int i) { return a.v[i ^ 1]; });
+}
+// The sums of neighbouring lanes, those of a first.
+inline Vec sum_pairs(Vec a, Vec b) {
+  return Vec::make(
+      [&](int i) { return i < 8 ? a.v[2 * i] + a.v[2 * i + 1] : b.v[2 * i - 16] + b.v[2 * i - 15]; });
 }
 // a * b - c in even lanes, a * b + c in odd ones; one rounding.
 inline Vec fma_alternate(Vec a, Vec b, Vec c) {

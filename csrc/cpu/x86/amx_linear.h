@@ -63,15 +63,22 @@ inline void pack_tile_row(const QuantizedRows& q, int64_t row, int64_t tile_row,
 }
 
 // The B tiles of lines [0, num_lines), 64 values of k each: int8 lines are B rows as they are, int4 lines are
-// two each.   buffer: [num_lines * 2][64]
+// two each, and table4 lines two that are looked up.   buffer: [num_lines * 2][64]
 template <WeightKind kKind>
-inline const uint8_t* weight_tiles(const uint8_t* lines, int64_t num_lines, uint8_t* buffer) {
+inline const uint8_t* weight_tiles(const IntBlock& block, const uint8_t* lines, int64_t num_lines,
+                                   uint8_t* buffer) {
   if (weight_format(kKind).bits == 8) return lines;
   const IVec nibbles = IVec::set1(0x0f0f0f0f);
+  IVec table{};
+  if constexpr (weight_format(kKind).meaning == CodeMeaning::kTable) table = unsigned_table(block);
+  const auto store = [&](IVec codes, uint8_t* row) {
+    if constexpr (weight_format(kKind).meaning == CodeMeaning::kTable) codes = look_up(table, codes);
+    codes.store(row);
+  };
   for (int64_t i = 0; i < num_lines; ++i) {
     const IVec words = IVec::load(lines + i * cpu16::kLineBytes);
-    (words & nibbles).store(buffer + i * 2 * kTileK);
-    (shift_right<4>(words) & nibbles).store(buffer + (i * 2 + 1) * kTileK);
+    store(words & nibbles, buffer + i * 2 * kTileK);
+    store(shift_right<4>(words) & nibbles, buffer + (i * 2 + 1) * kTileK);
   }
   return buffer;
 }
@@ -128,19 +135,18 @@ LLAMA4RT_INLINE void add_group_sums(float* y, const int32_t* sums, const BlockPa
     const IntBlock block = pair.blocks[j];
     const Vec scale = block.scale(group);
     const int32_t* high = sums + j * 512;
-    const auto add_rows_of_block = [&]<bool kZeros>() LLAMA4RT_INLINE_LAMBDA {
+    with_sides(block, [&]<bool kZeros, bool kOffsets>() LLAMA4RT_INLINE_LAMBDA {
       const IVec zero = kZeros ? IVec::load_u8(block.zeros + group * kLanes) : IVec::zero();
+      const Vec offset = kOffsets ? block.offset(group) : Vec::zero();
+      const int implied_zero = line_zero<kKind>(block.zero);
       for (int t = 0; t < rows; ++t) {
         const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
         float* sum = y + (t * 2 + j) * kLanes;
-        add_group<kKind, kZeros>(Vec::load(sum), dot, zero, scale, scales[t * groups], row_sums[t * groups])
+        add_group<kZeros, kOffsets>(Vec::load(sum), dot, zero, implied_zero, scale, offset,
+                                    scales[t * groups], row_sums[t * groups])
             .store(sum);
       }
-    };
-    if (block.zeros)
-      add_rows_of_block.template operator()<true>();
-    else
-      add_rows_of_block.template operator()<false>();
+    });
   }
 }
 
@@ -203,8 +209,8 @@ inline void linear_tiled(const LinearUnit& unit, const QuantizedRows& q, std::by
       Panel panel{g, end, {}, {}};
       for (int j = 0; j < 2; ++j) {
         const uint8_t* lines = pair.blocks[j].lines;
-        panel.b[j] =
-            weight_tiles<kKind>(lines + g * group_bytes, (end - g) * group_lines, buffer + j * 16 * kPanelK);
+        panel.b[j] = weight_tiles<kKind>(pair.blocks[j], lines + g * group_bytes, (end - g) * group_lines,
+                                         buffer + j * 16 * kPanelK);
         panel.ahead[j] =
             end < q.groups ? lines + end * group_bytes : lines + 2 * cpu16::block_bytes(kKind, w.k);
       }
@@ -220,7 +226,8 @@ inline void linear_unit_with_tiles(const LinearUnit& unit, const QuantizedRows& 
   const Linear& linear = *unit.linear;
   if (linear.first_tile < 0) return linear_unit(unit, q, scratch);
   with_weight_kind(linear.weight.kind, [&]<WeightKind kKind>() {  // tiles_fit() lets in integers alone
-    if constexpr (weight_format(kKind).meaning == CodeMeaning::kInteger)
+    if constexpr (weight_format(kKind).meaning == CodeMeaning::kInteger ||
+                  weight_format(kKind).meaning == CodeMeaning::kTable)
       linear_tiled<kKind>(unit, q, scratch);
   });
 }

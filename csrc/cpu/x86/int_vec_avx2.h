@@ -26,6 +26,10 @@ struct IVec {
     const auto* q = static_cast<const __m128i*>(p);
     return {_mm256_cvtepu8_epi16(_mm_loadu_si128(q)), _mm256_cvtepu8_epi16(_mm_loadu_si128(q + 1))};
   }
+  static IVec repeat16(const void* p) {
+    const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    return {x, x};
+  }
   void store(void* p) const {
     auto* q = static_cast<__m256i*>(p);
     _mm256_storeu_si256(q, lo);
@@ -63,6 +67,9 @@ template <int kBits>
 inline IVec shift_right_signed(IVec a) {
   return {_mm256_srai_epi32(a.lo, kBits), _mm256_srai_epi32(a.hi, kBits)};
 }
+inline IVec look_up(IVec table, IVec codes) {
+  return {_mm256_shuffle_epi8(table.lo, codes.lo), _mm256_shuffle_epi8(table.hi, codes.hi)};
+}
 inline IVec bits(Vec a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 inline Vec from_bits(IVec a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline Vec to_float(IVec a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
@@ -74,6 +81,30 @@ inline IVec add_byte_pairs(IVec sum, IVec a, IVec b) {
 inline IVec sum_int16_pairs(IVec a) {
   const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
+}
+
+struct ByteSigns {
+  IVec v;
+};
+inline ByteSigns byte_signs(IVec a) { return {a}; }
+inline IVec byte_magnitudes(IVec a) { return {_mm256_abs_epi8(a.lo), _mm256_abs_epi8(a.hi)}; }
+inline IVec with_signs(IVec x, ByteSigns signs) {
+  return {_mm256_sign_epi8(x.lo, signs.v.lo), _mm256_sign_epi8(x.hi, signs.v.hi)};
+}
+inline void widen_f8_line(Vec (&out)[4], const void* line) {
+  const IVec words = IVec::load(line);
+  // Sign and exponent of a half; bit 14 gets a copy of the sign, which goes.
+  const __m256i kept = _mm256_set1_epi16(int16_t(0xbf80));
+  const auto halves_of_high_bytes = [&](__m256i a) {
+    return _mm256_and_si256(_mm256_srai_epi16(a, 1), kept);
+  };
+  const auto widen = [](__m256i a) {
+    return Vec{_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};
+  };
+  out[0] = widen(halves_of_high_bytes(_mm256_slli_epi16(words.lo, 8)));
+  out[1] = widen(halves_of_high_bytes(_mm256_slli_epi16(words.hi, 8)));
+  out[2] = widen(halves_of_high_bytes(words.lo));
+  out[3] = widen(halves_of_high_bytes(words.hi));
 }
 
 inline constexpr int kInt8Chains = 4;

@@ -18,6 +18,10 @@ struct IVec {
   static IVec load_u8_pairs(const void* p) {
     return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
   }
+  // The same sixteen bytes in every 128 bits.
+  static IVec repeat16(const void* p) {
+    return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+  }
   void store(void* p) const { _mm512_storeu_si512(p, v); }
   void store_i16(int16_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
@@ -46,6 +50,8 @@ template <int kBits>
 inline IVec shift_right_signed(IVec a) {
   return {_mm512_srai_epi32(a.v, kBits)};
 }
+// Each byte of `codes`, 0..15, becomes that byte of `table`, which repeat16() made.
+inline IVec look_up(IVec table, IVec codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
 inline IVec bits(Vec a) { return {_mm512_castps_si512(a.v)}; }
 inline Vec from_bits(IVec a) { return {_mm512_castsi512_ps(a.v)}; }
 inline Vec to_float(IVec a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -74,6 +80,27 @@ inline void widen_f8_pairs(Vec& low, Vec& high, IVec codes) {
   const IVec pairs = words + sign;
   low = from_bits(shift_left<16>(pairs));
   high = from_bits(pairs & IVec::set1(int32_t(0xffff0000u)));
+}
+
+// Signed bytes as magnitudes and signs, as in cpu/scalar/int_vec_scalar.h.
+struct ByteSigns {
+  __mmask64 negative;
+};
+inline ByteSigns byte_signs(IVec a) { return {_mm512_movepi8_mask(a.v)}; }
+inline IVec byte_magnitudes(IVec a) { return {_mm512_abs_epi8(a.v)}; }
+inline IVec with_signs(IVec x, ByteSigns signs) {
+  return {_mm512_mask_sub_epi8(x.v, signs.negative, _mm512_setzero_si512(), x.v)};
+}
+// The codes of a line of fp8 weights times 2^-8, as in cpu/scalar/int_vec_scalar.h: a byte becomes sign and exponent of
+// a half; bit 14 gets a copy of the sign, which goes.
+inline void widen_f8_line(Vec (&out)[4], const void* line) {
+  const __m512i words = _mm512_loadu_si512(line), kept = _mm512_set1_epi16(int16_t(0xbf80));
+  const __m512i first = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(words, 8), 1), kept);
+  const __m512i second = _mm512_and_si512(_mm512_srai_epi16(words, 1), kept);
+  out[0] = {_mm512_cvtph_ps(_mm512_castsi512_si256(first))};
+  out[1] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(first, 1))};
+  out[2] = {_mm512_cvtph_ps(_mm512_castsi512_si256(second))};
+  out[3] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(second, 1))};
 }
 
 inline constexpr int kInt8Chains = 12;

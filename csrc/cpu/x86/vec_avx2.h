@@ -10,6 +10,12 @@ struct Vec {
   __m256 lo, hi;
   static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static Vec set1_pair(const float* p) {
+    double pair;
+    std::memcpy(&pair, p, 8);
+    const __m256 x = _mm256_castpd_ps(_mm256_set1_pd(pair));
+    return {x, x};
+  }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static Vec load(const bf16* p) {
     const auto* q = reinterpret_cast<const __m128i*>(p);
@@ -45,6 +51,13 @@ inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(
 inline Vec even_lanes(Vec a) { return {_mm256_moveldup_ps(a.lo), _mm256_moveldup_ps(a.hi)}; }
 inline Vec odd_lanes(Vec a) { return {_mm256_movehdup_ps(a.lo), _mm256_movehdup_ps(a.hi)}; }
 inline Vec swap_pairs(Vec a) { return {_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)}; }
+inline Vec sum_pairs(Vec a, Vec b) {
+  const auto sums = [](Vec v) {  // hadd gives 64-bit quarters lo0 hi0 lo1 hi1
+    const __m256d mixed = _mm256_castps_pd(_mm256_hadd_ps(v.lo, v.hi));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, 0xd8));
+  };
+  return {sums(a), sums(b)};
+}
 inline Vec fma_alternate(Vec a, Vec b, Vec c) {
   return {_mm256_fmaddsub_ps(a.lo, b.lo, c.lo), _mm256_fmaddsub_ps(a.hi, b.hi, c.hi)};
 }

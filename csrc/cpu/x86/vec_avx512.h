@@ -10,6 +10,12 @@ struct Vec {
   __m512 v;
   static Vec zero() { return {_mm512_setzero_ps()}; }
   static Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+  // p[0] in the even lanes, p[1] in the odd ones.
+  static Vec set1_pair(const float* p) {
+    double pair;
+    std::memcpy(&pair, p, 8);
+    return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
+  }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec load(const bf16* p) {
     const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -31,6 +37,12 @@ inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec even_lanes(Vec a) { return {_mm512_moveldup_ps(a.v)}; }  // x0 x0 x2 x2 ...
 inline Vec odd_lanes(Vec a) { return {_mm512_movehdup_ps(a.v)}; }   // x1 x1 x3 x3 ...
 inline Vec swap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+// The sums of neighbouring lanes, those of a first.
+inline Vec sum_pairs(Vec a, Vec b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_add_ps(_mm512_permutex2var_ps(a.v, even, b.v), _mm512_permutex2var_ps(a.v, odd, b.v))};
+}
 // a * b - c in even lanes, a * b + c in odd ones; one rounding.
 inline Vec fma_alternate(Vec a, Vec b, Vec c) { return {_mm512_fmaddsub_ps(a.v, b.v, c.v)}; }
 

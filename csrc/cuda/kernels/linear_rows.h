@@ -49,8 +49,7 @@ struct RowsProduct {
 };
 
 inline bool rows_supports(const Weight& w) {
-  if (w.layout != Layout::kCudaTile || !w.format().on_gpu) return false;
-  if (w.zeros && !w.format().may_have_zeros) return false;
+  if (w.layout != Layout::kCudaTile || !weight_refusal(w).empty()) return false;
   // Scales are found with 32-bit indices.
   return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, 32) < int64_t(1) << 31;
 }

@@ -54,6 +54,7 @@ Weight DeviceWeights::weight(std::string_view name) const {
   w.data = at(text);
   if (w.scales) w.scales = at(text + ".scales");
   if (w.zeros) w.zeros = reinterpret_cast<const uint8_t*>(at(text + ".zeros"));
+  if (w.offsets) w.offsets = at(text + ".offsets");
   return w;
 }
 

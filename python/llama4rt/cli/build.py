@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from llama4rt.cli.common_options import WEIGHT_KINDS, note
+from llama4rt.cli.common_options import GROUP_SIZES, WEIGHT_KINDS, note
 from llama4rt.cli.numbers import GROUP_SIZE, THREADS_OR_ALL
 from llama4rt.cli.progress import ProgressBar
 
@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--group-size",
         type=GROUP_SIZE,
-        choices=(32, 64, 128),
+        choices=GROUP_SIZES,
         default=128,
         help="inputs that share a scale (default 128)",
     )

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 # The names of csrc/ops/kv_formats.h and csrc/weights/weight_formats.h: --help must not load the native module.
 # test_cli.py holds them to the tables.
+GROUP_SIZES = (16, 32, 64, 128)
 KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
-WEIGHT_KINDS = ("bf16", "int8", "int4")
+WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
 def add_engine_options(
@@ -65,7 +66,7 @@ def add_engine_options(
         help="on a GPU, let a kernel's blocks start before the kernel before it has ended",
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
-    group.add_argument("--group-size", type=GROUP_SIZE, choices=[32, 64, 128], help="likewise")
+    group.add_argument("--group-size", type=GROUP_SIZE, choices=GROUP_SIZES, help="likewise")
 
 
 def add_kv_cache_dtypes(parser: "argparse._ActionsContainer") -> None:

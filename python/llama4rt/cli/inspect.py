@@ -115,7 +115,7 @@ def _period(rope_layers: list[int]) -> int | None:
 
 
 def _component(name: str) -> str:
-    base = name.removesuffix(".scales").removesuffix(".zeros")
+    base = name.removesuffix(".scales").removesuffix(".zeros").removesuffix(".offsets")
     if base.startswith("files/"):
         return _COMPONENTS["files"]
     parts = base.split(".")
@@ -133,11 +133,18 @@ def _components(file: "EngineFile", weights: Mapping[str, Any]) -> dict[str, dic
         if name in weights:
             weight = weights[name]
             group = f" g{weight['group_size']}" if weight["group_size"] else ""
-            zeros = " with zero points" if file.weight(name)["has_zeros"] else ""
-            kinds.setdefault(component, set()).add(f"{weight['kind']}{group}{zeros}")
+            kinds.setdefault(component, set()).add(f"{weight['kind']}{group}{_sides(file.weight(name))}")
     kinds.setdefault("embedding", set()).add("bf16")
     ordered = sorted(sizes, key=lambda component: -sizes[component])
     return {c: {"bytes": sizes[c], "stored_as": sorted(kinds.get(c, ()))} for c in ordered}
+
+
+def _sides(weight: Mapping[str, Any]) -> str:
+    """What a weight has beside its scales."""
+    sides = [
+        words for key, words in (("has_zeros", "zero points"), ("has_offsets", "offsets")) if weight[key]
+    ]
+    return f" with {' and '.join(sides)}" if sides else ""
 
 
 def _lines(facts: Mapping[str, Any], every_weight: bool) -> Iterable[str]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llama4rt.cli.common_options import WEIGHT_KINDS, add_kv_cache_dtypes, kv_cache_dtypes
+from llama4rt.cli.common_options import GROUP_SIZES, WEIGHT_KINDS, add_kv_cache_dtypes, kv_cache_dtypes
 from llama4rt.cli.numbers import BATCHED_TOKENS, GROUP_SIZE, SEQUENCES, SIZE, Integer, Quantity
 
 _PARTS = (  # key of _core.plan's bytes, what it is
@@ -62,7 +62,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
     """How the matrices of a model that has no file are stored."""
     group = parser.add_argument_group("with --config, as in `llama4rt build`")
     group.add_argument("--weights", choices=WEIGHT_KINDS, default="int4")
-    group.add_argument("--group-size", type=GROUP_SIZE, choices=[32, 64, 128], default=128)
+    group.add_argument("--group-size", type=GROUP_SIZE, choices=GROUP_SIZES, default=128)
     group.add_argument("--quantize", choices=["linear", "experts"], default="linear")
     group.add_argument("--lm-head", choices=["auto", *WEIGHT_KINDS], default="auto")
 

@@ -7,13 +7,14 @@ from llama4rt.convert.names import Target
 from llama4rt.convert.stored_rows import CodeLayout, common_layout
 from llama4rt.errors import ConfigError
 
-WEIGHTS = tuple(format.name for format in reversed(_core.weight_formats()))
+WEIGHTS = tuple(format.name for format in reversed(_core.weight_formats()) if format.from_values)
 QUANTIZE = ("linear", "experts")
 LM_HEADS = ("auto", *reversed(WEIGHTS))
 VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/weights/layout.h
 
+_STORED_SCALES = ("BF16", "F32")  # others are widened
 _QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
 _NEVER_CODES = ("router", "vision")  # roles whose matrices no kernel reads as the checkpoint's codes
 
@@ -69,21 +70,15 @@ def lm_head_kind(weights: str, quantize: str) -> str:
 class Storage:
     """How one weight is stored."""
 
-    kind: str  # "plain" (fp32 numbers), "embed", or of a matrix: "int4", "int8", "bf16"
+    kind: str  # "plain" (fp32 numbers), "embed", or of a matrix the name of its kind
     group_size: int = 0
     scale_dtype: str = "BF16"
-    zeros: bool = False
     imported: CodeLayout | None = None  # the layout of the checkpoint's own codes, when they are taken over
 
     @property
     def is_quantized(self) -> bool:
         """A matrix of codes with scales."""
         return self.group_size > 0
-
-
-def _taken_over(layout: CodeLayout) -> bool:
-    """Whether the writer stores such codes as they are."""
-    return layout.kind == "int4" and not layout.offsets and layout.group_size in _core.group_sizes()
 
 
 def storage_of(target: Target, options: BuildOptions) -> Storage:
@@ -95,9 +90,11 @@ def storage_of(target: Target, options: BuildOptions) -> Storage:
     found = [layout for layout in layouts if layout is not None]
     if found and target.role not in _NEVER_CODES:
         common = common_layout(found) if len(found) == len(layouts) else None
-        if common is None or not _taken_over(common):  # all pieces become what they mean in bf16
+        if common is None:  # no layout keeps the numbers of all pieces: they become what they mean in bf16
             return Storage("bf16")
-        return Storage(common.kind, common.group_size, common.scale_dtype, common.zeros, imported=common)
+        if common.scale_dtype not in _STORED_SCALES:
+            common = replace(common, scale_dtype="F32")
+        return Storage(common.kind, common.group_size, common.scale_dtype, imported=common)
     kind = options.kind(target.role, target.k)
     return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama4rt import _core
+
 # Element types that are read; bf16 travels as its 16 bits, because numpy has no such type.
 NUMPY_DTYPES = {
     "BF16": "<u2",
@@ -21,25 +23,14 @@ NUMPY_DTYPES = {
     "I64": "<i8",
 }
 # Inputs that may share a scale in an engine file, largest first: each is a multiple of the next.
-GROUP_SIZES = (128, 64, 32, 16)
+GROUP_SIZES = tuple(reversed(_core.group_sizes()))
+# Kinds of weights that are stored as codes, by name.
+CODE_KINDS = {format.name: format for format in _core.weight_formats() if format.is_scaled}
 TABLE_SIZE = 16  # numbers that the codes of a "table4" weight name
-
-
-@dataclass(frozen=True)
-class CodeKind:
-    """What the codes of one kind of weight are."""
-
-    bits: int  # of one code
-    zero: int  # the code that means 0 where a layout has neither zero points nor offsets
-    is_integer: bool  # a code is a whole number: it may have zero points and offsets
-
-
-CODE_KINDS = {
-    "int4": CodeKind(4, 8, True),
-    "int8": CodeKind(8, 128, True),
-    "fp8": CodeKind(8, 0, False),
-    "table4": CodeKind(4, 0, False),
-}
+# Types of scales and offsets. Those of FACTORED are multiplied with a factor, fp32, that FACTOR_INPUTS inputs share.
+SCALE_DTYPES = ("BF16", "F16", "F32", "I8", "F8_E4M3")
+FACTORED = ("I8", "F8_E4M3")
+FACTOR_INPUTS = 256
 
 
 @dataclass(frozen=True)
@@ -63,12 +54,13 @@ class CodeLayout:
         fp8            value[n, k] = e4m3fn(code[n, k]) * s
         table4         value[n, k] = table[code[n, k]] * s
 
-    in fp32, product and sum rounded each. Without zero points z is 0 where there are offsets, else CodeKind.zero.
+    in fp32, product and sum rounded each. Without zero points z is 0 where there are offsets, else the kind's own.
+    Scales and offsets of 8 bits are themselves products: s = number * factor, rounded to fp32.
     """
 
     kind: str  # one of CODE_KINDS
     group_size: int  # inputs, one of GROUP_SIZES; a row's last group may be shorter
-    scale_dtype: str  # "BF16" or "F32"; of scales and offsets
+    scale_dtype: str  # one of SCALE_DTYPES; of scales and offsets
     zeros: bool = False  # whether zero points are stored
     offsets: bool = False  # whether offsets are stored; beside zero points only in common layouts
     table: tuple[int, ...] | None = None  # of "table4": what the codes 0..15 mean, each in -128..127
@@ -78,9 +70,12 @@ class CodeLayout:
             raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(CODE_KINDS)}")
         if self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size is {self.group_size}; it must be one of {GROUP_SIZES}")
-        if self.scale_dtype not in ("BF16", "F32"):
-            raise ValueError(f'scale_dtype is {self.scale_dtype!r}; it must be "BF16" or "F32"')
-        if (self.zeros or self.offsets) and not CODE_KINDS[self.kind].is_integer:
+        if self.scale_dtype not in SCALE_DTYPES:
+            raise ValueError(
+                f"scale_dtype is {self.scale_dtype!r}; it must be one of {', '.join(SCALE_DTYPES)}"
+            )
+        format = CODE_KINDS[self.kind]
+        if (self.zeros and not format.may_have_zeros) or (self.offsets and not format.may_have_offsets):
             raise ValueError(f"{self.kind} codes have neither zero points nor offsets")
         if (self.kind == "table4") != (self.table is not None):
             raise ValueError("a layout has a table when it is table4, and only then")
@@ -99,6 +94,11 @@ class CodeLayout:
         """The zero point of groups that store none."""
         return 0 if self.offsets else CODE_KINDS[self.kind].zero
 
+    @property
+    def factored(self) -> bool:
+        """Whether scales and offsets have factors."""
+        return self.scale_dtype in FACTORED
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -106,15 +106,23 @@ class Codes:
 
     layout: CodeLayout
     codes: NDArray[np.uint8]  # [rows, in]
-    scales: NDArray[Any]  # [rows, groups]; bf16 as its bits
+    scales: NDArray[Any]  # [rows, groups]; bf16 and e4m3 as their bits
     zeros: NDArray[np.uint8] | None = None  # [rows, groups], when the layout has them
     offsets: NDArray[Any] | None = None  # [rows, groups] as scales, when the layout has them
+    factors: NDArray[np.float32] | None = (
+        None  # [rows, ceil(in / FACTOR_INPUTS)] of scales, when they have some
+    )
+    offset_factors: NDArray[np.float32] | None = None  # as factors, of offsets
 
     def in_layout(self, layout: CodeLayout) -> "Codes":
         """The same numbers in a layout that common_layout() made of this one and others."""
-        codes, zeros, offsets = self.codes, self.zeros, self.offsets
-        scales = _widened(self.scales, self.layout.scale_dtype, layout.scale_dtype)
-        zero = self.layout.zero
+        codes, zeros, zero = self.codes, self.zeros, self.layout.zero
+        factors, offset_factors = self.factors, self.offset_factors
+        scales, offsets = self.scales, self.offsets
+        if self.layout.scale_dtype != layout.scale_dtype:
+            scales, offsets, factors, offset_factors = self._fp32(scales, factors), None, None, None
+            if self.offsets is not None:
+                offsets = self._fp32(self.offsets, self.offset_factors)
         if self.layout.kind != layout.kind:  # to int8; the table of a table4 may differ from other pieces'
             if self.layout.table is not None:
                 entries = np.array(self.layout.table, dtype=np.int16) + CODE_KINDS["int8"].zero
@@ -123,12 +131,9 @@ class Codes:
                 codes = codes + np.uint8(layout.zero - zero)
         if layout.zeros and zeros is None:
             zeros = np.full(scales.shape, zero, dtype=np.uint8)
-        if layout.offsets:
-            offsets = (
-                np.zeros_like(scales)
-                if offsets is None
-                else _widened(offsets, self.layout.scale_dtype, layout.scale_dtype)
-            )
+        if layout.offsets and offsets is None:
+            offsets = np.zeros_like(scales)
+            offset_factors = None if factors is None else np.zeros_like(factors)
         repeat = self.layout.group_size // layout.group_size
         groups = -(-codes.shape[1] // layout.group_size)
         return Codes(
@@ -137,6 +142,8 @@ class Codes:
             repeat_groups(scales, repeat, groups),
             None if zeros is None else repeat_groups(zeros, repeat, groups),
             None if offsets is None else repeat_groups(offsets, repeat, groups),
+            factors,
+            offset_factors,
         )
 
     def values(self) -> Values:
@@ -152,10 +159,18 @@ class Codes:
             numbers = self.codes.astype(np.float32) - np.float32(layout.zero)
         else:
             numbers = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group_of]
-        numbers *= as_float32(self.scales, layout.scale_dtype)[:, group_of]
+        numbers *= self._fp32(self.scales, self.factors)[:, group_of]
         if self.offsets is not None:
-            numbers += as_float32(self.offsets, layout.scale_dtype)[:, group_of]
+            numbers += self._fp32(self.offsets, self.offset_factors)[:, group_of]
         return Values(numbers, "F32")
+
+    def _fp32(self, numbers: NDArray[Any], factors: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Scales or offsets [rows, groups] with their factors in them."""
+        wide = as_float32(numbers, self.layout.scale_dtype)
+        if factors is None:
+            return wide
+        factor_of = np.arange(wide.shape[1]) * self.layout.group_size // FACTOR_INPUTS
+        return wide * np.asarray(factors, dtype=np.float32)[:, factor_of]
 
 
 @functools.cache
@@ -169,15 +184,13 @@ def e4m3_numbers() -> NDArray[np.float32]:
     return numbers
 
 
-def _widened(numbers: NDArray[Any], stored: str, wanted: str) -> NDArray[Any]:
-    """Scales or offsets as they are, or as fp32."""
-    return numbers if stored == wanted else as_float32(numbers, stored)
-
-
 def as_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     """Exact fp32 values of a floating-point array of this stored type."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F8_E4M3":
+        numbers: NDArray[np.float32] = e4m3_numbers()[values]
+        return numbers
     return values.astype(np.float32)
 
 
@@ -211,7 +224,7 @@ def common_layout(layouts: Sequence[CodeLayout]) -> CodeLayout | None:
     return CodeLayout(
         layouts[0].kind if same else "int8",
         group_size=min(layout.group_size for layout in layouts),
-        scale_dtype="BF16" if all(layout.scale_dtype == "BF16" for layout in layouts) else "F32",
+        scale_dtype=layouts[0].scale_dtype if len({layout.scale_dtype for layout in layouts}) == 1 else "F32",
         zeros=any(layout.zeros or layout.offsets != offsets for layout in layouts),
         offsets=offsets,
         table=layouts[0].table if same else None,
@@ -220,10 +233,12 @@ def common_layout(layouts: Sequence[CodeLayout]) -> CodeLayout | None:
 
 __all__ = [
     "CODE_KINDS",
+    "FACTORED",
+    "FACTOR_INPUTS",
     "GROUP_SIZES",
     "NUMPY_DTYPES",
+    "SCALE_DTYPES",
     "TABLE_SIZE",
-    "CodeKind",
     "CodeLayout",
     "Codes",
     "Values",

@@ -96,9 +96,11 @@ class EngineBuild:
             elif storage.kind == "embed":
                 writer.declare_tensor(target.name, "BF16", [target.n, target.k])
             else:
+                codes = storage.imported
                 writer.declare_weight(
                     target.name, storage.kind, target.experts, target.n, target.k, storage.group_size,
-                    storage.scale_dtype, storage.zeros,
+                    storage.scale_dtype, codes is not None and codes.zeros, codes is not None and codes.offsets,
+                    None if codes is None else codes.table,
                 )  # fmt: skip
         for name, content in self._files.items():
             writer.declare_tensor(f"files/{name}", "U8", [len(content)])
@@ -152,9 +154,10 @@ class EngineBuild:
         layout = self._storage[target.name].imported
         if layout is not None and isinstance(rows, Codes):
             codes = rows.in_layout(layout)
-            writer.import_int4_rows(
-                target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros
-            )
+            writer.import_rows(
+                target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros,
+                codes.offsets,
+            )  # fmt: skip
             return
         values = _values(rows)
         writer.quantize_rows(target.name, piece.expert, places, values.array, values.dtype, values.transposed)

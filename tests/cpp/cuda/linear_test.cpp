@@ -159,7 +159,7 @@ TEST(what_has_no_kernel_says_so) {
   CudaDevice device(0);
   Matrix x = random_activations(rng, 2, 64), out(2, 16);
   DeviceMatrix dx(stream, x), dout(stream, out);
-  // Zero points are for int4; the format gives int8 none.
+  // Zero points of a GPU are for int4.
   const RandomWeight weight(rng, {.kind = WeightKind::kInt8, .group_size = 32, .zeros = true}, 1, 16, 64);
   const DeviceWeight dw(stream, weight.view());
   CHECK_THROWS(kInternal, device.ops().linear(dout.view(), dx.view(), dw.view()));

@@ -102,11 +102,28 @@ const BadHeader kBadHeaders[] = {
     {"\\\"shape\\\":[1,64,32]", "\\\"shape\\\":[1,64,-1]", "shape[2] (columns) must be an integer in 1"},
     {"\\\"shape\\\":[1,64,32]", "\\\"shape\\\":[1,64,9223372036854775807]", "shape[2] (columns)"},
     {"\\\"shape\\\":[1,64,32]", "\\\"shape\\\":[64,32]", "must be a list [E, N, K]"},
-    {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":0", "group_size is 0; int4 allows 32, 64 or 128"},
+    {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":0",
+     "group_size is 0; int4 allows 16, 32, 64 or 128"},
     {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":33", "group_size is 33"},
     {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":-32", "group_size must be an integer in 0..128"},
     {"\\\"rms_error\\\":", "\\\"rms_error\\\":-", "rms_error must be a number >= 0"},
     {"\\\"max_error\\\":", "\\\"max_error\\\":null,\\\"x\\\":", "unknown field \"x\""},
+    // offsets and tables
+    {",\\\"offsets\\\":true", "", "offsets are stored, but the descriptor has none"},
+    {",\\\"offsets\\\":true", ",\\\"offsets\\\":false", "offsets must be true, or left out"},
+    {",\\\"offsets\\\":true", ",\\\"offsets\\\":1", "offsets must be true, or left out"},
+    {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":32,\\\"offsets\\\":true",
+     "there is no tensor \"layers.0.attn.qkv.offsets\" (offsets)"},
+    {"\"layers.1.attn.o.offsets\":{\"dtype\":\"F32\"", "\"layers.1.attn.o.offsets\":{\"dtype\":\"I32\"",
+     "needs F32 [2, 2, 16] (offsets)"},
+    {",\\\"table\\\":[-120", ",\\\"offsets\\\":true,\\\"table\\\":[-120", "table4 has no offsets"},
+    {",\\\"table\\\":[-120", ",\\\"tables\\\":[-120", "unknown field \"tables\""},
+    {",\\\"table\\\":[-120", ",\\\"table\\\":[-129", "every entry of table must be an integer in -128..127"},
+    {",\\\"table\\\":[-120", ",\\\"table\\\":[1.5", "every entry of table must be an integer in -128..127"},
+    {",\\\"table\\\":[-120,", ",\\\"table\\\":[", "table must be a list of 16 integers"},
+    {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":32,\\\"table\\\":[]", "table is for table4 alone"},
+    {"\\\"kind\\\":\\\"int4\\\"", "\\\"kind\\\":\\\"table4\\\"", "table is missing"},
+    {"\\\"kind\\\":\\\"fp8\\\"", "\\\"kind\\\":\\\"fp9\\\"", "unknown kind \"fp9\""},
     {"\"layers.0.attn.qkv.scales\":{\"dtype\":\"BF16\"", "\"layers.0.attn.qkv.scales\":{\"dtype\":\"F16\"",
      "needs BF16 [4, 1, 16] (scales)"},
     {"\"layers.0.attn.o.zeros\":{\"dtype\":\"U8\"", "\"layers.0.attn.o.zeros\":{\"dtype\":\"I8\"",
@@ -206,6 +223,15 @@ TEST(the_sample_opens_and_says_what_was_written) {
   CHECK(asymmetric.scale_dtype == DType::kF32);
   CHECK(asymmetric.zeros != nullptr);
   CHECK_CLOSE(weight_value(asymmetric, 3, 5), ((3 * 32 + 5) * 7 % 16 - 3) * 0.01f, 1e-9);
+
+  const Weight shifted = file.weight("layers.1.attn.o");
+  CHECK(shifted.kind == WeightKind::kInt8 && shifted.zeros == nullptr);
+  CHECK_EQ(weight_value(shifted, 3, 5), float((3 * 32 + 5) * 7 % 16) * 0.01f - 0.25f);
+  const Weight looked_up = file.weight("layers.1.attn.qkv");
+  CHECK(looked_up.table == kEvenTable);
+  CHECK_EQ(weight_value(looked_up, 3, 5),
+           float(kEvenTable[(3 * 32 + 5) * 7 % 16]) * to_float(to_bf16(0.01f)));
+  CHECK(file.weight("layers.1.mlp.gate_up").kind == WeightKind::kFp8);
 
   CHECK_THROWS(kEngineFile, file.weight("nothing"));
   CHECK_THROWS(kEngineFile, file.weight("norm"));

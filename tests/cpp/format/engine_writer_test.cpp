@@ -72,7 +72,10 @@ TEST(misuse_is_refused) {
   CHECK_THROWS(kInternal, writer.declare_tensor(std::string(257, 'n'), "F32", {4}));
   CHECK_THROWS(kInternal, writer.declare_tensor("\xff", "F32", {4}));
   CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kInt4, 1, 32, 32, 48), false));
-  CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kInt8, 1, 32, 32), true));
+  CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kFp8, 1, 32, 32), true));
+  CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kTable4, 1, 32, 32), true));
+  CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kFp8, 1, 32, 32), false, true));
+  CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kInt4, 1, 32, 32, 8), false));
   CHECK_THROWS(kInternal, writer.declare_weight("w", weight_shape(WeightKind::kInt8, 0, 32, 32), false));
   CHECK_THROWS(kInternal, writer.write_tensor("t", bytes_of(values)));
   CHECK_THROWS(kInternal, writer.finish({}));
@@ -102,6 +105,45 @@ TEST(misuse_is_refused) {
   writer.abort();
   CHECK(!std::filesystem::exists(dir / "x.l4e.tmp"));
   CHECK_THROWS(kInternal, writer.finish({}));
+}
+
+// Codes must come with what was declared, and values only to kinds that are made of values.
+TEST(codes_must_be_what_was_declared) {
+  const TempDir dir;
+  const std::vector<int64_t> all = row_range(0, 32);
+  const std::vector<float> values = gaussian(32 * 32, 1), sides(32, 0.5f);
+  const std::vector<uint8_t> codes(32 * 32, 1), zeros(32, 1);
+  EngineWriter writer(dir / "x.l4e", 1);
+  writer.declare_weight("plain", weight_shape(WeightKind::kBF16, 1, 32, 32), false);
+  writer.declare_weight("zeros", weight_shape(WeightKind::kInt8, 1, 32, 32, 32, DType::kF32), true);
+  writer.declare_weight("offsets", weight_shape(WeightKind::kInt4, 1, 32, 32, 32, DType::kF32), false, true);
+  writer.declare_weight("table", weight_shape(WeightKind::kTable4, 1, 32, 32, 32, DType::kF32), false);
+  writer.begin();
+  CodeRows rows{.codes = codes.data(), .scales = sides.data(), .rows = 32};
+  const auto refusal = [&](const char* name, const CodeRows& source, DType dtype) -> std::string {
+    try {
+      writer.import_rows(name, 0, all, source, dtype);
+    } catch (const Error& error) {
+      CHECK(error.kind() == ErrorKind::kInternal);
+      return std::string(error.what()).substr((dir / "x.l4e").size() + 2);
+    }
+    return "";
+  };
+  CHECK_EQ(refusal("plain", rows, DType::kF32), "plain: declared as bf16, which has no codes");
+  CHECK_EQ(refusal("table", rows, DType::kBF16),
+           "table: declared as table4 with F32 scales; the codes to import come with BF16 scales");
+  CHECK_EQ(
+      refusal("zeros", rows, DType::kF32),
+      "zeros: declared as int8 with F32 scales and zero points; the codes to import come with F32 scales");
+  rows.zeros = zeros.data();
+  rows.offsets = sides.data();
+  CHECK_EQ(refusal("offsets", rows, DType::kF32),
+           "offsets: declared as int4 with F32 scales and offsets; the codes to import come with F32 scales, "
+           "zero points and offsets");
+  for (const char* name : {"zeros", "offsets", "table"})
+    CHECK_THROWS(kInternal, writer.quantize_rows(name, 0, all, source_of(values, 32, 32)));
+  rows.zeros = nullptr;
+  CHECK_EQ(refusal("offsets", rows, DType::kF32), "");
 }
 
 TEST(only_the_padding_of_gate_up_may_stay_unwritten) {

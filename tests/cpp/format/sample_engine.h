@@ -60,6 +60,7 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
     Weight shape;
     bool zeros = false;
     int64_t gate_up_width = 0;  // rows are the interleaved halves of this many
+    bool offsets = false;
   };
   std::vector<Planned> weights = {
       {"layers.0.attn.qkv", weight_shape(kInt4, 1, kQkv, kHidden)},
@@ -69,9 +70,9 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
       {"layers.0.moe.shared.down", weight_shape(kInt4, 1, kHidden, kExpertWidth)},
       {"layers.0.moe.gate_up", weight_shape(kInt4, 2, 64, kHidden), false, kExpertWidth},
       {"layers.0.moe.down", weight_shape(kInt8, 2, kHidden, kExpertWidth)},
-      {"layers.1.attn.qkv", weight_shape(kInt4, 1, kQkv, kHidden)},
-      {"layers.1.attn.o", weight_shape(kInt4, 1, kHidden, kHidden)},
-      {"layers.1.mlp.gate_up", weight_shape(kInt4, 1, 96, kHidden), false, kDenseWidth},
+      {"layers.1.attn.qkv", weight_shape(kTable4, 1, kQkv, kHidden)},
+      {"layers.1.attn.o", weight_shape(kInt8, 1, kHidden, kHidden, 16, DType::kF32), false, 0, true},
+      {"layers.1.mlp.gate_up", weight_shape(kFp8, 1, 96, kHidden), false, kDenseWidth},
       {"layers.1.mlp.down", weight_shape(kBF16, 1, kHidden, kDenseWidth)},
       {"lm_head", weight_shape(kBF16, 1, kVocab, kHidden)},
   };
@@ -110,7 +111,7 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
   writer.declare_tensor("files/tokenizer.model", "U8", {11});
   writer.declare_tensor("embed", "BF16", {kVocab, kHidden});
   for (const auto& [name, shape] : plain) writer.declare_tensor(name, "F32", shape);
-  for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, w.zeros);
+  for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, w.zeros, w.offsets);
   writer.begin(1024);
 
   const std::string tokenizer = "a tokenizer";
@@ -128,14 +129,21 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
     const int64_t n = w.shape.n, k = w.shape.k;
     for (int64_t expert = 0; expert < w.shape.num_experts; ++expert) {
       const std::vector<float> values = gaussian(size_t(n * k), seed++);
-      if (w.zeros) {
+      if (w.zeros || w.offsets || w.shape.kind == kTable4) {
         const int64_t groups = w.shape.num_groups();
         std::vector<uint8_t> codes(size_t(n * k)), zeros(size_t(n * groups));
         for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 7 % 16);
         for (size_t i = 0; i < zeros.size(); ++i) zeros[i] = uint8_t(i % 16);
-        const std::vector<float> scales(zeros.size(), 0.01f);
-        writer.import_int4_rows(w.name, expert, row_range(0, n),
-                                {codes.data(), scales.data(), zeros.data(), n}, DType::kF32);
+        const bool wide = w.shape.scale_dtype == DType::kF32;
+        const std::vector<float> scales(zeros.size(), 0.01f), offsets(zeros.size(), -0.25f);
+        const std::vector<bf16> halves(zeros.size(), to_bf16(0.01f));
+        writer.import_rows(w.name, expert, row_range(0, n),
+                           {.codes = codes.data(),
+                            .scales = wide ? static_cast<const void*>(scales.data()) : halves.data(),
+                            .zeros = w.zeros ? zeros.data() : nullptr,
+                            .offsets = w.offsets ? offsets.data() : nullptr,
+                            .rows = n},
+                           w.shape.scale_dtype);
       } else if (w.gate_up_width > 0) {
         std::vector<int64_t> gate, up;
         for (int64_t f = 0; f < w.gate_up_width; ++f) {

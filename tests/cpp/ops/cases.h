@@ -21,14 +21,24 @@ struct WeightSpec {
   int group_size = 0;
   bool zeros = false;
   DType scales = DType::kBF16;
+  bool offsets = false;
+  CodeTable table = kEvenTable;
 };
 
 inline constexpr WeightSpec kBF16{};
 inline constexpr WeightSpec kInt8{.kind = WeightKind::kInt8, .group_size = 128};
 inline constexpr WeightSpec kInt4{.kind = WeightKind::kInt4, .group_size = 128};
 
+inline constexpr WeightSpec kFp8{.kind = WeightKind::kFp8, .group_size = 128};
+
+// A table as wide as int8 and nowhere even, and that of e2m1 (MXFP4, NVFP4), in halves, with a zero of each sign.
+inline constexpr CodeTable kWideTable = {-128, -104, -83, -65, -49, -35, -22, -10,
+                                         1,    13,   25,  38,  53,  69,  89,  127};
+inline constexpr CodeTable kE2M1Table = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+inline constexpr WeightSpec kTable4{.kind = WeightKind::kTable4, .group_size = 128, .table = kWideTable};
+
 // One of each kind.
-inline constexpr WeightSpec kKindSpecs[] = {kBF16, kInt8, kInt4};
+inline constexpr WeightSpec kKindSpecs[] = {kBF16, kInt8, kInt4, kFp8, kTable4};
 static_assert(std::size(kKindSpecs) == kWeightFormats.size());
 
 inline constexpr WeightSpec kWeightSpecs[] = {
@@ -44,14 +54,33 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kInt4, .group_size = 32, .zeros = true},
     {.kind = WeightKind::kInt4, .group_size = 64, .zeros = true, .scales = DType::kF32},
     {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true},
+    {.kind = WeightKind::kInt4, .group_size = 16},
+    {.kind = WeightKind::kInt4, .group_size = 16, .offsets = true},
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true, .offsets = true},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32},
+    {.kind = WeightKind::kInt8, .group_size = 64, .zeros = true},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kInt8, .group_size = 32, .offsets = true},
+    {.kind = WeightKind::kInt8, .group_size = 64, .zeros = true, .offsets = true},
+    {.kind = WeightKind::kFp8, .group_size = 16, .scales = DType::kF32},
+    kFp8,
+    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF32, .table = kE2M1Table},
+    {.kind = WeightKind::kTable4, .group_size = 32, .table = kE2M1Table},
+    {.kind = WeightKind::kTable4, .group_size = 64, .scales = DType::kF32, .table = kWideTable},
+    kTable4,
 };
 
 // Those that CUDA kernels take.
 inline const std::vector<WeightSpec>& gpu_weight_specs() {
   static const std::vector<WeightSpec> specs = [] {
     std::vector<WeightSpec> found;
-    for (const WeightSpec& spec : kWeightSpecs)
-      if (weight_format(spec.kind).on_gpu) found.push_back(spec);
+    for (const WeightSpec& spec : kWeightSpecs) {
+      const WeightFormat& format = weight_format(spec.kind);
+      if (format.on_gpu && !spec.offsets && (!spec.zeros || format.zeros_on_gpu) &&
+          (!format.is_scaled || spec.group_size >= kSmallestGpuGroup))
+        found.push_back(spec);
+    }
     return found;
   }();
   return specs;
@@ -92,6 +121,7 @@ inline constexpr LinearCase kLinearCases[] = {
     {.tokens = 7, .n = 33, .k = 96},     {.tokens = 16, .n = 48, .k = 256},
     {.tokens = 17, .n = 100, .k = 200},  {.tokens = 33, .n = 64, .k = 512},
     {.tokens = 67, .n = 31, .k = 160},   {.tokens = 40, .n = 700, .k = 300},  // shared by threads both ways
+    {.tokens = 9, .n = 48, .k = 576},  // half a group of 128 is left over
 };
 inline constexpr int64_t kMaxTileTokens = 67;  // every token count up to here runs once on a small matrix
 
@@ -101,6 +131,28 @@ inline constexpr LinearCase kLinearSpeed[] = {
     {.tokens = 256, .n = 2048, .k = 5120},
     {.tokens = 577, .n = 5632, .k = 1408},  // one picture tile
 };
+
+// Kinds of weights beside each other, each after the plain one of its width and groups.
+inline constexpr WeightSpec kWeightSpeed[] = {
+    kBF16,
+    kFp8,
+    kInt4,
+    {.kind = WeightKind::kTable4, .group_size = 128, .table = kWideTable},
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kF32, .table = kWideTable},
+    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kF32, .table = kE2M1Table},
+    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF32, .table = kE2M1Table},
+    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kF32},
+    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32, .offsets = true},
+};
+inline constexpr LinearCase kWeightSpeedShapes[] = {{.tokens = 1, .n = 4096, .k = 5120},
+                                                    {.tokens = 8, .n = 4096, .k = 5120},
+                                                    {.tokens = 128, .n = 1024, .k = 5120}};
 
 // --- attention
 

@@ -133,11 +133,14 @@ Product product(const float* x, const Weight& w, int64_t row) {
   double x_square = 0, w_square = 0;
   for (int64_t begin = 0; begin < w.k; begin += group) {
     double absmax = 0, w_sum = 0;
+    const int64_t side = w.quantized() ? cpu16::scale_index(row, begin / group, w.num_groups()) : 0;
+    const double offset = w.offsets ? double(scale_at(w.offsets, w.scale_dtype, side)) : 0;
     for (int64_t k = begin; k < std::min(w.k, begin + group); ++k) {
       const double a = x[k], b = weight_value(w, row, k);
       p.value += a * b;
       x_square += a * a;
-      w_square += b * b;
+      const double size = w.offsets ? std::abs(b - offset) + std::abs(offset) : b;
+      w_square += size * size;
       absmax = std::max(absmax, std::abs(a));
       w_sum += std::abs(b);
     }

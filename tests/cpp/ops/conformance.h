@@ -75,11 +75,11 @@ uint64_t test_seed();
   SCOPE("LLAMA4RT_TEST_SEED=", ::llama4rt::test::test_seed())
 
 inline std::string describe(const cases::WeightSpec& s) {
-  return error_text(weight_kind_name(s.kind), " g", s.group_size, s.zeros ? " asymmetric" : "", " ",
-                    dtype_name(s.scales), " scales");
+  return error_text(weight_kind_name(s.kind), " g", s.group_size, s.zeros ? " zero points" : "",
+                    s.offsets ? " offsets" : "", " ", dtype_name(s.scales), " scales");
 }
 
-// A dot product in double, its magnitude |x| * rms(w), and a bound on what int16 activations change: each is
+// A dot product in double, its magnitude |x| * rms(w) (of weights with offsets rms(|w - o| + |o|)), and a bound on what int16 activations change: each is
 // off by at most half a step, absmax / 32767 / 2 of its group, so sum over groups of that times the sum of
 // |w|.
 struct Product {

@@ -1,5 +1,5 @@
 // int8 activations: within their derived error of exact products, the same bits in
-// every table, thread count and batch, and no change where weights are not int4.
+// every table, thread count and batch, and no change where weights do not have 4 bits.
 #include "cpu/dispatch.h"
 #include "ops/conformance.h"
 
@@ -30,7 +30,7 @@ void check_linear(Rng& rng, const cases::LinearCase& c, const cases::WeightSpec&
   const RandomWeight weight(rng, spec, 1, c.n, c.k);
   const Matrix x = random_activations(rng, c.tokens, c.k);
   const Matrix found = linear(*byte_subjects().front().device, x, weight.view());
-  if (spec.kind != WeightKind::kInt4) {
+  if (weight_format(spec.kind).bits != 4) {
     CHECK(found == linear(*subjects().front().device, x, weight.view()));
     return;
   }
@@ -64,8 +64,9 @@ TEST(int8_activations_stay_within_their_bound_on_every_table) {
 
 TEST(int8_activations_do_for_every_token_count) {
   SEEDED(rng);
-  for (int64_t tokens = 1; tokens <= cases::kMaxTileTokens; ++tokens)
-    check_linear(rng, {.tokens = tokens, .n = 40, .k = 168}, cases::kInt4);
+  for (const cases::WeightSpec& spec : {cases::kInt4, cases::kTable4})
+    for (int64_t tokens = 1; tokens <= cases::kMaxTileTokens; ++tokens)
+      check_linear(rng, {.tokens = tokens, .n = 40, .k = 168}, spec);
 }
 
 TEST(int8_activations_keep_the_largest_values_exact) {

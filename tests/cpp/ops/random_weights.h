@@ -123,13 +123,15 @@ class RandomWeight {
       : RandomWeight(rng, spec, experts, n, k, all_rows(n)) {}
 
   const Weight& view() const { return weight_; }
-  size_t bytes() const { return data_.size() + scales_.size() + zeros_.size(); }
+  size_t bytes() const { return data_.size() + scales_.size() + zeros_.size() + offsets_.size(); }
   // A second copy of the same weight elsewhere in memory, for benchmarks that must miss the caches.
   RandomWeight copy() const {
     RandomWeight other;
     other.weight_ = weight_;
-    for (auto [from, to] :
-         {std::pair{&data_, &other.data_}, {&scales_, &other.scales_}, {&zeros_, &other.zeros_}}) {
+    for (auto [from, to] : {std::pair{&data_, &other.data_},
+                            {&scales_, &other.scales_},
+                            {&zeros_, &other.zeros_},
+                            {&offsets_, &other.offsets_}}) {
       *to = AlignedBytes(int64_t(from->size()));
       if (from->size() > 0) std::memcpy(to->as<char>(), from->as<char>(), from->size());
     }
@@ -146,12 +148,14 @@ class RandomWeight {
                .n = n,
                .k = k,
                .group_size = spec.group_size,
-               .scale_dtype = spec.scales};
+               .scale_dtype = spec.scales,
+               .table = spec.table};
     data_ = AlignedBytes(experts * cpu16::matrix_bytes(spec.kind, n, k));
-    if (spec.kind != WeightKind::kBF16) {
+    if (weight_.quantized()) {
       const int64_t scales = experts * cpu16::matrix_scales(n, k, spec.group_size);
       scales_ = AlignedBytes(scales * int64_t(dtype_size(spec.scales)));
       if (spec.zeros) zeros_ = AlignedBytes(scales);
+      if (spec.offsets) offsets_ = AlignedBytes(int64_t(scales_.size()));
     }
     point();
     for (int64_t e = 0; e < experts; ++e)
@@ -169,6 +173,7 @@ class RandomWeight {
     weight_.data = data_.as<void>();
     weight_.scales = weight_.quantized() ? scales_.as<void>() : nullptr;
     weight_.zeros = zeros_.size() > 0 ? zeros_.as<uint8_t>() : nullptr;
+    weight_.offsets = offsets_.size() > 0 ? offsets_.as<void>() : nullptr;
   }
 
   uint32_t random_bits(Rng& rng) const {
@@ -193,18 +198,25 @@ class RandomWeight {
       const int64_t s = expert * cpu16::matrix_scales(w.n, w.k, w.group_size) +
                         cpu16::scale_index(n, group, w.num_groups());
       const float scale = step * rng.uniform(0.5f, 1.5f);
-      if (w.scale_dtype == DType::kF32)
-        scales_.as<float>()[s] = scale;
-      else
-        scales_.as<bf16>()[s] = to_bf16(scale);
-      if (zeros_.size() > 0) zeros_.as<uint8_t>()[s] = uint8_t(rng.below(16));
+      store(scales_, s, scale);
+      const int64_t codes = int64_t(code_mask(w.kind)) + 1;
+      if (zeros_.size() > 0) zeros_.as<uint8_t>()[s] = uint8_t(rng.below(codes));
+      // Negative, as that of codes whose smallest value is negative.
+      if (offsets_.size() > 0) store(offsets_, s, -scale * rng.uniform(0, float(codes)));
     }
+  }
+
+  void store(AlignedBytes& numbers, int64_t i, float value) {
+    if (weight_.scale_dtype == DType::kF32)
+      numbers.as<float>()[i] = value;
+    else
+      numbers.as<bf16>()[i] = to_bf16(value);
   }
 
   static constexpr float kDeviation = 0.05f;
 
   Weight weight_;
-  AlignedBytes data_, scales_, zeros_;
+  AlignedBytes data_, scales_, zeros_, offsets_;
 };
 
 // A gate_up weight: rows interleaved as layout.h says, the rows that pad F to a multiple of 16 left empty.

@@ -274,6 +274,7 @@ TEST(on_cpu_agrees_with_the_reference) {
   };
   TinyEngine spec;
   for (const WeightFormat& format : kWeightFormats) {  // in front of integers the CPU rounds activations
+    if (!format.from_values) continue;
     SCOPE(format.name);
     spec.kind = format.kind;
     compare(spec, format.meaning == CodeMeaning::kInteger ? 1e-3 : 1e-5);

@@ -26,6 +26,7 @@ class MemoryBlocks : public BlockStore {
       b.data.assign(size_t(spec.data_bytes_per_block()), 0);
       b.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
       b.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
+      b.offsets.assign(size_t(spec.offset_bytes_per_block()), 0);
     }
   }
   void load(int64_t index, PackedBlock& block) override { block = blocks_[size_t(index)]; }
@@ -36,16 +37,20 @@ class MemoryBlocks : public BlockStore {
     data_.clear();
     scales_.clear();
     zeros_.clear();
+    offsets_.clear();
     for (const PackedBlock& b : blocks_) {
       data_.insert(data_.end(), b.data.begin(), b.data.end());
       scales_.insert(scales_.end(), b.scales.begin(), b.scales.end());
       zeros_.insert(zeros_.end(), b.zeros.begin(), b.zeros.end());
+      offsets_.insert(offsets_.end(), b.offsets.begin(), b.offsets.end());
     }
     Weight w = weight_shape(spec_.kind, 1, spec_.n, spec_.k, spec_.group_size, spec_.scale_dtype);
     w.layout = spec_.layout;
     w.data = data_.data();
     w.scales = spec_.kind == WeightKind::kBF16 ? nullptr : scales_.data();
     w.zeros = spec_.zeros ? zeros_.data() : nullptr;
+    w.offsets = spec_.offsets ? offsets_.data() : nullptr;
+    w.table = spec_.table;
     return w;
   }
   const std::vector<unsigned char>& data() const { return data_; }
@@ -53,7 +58,7 @@ class MemoryBlocks : public BlockStore {
  private:
   PackSpec spec_;
   std::vector<PackedBlock> blocks_;
-  std::vector<unsigned char> data_, scales_, zeros_;
+  std::vector<unsigned char> data_, scales_, zeros_, offsets_;
 };
 
 PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType scales = DType::kBF16) {
@@ -64,9 +69,11 @@ PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType sc
           .scale_dtype = scales};
 }
 
-std::vector<WeightKind> all_kinds() {
+// Those that values are quantised to.
+std::vector<WeightKind> kinds_of_values() {
   std::vector<WeightKind> kinds;
-  for (const WeightFormat& format : kWeightFormats) kinds.push_back(format.kind);
+  for (const WeightFormat& format : kWeightFormats)
+    if (format.from_values) kinds.push_back(format.kind);
   return kinds;
 }
 
@@ -118,7 +125,8 @@ TEST(int4_golden_line) {
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t((i % 8 + i / 8) % 16);
   const std::vector<uint16_t> scales(16, 0x3f80);
   ThreadPool pool(1);
-  pack_int4_codes(spec, {codes.data(), scales.data(), nullptr, 16}, row_range(0, 16), blocks, pool, "w");
+  pack_codes(spec, {.codes = codes.data(), .scales = scales.data(), .rows = 16}, row_range(0, 16), blocks,
+             pool, "w");
   blocks.weight();
   const std::vector<unsigned char> row0 = {0x20, 0x64, 0x31, 0x75};  // nibbles k0 k2 k4 k6 k1 k3 k5 k7
   const std::vector<unsigned char> row1 = {0x31, 0x75, 0x42, 0x86};
@@ -127,35 +135,88 @@ TEST(int4_golden_line) {
   CHECK(std::equal(row1.begin(), row1.end(), blocks.data().begin() + 4));
 }
 
+namespace {
+
+// Random codes of a spec, with what gives them meaning.
+struct RandomCodes {
+  std::vector<uint8_t> codes, zeros;
+  std::vector<float> scales, offsets;
+  CodeRows view;
+
+  RandomCodes(const PackSpec& spec, std::mt19937& random)
+      : codes(size_t(spec.n * spec.k)),
+        zeros(size_t(spec.n * spec.num_groups())),
+        scales(zeros.size()),
+        offsets(zeros.size()) {
+    const uint32_t mask = code_mask(spec.kind);
+    for (auto& q : codes) q = uint8_t(finite_code(spec.kind, uint32_t(random()) & mask));
+    for (auto& z : zeros) z = uint8_t(random() & mask);
+    for (auto& s : scales) s = (float(random() % 1000) - 300) * 0.001f;
+    for (auto& o : offsets) o = (float(random() % 1000) - 700) * 0.003f;
+    view = {.codes = codes.data(),
+            .scales = scales.data(),
+            .zeros = spec.zeros ? zeros.data() : nullptr,
+            .offsets = spec.offsets ? offsets.data() : nullptr,
+            .rows = spec.n};
+  }
+};
+
+// Every scaled kind with all it may have.
+std::vector<PackSpec> code_specs(int64_t n, int64_t k, int group) {
+  std::vector<PackSpec> specs;
+  for (const WeightFormat& format : kWeightFormats)
+    for (const bool zeros : {false, true})
+      for (const bool offsets : {false, true}) {
+        if (!format.is_scaled || (zeros && !format.may_have_zeros) || (offsets && !format.may_have_offsets))
+          continue;
+        PackSpec spec = spec_of(format.kind, n, k, group, DType::kF32);
+        spec.zeros = zeros;
+        spec.offsets = offsets;
+        spec.table = {-128, 127, 0, 3, -7, 15, 31, 63, 100, -100, 1, -1, 64, -64, 90, -90};
+        specs.push_back(spec);
+      }
+  return specs;
+}
+
+}  // namespace
+
+// Against the definition in weight_formats.h, spelled out.
 TEST(codes_come_back_through_the_layout) {
   std::mt19937 random(3);
   ThreadPool pool(2);
   for (const auto& [n, k, group] : std::vector<std::array<int64_t, 3>>{
-           {1, 1, 32}, {16, 128, 128}, {17, 129, 64}, {40, 200, 32}, {3, 333, 128}}) {
-    SCOPE("[", n, ", ", k, "], group ", group);
-    PackSpec spec = spec_of(WeightKind::kInt4, n, k, int(group), DType::kF32);
-    spec.zeros = true;
-    const int64_t groups = spec.num_groups();
-    std::vector<uint8_t> codes(size_t(n * k)), zeros(size_t(n * groups));
-    std::vector<float> scales(size_t(n * groups));
-    for (auto& q : codes) q = uint8_t(random() % 16);
-    for (auto& z : zeros) z = uint8_t(random() % 16);
-    for (auto& s : scales) s = float(random() % 1000) * 0.001f;
-    std::vector<int64_t> rows = row_range(0, n);
-    std::shuffle(rows.begin(), rows.end(), random);
-    MemoryBlocks blocks(spec);
-    pack_int4_codes(spec, {codes.data(), scales.data(), zeros.data(), n}, rows, blocks, pool, "w");
-    const Weight w = blocks.weight();
-    int wrong = 0;
-    for (int64_t r = 0; r < n; ++r)
-      for (int64_t c = 0; c < k; ++c) {
-        const size_t g = size_t(r * groups + c / group);
-        wrong += stored_bits(w, w.data, rows[size_t(r)], c) != codes[size_t(r * k + c)];
-        wrong +=
-            weight_value(w, rows[size_t(r)], c) != float(codes[size_t(r * k + c)] - zeros[g]) * scales[g];
+           {1, 1, 32}, {16, 128, 128}, {17, 129, 64}, {40, 200, 16}, {3, 333, 128}})
+    for (PackSpec spec : code_specs(n, k, int(group)))
+      for (const Layout layout : {Layout::kCpu16, Layout::kCudaTile}) {
+        SCOPE(weight_kind_name(spec.kind), " [", n, ", ", k, "], group ", group, spec.zeros ? ", zeros" : "",
+              spec.offsets ? ", offsets" : "", ", ", layout_name(layout));
+        spec.layout = layout;
+        const RandomCodes source(spec, random);
+        std::vector<int64_t> rows = row_range(0, n);
+        std::shuffle(rows.begin(), rows.end(), random);
+        MemoryBlocks blocks(spec);
+        pack_codes(spec, source.view, rows, blocks, pool, "w");
+        const Weight w = blocks.weight();
+        int wrong = 0;
+        for (int64_t r = 0; r < n; ++r)
+          for (int64_t c = 0; c < k; ++c) {
+            const uint8_t code = source.codes[size_t(r * k + c)];
+            const size_t g = size_t(r * spec.num_groups() + c / group);
+            const int zero = spec.zeros                       ? source.zeros[g]
+                             : spec.offsets                   ? 0
+                             : spec.kind == WeightKind::kInt4 ? 8
+                             : spec.kind == WeightKind::kInt8 ? 128
+                                                              : 0;
+            float number = float(int(code) - zero);
+            if (spec.kind == WeightKind::kFp8) number = to_float(f8e4m3{code});
+            if (spec.kind == WeightKind::kTable4) number = float(spec.table[code]);
+            number *= source.scales[g];
+            if (spec.offsets) number += source.offsets[g];
+            wrong += stored_bits(w, w.data, rows[size_t(r)], c) != code;
+            wrong += weight_value(w, rows[size_t(r)], c) != number;
+          }
+        CHECK_EQ(wrong, 0);
       }
-    CHECK_EQ(wrong, 0);
-  }
 }
 
 // Every element has its own bits in both layouts, inside the bytes of the matrix.
@@ -182,7 +243,7 @@ TEST(tiles_for_cuda_hold_the_same_values) {
   std::mt19937 rng(8);
   std::normal_distribution<float> normal;
   ThreadPool pool(2);
-  for (const WeightKind kind : all_kinds())
+  for (const WeightKind kind : kinds_of_values())
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{16, 64}, {1, 1}, {37, 130}, {50, 321}}) {
       SCOPE(weight_kind_name(kind), " ", n, " x ", k);
       std::vector<float> values(size_t(n * k));
@@ -227,7 +288,7 @@ TEST(rows_are_quantised_alike_from_every_source_and_thread_count) {
   for (float& v : values) v = std::round(v * 64) / 64;  // exact in bf16 (mostly) and fp16
   for (float& v : values) v = to_float(to_bf16(v));
   const std::vector<int64_t> rows = row_range(0, kRows);
-  for (const WeightKind kind : all_kinds()) {
+  for (const WeightKind kind : kinds_of_values()) {
     const PackSpec spec = spec_of(kind, kRows, kColumns, 64);
     MemoryBlocks expected(spec);
     ThreadPool one(1), three(3);
@@ -320,26 +381,50 @@ TEST(values_that_are_not_finite_are_named) {
   CHECK_THROWS(kCheckpoint, pack_rows(spec, source_of(large, 16, 8), row_range(0, 16), blocks, pool, "w"));
 }
 
-TEST(bad_int4_imports) {
-  ThreadPool pool(1);
-  PackSpec spec = spec_of(WeightKind::kInt4, 16, 32);
-  spec.zeros = true;
-  std::vector<uint8_t> codes(16 * 32, 15), zeros(16, 15);
-  std::vector<uint16_t> scales(16, 0x3f80);
-  const auto pack = [&] {
-    MemoryBlocks blocks(spec);
-    pack_int4_codes(spec, {codes.data(), scales.data(), zeros.data(), 16}, row_range(0, 16), blocks, pool,
-                    "w");
-  };
-  pack();
-  codes[77] = 16;
-  CHECK_THROWS(kCheckpoint, pack());
-  codes[77] = 0;
-  zeros[15] = 16;
-  CHECK_THROWS(kCheckpoint, pack());
-  zeros[15] = 0;
-  scales[3] = 0x7f80;
-  CHECK_THROWS(kCheckpoint, pack());
+// The place of the first bad row is named, whichever thread finds which.
+TEST(codes_that_mean_no_finite_number_are_named) {
+  std::mt19937 random(5);
+  ThreadPool pool(3);
+  const float kNaN = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+  for (const PackSpec& spec : code_specs(40, 96, 32)) {
+    SCOPE(weight_kind_name(spec.kind), spec.zeros ? ", zeros" : "", spec.offsets ? ", offsets" : "");
+    const RandomCodes good(spec, random);
+    const auto complaint = [&](const auto& damage) -> std::string {
+      RandomCodes bad = good;
+      bad.view.codes = bad.codes.data();
+      bad.view.scales = bad.scales.data();
+      if (spec.zeros) bad.view.zeros = bad.zeros.data();
+      if (spec.offsets) bad.view.offsets = bad.offsets.data();
+      damage(bad);
+      MemoryBlocks blocks(spec);
+      try {
+        pack_codes(spec, bad.view, row_range(0, 40), blocks, pool, "layers.3.attn.o");
+      } catch (const Error& error) {
+        CHECK(error.kind() == ErrorKind::kCheckpoint);
+        return error.what();
+      }
+      return "";
+    };
+    CHECK_EQ(complaint([](RandomCodes&) {}), "");
+    CHECK_EQ(complaint([&](RandomCodes& c) { c.scales[33 * 3] = kNaN, c.scales[21 * 3 + 2] = kInf; }),
+             "layers.3.attn.o: scale [21, 2] is inf; it must be finite");
+    CHECK_EQ(complaint([&](RandomCodes& c) { c.scales[5 * 3 + 1] = -3e38f; }),
+             "layers.3.attn.o: scale [5, 1] is -3e+38; its largest value is not finite");
+    if (spec.offsets)
+      CHECK_EQ(complaint([&](RandomCodes& c) { c.offsets[39 * 3 + 2] = kNaN; }),
+               "layers.3.attn.o: offset [39, 2] is nan; it must be finite");
+    if (weight_format(spec.kind).bits == 4)
+      CHECK_EQ(
+          complaint([&](RandomCodes& c) { c.codes[7 * 96 + 95] = 16; }),
+          error_text("layers.3.attn.o: code [7, 95] is 16; ", weight_kind_name(spec.kind), " has 0..15"));
+    if (spec.zeros && weight_format(spec.kind).bits == 4)
+      CHECK_EQ(complaint([&](RandomCodes& c) { c.zeros[11 * 3] = 16; }),
+               "layers.3.attn.o: zero point [11, 0] is 16; it must be in 0..15");
+    if (spec.kind != WeightKind::kFp8) continue;
+    for (const uint8_t code : {uint8_t(0x7f), uint8_t(0xff)})
+      CHECK_EQ(complaint([&](RandomCodes& c) { c.codes[30 * 96] = c.codes[2 * 96 + 64] = code; }),
+               "layers.3.attn.o: code [2, 64] is NaN; weights must be finite");
+  }
 }
 
 TEST(conversion_to_bf16_rounds_to_even) {

@@ -109,6 +109,37 @@ TEST(int8_is_within_half_a_step) {
   }
 }
 
+// Half a step of three bits of mantissa, or of the smallest numbers, whose step is 2^-9; and of the scale's
+// bf16.
+TEST(fp8_is_within_half_a_step_and_never_nan) {
+  for (int shape = 0; shape < 6; ++shape) {
+    for (const int64_t count : {8, 32, 128}) {
+      const std::vector<float> w = values_of_shape(shape, size_t(count), uint32_t(shape));
+      std::vector<uint8_t> codes(static_cast<size_t>(count));
+      GroupError error;
+      const float scale = quantize_fp8_group(w.data(), count, DType::kBF16, codes.data(), error);
+      SCOPE("shape ", shape, ", group ", count, ", scale ", scale);
+      float worst = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const float v = w[size_t(i)], e = std::fabs(v - to_float(f8e4m3{codes[size_t(i)]}) * scale);
+        CHECK(e <= std::max(std::fabs(v) / 16, scale * 0x1p-10f) * 1.001f);
+        worst = std::max(worst, e);
+      }
+      CHECK_EQ(error.max_abs, worst);
+    }
+  }
+  // Ties go to even, what a rounded-down scale puts above 448 saturates.
+  const std::vector<float> w = {448, -448, 1.0625f, 1.1875f, 0x1p-10f, 0x3p-10f, 0, -17};
+  std::vector<uint8_t> codes(8);
+  GroupError error;
+  CHECK_EQ(quantize_fp8_group(w.data(), 8, DType::kBF16, codes.data(), error), 1.0f);
+  const uint8_t expected[] = {0x7e, 0xfe, 0x38, 0x3a, 0x00, 0x02, 0x00, 0xd8};
+  for (size_t i = 0; i < 8; ++i) CHECK_EQ(int(codes[i]), int(expected[i]));
+  std::vector<float> large(8, 448 * 1.003f);  // the scale becomes 1
+  CHECK_EQ(quantize_fp8_group(large.data(), 8, DType::kBF16, codes.data(), error), 1.0f);
+  CHECK_EQ(int(codes[5]), 0x7e);
+}
+
 TEST(special_groups) {
   GroupError error;
   std::vector<uint8_t> codes(8);
@@ -119,6 +150,9 @@ TEST(special_groups) {
   CHECK_EQ(int(codes[3]), 128);
   CHECK_EQ(quantize_int4_group(tiny.data(), 8, DType::kF32, codes.data(), error), 0.0f);
   CHECK_EQ(quantize_int8_group(tiny.data(), 8, DType::kF32, codes.data(), error), 0.0f);
+  CHECK_EQ(quantize_fp8_group(zeros.data(), 8, DType::kBF16, codes.data(), error), 0.0f);
+  CHECK_EQ(int(codes[3]), 0);
+  CHECK_EQ(quantize_fp8_group(tiny.data(), 8, DType::kF32, codes.data(), error), 0.0f);
   CHECK_CLOSE(error.max_abs, 1e-42, 1e-44);
 
   // Values already on a grid come back exactly, whichever side the long one is.

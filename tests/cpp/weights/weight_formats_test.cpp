@@ -19,7 +19,11 @@ TEST(weights_without_kernels_are_refused_with_what_a_gpu_has) {
   for (const WeightFormat& format : kWeightFormats)
     for (const bool on_gpu : {false, true})
       CHECK_EQ(weight_refusal(format, on_gpu).empty(), !on_gpu || format.on_gpu);
-  const WeightFormat eight{WeightKind::kInt8, "new8", 8, CodeMeaning::kInteger, true, false, 0, false, 1.0f};
+  const WeightFormat eight{.kind = WeightKind::kInt8,
+                           .name = "new8",
+                           .bits = 8,
+                           .meaning = CodeMeaning::kInteger,
+                           .is_scaled = true};
   CHECK_EQ(weight_refusal(eight, false), "");
   CHECK_EQ(weight_refusal(eight, true), "\"new8\" weights are for CPUs; on a GPU use \"int8\"");
   WeightFormat four = eight;
@@ -28,6 +32,29 @@ TEST(weights_without_kernels_are_refused_with_what_a_gpu_has) {
   WeightFormat wide = eight;
   wide.bits = 16;
   CHECK(weight_refusal(wide, true).ends_with("use \"bf16\""));
+}
+
+TEST(what_a_gpu_lacks_of_a_kind_is_refused_alone) {
+  Weight w{.kind = WeightKind::kInt8, .layout = Layout::kCudaTile, .n = 16, .k = 64, .group_size = 32};
+  CHECK_EQ(weight_refusal(w), "");
+  w.zeros = reinterpret_cast<const uint8_t*>("");
+  CHECK_EQ(
+      weight_refusal(w),
+      "\"int8\" weights with zero points are for CPUs; a GPU takes them symmetric, in groups of 32 or more");
+  w.kind = WeightKind::kInt4;
+  CHECK_EQ(weight_refusal(w), "");
+  w.offsets = "";
+  CHECK_EQ(weight_refusal(w),
+           "\"int4\" weights with offsets are for CPUs; a GPU takes them symmetric or with zero points, in "
+           "groups of "
+           "32 or more");
+  w.offsets = nullptr;
+  w.group_size = 16;
+  CHECK(weight_refusal(w).starts_with("\"int4\" weights in groups of 16 are for CPUs"));
+  w.kind = WeightKind::kTable4;
+  CHECK_EQ(weight_refusal(w), weight_refusal(w.format(), true));
+  w.layout = Layout::kCpu16;
+  CHECK_EQ(weight_refusal(w), "");
 }
 
 TEST(layouts_of_a_gpu) {
