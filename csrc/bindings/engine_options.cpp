@@ -55,7 +55,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model) {
     model->lm_head = weight_kind(head);
     model->vision = weight_kind(vision);
     LLAMA4RT_CHECK(kConfig, valid_group_size(model->group_size), "group_size is ", model->group_size,
-                   "; it must be 32, 64 or 128");
+                   "; it must be ", group_size_names());
   }
   if (taken != given.size()) throw py::type_error("unknown keyword argument; see _core.pyi");
   return o;

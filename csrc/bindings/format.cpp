@@ -80,17 +80,21 @@ py::dict weight_dict(const EngineFile& file, const std::string& name) {
   return out;
 }
 
-py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert) {
+py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert, int64_t first,
+                              std::optional<int64_t> last) {
   const Weight stack = file.weight(name);
   LLAMA4RT_CHECK(kRequest, expert >= 0 && expert < stack.num_experts, name, ": expert ", expert,
                  " is outside 0..", stack.num_experts - 1);
-  py::array_t<float> out({stack.n, stack.k});
+  const int64_t stop = last.value_or(stack.n);
+  LLAMA4RT_CHECK(kRequest, first >= 0 && first <= stop && stop <= stack.n, name, " has no rows ", first,
+                 " to ", stop, ": it has ", stack.n);
+  py::array_t<float> out({stop - first, stack.k});
   float* const values = out.mutable_data();
   const WithoutGil no_gil;
   const Weight w = expert_view(stack, expert);
-  ThreadPool(0).parallel_for(w.n, 16, [&](int64_t begin, int64_t end) {
+  ThreadPool(0).parallel_for(stop - first, 16, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, n, k);
+      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, first + n, k);
   });
   return out;
 }
@@ -278,7 +282,8 @@ void bind_engine_file(py::module_& m) {
           },
           py::arg("name"))
       .def("weight", &weight_dict, py::arg("name"))
-      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0)
+      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0, py::arg("first") = 0,
+           py::arg("last") = py::none())
       .def("verify", &EngineFile::verify, py::arg("num_threads") = 0, py::call_guard<WithoutGil>());
 }
 

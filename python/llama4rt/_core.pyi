@@ -73,8 +73,10 @@ class EngineFile:
 
         Of "table4" also "table".
         """
-    def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
-        """float32 [N, K]: the values every device means, rows in stored order."""
+    def dequantize(
+        self, name: str, expert: int = 0, first: int = 0, last: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [rows, K]: the values every device means, of rows first..last (None: to the end) in stored order."""
     def verify(self, num_threads: int = 0) -> list[str]:
         """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well.
 

@@ -1,4 +1,4 @@
-"""How far a build is: a bar on a terminal, a line every half minute anywhere else."""
+"""How far a long command is: a bar on a terminal; of builds, a line every half minute anywhere else."""
 
 import sys
 import time
@@ -11,8 +11,9 @@ _SECONDS = 30.0  # between two lines
 class ProgressBar:
     """What was done before this build, by one that was interrupted, counts as done and not as speed."""
 
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
+    def __init__(self, shown: bool, what: str = "building", unit: str = "B") -> None:
+        """what: the word in front of the bar. unit: of what is counted; "B" counts bytes, in MB and GB."""
+        self._shown, self._what, self._unit = shown, what, unit
         self._bar: Any = None
         self._lines: _Lines | None = None
         self._done = 0
@@ -33,7 +34,7 @@ class ProgressBar:
             self._begin(done, total)
         elif self._lines is not None:
             self._lines.update(done)
-        else:
+        elif self._bar is not None:
             self._bar.update(done - self._done)
         self._done = done
 
@@ -46,10 +47,10 @@ class ProgressBar:
         self._bar = tqdm(
             total=total,
             initial=done,
-            unit="B",
-            unit_scale=True,
+            unit=self._unit,
+            unit_scale=self._unit == "B",
             unit_divisor=1000,
-            desc="building",
+            desc=self._what,
             leave=False,
         )
 
