@@ -104,8 +104,8 @@ $(DONE)/soak: requirements/soak.txt requirements/sdist-build.txt | $(DONE)/test
 	@$(LOCKED) requirements/soak.txt || echo "no Ray here: its test will be skipped"
 	@touch $@
 
-# The programs that write quantised checkpoints, beside the environment (tests/python/oracles_beside.py). 360 MB. What
-# cannot be had here is skipped by its tests.
+# The programs that write quantised checkpoints and adapters, beside the environment (tests/python/oracles_beside.py).
+# 360 MB. What cannot be had here is skipped by its tests.
 $(DONE)/oracles: requirements/oracles.txt requirements/oracle-sources.txt | $(DONE)/test
 	@echo "set-up: the programs that write quantised checkpoints"
 	@$(LOCKED) requirements/oracles.txt --upgrade --target $(VENV)/oracles || echo "not here: their tests will be skipped"
@@ -217,7 +217,8 @@ soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision $(DONE)
 
 # In a process of its own: transformers changes what it does when some of them can be imported.
 oracles: $(DONE)/package $(DONE)/oracles
-	LLAMA4RT_ORACLES=1 $(BIN)/python -m pytest -rs tests/python/test_format_oracles.py $(PYTEST_ARGS)
+	LLAMA4RT_ORACLES=1 $(BIN)/python -m pytest -rs tests/python/test_format_oracles.py tests/python/test_lora_peft.py \
+	  $(PYTEST_ARGS)
 
 # MUTANTS=PART for some of them; scripts/mutants.py --help says more.
 mutants: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision

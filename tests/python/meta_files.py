@@ -98,7 +98,9 @@ def native(values: Values, fused: bool) -> Arrays:
         "output.weight": values["lm_head.weight"],
         "norm.weight": values["model.norm.weight"],
     }
-    for layer in range(CONFIG["num_hidden_layers"]):
+    for layer in range(
+        sum(name.startswith("model.layers.") and "input_layernorm" in name for name in values)
+    ):
         hf, to = f"model.layers.{layer}.", f"layers.{layer}."
         q, k, v = (values[f"{hf}self_attn.{part}_proj.weight"] for part in "qkv")
         if fused:
@@ -233,19 +235,38 @@ def write_meta(
     nested: bool = False,
 ) -> Path:
     """A directory with `count` files (1: consolidated.pth), params.json and a tokenizer.model of single bytes."""
-    from tiny_checkpoints import write_byte_tokenizer
-
-    directory.mkdir(parents=True, exist_ok=True)
-    whole = native(values, fused)
-    for rank in range(count):
-        name = f"consolidated.{rank:02d}.pth" if count > 1 else "consolidated.pth"
-        save_pth(directory / name, shard(whole, rank, count))
     vision = any(name.startswith("vision_model.") for name in values)
     all_params = {**PARAMS, **({"vision_args": VISION_ARGS} if vision else {}), **(params or {})}
-    (directory / "params.json").write_text(json.dumps({"model": all_params} if nested else all_params))
-    (directory / "checklist.chk").write_text("d41d8cd98f00b204e9800998ecf8427e  consolidated.00.pth\n")
-    write_byte_tokenizer(directory)
+    write_beside(directory, {"model": all_params} if nested else all_params)
+    whole = native(values, fused)
+    for rank in range(count):
+        save_pth(directory / shard_name(rank, count), shard(whole, rank, count))
     return directory
 
 
-__all__ = ["CONFIG", "PARAMS", "VISION_ARGS", "meta_values", "native", "save_pth", "shard", "write_meta"]
+def shard_name(rank: int, count: int) -> str:
+    return f"consolidated.{rank:02d}.pth" if count > 1 else "consolidated.pth"
+
+
+def write_beside(directory: Path, params: Mapping[str, Any]) -> None:
+    """What lies beside the files of tensors."""
+    from tiny_checkpoints import write_byte_tokenizer
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "params.json").write_text(json.dumps(params))
+    (directory / "checklist.chk").write_text("d41d8cd98f00b204e9800998ecf8427e  consolidated.00.pth\n")
+    write_byte_tokenizer(directory)
+
+
+__all__ = [
+    "CONFIG",
+    "PARAMS",
+    "VISION_ARGS",
+    "meta_values",
+    "native",
+    "save_pth",
+    "shard",
+    "shard_name",
+    "write_beside",
+    "write_meta",
+]

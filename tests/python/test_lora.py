@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -509,8 +510,11 @@ def test_products_are_summed_rank_by_rank(rows: int, width: int, rank: int) -> N
     rng = np.random.default_rng(0)
     left, right = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, rank), (rank, width)))
     out = rng.standard_normal((rows, width)).astype(np.float32)
-    wanted = out.copy()
+    wanted, threaded = out.copy(), out.copy()
     add_product(out, left, right, 0.3)
+    with ThreadPoolExecutor(3) as pool:
+        add_product(threaded, left, right, 0.3, pool.map)
+    assert np.array_equal(threaded, out)
     sums = np.zeros((rows, width), dtype=np.float32)
     for r in range(rank):
         sums = (sums + (left[:, r, None] * right[None, r]).astype(np.float32)).astype(np.float32)

@@ -1,6 +1,6 @@
 """Adapters that PEFT itself trained and saved: what is merged here is what PEFT merges.
 
-Where PEFT is not installed these are skipped; test_lora.py has the rules either way.
+PEFT comes with `make oracles`; elsewhere these are skipped, and test_lora.py has the rules either way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import located_adapters
 from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.stored_rows import Values as RowValues
+from oracles_beside import program
 from tiny_checkpoints import IMAGE_IDS, VISION_MICRO
 
-peft = pytest.importorskip(
-    "peft", reason="PEFT, whose adapters these are, is not installed: pip install peft==0.21.2"
-)
+
+def peft() -> Any:
+    return program("peft")
+
 
 TEXT: dict[str, Any] = {
     "vocab_size": 361, "hidden_size": 32, "intermediate_size": 24, "intermediate_size_mlp": 40,
@@ -41,6 +43,7 @@ def on_grid(tensor: torch.Tensor, step: float, most: int, generator: torch.Gener
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[Any, Path]]:
     """vision -> (model, checkpoint)."""
+    peft()  # skips where it is not
     from transformers import Llama4Config, Llama4ForCausalLM, Llama4ForConditionalGeneration, Llama4TextConfig
 
     out = {}
@@ -63,7 +66,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[Any, Pat
 
 def trained(model: Any, config: Any, seed: int = 0) -> Any:
     """As after training: no factor is zero, and saved modules have changed."""
-    adapted = peft.get_peft_model(copy.deepcopy(model), config)
+    adapted = peft().get_peft_model(copy.deepcopy(model), config)
     generator = torch.Generator().manual_seed(100 + seed)
     for name, parameter in adapted.named_parameters():
         if "lora_A" in name or "lora_embedding" in name:
@@ -91,7 +94,7 @@ def check(
     for i, config in enumerate(configs):
         trained(model, config, i).save_pretrained(tmp_path / f"adapter{i}")
         directories.append(tmp_path / f"adapter{i}")
-        merged = peft.PeftModel.from_pretrained(merged, directories[-1]).merge_and_unload()
+        merged = peft().PeftModel.from_pretrained(merged, directories[-1]).merge_and_unload()
     expected = {plain_name(name): value for name, value in merged.state_dict().items()}
     before = {plain_name(name): value for name, value in bases[vision][0].state_dict().items()}
     ours = with_adapters(open_checkpoint(base), located_adapters(directories))
@@ -121,7 +124,7 @@ def check(
 
 
 def lora(**options: Any) -> Any:
-    return peft.LoraConfig(**{"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", **options})
+    return peft().LoraConfig(**{"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", **options})
 
 
 EXPERTS = ["feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"]

@@ -23,6 +23,7 @@ from llama4rt.convert.files import (
     read_if_there,
     read_json_object,
 )
+from llama4rt.convert.formats.meta_codes import ScaleFiles
 from llama4rt.convert.formats.meta_names import joined_tensors
 from llama4rt.convert.formats.meta_params import parse_params
 from llama4rt.convert.formats.torch_file import TorchFile
@@ -34,6 +35,9 @@ _TOKENIZER = "tokenizer.model"
 _SHARD = re.compile(r"consolidated(?:\.(\d{2,3}))?\.pth")
 _EMBEDDING = "tok_embeddings.weight"
 _MAX_TOKENIZER_BYTES = 1 << 30
+_FP8_NOTE = (
+    "Meta's code quantises the activations in front of FP8 experts too; here the weights alone are FP8"
+)
 # Kept in the engine file although no Hugging Face checkpoint has it.
 _KEPT = (_PARAMS,)
 
@@ -55,7 +59,8 @@ class MetaDirectory:
         tokenizer = read_if_there(directory / _TOKENIZER, _MAX_TOKENIZER_BYTES)
         params = read_json_object(directory / _PARAMS)
         self._params = parse_params(params, tokenizer, self._vocab_rows())
-        self._tensors, problems = joined_tensors(self._files, self._params)
+        self._scales = ScaleFiles(directory, len(self._files))
+        self._tensors, problems = joined_tensors(self._files, self._params, self._scales)
         raise_problems(problems, f"problems with the files of {directory}")
         self._infos = {name: tensor.info for name, tensor in self._tensors.items()}
 
@@ -90,7 +95,7 @@ class MetaDirectory:
         return license_names(self._directory)
 
     def source_hash(self) -> str:
-        """sha256 over params.json and, for each file by rank: name, size and the pickle that lists its tensors.
+        """sha256 over params.json and, for each file by rank, and of scales: name, size and the pickle of its tensors.
 
         Each item goes in as its length (8 bytes, little endian) and its bytes.
         """
@@ -101,17 +106,20 @@ class MetaDirectory:
             digest.update(item)
 
         add(read_file(self._directory / _PARAMS, MAX_JSON_BYTES))
-        for file in self._files:
+        for file in (*self._files, *self._scales.files):
             add(file.path.name.encode())
             add(file.size.to_bytes(8, "little"))
             add(file.pickle)
         return f"sha256:{digest.hexdigest()}"
 
     def notes(self) -> tuple[str, ...]:
+        if self._scales.kind == "fp8":
+            return (*self._params.notes, _FP8_NOTE)
         return self._params.notes
 
     def paths(self) -> list[Path]:
-        names = [*self.kept_files(), *(file.path.name for file in self._files)]
+        files = (*self._files, *self._scales.files)
+        names = [*self.kept_files(), *(file.path.name for file in files)]
         return [path for name in names if (path := self._directory / name).is_file()]
 
     def contains(self, path: str) -> bool:

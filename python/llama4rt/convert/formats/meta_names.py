@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llama4rt.convert.checkpoint import TensorInfo
+from llama4rt.convert.formats.meta_codes import CODE_DTYPES, CodedPart, CodedStack, ScaleFiles
 from llama4rt.convert.formats.meta_join import Array, JoinedTensor, Part
 from llama4rt.convert.formats.meta_params import MetaParams
 from llama4rt.convert.formats.torch_file import TorchFile
@@ -80,13 +81,15 @@ FC1 = "feed_forward.mlp.fc1_weight"
 ROUTER = "feed_forward.router_DE"
 EXPERTS = "feed_forward.experts."
 GATE, UP, DOWN = "moe_w_in_eD_F", "moe_w_swiglu_eD_F", "moe_w_out_eF_D"
+SCALES = {GATE: "w1", UP: "w3", DOWN: "w2"}  # what the files of scales call them
+MetaTensor = JoinedTensor | CodedStack
 
 
 def joined_tensors(
-    files: Sequence[TorchFile], params: MetaParams
-) -> tuple[dict[str, JoinedTensor], list[str]]:
-    """(Hugging Face's name -> tensor, problems). files: of one checkpoint, by rank."""
-    joiner = _Joiner(files, params)
+    files: Sequence[TorchFile], params: MetaParams, scales: ScaleFiles
+) -> tuple[dict[str, MetaTensor], list[str]]:
+    """(Hugging Face's name -> tensor, problems). files: of one checkpoint, by rank; scales: those of its codes."""
+    joiner = _Joiner(files, params, scales)
     joiner.run()
     return joiner.tensors, joiner.problems
 
@@ -100,7 +103,9 @@ def is_dropped(key: str, info: TensorInfo) -> bool:
 class _Joiner:
     files: Sequence[TorchFile]
     params: MetaParams
-    tensors: dict[str, JoinedTensor] = field(default_factory=dict)
+    scales: ScaleFiles
+    tensors: dict[str, MetaTensor] = field(default_factory=dict)
+    used_scales: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -119,6 +124,11 @@ class _Joiner:
                 self._in_encoder(key, info, key.removeprefix(_VISION))
             else:
                 self._add(key, key, info, None)
+        self.problems += [
+            f"{key}: is in {self.scales.files[0].path.name}, and no shard has codes for it"
+            for key in (self.scales.files[0].infos if self.scales.files else ())
+            if key not in self.used_scales
+        ]
 
     def _common_keys(self) -> Mapping[str, TensorInfo]:
         """Those of all files, which must have the same, each of one shape."""
@@ -144,7 +154,7 @@ class _Joiner:
             return
         self._put(name, JoinedTensor(self.files, [Part(key)], TensorInfo(info.dtype, shape), axis))
 
-    def _put(self, name: str, tensor: JoinedTensor) -> None:
+    def _put(self, name: str, tensor: MetaTensor) -> None:
         if name in self.tensors:
             others = self.tensors[name].info.stored + tensor.info.stored
             self.problems.append(f"{' and '.join(others)} are both there, and both are {name}")
@@ -220,49 +230,53 @@ class _Joiner:
     def _gate_up(self, key: str, info: TensorInfo, layer: str) -> None:
         """[experts * in, out / files] of gate, and of up, as one stack [experts, in, 2 * out]."""
         up = key.replace(GATE, UP)
-        stack = self._stack(key, info)
-        if stack is None:
-            return
         if self.keys.get(up) != info:
             self.problems.append(f"{up}: is {self.keys.get(up, 'missing')}; expected {info}, as {key}")
             return
-        into, out = stack
-        experts = self.params.num_experts
-        shape = (experts, into, 2 * out * len(self.files))
-        parts = [Part(part, _expert_view(experts)) for part in (key, up)]
-        self._put(
-            layer + "feed_forward.experts.gate_up_proj",
-            JoinedTensor(self.files, parts, TensorInfo(info.dtype, shape), 0, transposed=True),
-        )
+        self._stack(layer + "feed_forward.experts.gate_up_proj", [key, up], info, 0)
 
     def _down(self, key: str, info: TensorInfo, layer: str) -> None:
         """[experts * in / files, out] as a stack [experts, in, out]."""
-        stack = self._stack(key, info)
-        if stack is None:
-            return
-        into, out = stack
-        experts = self.params.num_experts
-        shape = (experts, into * len(self.files), out)
-        self._put(
-            layer + "feed_forward.experts.down_proj",
-            JoinedTensor(
-                self.files,
-                [Part(key, _expert_view(experts))],
-                TensorInfo(info.dtype, shape),
-                1,
-                transposed=True,
-            ),
-        )
+        self._stack(layer + "feed_forward.experts.down_proj", [key], info, 1)
 
-    def _stack(self, key: str, info: TensorInfo) -> tuple[int, int] | None:
-        """[in, out] of one expert in one file."""
+    def _stack(self, name: str, keys: Sequence[str], info: TensorInfo, axis: int) -> None:
+        """axis: along which the files' parts are joined."""
         experts = self.params.num_experts
         if len(info.shape) != 2 or experts == 0 or info.shape[0] % experts:
             self.problems.append(
-                f"{key}: is {info}; expected the rows of {experts} experts, one after another"
+                f"{keys[0]}: is {info}; expected the rows of {experts} experts, one after another"
             )
-            return None
-        return info.shape[0] // experts, info.shape[1]
+            return
+        into, out = info.shape[0] // experts, info.shape[1]
+        if info.dtype in CODE_DTYPES:
+            self._coded_stack(name, keys, info, into, out, axis)
+            return
+        count = len(self.files)
+        shape = (
+            (experts, into, len(keys) * out * count)
+            if axis == 0
+            else (experts, into * count, len(keys) * out)
+        )
+        parts = [Part(key, _expert_view(experts)) for key in keys]
+        self._put(name, JoinedTensor(self.files, parts, TensorInfo(info.dtype, shape), axis, transposed=True))
+
+    def _coded_stack(
+        self, name: str, keys: Sequence[str], info: TensorInfo, into: int, out: int, axis: int
+    ) -> None:
+        """into: rows of one expert in one file; of int4, two inputs to a row."""
+        scale_keys = [
+            key.replace(kind, SCALES[kind]) for key in keys for kind in SCALES if key.endswith(kind)
+        ]
+        missing = [scale for scale in scale_keys if scale not in self.scales]
+        if missing:
+            self.problems.append(
+                f"{keys[0]}: is {info}, codes whose scales ({missing[0]}) are in no fp8_scales_N.pt or int4_scales_N.pt"
+            )
+            return
+        self.used_scales.update(scale_keys)
+        inputs = 2 * into if self.scales.kind == "int4" else into
+        parts = [CodedPart(key, scale, inputs, out) for key, scale in zip(keys, scale_keys, strict=True)]
+        self._put(name, CodedStack(self.files, self.scales, self.params.num_experts, parts, axis))
 
 
 def _rows_view(begin: int, end: int) -> Callable[[Array, int | None], Array]:

@@ -87,8 +87,17 @@ def parse_lora_config(values: Mapping[str, Any], name: str) -> LoraConfig:
             pattern: of.real(key, -_MAX_ALPHA, _MAX_ALPHA)
             for pattern, key, of in _patterns(f, "alpha_pattern")
         },
-        tuple(str(target) for target in f.get("target_parameters") or ()),
+        _names(f, "target_parameters"),
     )
+
+
+def _names(f: Fields, name: str) -> tuple[str, ...]:
+    values = f.get(name)
+    if values is not None and not (
+        isinstance(values, list) and all(isinstance(value, str) for value in values)
+    ):
+        raise ConfigError(f"{name} is {shown(values)}; it must be a list of names")
+    return tuple(values or ())
 
 
 def _patterns(f: Fields, name: str) -> list[tuple[re.Pattern[str], str, Fields]]:

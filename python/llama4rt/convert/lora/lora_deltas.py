@@ -5,7 +5,7 @@ matrix product would be faster on large ranks and would sum in another order on 
 bytes everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from llama4rt.convert.lora.lora_files import LoraFiles
 
 Floats = NDArray[np.float32]
+Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # map(), or that of a pool of threads
 # fp32 numbers of a block of rows that is summed at once: it stays in a core's cache from rank to rank.
-_BLOCK_NUMBERS = 1 << 15
+_BLOCK_NUMBERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ class Replacement:
         return self.files.numbers(self.tensor, (slice(first, last),))
 
 
-def add_product(out: Floats, left: Floats, right: Floats, scale: float) -> None:
-    """out [rows, in] += scale * left [rows, rank] @ right [rank, in]."""
+def add_product(out: Floats, left: Floats, right: Floats, scale: float, run: Run = map) -> None:
+    """out [rows, in] += scale * left [rows, rank] @ right [rank, in]. run: calls a function for each block of rows, in
+    any order or at once; a block's sums depend on nothing else.
+    """
     rows, width = out.shape
     step = max(1, _BLOCK_NUMBERS // max(1, width))
     factor = np.float32(scale)
-    for first in range(0, rows, step):
+
+    def add(first: int) -> None:
         block = out[first : first + step]
         sums = np.zeros(block.shape, dtype=np.float32)
         product = np.empty_like(sums)
@@ -66,8 +70,13 @@ def add_product(out: Floats, left: Floats, right: Floats, scale: float) -> None:
         np.multiply(sums, factor, out=sums)
         np.add(block, sums, out=block)
 
+    for _ in run(add, range(0, rows, step)):
+        pass
 
-def merged_rows(values: Floats, deltas: tuple[Delta, ...], first: int, expert: int | None) -> Floats:
+
+def merged_rows(
+    values: Floats, deltas: tuple[Delta, ...], first: int, expert: int | None, run: Run = map
+) -> Floats:
     """values: rows first.. of the base, which are changed in place."""
     last = first + len(values)
     for delta in deltas:
@@ -76,7 +85,8 @@ def merged_rows(values: Floats, deltas: tuple[Delta, ...], first: int, expert: i
         if factors is None:
             continue
         part = values[low - first : high - first]
-        add_product(part, factors.left(low - delta.first, high - delta.first), factors.right(), delta.scale)
+        left, right = factors.left(low - delta.first, high - delta.first), factors.right()
+        add_product(part, left, right, delta.scale, run)
         if delta.magnitude is not None:
             lengths = np.sqrt(np.sum(part.astype(np.float64) ** 2, axis=1)).astype(np.float32)
             wanted = delta.magnitude(low - delta.first, high - delta.first)
@@ -143,6 +153,7 @@ __all__ = [
     "Factors",
     "Floats",
     "Replacement",
+    "Run",
     "add_product",
     "merged_rows",
     "only_of",

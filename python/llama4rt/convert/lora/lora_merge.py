@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +45,8 @@ class MergedCheckpoint(CheckpointLayer):
     def __init__(self, base: Checkpoint, adapters: Sequence[tuple[LoraFiles, float]]) -> None:
         super().__init__(base)
         self._adapters = adapters
+        # numpy lets other threads run while it computes; threads begin with the first product.
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "lora")
         self._changes: Changes = {}
         names = base.names()
         for files, weight in adapters:
@@ -81,7 +85,7 @@ class MergedCheckpoint(CheckpointLayer):
             array = plain.array.T if plain.transposed else plain.array
             values = np.array(as_float32(array, plain.dtype), order="C")
         deltas = tuple(change for change in changes if isinstance(change, Delta))
-        return Values(merged_rows(values, deltas, first, expert), "F32")
+        return Values(merged_rows(values, deltas, first, expert, self._pool.map), "F32")
 
     def release(self, name: str) -> None:
         self._base.release(name)
