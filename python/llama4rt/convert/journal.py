@@ -69,9 +69,7 @@ class Journal:
         """keep: for a later build, where there is something to go on with."""
         if self._fd < 0:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # the file is let go in any case, and a line that is not there is skipped
+        with contextlib.suppress(OSError):  # closed it is, whatever was said
             os.close(self._fd)
         self._fd = -1
         if not keep:
