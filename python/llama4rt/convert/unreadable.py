@@ -43,6 +43,9 @@ _COMPRESSED = {
     "sparse-bitmask": "sparse (compressed-tensors)",
 }
 
+# Places of a transform that was multiplied into weights before they were stored.
+_IN_WEIGHTS = ("weight_input", "weight_output")
+
 
 def refuse_file(path: Path) -> CheckpointError:
     """What a file in the place of a checkpoint directory is."""
@@ -138,6 +141,29 @@ def check_quantization(config: Mapping[str, Any], known: Iterable[str], titles: 
     for where, form in _declared_formats(quantization):
         if isinstance(form, str) and form in _COMPRESSED:
             raise CheckpointError(f"{where}format is {form!r} ({_COMPRESSED[form]}); {reads}")
+    turned = _turned_activations(quantization)
+    if turned:
+        raise CheckpointError(
+            f"quantization_config.{turned}: the model turns activations while it runs, which llama4rt does not do, and "
+            f"its weights are wrong without; {_ORIGINAL}"
+        )
+
+
+def _turned_activations(quantization: Mapping[str, Any]) -> str:
+    """What says that activations are multiplied with a matrix (SpinQuant, QuIP, QuaRot) that no tensor needs to hold:
+    transform_config of compressed-tensors, but for what is in the weights already, and rotation of GPTQModel.
+    """
+    if quantization.get("rotation"):
+        return f"rotation is {quantization['rotation']!r:.40}"
+    transforms = quantization.get("transform_config")
+    groups = transforms.get("config_groups") if isinstance(transforms, Mapping) else None
+    for name, group in groups.items() if isinstance(groups, Mapping) else ():
+        applied = group.get("apply") if isinstance(group, Mapping) else None
+        for one in applied if isinstance(applied, list) else ():
+            place = one.get("location") if isinstance(one, Mapping) else None
+            if place not in _IN_WEIGHTS:
+                return f"transform_config.config_groups.{name:.40} has location {place!r:.40}"
+    return ""
 
 
 def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any]]:
