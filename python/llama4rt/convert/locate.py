@@ -14,6 +14,7 @@ from llama4rt.convert.formats.gguf import with_vision_file
 from llama4rt.convert.formats.gguf.hub import check_labelled, choose_model, choose_vision
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.formats.renamed import with_plain_names
+from llama4rt.convert.formats.split_stacks import with_split_stacks
 from llama4rt.convert.formats.unused_scales import without_unused_scales
 from llama4rt.convert.unreadable import (
     check_directory,
@@ -64,7 +65,7 @@ def open_checkpoint(
     if mmproj is not None:
         checkpoint = with_vision_file(checkpoint, locate_vision(source, path, mmproj))
     check_quantization_method(checkpoint.config())
-    checkpoint = without_unused_scales(with_plain_names(checkpoint))
+    checkpoint = with_split_stacks(without_unused_scales(with_plain_names(checkpoint)))
     for form in FORMATS:
         matrices = form.detect(checkpoint)
         if matrices:
