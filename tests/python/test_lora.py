@@ -262,6 +262,12 @@ def test_modules_to_save(base: Path, tmp_path: Path) -> None:
     ):
         values[name] = values[name][..., ::-1].copy()
         adapter.tensors[ROOT + written] = values[name]
+    adapter.config["modules_to_save"] = [
+        "lm_head",
+        "norm",
+        "router",
+        "score",
+    ]  # score: no such module in the base
     check(base, [adapter.write(tmp_path / "adapter")], values, tmp_path)
     assert "cannot have weight 0.5" in refusal(base, [(tmp_path / "adapter", 0.5)], tmp_path)
     other = Adapter()
@@ -411,6 +417,10 @@ def tensor(name: str, *shape: int, value: float = 0) -> Callable[[Adapter], None
         (tensor(f"{ATTENTION}.q_proj.lora_B.weight", Q, 2, value=np.nan), "lora_B.weight holds NaN or infinity"),
         (tensor(f"{ATTENTION}.q_proj.lora_magnitude_vector", Q + 1), r"expected 32 lengths"),
         (tensor(f"{ATTENTION}.q_proj.lora_B.bias", Q), "no such tensor is in the base model"),
+        (changed(use_dora=True), "q_proj.lora_A.weight: its lora_magnitude_vector is missing, and .* says use_dora"),
+        (changed(modules_to_save=["lm_head"]), "modules_to_save names 'lm_head', and no tensor of it is in"),
+        (changed(modules_to_save=["embed_tokens", "score"]), "^1 problems.*\n.*names 'embed_tokens'"),
+        (changed(modules_to_save="lm_head"), "modules_to_save is 'lm_head'; it must be a list"),
         (tensor("lm_head.weight", CONFIG["vocab_size"] + 8, H), "a vocabulary that grew needs its config.json too"),
         (tensor(f"{EXPERTS}.lora_A.weight", 2 * E, 5), "its other factor is missing"),
     ],
