@@ -69,6 +69,9 @@ def weights(**said: Any) -> Callable[[dict[str, Any]], None]:
         ("mlx-nvfp4", lambda t, q: t.update(global_scale=("F32", np.zeros((), np.float32))), ""),
         ("mlx-mxfp4", lambda t, q: t.update(global_scale=("F32", np.ones((), np.float32))), "belongs to nvfp4"),
         ("mlx-4", lambda t, q: t.update(global_scale=("F32", np.ones((), np.float32))), "belongs to nvfp4, not to aff"),
+        ("awq", without("qzeros"), "qzeros: is missing"),
+        ("awq", lambda t, q: t.update(bias=("F16", np.ones(OUT, np.float16))), "bias: is not zero"),
+        ("gptq-4", lambda t, q: t.update(bias=("F16", np.ones(OUT, np.float16))), "bias: is not zero"),
         ("fp8-channel", lambda t, q: t.update(zero_points(t, "I8", 1)), "zero_point: is I8.*and not all 0"),
     ],
 )  # fmt: skip
@@ -109,6 +112,8 @@ def zero_points(tensors: Mapping[str, Stored], dtype: str, value: int) -> dict[s
         ("packed-4", lambda t, q: q["config_groups"].update(b={"weights": {"num_bits": 8, "symmetric": False}})),
         ("gptq_v2-4-asymmetric", lambda t, q: q.update(format=q.pop("checkpoint_format"))),
         ("gptq-4", without("g_idx", desc_act=False)),
+        ("gptq-4", lambda t, q: t.update(bias=("F16", np.zeros(OUT, np.float16)))),
+        ("awq", lambda t, q: t.update(bias=("F16", np.zeros(OUT, np.float16)))),
     ],
 )  # fmt: skip
 def test_what_is_harmless_changes_nothing(kind: str, change: Change, numbers: Floats) -> None:
@@ -116,6 +121,17 @@ def test_what_is_harmless_changes_nothing(kind: str, change: Change, numbers: Fl
     layer = changed(written, change)
     assert layer.problems(NAME, (OUT, IN)) == []
     np.testing.assert_array_equal(values_of(layer.rows(NAME)), written.meant)
+
+
+@pytest.mark.parametrize("kind", ["gptq-4", "awq"])
+def test_biases_of_the_vision_tower_are_its_own(kind: str, numbers: Floats) -> None:
+    written = WRITERS[kind](numbers)
+    written.tensors["bias"] = ("F16", np.ones(OUT, np.float16))
+    module = "vision_model.model.layers.0.mlp.fc1"
+    layer = layer_of(written, module)
+    assert set(layer.names()) == {f"{module}.weight", f"{module}.bias"}
+    assert layer.problems(f"{module}.weight", (OUT, IN)) == layer.problems(f"{module}.bias", (OUT,)) == []
+    np.testing.assert_array_equal(values_of(layer.rows(f"{module}.weight")), written.meant)
 
 
 # --- which version of GPTQ a file is

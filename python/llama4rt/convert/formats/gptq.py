@@ -5,7 +5,7 @@
               one, modulo 2^bits, "gptq_v2" and "gptq_p" as they are
     scales    F16, BF16 or F32 [groups, out]
     g_idx     I32 [in], the group of each input; without it, groups follow each other
-    bias      [out], zeros that some writers add
+    bias      [out], zeros that some writers add (but of the vision tower, where it is a tensor of its own)
 
 value[n, k] = (code - zero) * scale, of group g_idx[k], rounded to fp32 once. Where runs of 16 or more inputs share a
 group, codes go in as they are. With desc_act they do not: g_idx scatters groups over all inputs, an engine's groups are
@@ -29,7 +29,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, unpack_planes, words_of
-from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of, zero_bias
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
@@ -70,7 +70,7 @@ class GptqLinear:
     """One linear in this form. `module` is its full name; `config` the checkpoint's quantization_config."""
 
     def __init__(self, base: Checkpoint, module: str, config: Mapping[str, Any]) -> None:
-        named = ("qweight", "qzeros", "scales", "g_idx", "bias")
+        named = ("qweight", "qzeros", "scales", "g_idx", *zero_bias(module))
         self._module = module
         self._parts = Parts(base, {part: f"{module}.{part}" for part in named})
         packed, zeros = (self._parts.info(part).shape for part in ("qweight", "qzeros"))
