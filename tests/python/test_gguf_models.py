@@ -559,7 +559,11 @@ def test_towers_that_do_not_belong(vision_checkpoint: Files, checkpoint: Files, 
             tmp_path / "m.gguf",
             "architecture is 'llama4'; a vision tower's is 'clip'|own file too",
         ),
-        (checkpoint("scout"), tmp_path / "mmproj.gguf", "is a vision tower for a GGUF model; scout is none"),
+        (
+            checkpoint("scout"),
+            tmp_path / "mmproj.gguf",
+            "is of a vision tower for a GGUF model; scout is none",
+        ),
         (tmp_path / "m.gguf", "auto", "has 2 vision towers: .*mmproj"),
         (tmp_path / "m.gguf", "F16", "none of its 2 vision towers is called 'F16'"),
     ):

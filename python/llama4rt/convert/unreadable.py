@@ -43,6 +43,8 @@ _COMPRESSED = {
     "sparse-bitmask": "sparse (compressed-tensors)",
 }
 
+# Of EAGLE's heads alone: the table from draft ids to the model's, and what joins the captured states.
+_DRAFT = re.compile(r"(?:^|\.)(?:d2t|t2d|midlayer\.\w+\.weight|fc\.weight|layers\.0\.hidden_norm\.weight)$")
 # Places of a transform that was multiplied into weights before they were stored.
 _IN_WEIGHTS = ("weight_input", "weight_output")
 
@@ -182,6 +184,12 @@ def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     """Raises CheckpointError where the tensors themselves are of a quantisation or naming that nothing here reads."""
+    draft = [name for name in tensors if _DRAFT.search(name)]
+    if draft:
+        raise CheckpointError(
+            f"{source}: is a draft head for speculative decoding (EAGLE; it has {draft[0]}), not a whole model, and "
+            "llama4rt does not run drafts; name the model that it drafts for"
+        )
     for title, found in (
         ("an adapter (LoRA)", _ending(tensors, ".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight")),
         ("a kind that scales activations before (SmoothQuant, ModelOpt's AWQ)", _ending(tensors, ".pre_quant_scale")),
