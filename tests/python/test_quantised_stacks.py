@@ -136,6 +136,21 @@ def test_stacks_that_compressed_tensors_packs(bits: int, symmetric: bool, number
         np.testing.assert_array_equal(packed.numpy(), tensors["weight_packed"][1])
 
 
+@pytest.mark.parametrize(
+    "shape", [[OUT], [OUT, IN], [EXPERTS, OUT, IN], [OUT, OUT, IN], [1, EXPERTS, OUT, IN], []]
+)
+def test_shapes_that_stacks_may_say(shape: list[int], numbers: Floats) -> None:
+    written = stacked(WRITERS["packed-4"], numbers)
+    layer = taken_apart(
+        {**written.tensors, "weight_shape": ("I64", np.array(shape, np.int64))}, written.config
+    )
+    problems = layer.problems(f"{STACK}.1.gate_proj.weight", (OUT, IN))
+    if shape[-2:] == [OUT, IN] and len(shape) in (2, 3):
+        assert problems == []
+    else:
+        assert len(problems) == 1 and f"{STACK}.gate_proj.weight_shape: is I64 [{len(shape)}]" in problems[0]
+
+
 def test_an_expert_in_a_stack_and_alone_is_refused(numbers: Floats) -> None:
     written = stacked(WRITERS["packed-4"], numbers)
     tensors = {f"{STACK}.gate_proj.{end}": stored for end, stored in written.tensors.items()}

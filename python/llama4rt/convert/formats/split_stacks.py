@@ -62,8 +62,8 @@ def with_split_stacks(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _part(name: str, part: str, shape: tuple[int, ...], experts: int, index: int) -> _Part:
-    if part == _SHAPE and len(shape) == 1:
-        return _Part(name, (2,), None, max(0, shape[0] - 2))
+    if part == _SHAPE and shape in ((2,), (3,)):
+        return _Part(name, (2,), None, shape[0] - 2)
     if shape and shape[0] == experts:
         return _Part(name, shape[1:], index)
     return _Part(name, shape, None)
