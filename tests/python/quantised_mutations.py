@@ -14,16 +14,20 @@ from typing import Any
 
 import numpy as np
 from array_checkpoint import ArrayCheckpoint, all_formats
+from llama4rt.convert.formats.split_stacks import with_split_stacks
 from llama4rt.convert.formats.unused_scales import without_unused_scales
 from llama4rt.convert.stored_rows import Codes
 from llama4rt.errors import CheckpointError
-from quantised_stacks import FUSED, SPLIT
+from quantised_stacks import FUSED, SPLIT, stacked
 from quantised_writers import WRITERS
 from random_checkpoints import Stored
 
 OUT, IN, EXPERTS = 64, 128, 2
 MODULE = "model.layers.0.self_attn.q_proj"
 STACK = "model.layers.0.feed_forward.experts"
+# Writers whose matrices are also stacked.
+STACKED = ("packed-3", "packed-4-asymmetric", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp8", "int8-asymmetric",
+           "nvfp4", "nvfp4-modelopt", "mxfp4", "gptq-4-asymmetric", "gptq-desc-act", "awq", "llm-int8")  # fmt: skip
 SIZES = {
     "BF16": 2,
     "F16": 2,
@@ -83,14 +87,16 @@ def _whole(kind: str) -> Case:
         written = FUSED[name]((rng.standard_normal((EXPERTS, IN, OUT)) / 16).astype(np.float32), 2)
         tensors = {f"{STACK}.gate_up_proj{end}": stored for end, stored in written.tensors.items()}
         return Case(kind, tensors, written.config, {f"{STACK}.gate_up_proj": (EXPERTS, IN, OUT)}, [])
-    written = SPLIT[name]((rng.standard_normal((EXPERTS, OUT, IN)) / 16).astype(np.float32))
+    values = (rng.standard_normal((EXPERTS, OUT, IN)) / 16).astype(np.float32)
+    written = SPLIT[name](values) if kind.startswith("split:") else stacked(WRITERS[name], values)
     tensors = {f"{STACK}.up_proj.{end}": stored for end, stored in written.tensors.items()}
     return Case(
         kind, tensors, written.config, {f"{STACK}.{e}.up_proj.weight": (OUT, IN) for e in range(EXPERTS)}, []
     )
 
 
-KINDS = [*WRITERS, *(f"fused:{name}" for name in FUSED), *(f"split:{name}" for name in SPLIT)]
+KINDS = [*WRITERS, *(f"fused:{name}" for name in FUSED), *(f"split:{name}" for name in SPLIT),
+         *(f"stacked:{name}" for name in STACKED)]  # fmt: skip
 
 
 def case(number: int) -> Case:
@@ -110,7 +116,11 @@ def case(number: int) -> Case:
 def run(number: int) -> str:
     """How a case ends: "refused", "bad numbers", "left over" or "read". Anything but a CheckpointError gets out."""
     made = case(number)
-    layer = all_formats(without_unused_scales(ArrayCheckpoint(made.tensors, made.config)))  # type: ignore[arg-type]
+    base = without_unused_scales(ArrayCheckpoint(made.tensors, made.config))  # type: ignore[arg-type]
+    try:
+        layer = all_formats(with_split_stacks(base))  # type: ignore[arg-type]
+    except CheckpointError:
+        return "refused"
     names = layer.names()
     for name, shape in made.wanted.items():
         if name not in names:

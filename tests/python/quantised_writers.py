@@ -410,6 +410,28 @@ def mlx_mode(values: Floats, mode: str = "mxfp4") -> Written:
     )
 
 
+def mlx_nvfp4_global(values: Floats) -> Written:
+    """With a scale of the whole matrix, its largest number, of which 2688 parts are one unit of the other scales."""
+    whole = np.float32(np.abs(values).max())
+    unit = np.float32(whole / np.float32(448 * 6))
+    written = mlx_mode((values / unit).astype(np.float32), "nvfp4")
+    scales = E4M3[written.tensors["scales"][1]] * unit
+    codes = np.concatenate(
+        [written.tensors["weight"][1].view(np.uint8)[..., None] >> s & 15 for s in (0, 4)], axis=2
+    )
+    meant = E2M1[codes.reshape(values.shape)] * spread(scales, 16, values.shape[1])
+    return Written(
+        {**written.tensors, "global_scale": stored(whole.reshape(()), "F32")}, meant, written.config
+    )
+
+
+def stored_as_bf16(written: Written) -> Written:
+    """bnb_4bit_quant_storage: the bytes of codes, two to a number of the type that training shards."""
+    halves = np.ascontiguousarray(written.tensors["weight"][1].reshape(-1)).view("<u2")
+    written.tensors["weight"] = ("BF16", halves[:, None])
+    return written
+
+
 Writer = Callable[[Floats], Written]
 
 
@@ -434,9 +456,11 @@ def writers() -> dict[str, Writer]:
         "awq": awq,
         "nf4": four_bit,
         "nf4-nested": lambda v: four_bit(v, nested=True),
+        "nf4-bf16-storage": lambda v: stored_as_bf16(four_bit(v)),
         "fp4": lambda v: four_bit(v, "fp4"),
         "llm-int8": llm_int8,
         **{f"mlx-{mode}": lambda v, mode=mode: mlx_mode(v, mode) for mode in ("nvfp4", "mxfp4", "mxfp8")},
+        "mlx-nvfp4-global": mlx_nvfp4_global,
     }
     for bits in range(1, 9):
         found[f"packed-{bits}"] = lambda v, bits=bits: packed(v, bits)
@@ -447,7 +471,7 @@ def writers() -> dict[str, Writer]:
             found[f"{form}-{bits}-asymmetric"] = lambda v, bits=bits, form=form: gptq(
                 v, bits, 64, False, form
             )
-    for bits in (2, 3, 4, 5, 6, 8):
+    for bits in (1, 2, 3, 4, 5, 6, 8):
         found[f"mlx-{bits}"] = lambda v, bits=bits: mlx(v, bits)
         found[f"mlx-{bits}-f16"] = lambda v, bits=bits: mlx(v, bits, 32, "F16")
     return found

@@ -265,7 +265,7 @@ def from_mlx(array: Any, core: ModuleType) -> Stored:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
 def test_mlx_affine(bits: int, group: int, dtype: str) -> None:
     core = program("mlx.core")
     core.set_default_device(core.cpu)
@@ -286,6 +286,20 @@ def test_mlx_modes(mode: str, group: int, bits: int) -> None:
     parts = core.quantize(core.array(matrix().numpy()), group_size=group, bits=bits, mode=mode)
     meant = core.dequantize(*parts, group_size=group, bits=bits, mode=mode, dtype=core.float32)
     tensors = {n: from_mlx(p, core) for n, p in zip(("weight", "scales"), parts, strict=True)}
+    np.testing.assert_array_equal(values_of(layer_of(tensors).rows(NAME)), np.array(meant))
+
+
+@pytest.mark.parametrize("whole", [0.05, 0.3, 1.7])
+def test_mlx_nvfp4_with_a_scale_of_the_whole(whole: float) -> None:
+    core = program("mlx.core")
+    core.set_default_device(core.cpu)
+    scale = core.array(whole, dtype=core.float32)
+    parts = core.quantize(core.array(matrix().numpy()), mode="nvfp4", global_scale=scale)
+    meant = core.dequantize(*parts, mode="nvfp4", global_scale=scale, dtype=core.float32)
+    tensors = {
+        n: from_mlx(p, core)
+        for n, p in zip(("weight", "scales", "global_scale"), (*parts, scale), strict=True)
+    }
     np.testing.assert_array_equal(values_of(layer_of(tensors).rows(NAME)), np.array(meant))
 
 

@@ -60,6 +60,8 @@ def test_labels_of_files(file: str, label: str) -> None:
         ("q2_k", UNSLOTH[2:3]),
         ("UD-IQ1_S", UNSLOTH[3:4]),
         ("UD-Q4_K_XL", UNSLOTH[4:6]),
+        ("Q4_K_XL", UNSLOTH[4:6]),  # as llama.cpp takes it
+        ("iq1_s", UNSLOTH[3:4]),
         ("Q4_K_M", sorted(UNSLOTH[6:8])),
         ("Llama-4-Scout-17B-16E-Instruct-Q2_K.gguf", UNSLOTH[2:3]),
         ("Llama-4-Scout-17B-16E-Instruct-Q4_K_M", sorted(UNSLOTH[6:8])),
@@ -76,6 +78,7 @@ def test_what_a_label_does_not_mean() -> None:
     assert str(error.value) == (
         "a/b:Q4: none of its 5 GGUF models is called 'Q4': BF16, Q2_K, Q4_K_M, UD-IQ1_S, UD-Q4_K_XL"
     )
+    assert choose_model("a/b", ["m-UD-Q2_K.gguf", "m-Q2_K.gguf"], "Q2_K") == ["m-Q2_K.gguf"]
     twice = ["one-Q4_0.gguf", "two-Q4_0.gguf", "two-Q8_0.gguf"]
     with pytest.raises(
         CheckpointError, match=r"2 of its GGUF models are called 'Q4_0'; .*: one-Q4_0.gguf, two"

@@ -186,6 +186,34 @@ def test_q_k_and_v_in_one_tensor(checkpoint: Files, engine_file: Files, tmp_path
     same_weights(tmp_path / "out.l4e", engine_file("micro"))
 
 
+@pytest.mark.parametrize("form", ["gate and up in one", "each expert alone"])
+def test_other_forms_of_experts(form: str, checkpoint: Files, engine_file: Files, tmp_path: Path) -> None:
+    """Newer files may hold gate and up of an expert as one matrix, gate first; the oldest had no stacks."""
+    tensors = gguf_tensors(checkpoint_tensors(checkpoint("scout")))
+    for name in [name for name in tensors if "_exps." in name]:
+        if form == "each expert alone":
+            stack = tensors.pop(name)
+            tensors |= {name.replace("_exps", f".{e}"): matrix for e, matrix in enumerate(stack)}
+        elif "ffn_gate_exps" in name:
+            parts = [tensors.pop(name), tensors.pop(name.replace("gate", "up"))]
+            tensors[name.replace("gate", "gate_up")] = np.concatenate(parts, axis=1)
+    write_llama4(checkpoint("scout"), tmp_path / "m.gguf", as_stored("scout"), tensors=tensors)
+    build(tmp_path / "m.gguf", tmp_path / "out.l4e", weights="bf16")
+    same_weights(tmp_path / "out.l4e", engine_file("scout"))
+
+
+def test_a_tensor_that_is_there_in_two_forms_is_refused(checkpoint: Files, tmp_path: Path) -> None:
+    tensors = gguf_tensors(checkpoint_tensors(checkpoint("micro")))
+    tensors["blk.1.attn_qkv.weight"] = np.concatenate(
+        [tensors[f"blk.1.attn_{part}.weight"] for part in "qkv"]
+    )
+    write_llama4(checkpoint("micro"), tmp_path / "m.gguf", as_stored("micro"), tensors=tensors)
+    with pytest.raises(
+        CheckpointError, match=r"blk\.1\.attn_q\.weight and blk\.1\.attn_qkv\.weight are both there"
+    ):
+        build(tmp_path / "m.gguf", tmp_path / "out.l4e")
+
+
 def test_factors_beside_matrices(checkpoint: Files, tmp_path: Path) -> None:
     """NVFP4's second scale, one for a matrix and one for each expert; scales of activations are said to be unused."""
     source = checkpoint("int4")
@@ -262,6 +290,37 @@ def test_no_sliding_window_means_rope_everywhere(checkpoint: Files, tmp_path: Pa
     config = config_of(tmp_path / "out.l4e")
     assert config["attention_chunk_size"] == 0 and config["rope_layers"] == [1] * 5
     assert not config["attn_temperature_tuning"] and config["use_qk_norm"]
+    # A config.json of this model knows better, also here.
+    beside = json.loads((checkpoint("dense") / "config.json").read_text())
+    text = beside.get("text_config", beside)
+    text |= {"use_qk_norm": False, "attn_temperature_tuning": True, "layer_types": ["full_attention"] * 5}
+    (tmp_path / "config.json").write_text(json.dumps(beside))
+    report = build(tmp_path / "m.gguf", tmp_path / "beside.l4e", weights="bf16")
+    config = config_of(tmp_path / "beside.l4e")
+    assert config["attention_chunk_size"] == 0
+    assert not config["use_qk_norm"] and config["attn_temperature_tuning"]
+    assert config["rope_layers"] == text["no_rope_layers"]
+    assert "use_qk_norm False" in report.notes[0] and "config.json beside" in report.notes[0]
+
+
+def test_temperatures_that_a_file_says(checkpoint: Files, tmp_path: Path) -> None:
+    """llama.cpp has keys for them, for other architectures; 0 says nothing."""
+    keys = {"llama4.attention.temperature_length": 4096, "llama4.attention.temperature_scale": 0}
+    write_llama4(checkpoint("micro"), tmp_path / "m.gguf", as_stored("micro"), keys=keys)
+    report = build(tmp_path / "m.gguf", tmp_path / "out.l4e", weights="bf16")
+    config = config_of(tmp_path / "out.l4e")
+    assert (config["floor_scale"], config["attn_scale"]) == (4096, 0.1)
+    assert "attn_scale 0.1" in report.notes[0] and "floor_scale" not in report.notes[0]
+
+
+def test_a_base_of_rope_that_is_missing_is_said(
+    checkpoint: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf.GGUFWriter, "add_rope_freq_base", lambda self, value: None)
+    write_llama4(checkpoint("maverick"), tmp_path / "m.gguf", as_stored("maverick"))
+    opened = open_checkpoint(tmp_path / "m.gguf")
+    assert opened.config()["rope_theta"] == 10000
+    assert "llama4.rope.freq_base is missing: taken as 10000, as llama.cpp takes it" in opened.notes()
 
 
 # --- rope_freqs -----------------------------------------------------------------------------------------------
@@ -500,7 +559,11 @@ def test_towers_that_do_not_belong(vision_checkpoint: Files, checkpoint: Files, 
             tmp_path / "m.gguf",
             "architecture is 'llama4'; a vision tower's is 'clip'|own file too",
         ),
-        (checkpoint("scout"), tmp_path / "mmproj.gguf", "is a vision tower for a GGUF model; scout is none"),
+        (
+            checkpoint("scout"),
+            tmp_path / "mmproj.gguf",
+            "is of a vision tower for a GGUF model; scout is none",
+        ),
         (tmp_path / "m.gguf", "auto", "has 2 vision towers: .*mmproj"),
         (tmp_path / "m.gguf", "F16", "none of its 2 vision towers is called 'F16'"),
     ):

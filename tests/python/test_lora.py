@@ -14,11 +14,12 @@ import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile
 from llama4rt.convert import engine_cache
+from llama4rt.convert.checkpoint import TensorInfo
 from llama4rt.convert.engine_cache import engine_path
 from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import located_adapters, parse_adapter
 from llama4rt.convert.lora.lora_deltas import add_product
-from llama4rt.convert.lora.lora_merge import with_adapters
+from llama4rt.convert.lora.lora_merge import _with_companions, with_adapters
 from llama4rt.convert.stored_rows import Values as RowValues
 from llama4rt.errors import CheckpointError, ConfigError
 from lora_adapters import CONFIG, ROOT, Adapter, added, base_values, stack_delta
@@ -262,6 +263,12 @@ def test_modules_to_save(base: Path, tmp_path: Path) -> None:
     ):
         values[name] = values[name][..., ::-1].copy()
         adapter.tensors[ROOT + written] = values[name]
+    adapter.config["modules_to_save"] = [
+        "lm_head",
+        "norm",
+        "router",
+        "score",
+    ]  # score: no such module in the base
     check(base, [adapter.write(tmp_path / "adapter")], values, tmp_path)
     assert "cannot have weight 0.5" in refusal(base, [(tmp_path / "adapter", 0.5)], tmp_path)
     other = Adapter()
@@ -411,6 +418,10 @@ def tensor(name: str, *shape: int, value: float = 0) -> Callable[[Adapter], None
         (tensor(f"{ATTENTION}.q_proj.lora_B.weight", Q, 2, value=np.nan), "lora_B.weight holds NaN or infinity"),
         (tensor(f"{ATTENTION}.q_proj.lora_magnitude_vector", Q + 1), r"expected 32 lengths"),
         (tensor(f"{ATTENTION}.q_proj.lora_B.bias", Q), "no such tensor is in the base model"),
+        (changed(use_dora=True), "q_proj.lora_A.weight: its lora_magnitude_vector is missing, and .* says use_dora"),
+        (changed(modules_to_save=["lm_head"]), "modules_to_save names 'lm_head', and no tensor of it is in"),
+        (changed(modules_to_save=["embed_tokens", "score"]), "^1 problems.*\n.*names 'embed_tokens'"),
+        (changed(modules_to_save="lm_head"), "modules_to_save is 'lm_head'; it must be a list"),
         (tensor("lm_head.weight", CONFIG["vocab_size"] + 8, H), "a vocabulary that grew needs its config.json too"),
         (tensor(f"{EXPERTS}.lora_A.weight", 2 * E, 5), "its other factor is missing"),
     ],
@@ -520,3 +531,23 @@ def test_products_are_summed_rank_by_rank(rows: int, width: int, rank: int) -> N
         sums = (sums + (left[:, r, None] * right[None, r]).astype(np.float32)).astype(np.float32)
     wanted = (wanted + (sums * np.float32(0.3)).astype(np.float32)).astype(np.float32)
     assert np.array_equal(out, wanted)
+
+
+def test_what_shares_a_weight_is_found_among_the_experts_of_a_large_model() -> None:
+    """One look at each of nine thousand names; comparing each with each took a minute."""
+    stacks = [f"language_model.model.layers.{layer}.feed_forward.experts" for layer in range(24)]
+    parts = {
+        stack: {
+            part: [f"{stack}.{e}.{one}_proj.weight" for e in range(128) for one in part.split()]
+            for part in ("gate up", "down")
+        }
+        for stack in stacks
+    }
+    every = [name for of_stack in parts.values() for names in of_stack.values() for name in names]
+    attention = [f"model.layers.3.self_attn.{part}_proj.weight" for part in "qkvo"]
+    names = {name: TensorInfo("BF16", (2, 2)) for name in [*every, *attention, "lm_head.weight"]}
+    assert _with_companions(every, names) == set(every)
+    first = parts[stacks[7]]
+    changed = [first["gate up"][5], first["gate up"][6], attention[1], "lm_head.weight", "not.there"]
+    assert _with_companions(changed, names) == {*first["gate up"], *attention[:3], "lm_head.weight"}
+    assert _with_companions([first["down"][5]], names) == set(first["down"])

@@ -11,8 +11,11 @@ import pytest
 from driver import Driver
 from llama4rt import build
 from llama4rt._core import EngineFile
+from llama4rt.errors import CheckpointError
 from numpy_reference import NumpyLlama4, from_checkpoint, from_engine_file
 from quantised_checkpoints import RECIPES, write_quantised
+from quantised_writers import mlx
+from random_checkpoints import SMALL, engine_weights, random_values, stored, write_config, write_tensors
 from test_parity_text import (
     CPU,
     CPU_QUANTISED_LIMIT,
@@ -84,3 +87,27 @@ def test_a_head_that_was_left_alone_stays_so(checkpoint: Files, tmp_path: Path) 
     described = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["weights"])
     assert described["layers.1.moe.down"]["kind"] == "int8"
     assert described["lm_head"]["kind"] == "bf16"
+
+
+def test_a_tied_head_that_is_stored_too_may_be_quantised(tmp_path: Path) -> None:
+    """The same numbers as the embedding, or the checkpoint is refused."""
+    rng = np.random.default_rng(1)
+    source = tmp_path / "source"
+    config = SMALL | {"tie_word_embeddings": True, "hidden_size": 64}
+    values = random_values(config)
+    embedding = values.pop("model.embed_tokens.weight")
+    written = mlx(embedding)
+    for head, same in ((written, True), (mlx(rng.permutation(embedding)), False)):
+        tensors = {name: stored(value, "BF16") for name, value in values.items()}
+        for module, matrix in (("model.embed_tokens", written), ("lm_head", head)):
+            tensors |= {f"{module}.{part}": one for part, one in matrix.tensors.items()}
+        source.mkdir(exist_ok=True)
+        write_config(source, config, **written.config)
+        write_tensors(source, tensors)
+        if same:
+            build(source, tmp_path / "out.l4e", weights="bf16")
+            (found,) = engine_weights(tmp_path / "out.l4e")["lm_head"]
+            np.testing.assert_array_equal(found[: len(embedding)], written.meant)
+        else:
+            with pytest.raises(CheckpointError, match=r"lm_head\.weight: differs from the embedding"):
+                build(source, tmp_path / "other.l4e", weights="bf16")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 from array_checkpoint import ArrayCheckpoint, all_formats
-from quantised_stacks import FUSED, SPLIT
-from random_checkpoints import Floats
+from llama4rt.convert.formats.split_stacks import with_split_stacks
+from llama4rt.errors import CheckpointError
+from quantised_stacks import FUSED, SPLIT, stacked
+from quantised_writers import WRITERS, Written
+from random_checkpoints import Floats, Stored
 from test_quantised_formats import check_equal, values_of
 
 EXPERTS, OUT, IN = 3, 96, 192
@@ -62,3 +68,102 @@ def test_a_stack_elsewhere_is_left_over(numbers: Floats) -> None:
     written = SPLIT["mlx"](numbers)
     tensors = {f"model.layers.0.self_attn.q_proj.{end}": stored for end, stored in written.tensors.items()}
     assert set(all_formats(ArrayCheckpoint(tensors, written.config)).names()) == set(tensors)
+
+
+# --- split stacks of the other kinds, taken apart before any format looks
+
+KINDS = ["packed-3", "packed-4", "packed-4-asymmetric", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp8",
+         "int8-asymmetric", "nvfp4", "nvfp4-modelopt", "mxfp4", "gptq-4-asymmetric", "gptq-desc-act", "awq",
+         "llm-int8"]  # fmt: skip
+
+
+def taken_apart(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Any:
+    named = {f"{STACK}.gate_proj.{end}": stored for end, stored in tensors.items()}
+    return all_formats(with_split_stacks(ArrayCheckpoint(named, config)))  # type: ignore[arg-type]
+
+
+def check_experts(layer: Any, written: Written) -> None:
+    for expert in range(EXPERTS):
+        name = f"{STACK}.{expert}.gate_proj.weight"
+        assert layer.problems(name, (OUT, IN)) == []
+        found = values_of(layer.rows(name))
+        np.testing.assert_array_equal(values_of(layer.rows(name, 5, 40)), found[5:40])
+        check_equal(found, Written({}, written.meant[expert], {}, written.bound))
+        assert 0 < layer.nbytes(name) <= sum(array.nbytes for _, array in written.tensors.values()) / 2
+    assert f"{STACK}.gate_proj" in layer.problems(name, (IN, OUT))[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_split_stacks_of_every_kind(kind: str, numbers: Floats) -> None:
+    written = stacked(WRITERS[kind], numbers)
+    left_out = ("input_scale", "input_global_scale")  # unused_scales.py has taken them off before
+    tensors = {end: stored for end, stored in written.tensors.items() if end not in left_out}
+    layer = taken_apart(tensors, written.config)
+    assert set(layer.names()) == {f"{STACK}.{expert}.gate_proj.weight" for expert in range(EXPERTS)}
+    check_experts(layer, written)
+
+
+def test_one_scale_for_all_experts(numbers: Floats) -> None:
+    written = WRITERS["fp8-tensor"](numbers.reshape(EXPERTS * OUT, IN))
+    dtype, codes = written.tensors["weight"]
+    tensors = {
+        "weight": (dtype, codes.reshape(EXPERTS, OUT, IN)),
+        "weight_scale": written.tensors["weight_scale"],
+    }
+    meant = Written(tensors, written.meant.reshape(EXPERTS, OUT, IN))
+    check_experts(taken_apart(tensors, written.config), meant)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_stacks_that_compressed_tensors_packs(bits: int, symmetric: bool, numbers: Floats) -> None:
+    """It takes a stack as it takes a matrix: weight_shape has three numbers."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    written = stacked(WRITERS[f"packed-{bits}" + ("" if symmetric else "-asymmetric")], numbers)
+    tensors = dict(written.tensors)
+    tensors["weight_shape"] = ("I64", np.array([EXPERTS, OUT, IN], np.int64))
+    layer = taken_apart(tensors, written.config)
+    check_experts(layer, written)
+    codes = [
+        layer.rows(f"{STACK}.{expert}.gate_proj.weight").codes.astype(np.int16) for expert in range(EXPERTS)
+    ]
+    signed = np.stack(codes) - (8 if bits <= 4 else 128)
+    if symmetric or bits in (4, 8):  # of other widths the zero point is in the code
+        packed = pack_to_int32(torch.from_numpy(signed.astype(np.int8)), bits)
+        np.testing.assert_array_equal(packed.numpy(), tensors["weight_packed"][1])
+
+
+@pytest.mark.parametrize(
+    "shape", [[OUT], [OUT, IN], [EXPERTS, OUT, IN], [OUT, OUT, IN], [1, EXPERTS, OUT, IN], []]
+)
+def test_shapes_that_stacks_may_say(shape: list[int], numbers: Floats) -> None:
+    written = stacked(WRITERS["packed-4"], numbers)
+    layer = taken_apart(
+        {**written.tensors, "weight_shape": ("I64", np.array(shape, np.int64))}, written.config
+    )
+    problems = layer.problems(f"{STACK}.1.gate_proj.weight", (OUT, IN))
+    if shape[-2:] == [OUT, IN] and len(shape) in (2, 3):
+        assert problems == []
+    else:
+        assert len(problems) == 1 and f"{STACK}.gate_proj.weight_shape: is I64 [{len(shape)}]" in problems[0]
+
+
+def test_an_expert_in_a_stack_and_alone_is_refused(numbers: Floats) -> None:
+    written = stacked(WRITERS["packed-4"], numbers)
+    tensors = {f"{STACK}.gate_proj.{end}": stored for end, stored in written.tensors.items()}
+    tensors |= {f"{STACK}.1.gate_proj.{end}": s for end, s in WRITERS["packed-4"](numbers[1]).tensors.items()}
+    with pytest.raises(
+        CheckpointError, match=r"experts\.1\.gate_proj\.weight_\w+: is there, and .*gate_proj.* has it too"
+    ):
+        with_split_stacks(ArrayCheckpoint(tensors, {}))  # type: ignore[arg-type]
+
+
+def test_what_has_a_reader_of_its_own_is_left_alone(numbers: Floats) -> None:
+    for kind in ("bf16", "mlx", "nf4"):
+        written = SPLIT[kind](numbers)
+        tensors = {f"{STACK}.gate_proj.{end}": stored for end, stored in written.tensors.items()}
+        base = ArrayCheckpoint(tensors, written.config)
+        assert with_split_stacks(base) is base  # type: ignore[arg-type,comparison-overlap]

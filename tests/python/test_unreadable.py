@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from llama4rt import build
 from llama4rt.convert.formats.renamed import plain_name
+from llama4rt.convert.locate import open_checkpoint
 from llama4rt.errors import CheckpointError, ConfigError
 from random_checkpoints import SMALL, TINY, random_values, stored, write_config, write_tensors, write_values
 
@@ -198,6 +199,24 @@ def test_quantisations_that_only_the_tensors_say(
     tensors(source, changes)
     found = refusal(source, tmp_path)
     assert re.search(rf"is quantised as {words} \({PROJ}", found) and "unquantised checkpoint" in found, found
+
+
+@pytest.mark.parametrize("name", ["d2t", "model.midlayer.hidden_norm.weight", "fc.weight"])
+def test_draft_heads(name: str, source: Path, tmp_path: Path) -> None:
+    """Whatever config.json says that they are."""
+    write_config(source, SMALL | {"model_type": "llama", "architectures": ["LlamaForCausalLMEagle3"]})
+    tensors(source, {name: zeros("F32", 8)})
+    assert re.search(
+        rf"is a draft head for speculative decoding \(EAGLE; it has {name}\)", refusal(source, tmp_path)
+    )
+
+
+def test_a_vision_file_for_what_is_no_gguf_model(source: Path) -> None:
+    for file in ("auto", "mmproj-F16.gguf"):
+        with pytest.raises(
+            CheckpointError, match=f"--mmproj {file}: is of a vision tower for a GGUF model; .* is none"
+        ):
+            open_checkpoint(source, file)
 
 
 # --- names

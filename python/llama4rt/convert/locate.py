@@ -10,10 +10,11 @@ from typing import Any
 from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.files import FILES_IN_FOLDERS, LICENSE_PATTERNS
 from llama4rt.convert.formats import CONTAINERS, FORMATS
-from llama4rt.convert.formats.gguf import with_vision_file
+from llama4rt.convert.formats.gguf import GgufCheckpoint, with_vision_file
 from llama4rt.convert.formats.gguf.hub import check_labelled, choose_model, choose_vision
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.formats.renamed import with_plain_names
+from llama4rt.convert.formats.split_stacks import with_split_stacks
 from llama4rt.convert.formats.unused_scales import without_unused_scales
 from llama4rt.convert.unreadable import (
     check_directory,
@@ -62,9 +63,13 @@ def open_checkpoint(
         raise refuse_directory(path, [name for container in CONTAINERS for name in container.looks_for])
     checkpoint: Checkpoint = container(path, name)
     if mmproj is not None:
+        if not isinstance(checkpoint, GgufCheckpoint):
+            raise CheckpointError(
+                f"--mmproj {mmproj}: is of a vision tower for a GGUF model; {checkpoint.name} is none"
+            )
         checkpoint = with_vision_file(checkpoint, locate_vision(source, path, mmproj))
     check_quantization_method(checkpoint.config())
-    checkpoint = without_unused_scales(with_plain_names(checkpoint))
+    checkpoint = with_split_stacks(without_unused_scales(with_plain_names(checkpoint)))
     for form in FORMATS:
         matrices = form.detect(checkpoint)
         if matrices:

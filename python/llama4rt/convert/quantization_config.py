@@ -13,4 +13,25 @@ def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-__all__ = ["quantization_config"]
+def declared_weights(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What each group of compressed-tensors says of its weights."""
+    groups = (quantization_config(config) or {}).get("config_groups")
+    found = (
+        [group.get("weights") for group in groups.values() if isinstance(group, Mapping)]
+        if isinstance(groups, Mapping)
+        else []
+    )
+    return [weights for weights in found if isinstance(weights, Mapping)]
+
+
+def declared_of(config: Mapping[str, Any], bits: int, name: str) -> Any:
+    """What all groups of integers of this width say under a name; None where they differ, and where there is none."""
+    said = [
+        weights.get(name)
+        for weights in declared_weights(config)
+        if weights.get("num_bits") == bits and weights.get("type", "int") == "int"
+    ]
+    return said[0] if said and all(value == said[0] for value in said) else None
+
+
+__all__ = ["declared_of", "declared_weights", "quantization_config"]

@@ -43,6 +43,11 @@ _COMPRESSED = {
     "sparse-bitmask": "sparse (compressed-tensors)",
 }
 
+# Of EAGLE's heads alone: the table from draft ids to the model's, and what joins the captured states.
+_DRAFT = re.compile(r"(?:^|\.)(?:d2t|t2d|midlayer\.\w+\.weight|fc\.weight|layers\.0\.hidden_norm\.weight)$")
+# Places of a transform that was multiplied into weights before they were stored.
+_IN_WEIGHTS = ("weight_input", "weight_output")
+
 
 def refuse_file(path: Path) -> CheckpointError:
     """What a file in the place of a checkpoint directory is."""
@@ -138,6 +143,29 @@ def check_quantization(config: Mapping[str, Any], known: Iterable[str], titles: 
     for where, form in _declared_formats(quantization):
         if isinstance(form, str) and form in _COMPRESSED:
             raise CheckpointError(f"{where}format is {form!r} ({_COMPRESSED[form]}); {reads}")
+    turned = _turned_activations(quantization)
+    if turned:
+        raise CheckpointError(
+            f"quantization_config.{turned}: the model turns activations while it runs, which llama4rt does not do, and "
+            f"its weights are wrong without; {_ORIGINAL}"
+        )
+
+
+def _turned_activations(quantization: Mapping[str, Any]) -> str:
+    """What says that activations are multiplied with a matrix (SpinQuant, QuIP, QuaRot) that no tensor needs to hold:
+    transform_config of compressed-tensors, but for what is in the weights already, and rotation of GPTQModel.
+    """
+    if quantization.get("rotation"):
+        return f"rotation is {quantization['rotation']!r:.40}"
+    transforms = quantization.get("transform_config")
+    groups = transforms.get("config_groups") if isinstance(transforms, Mapping) else None
+    for name, group in groups.items() if isinstance(groups, Mapping) else ():
+        applied = group.get("apply") if isinstance(group, Mapping) else None
+        for one in applied if isinstance(applied, list) else ():
+            place = one.get("location") if isinstance(one, Mapping) else None
+            if place not in _IN_WEIGHTS:
+                return f"transform_config.config_groups.{name:.40} has location {place!r:.40}"
+    return ""
 
 
 def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -156,6 +184,12 @@ def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     """Raises CheckpointError where the tensors themselves are of a quantisation or naming that nothing here reads."""
+    draft = [name for name in tensors if _DRAFT.search(name)]
+    if draft:
+        raise CheckpointError(
+            f"{source}: is a draft head for speculative decoding (EAGLE; it has {draft[0]}), not a whole model, and "
+            "llama4rt does not run drafts; name the model that it drafts for"
+        )
     for title, found in (
         ("an adapter (LoRA)", _ending(tensors, ".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight")),
         ("a kind that scales activations before (SmoothQuant, ModelOpt's AWQ)", _ending(tensors, ".pre_quant_scale")),

@@ -3,7 +3,7 @@
     qweight   I32 [in, out / 8]      nibble i of a word, the lowest first, is output 8 c + (0, 2, 4, 6, 1, 3, 5, 7)[i]
     qzeros    I32 [groups, out / 8]  zero points in the same order, as they are
     scales    F16, BF16 or F32 [groups, out]
-    bias      [out], zeros that some writers add
+    bias      [out], zeros that some writers add (but of the vision tower, where it is a tensor of its own)
 
 value = (code - zero) * scale, rounded to fp32 once.
 """
@@ -18,7 +18,7 @@ from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from llama4rt.convert.formats.integer_codes import integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
-from llama4rt.convert.formats.parts import Parts, kept_type
+from llama4rt.convert.formats.parts import Parts, kept_type, zero_bias
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, group_size_for, repeat_groups
 
 _CODES = ".qweight"
@@ -54,9 +54,8 @@ class AwqLinear:
 
     def __init__(self, base: Checkpoint, module: str) -> None:
         self._module = module
-        self._parts = Parts(
-            base, {part: f"{module}.{part}" for part in ("qweight", "qzeros", "scales", "bias")}
-        )
+        named = ("qweight", "qzeros", "scales", *zero_bias(module))
+        self._parts = Parts(base, {part: f"{module}.{part}" for part in named})
         self._into = self._parts.info("qweight").shape[0]
         scales = self._parts.info("scales")
         groups, self._out = scales.shape
@@ -70,10 +69,10 @@ class AwqLinear:
 
     def problems(self, base: Checkpoint, shape: tuple[int, ...]) -> list[str]:
         parts = self._parts
-        if "qzeros" not in parts or len(shape) != 2:
-            return [
-                f"{parts.said('qweight')}: is an AWQ matrix with qzeros missing, or none; expected {shape}"
-            ]
+        if "qzeros" not in parts:
+            return [f"{self._module}.qzeros: is missing"]
+        if len(shape) != 2:
+            return [f"{parts.said('qweight')}: is a matrix; expected {TensorInfo('BF16', shape)}"]
         out, into = shape
         groups = parts.info("scales").shape[0]
         problems = parts.misshapen(

@@ -1,6 +1,7 @@
 """bitsandbytes' NF4 and FP4: linears as one stream of 4-bit codes, with a table of 16 numbers and a scale per block.
 
-    weight               U8, [numel / 2, 1]: two codes a byte, the FIRST IN THE HIGH 4 BITS, rows one after the other
+    weight               U8, [numel / 2, 1]: two codes a byte, the FIRST IN THE HIGH 4 BITS, rows one after the other;
+                         the same bytes as BF16, F16 or F32 with bnb_4bit_quant_storage
     weight.absmax        F32 [blocks], the largest magnitude of each; or U8, with double quantisation:
     weight.nested_absmax, weight.nested_quant_map
                          F32 [blocks / 256] and F32 [256]: absmax = nested_quant_map[code] * nested_absmax
@@ -33,6 +34,12 @@ from llama4rt.errors import CheckpointError
 _STATE = "weight.quant_state.bitsandbytes__"
 _TYPES = ("nf4", "fp4")
 _NESTED_MAP = 256
+_STORAGES = {
+    "U8": 1,
+    "BF16": 2,
+    "F16": 2,
+    "F32": 4,
+}  # types that bytes of codes are stored as, and their bytes
 _ROUNDED = (
     "its table of 16 fractions was rounded to whole numbers; "
     "a value is off by at most {:.2f} % of its block's largest"
@@ -79,7 +86,7 @@ class FourBitStream:
         self.state = QuantState((0, 0), 1, 1, 0.0)
         self.table: NDArray[np.float32] = np.zeros(TABLE_SIZE, np.float32)
         try:
-            self.state = read_state(base, self.parts, f"{_STATE}{kind}")
+            self.state = read_state(base, self.parts, f"{_STATE}{kind}", self.is_nested)
             self.problems = self._misshapen()
             if not self.problems:
                 self.table = self.parts.numbers(base, "weight.quant_map")
@@ -96,8 +103,10 @@ class FourBitStream:
     def _misshapen(self) -> list[str]:
         numel = self.state.numel
         blocks = -(-numel // self.state.blocksize)
+        size = _STORAGES.get(self.parts.info("weight").dtype, 1)
+        words = -(-numel // (2 * size))
         wanted: list[tuple[str, tuple[str, ...], Any]] = [
-            ("weight", ("U8",), [(-(-numel // 2), 1), (-(-numel // 2),), (1, -(-numel // 2))]),
+            ("weight", tuple(_STORAGES), [(words, 1), (words,), (1, words)]),
             ("weight.absmax", ("F32", "U8"), (blocks,)),
             ("weight.quant_map", ("F32",), (TABLE_SIZE,)),
         ]
@@ -116,7 +125,7 @@ class FourBitStream:
     def codes(self, base: Checkpoint, first: int, last: int) -> NDArray[np.uint8]:
         """Of the numbers first..last of the stream."""
         start = first // 2
-        stored = self.parts.array(base, "weight").reshape(-1)[start : -(-last // 2)]
+        stored = self.parts.array(base, "weight").reshape(-1).view(np.uint8)[start : -(-last // 2)]
         codes = np.empty(2 * stored.size, dtype=np.uint8)
         np.right_shift(stored, 4, out=codes[0::2])
         np.bitwise_and(stored, 15, out=codes[1::2])

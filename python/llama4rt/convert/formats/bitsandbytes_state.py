@@ -29,8 +29,8 @@ class QuantState:
         return math.prod(self.shape)
 
 
-def read_state(base: Checkpoint, parts: Parts, part: str) -> QuantState:
-    """Raises CheckpointError that names the tensor."""
+def read_state(base: Checkpoint, parts: Parts, part: str, is_nested: bool) -> QuantState:
+    """is_nested: whether absmax values are quantised. Raises CheckpointError that names the tensor."""
     name, info = parts.said(part), parts.info(part)
     if info.dtype != "U8" or len(info.shape) != 1 or info.shape[0] > _MAX_BYTES:
         raise CheckpointError(f"{name}: is {info}; expected at most {_MAX_BYTES} bytes of JSON, U8")
@@ -53,7 +53,7 @@ def read_state(base: Checkpoint, parts: Parts, part: str) -> QuantState:
     for key, size in sizes.items():
         if not _is_size(size, _MAX_BLOCK):
             raise CheckpointError(f"{name}: {key} is {size!r:.80}; expected a number of 1 to {_MAX_BLOCK}")
-    offset = said.get("nested_offset", 0.0)
+    offset = said.get("nested_offset", None if is_nested else 0.0)
     if isinstance(offset, bool) or not isinstance(offset, int | float) or not abs(offset) < 3e38:
         raise CheckpointError(f"{name}: nested_offset is {offset!r:.80}; expected a finite number")
     return QuantState(tuple(shape), sizes["blocksize"], sizes["nested_blocksize"], float(offset))

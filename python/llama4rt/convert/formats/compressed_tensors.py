@@ -26,7 +26,7 @@ from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, words_of
 from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
 from llama4rt.convert.formats.scale_grid import declared_blocks, grid_of
-from llama4rt.convert.quantization_config import quantization_config
+from llama4rt.convert.quantization_config import declared_of, declared_weights
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
 
@@ -56,6 +56,7 @@ class PackedLinear:
     def __init__(self, base: Checkpoint, module: str, config: Mapping[str, Any]) -> None:
         """config: the checkpoint's; the groups it names decide where a last one may be short."""
         self._module = module
+        self._config = config
         self._parts = Parts(base, {part: f"{module}.{part}" for part in _PARTS})
         self._said = self._said_shape(base)
         self._bits, self._out, self._into = self._sizes(declared_bits(config))
@@ -160,7 +161,21 @@ class PackedLinear:
         if "weight_zero_point" in parts and (zero.dtype, zero.shape) not in (packed, ("I8", scale.shape)):
             expected = f"{TensorInfo(*packed)} or {TensorInfo('I8', scale.shape)}"
             problems.append(f"{parts.said('weight_zero_point')}: is {zero}; expected {expected}")
-        return problems
+        return problems + self._undeclared(grid.shape[1])
+
+    def _undeclared(self, groups: int) -> list[str]:
+        """Parts without which the codes would mean something else than config.json says."""
+        missing = []
+        if declared_of(self._config, self._bits, "symmetric") is False:
+            missing.append(("weight_zero_point", "symmetric is false"))
+        order = declared_of(self._config, self._bits, "actorder")
+        if groups > 1 and order in (True, "group"):
+            missing.append(("weight_g_idx", f"actorder is {order!r}"))
+        return [
+            f"{self._module}.{part}: is missing, and config.json says that {said}"
+            for part, said in missing
+            if part not in self._parts
+        ]
 
     def _group_problem(self, into: int, groups: int) -> str:
         return (
@@ -193,15 +208,8 @@ class PackedLinear:
 
 def declared_bits(config: Mapping[str, Any]) -> list[int]:
     """Widths that config.json's quantization_config names."""
-    quantization = quantization_config(config) or {}
-    groups = quantization.get("config_groups")
-    found = []
-    for group in groups.values() if isinstance(groups, Mapping) else []:
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
-        if type(bits) is int and 1 <= bits <= 8:
-            found.append(bits)
-    return found
+    found = [weights.get("num_bits") for weights in declared_weights(config)]
+    return [bits for bits in found if type(bits) is int and 1 <= bits <= 8]
 
 
 __all__ = ["PackedIntegers", "PackedLinear", "declared_bits"]

@@ -4,7 +4,7 @@
     weight_scale       of the matrix, of each output [out] or [out, 1], of groups of inputs [out, groups], or of blocks
                        [out / 128, in / 128]; BF16, F16 or F32, or a power of two (e8m0: U8 or F8_E8M0)
     weight_scale_inv   the same under the name of fine-grained FP8; it multiplies, too
-    weight_zero_point  I8, shaped as the scales; of asymmetric int8 only
+    weight_zero_point  I8, shaped as the scales; of asymmetric int8 only (beside FP8 zeros, that some writers add)
     SCB                F32 [out], of bitsandbytes' LLM.int8: 127 times the scale
 
 value = weight * scale, or (weight - zero) * scale, rounded to fp32 once. FP8 takes part as it is; int8 gets 128 added.
@@ -23,7 +23,8 @@ from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
 from llama4rt.convert.formats.scale_grid import Block, declared_blocks, grid_of
 from llama4rt.convert.formats.small_floats import e8m0_as_bf16
-from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, as_float32
+from llama4rt.convert.quantization_config import declared_of
+from llama4rt.convert.stored_rows import GROUP_SIZES, NUMPY_DTYPES, CodeLayout, Codes, as_float32
 
 _WEIGHT = ".weight"
 _SCALES = ("weight_scale", "weight_scale_inv", "SCB")
@@ -55,18 +56,26 @@ class Int8:
 
 def _detect(checkpoint: Checkpoint, dtype: str, kind: str) -> dict[str, StoredMatrix]:
     blocks = declared_blocks(checkpoint.config())
+    has_zeros = kind == "int8" and declared_of(checkpoint.config(), 8, "symmetric") is False
     found = [n for n, info in checkpoint.names().items() if n.endswith(_WEIGHT) and info.dtype == dtype]
-    return {name: EightBitLinear(checkpoint, name.removesuffix(_WEIGHT), kind, blocks) for name in found}
+    modules = {name: name.removesuffix(_WEIGHT) for name in found}
+    return {
+        name: EightBitLinear(checkpoint, module, kind, blocks, has_zeros) for name, module in modules.items()
+    }
 
 
 class EightBitLinear:
     """One linear in this form. `module` is its full name, without `.weight...`."""
 
-    def __init__(self, base: Checkpoint, module: str, kind: str, blocks: Sequence[Block]) -> None:
+    def __init__(
+        self, base: Checkpoint, module: str, kind: str, blocks: Sequence[Block], has_zeros: bool = False
+    ) -> None:
+        """has_zeros: whether config.json says that there are zero points."""
         named = ("weight", *_SCALES, "weight_zero_point", "weight_format")
         self._parts = Parts(base, {part: f"{module}.{part}" for part in named})
         self._module = module
         self._kind = kind
+        self._has_zeros = has_zeros
         shape = self._parts.info("weight").shape
         self._out, self._into = shape if len(shape) == 2 else (0, 0)
         present = [part for part in _SCALES if part in self._parts]
@@ -103,10 +112,19 @@ class EightBitLinear:
         problems += [
             f"{parts.said(part)}: stands beside {self._scale}; one of them is right" for part in self._others
         ]
-        if "weight_zero_point" in parts:
-            allowed = ("I8",) if self._kind == "int8" else ()
-            problems += parts.misshapen([("weight_zero_point", allowed, scale.shape)])
-        return problems or self._format_problems(base)
+        return problems or self._zero_problems(base) or self._format_problems(base)
+
+    def _zero_problems(self, base: Checkpoint) -> list[str]:
+        """Beside FP8 some writers leave zero points of their own, of any type, which are all 0."""
+        parts, part = self._parts, "weight_zero_point"
+        if part not in parts:
+            missing = f"{self._module}.{part}: is missing, and config.json says that symmetric is false"
+            return [missing] if self._has_zeros else []
+        if self._kind == "int8":
+            return parts.misshapen([(part, ("I8",), parts.info(self._scale).shape)])
+        if parts.info(part).dtype in NUMPY_DTYPES and not bool(parts.array(base, part).any()):
+            return []
+        return [f"{parts.said(part)}: is {parts.info(part)}, and not all 0; FP8 weights have no zero point"]
 
     def _format_problems(self, base: Checkpoint) -> list[str]:
         """bitsandbytes once had layouts for tensor cores; 0 is the plain one."""

@@ -5,7 +5,7 @@
               one, modulo 2^bits, "gptq_v2" and "gptq_p" as they are
     scales    F16, BF16 or F32 [groups, out]
     g_idx     I32 [in], the group of each input; without it, groups follow each other
-    bias      [out], zeros that some writers add
+    bias      [out], zeros that some writers add (but of the vision tower, where it is a tensor of its own)
 
 value[n, k] = (code - zero) * scale, of group g_idx[k], rounded to fp32 once. Where runs of 16 or more inputs share a
 group, codes go in as they are. With desc_act they do not: g_idx scatters groups over all inputs, an engine's groups are
@@ -13,8 +13,9 @@ runs of inputs, and no other order of inputs would do for all matrices that read
 themselves are given, exact in fp32, for the writer to quantise anew.
 
 Format "gptq_p" packs by planes of bits (unpack_planes); 5, 6 and 7 bits exist only so. Which format a file is, only the
-config says (checkpoint_format); but with "sym" the zero point is known to be 2^(bits - 1), and what is stored decides
-between v1 and v2.
+config says (checkpoint_format; without it, v1, which is said aloud). But with "sym" the zero point is known to be
+2^(bits - 1), and what is stored decides between v1 and v2; and so it does where nothing says "sym" and a whole group
+has that one zero point.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGrou
 from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits, unpack_planes, words_of
-from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of, zero_bias
 from llama4rt.convert.quantization_config import quantization_config
 from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
@@ -36,6 +37,10 @@ from llama4rt.errors import CheckpointError
 _CODES = ".qweight"
 _WIDTHS = (2, 3, 4, 8)
 _PLANAR_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+_FORMATS = ("gptq", "gptq_v2", "gptq_p")
+_FIRST_VERSION_ASSUMED = (
+    "config.json names no checkpoint_format; its zero points were taken as stored minus one, as 'gptq' means"
+)
 
 
 class Gptq:
@@ -65,7 +70,7 @@ class GptqLinear:
     """One linear in this form. `module` is its full name; `config` the checkpoint's quantization_config."""
 
     def __init__(self, base: Checkpoint, module: str, config: Mapping[str, Any]) -> None:
-        named = ("qweight", "qzeros", "scales", "g_idx", "bias")
+        named = ("qweight", "qzeros", "scales", "g_idx", *zero_bias(module))
         self._module = module
         self._parts = Parts(base, {part: f"{module}.{part}" for part in named})
         packed, zeros = (self._parts.info(part).shape for part in ("qweight", "qzeros"))
@@ -73,10 +78,14 @@ class GptqLinear:
         groups, self._out = scales.shape if len(scales.shape) == 2 else (0, 0)
         self._bits = 32 * zeros[1] // self._out if self._out and len(zeros) == 2 else 0
         self._into = 32 * packed[0] // self._bits if self._bits and len(packed) == 2 else 0
-        self._is_planar = config.get("checkpoint_format") == "gptq_p"
+        self._form = config.get("checkpoint_format") or config.get("format")
+        self._is_planar = self._form == "gptq_p"
         self._widths = _PLANAR_WIDTHS if self._is_planar else _WIDTHS
-        self._is_symmetric = config.get("sym") is True
-        self._is_first_version = self._version(base, config) == 1
+        symmetric = _symmetric(config)
+        self._is_symmetric = symmetric is True
+        self._is_reordered = config.get("desc_act") is True
+        seen = None if symmetric is False else self._seen_version(base)
+        self._is_first_version = (seen or (2 if self._form in ("gptq_v2", "gptq_p") else 1)) == 1
         self._groups: InputGroups | None = None
         layout, note = None, ""
         if groups and self._into and self._bits in self._widths:
@@ -88,11 +97,20 @@ class GptqLinear:
             layout = integer_layout(self._bits, self._groups.size, dtype, not self._is_symmetric)
         elif self._groups is not None and self._groups.is_listed:
             note = GROUPS_OF_THEIR_OWN
+        if self._form is None and seen is None and not note:
+            note = _FIRST_VERSION_ASSUMED
         self.info = TensorInfo("GPTQ", (self._out, self._into), layout, self._parts.stored, note)
 
     def problems(self, base: Checkpoint, shape: tuple[int, ...]) -> list[str]:
         parts, bits = self._parts, self._bits
+        if self._form not in (None, *_FORMATS):
+            return [
+                f"{parts.said('qweight')}: quantization_config.checkpoint_format is {self._form!r:.40}; GPTQ is read "
+                f"in {', '.join(_FORMATS)}"
+            ]
         missing = [f"{self._module}.{part}: is missing" for part in ("qzeros", "scales") if part not in parts]
+        if self._is_reordered and "g_idx" not in parts and parts.info("scales").shape[0:1] != (1,):
+            missing.append(f"{self._module}.g_idx: is missing, and config.json says that desc_act is true")
         if missing or len(shape) != 2:
             return missing or [f"{parts.said('qweight')}: is a matrix; expected {TensorInfo('BF16', shape)}"]
         out, into = shape
@@ -161,26 +179,27 @@ class GptqLinear:
             )
         return zeros
 
-    def _version(self, base: Checkpoint, config: Mapping[str, Any]) -> int:
-        """1 or 2: with known zero points by what is stored, otherwise by the config."""
-        declared = 2 if config.get("checkpoint_format") in ("gptq_v2", "gptq_p") else 1
-        if self._is_planar:
-            return declared
+    def _seen_version(self, base: Checkpoint) -> int | None:
+        """1 or 2, where the zero points of the first group are all those of symmetric codes."""
         zeros = self._parts.info("qzeros")
-        if (
-            not self._is_symmetric
-            or self._bits not in self._widths
-            or zeros.dtype != "I32"
-            or 0 in zeros.shape
-        ):
-            return declared
+        if self._is_planar or self._bits not in self._widths or zeros.dtype != "I32" or 0 in zeros.shape:
+            return None
         count = 32 * zeros.shape[1] // self._bits
         seen = self._unpack(self._parts.array(base, "qzeros", 0, 1), count)[0, : self._out]
         middle = 1 << (self._bits - 1)
-        for version, zero in ((1, middle - 1), (2, middle)):
-            if bool((seen == zero).all()):
-                return version
-        return declared
+        stored = ((1, middle - 1), (2, middle))
+        return next((version for version, zero in stored if bool((seen == zero).all())), None)
+
+
+def _symmetric(config: Mapping[str, Any]) -> bool | None:
+    """What the config says of all matrices alike; None: nothing. Rules for some of them (dynamic) may say otherwise."""
+    rules = config.get("dynamic")
+    if isinstance(rules, Mapping) and any(
+        isinstance(rule, Mapping) and "sym" in rule for rule in rules.values()
+    ):
+        return None
+    said = config.get("sym")
+    return said if isinstance(said, bool) else None
 
 
 __all__ = ["Gptq", "GptqLinear"]

@@ -1,4 +1,4 @@
-"""MLX's quantised linears and embeddings, of 2 to 8 bits, and stacks of experts [E, out, in] among them.
+"""MLX's quantised linears and embeddings, of 1 to 8 bits, and stacks of experts [E, out, in] among them.
 
     weight   U32 [out, in * bits / 32]  a dense stream along `in`, the first code in the lowest bits
     scales   affine: BF16, F16 or F32 [out, groups]; nvfp4: U8 (e4m3), groups of 16; mxfp4 and mxfp8: U8 (e8m0), of 32
@@ -6,6 +6,7 @@
 
 affine:  value = code * scale + bias, product and sum rounded to fp32 each (MLX itself rounds them to the model's type).
 nvfp4:   value = e2m1 * e4m3.   mxfp4: e2m1 * 2^(s - 127).   mxfp8: e4m3 * 2^(s - 127).   All exact.
+         With a global_scale beside it, F32, nvfp4's scales are e4m3 * fp32(global_scale / 2688), rounded to fp32.
 
 The shapes alone give group size times bits; which is which, config.json's `quantization` says, for all modules or for
 one by its name, where the product leaves it open. The modes tell themselves by types and products.
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
@@ -25,9 +27,12 @@ from llama4rt.convert.formats.parts import Parts, kept_type
 from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, e8m0_as_bf16, half_of
 from llama4rt.convert.formats.stacked_experts import matrices_of
 from llama4rt.convert.stored_rows import CodeLayout, Codes, as_float32
+from llama4rt.errors import CheckpointError
 
 _SCALES = ".scales"
-_AFFINE = [(group, bits) for group in (32, 64, 128) for bits in (2, 3, 4, 5, 6, 8)]
+_PARTS = ("weight", "scales", "biases", "global_scale")
+_AFFINE = [(group, bits) for group in (32, 64, 128) for bits in (1, 2, 3, 4, 5, 6, 8)]
+_LARGEST_NVFP4 = np.float32(448 * 6)  # what a global scale is the meaning of
 # Group size times bits of the modes whose scales are bytes -> mode, group size, bits.
 _BYTE_MODES = {64: ("nvfp4", 16, 4), 128: ("mxfp4", 32, 4), 256: ("mxfp8", 32, 8)}
 
@@ -75,7 +80,7 @@ class MlxModule:
     """The tensors of one module, a matrix or a stack."""
 
     def __init__(self, base: Checkpoint, module: str, config: Mapping[str, Any]) -> None:
-        self.parts = Parts(base, {part: f"{module}.{part}" for part in ("weight", "scales", "biases")})
+        self.parts = Parts(base, {part: f"{module}.{part}" for part in _PARTS})
         weight, scales = self.parts.info("weight").shape, self.parts.info("scales").shape
         self.experts = weight[0] if len(weight) == 3 else None
         words, groups = (shape[-1] if len(shape) >= 2 else 0 for shape in (weight, scales))
@@ -97,14 +102,17 @@ class MlxModule:
         self.into = 0 if self.mode is None else groups * self.mode.group_size
 
     def _affine(self, product: int, settings: Mapping[str, Any]) -> Mode | None:
-        fitting = [pair for pair in _AFFINE if pair[0] * pair[1] == product]
         declared = (settings.get("group_size", 64), settings.get("bits", 4))
+        # Codes of one bit are rare: the config must say them.
+        fitting = [
+            pair for pair in _AFFINE if pair[0] * pair[1] == product and (pair[1] > 1 or pair == declared)
+        ]
         if declared in fitting or len(fitting) == 1:
             return Mode("affine", *(declared if declared in fitting else fitting[0]))
         self.problem += (
             f"; config.json's quantization says groups of {declared[0]!r:.20} with {declared[1]!r:.20} bits"
             if fitting
-            else "; no groups of 32, 64 or 128 with 2, 3, 4, 5, 6 or 8 bits are so many words"
+            else "; no groups of 32, 64 or 128 with 1, 2, 3, 4, 5, 6 or 8 bits are so many words"
         )
         return None
 
@@ -119,6 +127,17 @@ class MlxModule:
             return self.parts.array(base, part, first, last)
         rows: NDArray[Any] = self.parts.array(base, part, index, index + 1)[0][first:last]
         return rows
+
+    def global_factor(self, base: Checkpoint, index: int) -> float:
+        """By what nvfp4's scales are multiplied. Raises CheckpointError where it is no factor."""
+        part = "global_scale"
+        if part not in self.parts:
+            return 1.0
+        numbers = self.parts.numbers(base, part).reshape(-1)
+        number = numbers[index if numbers.size > 1 else 0]
+        if not (np.isfinite(number) and number > 0):
+            raise CheckpointError(f"{self.parts.said(part)}: is {number}; it must be positive and finite")
+        return float(np.float32(number / _LARGEST_NVFP4))
 
 
 class MlxLinear:
@@ -145,8 +164,15 @@ class MlxLinear:
                 ("weight", ("U32",), (*stack, out, into * module.mode.bits // 32)),
                 ("scales", FLOAT_DTYPES if is_affine else ("U8",), grouped),
                 ("biases", FLOAT_DTYPES if is_affine else (), grouped),
+                (
+                    "global_scale",
+                    ("F32",),
+                    [(), (1,), *([stack, (*stack, 1), (*stack, 1, 1)] if stack else [])],
+                ),
             ]
         )
+        if "global_scale" in parts and module.mode.name != "nvfp4":
+            problems.append(f"{parts.said('global_scale')}: belongs to nvfp4, not to {module.mode.name}")
         if is_affine and "biases" not in parts:
             problems.append(f"{parts.said('scales').removesuffix('scales')}biases: is missing")
         return problems
@@ -161,7 +187,8 @@ class MlxLinear:
         name = module.parts.said("scales")
         match module.mode.name:
             case "nvfp4":
-                return Codes(layout, codes, stored, factors=half_of(1, last - first, module.into))
+                factor = module.global_factor(base, self._index)
+                return Codes(layout, codes, stored, factors=half_of(factor, last - first, module.into))
             case "mxfp4":
                 return Codes(layout, codes, e8m0_as_bf16(stored, 2, name))
             case "mxfp8":

@@ -77,6 +77,13 @@ class Parts:
         return number
 
 
+def zero_bias(module: str) -> tuple[str, ...]:
+    """The part `bias` of a linear that has none, which some writers add as zeros. Those of the vision tower have one,
+    which is a tensor of its own.
+    """
+    return () if module.startswith("vision_model.") else ("bias",)
+
+
 def kept_type(dtype: str) -> str:
     """Of the scales of a layout: as the checkpoint has them; of a damaged one, some."""
     return dtype if dtype in FLOAT_DTYPES else "F32"
@@ -88,4 +95,4 @@ def numbers_of(a: NDArray[np.float32], b: NDArray[np.float32] | np.float32) -> N
         return a * b
 
 
-__all__ = ["Parts", "Wanted", "kept_type", "numbers_of"]
+__all__ = ["Parts", "Wanted", "kept_type", "numbers_of", "zero_bias"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.quantization_config import quantization_config
+from llama4rt.convert.quantization_config import declared_weights, quantization_config
 from llama4rt.convert.stored_rows import group_size_for, repeat_groups
 
 Block = tuple[int, int]
@@ -66,11 +66,8 @@ def declared_blocks(config: Mapping[str, Any]) -> list[Block]:
     """Blocks and groups that config.json's quantization_config names."""
     quantization = quantization_config(config) or {}
     found = [quantization.get("weight_block_size")]  # of transformers' fine-grained FP8
-    groups = quantization.get("config_groups")  # of compressed-tensors
-    for group in groups.values() if isinstance(groups, Mapping) else []:
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        if isinstance(weights, Mapping):
-            found += [weights.get("block_structure"), [1, weights.get("group_size")]]
+    for weights in declared_weights(config):
+        found += [weights.get("block_structure"), [1, weights.get("group_size")]]
     blocks = []
     for block in found:
         sizes = block if isinstance(block, list) else []

@@ -17,6 +17,7 @@ _ACTIVATIONS = (
     ".output_global_scale",
     ".output_zero_point",
     ".activation_scale",  # of fine-grained FP8
+    ".input_scale_ub",  # of FBGEMM: the bound of what activations may be
     "_proj_input_scale",  # of fused experts
     "_proj_activation_scale",
 )
@@ -32,10 +33,11 @@ def without_unused_scales(checkpoint: Checkpoint) -> Checkpoint:
         ("scales of activations", "activations are quantised by what they are", _ACTIVATIONS),
         ("scales of the cache", "--kv-cache-dtype chooses how keys and values are kept", _CACHE),
     ):
-        names = [name for name, info in checkpoint.names().items() if name.endswith(ends) and _is_small(info)]
-        unused.update(names)
-        if names:
-            notes.append(f"{len(names)} {what} ({names[0]} and so on) are not used: {instead}")
+        found = {n: info for n, info in checkpoint.names().items() if n.endswith(ends) and _is_small(info)}
+        unused.update(found)
+        if found:
+            first = next(info.stored_name(name) for name, info in found.items())
+            notes.append(f"{len(found)} {what} ({first} and so on) are not used: {instead}")
     return WithoutTensors(checkpoint, unused, notes) if unused else checkpoint
 
 

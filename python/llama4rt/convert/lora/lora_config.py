@@ -47,6 +47,8 @@ class LoraConfig:
     rank_pattern: Mapping[re.Pattern[str], int]
     alpha_pattern: Mapping[re.Pattern[str], float]
     target_parameters: tuple[str, ...]
+    modules_to_save: tuple[str, ...] = ()  # trained as a whole
+    use_dora: bool = False
 
     def scale(self, module: str, rank: int) -> float:
         """By what B @ A is multiplied. module: its path in the trained model. Raises CheckpointError where the rank of
@@ -88,6 +90,8 @@ def parse_lora_config(values: Mapping[str, Any], name: str) -> LoraConfig:
             for pattern, key, of in _patterns(f, "alpha_pattern")
         },
         _names(f, "target_parameters"),
+        _names(f, "modules_to_save"),
+        f.flag("use_dora", default=False),
     )
 
 

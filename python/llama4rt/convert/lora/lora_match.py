@@ -6,7 +6,7 @@ changed places. Every tensor of the adapter must find its place, else the adapte
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llama4rt.convert.checkpoint import TensorInfo, raise_problems
@@ -87,6 +87,20 @@ class _Matcher:
             self._whole(tensor)
         for module in modules.values():
             self._module(module)
+        self._check_saved(whole)
+
+    def _check_saved(self, whole: Sequence[str]) -> None:
+        """Modules that were trained as a whole, and whose tensors the adapter lacks: the model would not be theirs."""
+        kept = {_module_of(_bare(tensor.removeprefix(_ROOT))) for tensor in whole}
+        for saved in self.files.config.modules_to_save:
+            modules = {_module_of(name) for name in self.by_name}
+            if any(_ends_with(module, saved) for module in modules) and not any(
+                _ends_with(module, saved) for module in kept
+            ):
+                self.problems.append(
+                    f"modules_to_save names {saved!r:.80}, and no tensor of it is in the adapter's file; save the "
+                    "adapter again with all it has trained"
+                )
 
     def _whole(self, tensor: str) -> None:
         found = _SAVED.fullmatch(tensor.removeprefix(_ROOT))
@@ -225,6 +239,10 @@ class _Matcher:
     def _magnitude(self, module: _Module, rows: int) -> Callable[[int, int], Floats] | None:
         """DoRA's lengths of rows, where the module has them."""
         tensor = module.magnitude
+        if not tensor and self.files.config.use_dora:
+            raise CheckpointError(
+                "its lora_magnitude_vector is missing, and adapter_config.json says use_dora"
+            )
         if not tensor:
             return None
         if self.files.infos[tensor].shape != (rows,):
@@ -242,6 +260,16 @@ class _Matcher:
     ) -> None:
         delta = Delta(self.files.name, place.first, place.rows, scale, factors, magnitude)
         self.changes.setdefault(place.tensor, []).append(delta)
+
+
+def _module_of(name: str) -> str:
+    """A tensor's name without its last part, and without what PEFT puts between."""
+    found = _SAVED.fullmatch(name)
+    return found["path"] if found else name
+
+
+def _ends_with(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
 
 
 def _bare(name: str) -> str:

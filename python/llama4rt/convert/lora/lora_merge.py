@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +53,7 @@ class MergedCheckpoint(CheckpointLayer):
             for name, changes in match(files, names, weight).items():
                 self._changes.setdefault(name, []).extend(changes)
         self._check_together(base)
-        self._plain = {
-            name for changed in self._changes for name in _together(changed, names) if name in names
-        }
+        self._plain = _with_companions(self._changes, names)
         self._coded = sorted(name for name in self._plain if names[name].codes is not None)
         self._names = {
             name: replace(info, dtype="F32", codes=None, stored=info.stored or (name,))
@@ -153,18 +151,23 @@ class MergedCheckpoint(CheckpointLayer):
             )
 
 
-def _together(name: str, names: Mapping[str, TensorInfo]) -> list[str]:
-    """The tensors that share a weight of the engine with this one, itself among them."""
-    expert = EXPERT.fullmatch(name.removesuffix(".weight"))
-    if expert is not None:
-        parts = ("down",) if expert["part"] == "down" else ("gate", "up")
-        ends = tuple(f".{part}_proj.weight" for part in parts)
-        return [other for other in names if other.startswith(f"{expert['stack']}.") and other.endswith(ends)]
-    for group in _SHARED:
-        for part in group:
-            if f".{part}." in name:
-                return [name.replace(f".{part}.", f".{other}.") for other in group]
-    return [name]
+def _with_companions(changed: Iterable[str], names: Mapping[str, TensorInfo]) -> set[str]:
+    """The tensors that share a weight of the engine with one of these, themselves among them."""
+    experts: dict[tuple[str, bool], list[str]] = {}  # (stack, whether down) -> those of all experts
+    for name in names:
+        expert = EXPERT.fullmatch(name.removesuffix(".weight"))
+        if expert is not None:
+            experts.setdefault((expert["stack"], expert["part"] == "down"), []).append(name)
+    together: set[str] = set()
+    for name in changed:
+        expert = EXPERT.fullmatch(name.removesuffix(".weight"))
+        if expert is not None:  # the first of a stack takes all of it
+            together.update(experts.pop((expert["stack"], expert["part"] == "down"), ()))
+            continue
+        found = [(part, group) for group in _SHARED for part in group if f".{part}." in name]
+        others = {name.replace(f".{part}.", f".{other}.") for part, group in found for other in group}
+        together.update((others or {name}) & names.keys())
+    return together
 
 
 __all__ = ["MergedCheckpoint", "with_adapters"]

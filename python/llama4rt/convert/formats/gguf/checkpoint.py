@@ -43,6 +43,11 @@ class GgufCheckpoint:
         self._parts = GgufParts(file)
         decoder = Decoder(self.metadata, self._parts.tensors, lambda name: small_values(self._parts, name))
         self._config, self._notes = _config(decoder, self._home)
+        if not decoder.has("rope.freq_base"):
+            theta = self._config["rope_theta"]
+            self._notes.append(
+                f"{decoder.key('rope.freq_base')} is missing: taken as {theta:g}, as llama.cpp takes it"
+            )
         self._read_tokenizer(decoder)
         head = self._config["head_dim"]
         slices = text_names(

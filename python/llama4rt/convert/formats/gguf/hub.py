@@ -51,8 +51,14 @@ def check_labelled(source: str, files: Sequence[str]) -> None:
 
 def _chosen(source: str, files: Sequence[str], label: str, what: str) -> list[str]:
     models = _models(files)
-    wanted = label.lower()
-    found = {name: parts for name, parts in models.items() if any(wanted in _names(part) for part in parts)}
+    found: dict[str, list[str]] = {}
+    for wanted in (
+        label.lower(),
+        f"ud-{label.lower()}",
+    ):  # Q4_K_XL, too, means UD-Q4_K_XL where that alone is there
+        found = found or {
+            name: parts for name, parts in models.items() if any(wanted in _names(part) for part in parts)
+        }
     if len(found) == 1:
         return next(iter(found.values()))
     if not found:

@@ -6,7 +6,7 @@ beside the file where its sizes are the same, else from the published model of t
 Whichever it is, is said aloud.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama4rt.convert.formats.gguf.sizes import Decoder
@@ -17,6 +17,8 @@ _READ = frozenset(
     {
         "attention.sliding_window",
         "attention.sliding_window_pattern",
+        "attention.temperature_length",
+        "attention.temperature_scale",
         "expert_count",
         "expert_used_count",
         "expert_feed_forward_length",
@@ -70,8 +72,20 @@ def llama4_config(decoder: Decoder, beside: Mapping[str, Any] | None) -> tuple[d
         )
     # 0 means no chunks; any other number, and none, means those of the published models.
     chunked = not decoder.has("attention.sliding_window") or decoder.integer("attention.sliding_window") > 0
-    unsaid, note = _unsaid(config, beside, chunked)
-    return config | unsaid, [note]
+    said = _temperature(decoder)
+    unsaid, note = _unsaid(config, beside, chunked, [name for name in _UNSAID if name not in said])
+    return config | unsaid | said, [note]
+
+
+def _temperature(decoder: Decoder) -> dict[str, Any]:
+    """Keys that llama.cpp has for other architectures; where a file has them, they are what it says. 0 says nothing."""
+    length, scale = "attention.temperature_length", "attention.temperature_scale"
+    said: dict[str, Any] = {}
+    if decoder.integer(length, default=0):
+        said["floor_scale"] = decoder.integer(length)
+    if decoder.real(scale, default=0.0):
+        said["attn_scale"] = decoder.real(scale)
+    return said
 
 
 def _check_experts(decoder: Decoder) -> None:
@@ -116,33 +130,35 @@ def _feed_forward(decoder: Decoder) -> dict[str, Any]:
 
 
 def _unsaid(
-    config: Mapping[str, Any], beside: Mapping[str, Any] | None, chunked: bool
+    config: Mapping[str, Any], beside: Mapping[str, Any] | None, chunked: bool, names: Sequence[str]
 ) -> tuple[dict[str, Any], str]:
-    """(what the file does not say, a sentence on where it is from)."""
+    """(what the file does not say of `names`, a sentence on where it is from)."""
+    known = beside.get("text_config", beside) if beside else None
+    if isinstance(known, Mapping) and _same_sizes(config, known):
+        unsaid = {name: known[name] for name in names if name in known}
+        if not chunked:
+            unsaid["attention_chunk_size"] = None
+        return (
+            unsaid,
+            f"{_what(unsaid)}: taken from the config.json beside the GGUF file, which does not hold them",
+        )
     if not chunked:  # sliding_window 0: models such as MobileLLM
         layers = config["num_hidden_layers"]
         unsaid = {"no_rope_layers": [1] * layers, "attention_chunk_size": None, "use_qk_norm": True}
         return unsaid | {"attn_temperature_tuning": False}, (
             "the GGUF file does not say whether queries and keys are normalised: assumed that they are, as llama.cpp "
-            "does for models without chunks"
+            "does for models without chunks. A config.json beside it would be taken"
         )
-    known = beside.get("text_config", beside) if beside else None
-    if isinstance(known, Mapping) and _same_sizes(config, known):
-        unsaid = {name: known[name] for name in _UNSAID if name in known}
-        return (
-            unsaid,
-            f"{_what(unsaid)}: taken from the config.json beside the GGUF file, which does not hold them",
-        )
-    for title, name in (("Llama 4 Scout", "scout"), ("Llama 4 Maverick", "maverick")):
-        published = CONFIGS[name]["text_config"]
+    for title, model in (("Llama 4 Scout", "scout"), ("Llama 4 Maverick", "maverick")):
+        published = CONFIGS[model]["text_config"]
         if _same_sizes(config, published):
-            unsaid = {name: published[name] for name in _UNSAID if name in published}
+            unsaid = {name: published[name] for name in names if name in published}
             return (
                 unsaid,
                 f"{_what(unsaid)}: of {title}, whose sizes these are; the GGUF file does not hold them",
             )
     published = CONFIGS["scout"]["text_config"]
-    unsaid = {name: published[name] for name in _UNSAID if name in published}
+    unsaid = {name: published[name] for name in names if name in published}
     unsaid["use_qk_norm"] = config["num_local_experts"] != _WITHOUT_NORM
     return unsaid, (
         f"{_what(unsaid)}: assumed as llama.cpp does; the GGUF file does not hold them, and its sizes are of no "

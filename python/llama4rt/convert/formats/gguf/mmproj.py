@@ -92,10 +92,8 @@ class GgufWithVision(CheckpointLayer):
         return self._tensors if name in self._tensors.names() else self._base
 
 
-def with_vision_file(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+def with_vision_file(checkpoint: GgufCheckpoint, path: Path) -> Checkpoint:
     """The checkpoint with the tower in `path`. Raises CheckpointError."""
-    if not isinstance(checkpoint, GgufCheckpoint):
-        raise CheckpointError(f"{path}: is a vision tower for a GGUF model; {checkpoint.name} is none")
     return GgufWithVision(checkpoint, path)
 
 

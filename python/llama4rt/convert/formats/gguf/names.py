@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llama4rt.convert.formats.gguf.header import StoredTensor
+from llama4rt.errors import CheckpointError
 
 _TEXT = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -37,6 +38,8 @@ _TEXT_STACK = {
     "ffn_down_exps.weight": "feed_forward.experts.{expert}.down_proj.weight",
 }
 _QKV = "attn_qkv.weight"  # the rows of q, of k and of v, in newer files
+_GATE_UP_STACK = "ffn_gate_up_exps.weight"  # of each expert the rows of gate and of up, in newer files
+_ONE_EXPERT = re.compile(r"ffn_(gate|up|down)\.(0|[1-9]\d{0,3})\.weight")  # of the oldest files
 _VISION = {
     "v.patch_embd.weight": "vision_model.patch_embedding.linear.weight",
     "v.class_embd": "vision_model.class_embedding",
@@ -88,7 +91,9 @@ class Slice:
 
 
 def text_names(tensors: Mapping[str, StoredTensor], q_rows: int, kv_rows: int) -> dict[str, Slice]:
-    """q_rows, kv_rows: outputs of q, and of k and v each. Expects the tensors of one model's decoder."""
+    """q_rows, kv_rows: outputs of q, and of k and v each. Expects the tensors of one model's decoder. Raises
+    CheckpointError where two of them are the same tensor of the model.
+    """
     factors = {name for name in tensors if _factors_fit(name, tensors)}
     unused = {name for name in tensors if name.endswith(INPUT_SCALE)}
     names: dict[str, Slice] = {}
@@ -97,6 +102,10 @@ def text_names(tensors: Mapping[str, StoredTensor], q_rows: int, kv_rows: int) -
             continue
         scale = stored.removesuffix(_WEIGHT) + _SCALE
         for name, piece in _text_slices(stored, tensor, q_rows, kv_rows):
+            if name in names:
+                raise CheckpointError(
+                    f"{names[name].place} and {piece.place} are both there, and both are {name}; only one can count"
+                )
             names[name] = replace(piece, scale=scale) if scale in factors else piece
     return names
 
@@ -118,6 +127,14 @@ def _text_slices(stored: str, tensor: StoredTensor, q_rows: int, kv_rows: int) -
         for expert in range(shape[0]):
             name = layer + _TEXT_STACK[rest].format(expert=expert)
             yield name, Slice(stored, expert * shape[1], shape[1:], expert)
+    elif rest == _GATE_UP_STACK and len(shape) == 3 and shape[0] <= _MAX_EXPERTS and shape[1] % 2 == 0:
+        rows = shape[1] // 2
+        for expert in range(shape[0]):
+            for half, part in enumerate(("gate", "up")):
+                name = layer + _TEXT_STACK[f"ffn_{part}_exps.weight"].format(expert=expert)
+                yield name, Slice(stored, expert * shape[1] + half * rows, (rows, shape[2]), expert)
+    elif one := _ONE_EXPERT.fullmatch(rest):
+        yield layer + _TEXT_STACK[f"ffn_{one[1]}_exps.weight"].format(expert=one[2]), Slice(stored, 0, shape)
     elif rest == _QKV and len(shape) == 2 and shape[0] == q_rows + 2 * kv_rows:
         first = 0
         for part, count in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
