@@ -16,8 +16,8 @@ from llama4rt.engine.engine_options import threads
 from llama4rt.errors import NumericError, RequestError
 from llama4rt.quality.paired_logits import cache_bytes, chunk_rows, paired_chunks
 from llama4rt.quality.statistics import Mean, mean_of
+from llama4rt.quality.tokens import encode_with
 from llama4rt.quality.windows import Windows, spread_windows
-from llama4rt.text.tokenizer import load_tokenizer, require_tokenizer
 
 _AT_ONCE = 8  # windows that run together, where nothing is compared
 
@@ -155,7 +155,7 @@ class _Measurement:
         begin = _begin_token(file) if begin_token else None
         if not isinstance(text, str):
             return [int(token) for token in text], begin
-        return _encode(file, text), begin
+        return encode_with(file, text), begin
 
     def check_vocabulary(self, other: str) -> None:
         sizes = [_config(_core.EngineFile(path))["vocab_size"] for path in (self._path, other)]
@@ -167,7 +167,7 @@ class _Measurement:
 
     def check_same_tokens(self, other: str, text: str, ids: Sequence[int]) -> None:
         self.check_vocabulary(other)
-        if _encode(_core.EngineFile(other), text) != list(ids):
+        if encode_with(_core.EngineFile(other), text) != list(ids):
             raise RequestError(
                 f"{other} makes other tokens of this text than {self._path}; distributions can be compared over one "
                 "vocabulary only"
@@ -276,17 +276,6 @@ def _config(file: _core.EngineFile) -> dict[str, Any]:
 def _begin_token(file: _core.EngineFile) -> int | None:
     begin = _config(file).get("bos_token_id", -1)
     return None if begin < 0 else int(begin)
-
-
-def _encode(file: _core.EngineFile, text: str) -> list[int]:
-    names = set(file.names())
-
-    def read(name: str) -> bytes | None:
-        stored = f"files/{name}"
-        return file.raw(stored).tobytes() if stored in names else None
-
-    tokenizer = load_tokenizer(read)
-    return require_tokenizer(tokenizer, "a text").encode(text)
 
 
 __all__ = ["Comparison", "EngineChoice", "Evaluation", "evaluate"]
