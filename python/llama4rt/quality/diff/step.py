@@ -95,7 +95,7 @@ class WeightSums:
         words = self._rows[1]
         worst = 1.0
         for of, (size, products, error, count) in self._matrices.items():
-            beyond, growth = self._beyond(*(np.array([x]) for x in (size, products, error)), count)
+            beyond, growth = self._beyond(np.array([size]), np.array([products]), np.array([error]), count)
             if beyond[0] > worst:
                 worst = float(beyond[0])
                 words = f"the weights{of} are {growth[0]:.4g} times"
