@@ -81,7 +81,10 @@ class WeightSums:
         beyond, growth = self._beyond(size, products, error, columns)
         at = int(np.argmax(beyond))
         if beyond[at] > self._rows[0]:
-            self._rows = float(beyond[at]), f"row {first_row + at}{of} of the weights is {growth[at]:.4g} times"
+            self._rows = (
+                float(beyond[at]),
+                f"row {first_row + at}{of} of the weights is {growth[at]:.4g} times",
+            )
         sums = self._matrices.setdefault(of, [0.0] * 4)
         for i, part in enumerate((size, products, error)):
             sums[i] += float(part.sum())
