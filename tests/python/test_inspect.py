@@ -17,7 +17,10 @@ from llama4rt import build
 from llama4rt._core import EngineFile
 from llama4rt.cli.inspect import describe
 from llama4rt.cli.main import main
+from llama4rt.cli.progress import progress_line
 from random_checkpoints import TINY, models, random_values, write_config, write_values
+from test_compressed_tensors import CONFIG as PACKED
+from test_compressed_tensors import packed_checkpoint
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -67,6 +70,31 @@ def test_build_command(source: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert quantization == {
         "weights": "int8", "group_size": 64, "quantize": "experts", "lm_head": "int8", "vision": "int8",
     }  # fmt: skip
+
+
+def test_build_says_that_codes_went_in_as_published(tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "packed").mkdir()
+    packed_checkpoint(tmp_path / "packed", random_values(PACKED))
+    assert main(["build", str(tmp_path / "packed"), "-o", str(tmp_path / "o.l4e")]) == 0
+    out = capsys.readouterr().out
+    assert "quantisation error: none; codes went in as published" in out and "%" not in out
+
+
+@pytest.mark.parametrize(
+    ("done", "first", "total", "seconds", "line"),
+    [
+        (1e9, 0, 4e9, 10, "25 % (1.0 of 4.0 GB), 100 MB/s, 30 s left"),
+        (10e9, 0, 40e9, 100, "25 % (10.0 of 40.0 GB), 100 MB/s, 5 min left"),
+        (10e9, 0, 100e9, 1000, "10 % (10.0 of 100.0 GB), 10 MB/s, 2.5 h left"),
+        (50e9, 49e9, 60e9, 10, "83 % (50.0 of 60.0 GB), 100 MB/s, 2 min left"),  # others were there before
+        (4e9, 0, 4e9, 40, "100 % (4.0 of 4.0 GB), 100 MB/s, 0 s left"),
+        (0, 0, 4e9, 30, "0 % (0.0 of 4.0 GB), 0 MB/s"),
+    ],
+)
+def test_progress_where_there_is_no_terminal(
+    done: float, first: float, total: float, seconds: float, line: str
+) -> None:
+    assert progress_line(int(done), int(first), int(total), seconds) == f"building: {line}"
 
 
 def test_build_errors_are_one_line_and_exit_1(source: Path, tmp_path: Path, capsys: Capsys) -> None:

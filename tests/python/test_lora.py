@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile
+from llama4rt.cli.main import main
 from llama4rt.convert import engine_cache
 from llama4rt.convert.checkpoint import TensorInfo
 from llama4rt.convert.engine_cache import engine_path
@@ -106,6 +107,25 @@ def test_linears_of_every_kind(root: str, trained: str, stored_as: str, base: Pa
     )
     notes = check(base, [where], values, tmp_path)
     assert "adapter adapter is merged with weight 1 into 5 tensors" in notes
+
+
+def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """build --lora DIR=WEIGHT --lora DIR: each with its weight, and one line that says so."""
+    first, second, values = Adapter(), Adapter(seed=2), base_values()
+    for adapter, weight in ((first, 0.5), (second, 1)):
+        a, b = adapter.linear(f"{ATTENTION}.q_proj", Q, H)
+        added(values, f"{ATTENTION}.q_proj.weight", 2 * weight * b @ a)
+    words = ["--lora", f"{first.write(tmp_path / 'one')}=0.5", "--lora", str(second.write(tmp_path / "two"))]
+    out = tmp_path / "out.l4e"
+    assert main(["build", str(base), "-o", str(out), "--weights", "bf16", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "adapter one is merged with weight 0.5 into 1 tensor" in shown and "adapter two is merged" in shown
+    found = engine_weights(out)
+    for name, matrices in expected_weights(CONFIG, values).items():
+        for e, matrix in enumerate(matrices):
+            assert np.array_equal(found[name][e], matrix), (name, e)
+    assert main(["build", str(base), "-o", str(out), "--lora", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err
 
 
 def test_router_shared_expert_and_head(base: Path, tmp_path: Path) -> None:

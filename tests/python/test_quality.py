@@ -156,7 +156,7 @@ def test_context_begin_token_and_ids(text_engine_file: Path) -> None:
 def test_divergence_is_that_of_the_logits(
     text_engine_file: Path, int4_file: Path, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama4rt.quality.evaluate.chunk_rows", lambda vocabulary: rows)
+    monkeypatch.setattr("llama4rt.quality.paired_logits.chunk_rows", lambda vocabulary: rows)
     ids = list(TEXT[:400].encode())
     found = evaluate(int4_file, ids, windows=3, window_length=90, against=text_engine_file, context=5)
     windows = [[256, *ids[i : i + 89]] for i in (0, 133, 266)]

@@ -124,9 +124,17 @@ def run(args: argparse.Namespace) -> int:
     for line in report.notes:
         print(f"note: {line}")
     if report.worst:
-        name, rms, largest = report.worst[0]
-        print(f"largest quantisation error: {name}, {100 * rms:.2f} % RMS, {largest:.4g} at most")
+        print(_worst_line(*report.worst[0]))
     return 0
+
+
+def _worst_line(name: str, rms: float, largest: float) -> str:
+    """Of the weight that a build damaged most. Codes of a checkpoint are not damaged."""
+    if rms == 0 and largest == 0:
+        return (
+            "quantisation error: none; codes went in as published and mean the checkpoint's numbers exactly"
+        )
+    return f"largest quantisation error: {name}, {100 * rms:.2f} % RMS, {largest:.4g} at most"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

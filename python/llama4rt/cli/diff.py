@@ -105,13 +105,12 @@ def _print(args: argparse.Namespace, report: "DiffReport") -> None:
         print(f"config  {difference}")
     steps = report.steps if args.all else _worst_of_each_kind(report.steps)
     width = max((len(step.name) for step in steps), default=4)
-    print(
-        f"{'step':<{width}}  {'error':>9}  {'explained':>9}  {'ratio':>6}  {'one output':>10}  {'drift':>9}"
-    )
+    print(f"{'step':<{width}}      error  of weights       rest  explained  ratio  one output      drift")
     for step in steps:
         print(
-            f"{step.name:<{width}}  {step.error:>9.2e}  {step.explained:>9.2e}  {step.ratio:>6.2f}  {step.worst:>10.2f}"
-            f"  {step.drift:>9.2e}  {step.problem or step.note}"
+            f"{step.name:<{width}}  {step.error:>9.2e}   {step.of_weights:>9.2e}  {step.rest:>9.2e}  "
+            f"{step.explained:>9.2e}  {step.ratio:>5.2f}  {step.worst:>10.2f}  {step.drift:>9.2e}  "
+            f"{step.problem or step.note}".rstrip()
         )
     if report.transformers is not None:
         print(

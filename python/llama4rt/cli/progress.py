@@ -72,9 +72,9 @@ class _Lines:
 def progress_line(done: int, first: int, total: int, seconds: float) -> str:
     """done of total bytes, of which `first` were there before these seconds."""
     speed = (done - first) / seconds
-    left = (total - done) / speed if speed > 0 else float("inf")
+    left = (total - done) / speed if speed > 0 else 0.0
     when = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
     return (
         f"building: {100 * done / max(1, total):.0f} % ({done / 1e9:.1f} of {total / 1e9:.1f} GB), "
-        f"{speed / 1e6:.0f} MB/s, {when} left"
+        f"{speed / 1e6:.0f} MB/s" + (f", {when} left" if speed > 0 else "")
     )

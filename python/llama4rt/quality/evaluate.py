@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from llama4rt import _core
 from llama4rt.engine.engine import Engine
 from llama4rt.engine.engine_options import threads
-from llama4rt.errors import NumericError, RequestError
-from llama4rt.quality.paired_logits import cache_bytes, chunk_rows, paired_chunks
+from llama4rt.errors import RequestError
+from llama4rt.quality.comparison import Comparison, compare_window, summed_up
+from llama4rt.quality.paired_logits import cache_bytes, open_for_logits, paired_chunks
 from llama4rt.quality.statistics import Mean, mean_of
+from llama4rt.quality.tokens import encode_with
 from llama4rt.quality.windows import Windows, spread_windows
-from llama4rt.text.tokenizer import load_tokenizer, require_tokenizer
 
 _AT_ONCE = 8  # windows that run together, where nothing is compared
 
@@ -36,17 +37,6 @@ class EngineChoice:
             "kv_cache_dtype_local": self.kv_cache_dtype_local or "",
             "activations": self.activations,
         }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The file against another one, whose distributions are taken as the truth."""
-
-    loss: Mean  # of the other file: -log p of a token, nats
-    divergence: Mean  # sum of p log(p / q), p the other's: nats per token
-    divergence_quantiles: dict[str, float]  # "50", "90", "99", "99.9", "100" per cent of tokens lie below
-    same_best: Mean  # share of places where both find the same token likeliest
-    loss_difference: Mean  # of the file minus the other's, token by token
 
 
 @dataclass(frozen=True)
@@ -155,7 +145,7 @@ class _Measurement:
         begin = _begin_token(file) if begin_token else None
         if not isinstance(text, str):
             return [int(token) for token in text], begin
-        return _encode(file, text), begin
+        return encode_with(file, text), begin
 
     def check_vocabulary(self, other: str) -> None:
         sizes = [_config(_core.EngineFile(path))["vocab_size"] for path in (self._path, other)]
@@ -167,7 +157,7 @@ class _Measurement:
 
     def check_same_tokens(self, other: str, text: str, ids: Sequence[int]) -> None:
         self.check_vocabulary(other)
-        if _encode(_core.EngineFile(other), text) != list(ids):
+        if encode_with(_core.EngineFile(other), text) != list(ids):
             raise RequestError(
                 f"{other} makes other tokens of this text than {self._path}; distributions can be compared over one "
                 "vocabulary only"
@@ -203,67 +193,21 @@ class _Measurement:
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Mean, Comparison]:
         parts: dict[str, list[NDArray[Any]]] = {}
-        p = self._open(other, other_choice, windows.length)
-        q = self._open(self._path, self._choice, windows.length)
+        p, q = (
+            open_for_logits(path, windows.length, self._device, self._num_threads, **choice.options())
+            for path, choice in ((other, other_choice), (self._path, self._choice))
+        )
         try:
             for done, ids in enumerate(windows.tokens, 1):
-                for name, values in self._compare_window(p, q, ids, context).items():
+                chunks = paired_chunks(p, q, ids)
+                for name, values in compare_window(chunks, ids, context, self._num_threads).items():
                     parts.setdefault(name, []).append(values)
                 if progress:
                     progress(done, len(windows.tokens))
         finally:
             p.close()
             q.close()
-        return _summed_up(parts)
-
-    def _open(self, path: str, choice: EngineChoice, length: int) -> _core.Engine:
-        config = _config(_core.EngineFile(path))
-        return _core.Engine(
-            path,
-            device=self._device,
-            num_threads=self._num_threads,
-            max_model_len=length,
-            max_num_seqs=1,
-            max_batched_tokens=chunk_rows(config["vocab_size"]),
-            kv_cache_bytes=cache_bytes(config, length),
-            prefix_cache=False,
-            **choice.options(),
-        )
-
-    def _compare_window(
-        self, p: _core.Engine, q: _core.Engine, ids: list[int], context: int
-    ) -> dict[str, NDArray[Any]]:
-        tokens = np.array(ids, dtype=np.int32)
-        parts: dict[str, list[NDArray[Any]]] = {}
-        for place, p_rows, q_rows in paired_chunks(p, q, ids):
-            first, last = max(place, context - 1), min(place + len(p_rows), len(ids) - 1)
-            if first >= last:
-                continue
-            rows = slice(first - place, last - place)
-            found = _core.compare_logits(
-                p_rows[rows], q_rows[rows], tokens[first + 1 : last + 1], self._num_threads
-            )
-            if not found["finite"].all():
-                where = first + int(np.argmin(found["finite"]))
-                raise NumericError(f"the logits of position {where} of a window hold NaN or infinity")
-            for name, values in found.items():
-                parts.setdefault(name, []).append(values)
-        return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _summed_up(parts: dict[str, list[NDArray[Any]]]) -> tuple[Mean, Comparison]:
-    p_loss = [-w.astype(np.float64) for w in parts["p_logprob"]]
-    q_loss = [-w.astype(np.float64) for w in parts["q_logprob"]]
-    divergences = np.concatenate(parts["divergence"])
-    quantiles = {f"{level:g}": float(np.percentile(divergences, level)) for level in (50, 90, 99, 99.9, 100)}
-    same = [(p == q).astype(np.float64) for p, q in zip(parts["p_best"], parts["q_best"], strict=True)]
-    return mean_of(q_loss), Comparison(
-        loss=mean_of(p_loss),
-        divergence=mean_of(parts["divergence"]),
-        divergence_quantiles=quantiles,
-        same_best=mean_of(same),
-        loss_difference=mean_of([q - p for p, q in zip(p_loss, q_loss, strict=True)]),
-    )
+        return summed_up(parts)
 
 
 def _config(file: _core.EngineFile) -> dict[str, Any]:
@@ -278,15 +222,4 @@ def _begin_token(file: _core.EngineFile) -> int | None:
     return None if begin < 0 else int(begin)
 
 
-def _encode(file: _core.EngineFile, text: str) -> list[int]:
-    names = set(file.names())
-
-    def read(name: str) -> bytes | None:
-        stored = f"files/{name}"
-        return file.raw(stored).tobytes() if stored in names else None
-
-    tokenizer = load_tokenizer(read)
-    return require_tokenizer(tokenizer, "a text").encode(text)
-
-
-__all__ = ["Comparison", "EngineChoice", "Evaluation", "evaluate"]
+__all__ = ["EngineChoice", "Evaluation", "evaluate"]

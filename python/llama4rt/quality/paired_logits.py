@@ -4,8 +4,9 @@ Both engines are stepped here, by turns, and a step computes one chunk: so no mo
 in memory, whatever the length of the text and the vocabulary.
 """
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,22 @@ def cache_bytes(config: Mapping[str, Any], tokens: int) -> int:
     return int(8 * heads * max(dim, 64) * layers * (math.ceil(tokens / 16) + 4) * 16 * 2)
 
 
+def open_for_logits(path: str, length: int, device: str, num_threads: int, **options: Any) -> _core.Engine:
+    """An engine for logit_chunks() of sequences of `length` tokens, one after the other."""
+    config = json.loads(_core.EngineFile(path).metadata["config"])
+    return _core.Engine(
+        path,
+        device=device,
+        num_threads=num_threads,
+        max_model_len=length,
+        max_num_seqs=1,
+        max_batched_tokens=chunk_rows(config["vocab_size"]),
+        kv_cache_bytes=cache_bytes(config, length),
+        prefix_cache=False,
+        **options,
+    )
+
+
 def logit_chunks(core: _core.Engine, ids: Sequence[int]) -> Iterator[Logits]:
     """float32 [tokens of a step, vocab] until all of ids are done. The engine does nothing else meanwhile."""
     request = _core.Request()
@@ -49,12 +66,12 @@ def logit_chunks(core: _core.Engine, ids: Sequence[int]) -> Iterator[Logits]:
 
 
 def paired_chunks(
-    p: _core.Engine, q: _core.Engine, ids: Sequence[int]
+    p: _core.Engine | Iterable[Logits], q: _core.Engine, ids: Sequence[int]
 ) -> Iterator[tuple[int, Logits, Logits]]:
     """(place of the first row, rows of p, the same rows of q), in order. Chunks of the two need not be equal: models
-    differ in where their attention chunks end.
+    differ in where their attention chunks end. p may also be logits that are there already.
     """
-    sources = (logit_chunks(p, ids), logit_chunks(q, ids))
+    sources = (logit_chunks(p, ids) if isinstance(p, _core.Engine) else iter(p), logit_chunks(q, ids))
     held: list[Logits | None] = [None, None]
     place = 0
     while place < len(ids):
@@ -70,4 +87,4 @@ def paired_chunks(
         held = [first[rows:], second[rows:]]
 
 
-__all__ = ["cache_bytes", "chunk_rows", "logit_chunks", "paired_chunks"]
+__all__ = ["cache_bytes", "chunk_rows", "logit_chunks", "open_for_logits", "paired_chunks"]

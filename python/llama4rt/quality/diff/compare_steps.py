@@ -15,30 +15,31 @@ from llama4rt.convert.config import ModelConfig
 from llama4rt.errors import Llama4RTError
 from llama4rt.quality.diff import reference as ref
 from llama4rt.quality.diff.checkpoint_values import CheckpointValues
-from llama4rt.quality.diff.rounding import FP32, MatrixRounding, attention_variance, transform_variance
-from llama4rt.quality.diff.step import Step, StepSums
+from llama4rt.quality.diff.file_values import FileValues
+from llama4rt.quality.diff.rounding import BF16, FP32, MatrixRounding, attention_variance, transform_variance
+from llama4rt.quality.diff.step import Step, StepSums, WeightError, WeightSums
 
 Array = NDArray[np.float32]
 Operands = Mapping[str, NDArray[Any]]
 Slices = Iterator[tuple[int, Array]]
 
-_ROUTING_TIE = 1e-4  # of logits: experts whose logits lie nearer may change places
+_DENSE = (".mlp.gate_up", ".moe.shared.gate_up")  # no stacks
 
 
 class StepComparer:
-    """weights: the engine file's list of its weights by name. kv_dtypes: (of global, of chunked layers)."""
+    """file: the engine file's values. kv_dtypes: of (global, chunked) layers. tell: takes each step when it is done."""
 
     def __init__(
         self,
         values: CheckpointValues,
         config: ModelConfig,
-        weights: Mapping[str, Mapping[str, Any]],
+        file: FileValues,
         device: str,
         activations: str,
         kv_dtypes: tuple[str, str],
         tell: Callable[[Step], None],
     ) -> None:
-        self._values, self._config, self._weights = values, config, weights
+        self._values, self._config, self._file = values, config, file
         self._device, self._activations, self._kv = device, activations, kv_dtypes
         self._tell = tell
         self._layer = -1
@@ -78,11 +79,9 @@ class StepComparer:
     def _embed(self, name: str, given: Operands, result: Operands) -> None:
         self._x = self._values.embedding(given["ids"].tolist())
         sums = StepSums()
-        # To the nearest bf16: nothing where the checkpoint has bf16.
-        exact = self._x.astype(np.float64)
-        error = float(self._weights.get(name, {}).get("rms_error", 2.0**-9 / 3**0.5))
-        lossy = (self._x.view(np.uint32) & 0xFFFF).any()
-        sums.add(result["out"], self._x, error**2 * exact**2 if lossy else 0.0, self._x)
+        rounded = bool((self._x.view(np.uint32) & 0xFFFF).any())  # the file has bf16
+        variance = (BF16 * self._x.astype(np.float64)) ** 2 if rounded else 0.0
+        sums.add(result["out"], self._x, variance, self._x)
         self._tell(sums.step("embed", "embed"))
 
     def _rmsnorm(self, name: str, given: Operands, result: Operands) -> None:
@@ -107,17 +106,15 @@ class StepComparer:
         if name == "lm_head":  # some rows at a time, where the vocabulary is large
             rows = slice(self._head_rows, self._head_rows + len(out))
             self._head_rows = rows.stop
-            self._compare(name, "linear", self._values.head(), given["x"], self._h[rows], out, name)
+            self._matrix(name, "linear", self._values.head(), given["x"], self._h[rows], out, name)
             return
         begin = 0
         self._qkv = []
-        for part, count in (("q", c.q_dim), ("k", c.kv_dim), ("v", c.kv_dim)):
+        for i, (part, count) in enumerate((("q", c.q_dim), ("k", c.kv_dim), ("v", c.kv_dim))):
             slices = self._values.matrix(f"layers.{self._layer}.self_attn.{part}_proj", count, c.hidden_size)
-            own = self._compare(
-                name, "linear", slices, given["x"], self._h, out[:, begin : begin + count],
-                f"layers.{self._layer}.attn.{part}",
-            )  # fmt: skip
-            self._qkv.append(own)
+            columns = out[:, begin : begin + count]
+            step = f"layers.{self._layer}.attn.{part}"
+            self._qkv.append(self._matrix(name, "linear", slices, given["x"], self._h, columns, step, part=i))
             begin += count
 
     def _prepare_qkv(self, name: str, given: Operands, result: Operands) -> None:
@@ -145,16 +142,11 @@ class StepComparer:
 
     def _linear_add(self, name: str, given: Operands, result: Operands) -> None:
         c = self._config
-        attention = name.endswith(".attn.o")
-        part, columns = (
-            ("self_attn.o_proj", c.q_dim)
-            if attention
-            else ("feed_forward.down_proj", c.intermediate_size_mlp)
-        )
+        part, columns = ("feed_forward.down_proj", c.intermediate_size_mlp)
+        if name.endswith(".attn.o"):
+            part, columns = ("self_attn.o_proj", c.q_dim)
         slices = self._values.matrix(f"layers.{self._layer}.{part}", c.hidden_size, columns)
-        self._x = self._x + self._compare(
-            name, "linear_add", slices, given["a"], self._a, result["x"], name, given["x"]
-        )
+        self._matrix(name, "linear_add", slices, given["a"], self._a, result["x"], name, before=given["x"])
 
     def _gate_up(self, name: str, given: Operands, result: Operands) -> None:
         at, width = f"layers.{self._layer}.feed_forward.", self._config.intermediate_size_mlp
@@ -170,35 +162,49 @@ class StepComparer:
     # --- experts --------------------------------------------------------------------------------------------
 
     def _route(self, name: str, given: Operands, result: Operands) -> None:
-        c = self._config
+        c, weights = self._config, self._weights(name)
+        of_engine, of_file, own = [], [], []
         router = f"layers.{self._layer}.feed_forward.router"
-
-        def logits(h: Array) -> Array:
-            slices = self._values.matrix(router, c.num_local_experts, c.hidden_size)
-            return np.concatenate([h @ rows.T for _, rows in slices], axis=1)
-
-        of_engine, own = logits(given["h"]), logits(self._h)
-        experts, _ = ref.route(of_engine, c.num_experts_per_tok)
-        self._own_experts, self._own_scores = ref.route(own, c.num_experts_per_tok)
+        rounding = np.zeros((len(self._h), 0))
+        for first, rows in self._values.matrix(router, c.num_local_experts, c.hidden_size):
+            stored = self._file.rows(name, 0, first, first + len(rows))
+            weights.add(stored, rows, first)
+            of_engine.append(given["h"] @ rows.T)
+            of_file.append(given["h"] @ stored.T)
+            own.append(self._h @ rows.T)
+            rounding = np.concatenate([rounding, self._rounding(name).variance(given["h"], stored)], axis=1)
+        logits, file_logits = np.concatenate(of_engine, axis=1), np.concatenate(of_file, axis=1)
+        count = c.num_experts_per_tok
+        self._own_experts, self._own_scores = ref.route(np.concatenate(own, axis=1), count)
         chosen = result["expert_ids"].astype(np.int64)
-        wrong = np.argwhere(chosen != experts)
-        near = np.abs(
-            np.take_along_axis(of_engine, chosen, 1) - np.take_along_axis(of_engine, experts, 1)
-        ) <= _ROUTING_TIE * (1 + np.abs(of_engine).max())
-        notes = [f"!token {t} goes to expert {chosen[t, i]}, the checkpoint says {experts[t, i]}"
-                 for t, i in wrong if not near[t, i]]  # fmt: skip
-        flips = int((np.sort(self._own_experts) != np.sort(chosen)).sum())
-        note = notes[0] if notes else (f"{flips} picks differ from the reference's own" if flips else "")
-        expected = np.asarray(ref.sigmoid(np.take_along_axis(of_engine, chosen, 1)), np.float32)
-        size = np.sqrt(np.mean(given["h"].astype(np.float64) ** 2, axis=1, keepdims=True) * c.hidden_size)
-        sums = StepSums()
-        variance = c.hidden_size * FP32**2 * size**2 + self._router_rounding(name) * size**2
-        sums.add(result["scores"], expected, variance, self._own_scores if not flips else None)
-        self._tell(sums.step(name, "route", note))
+        picked = chosen.shape[1]
+        experts, _ = ref.route(file_logits, picked)
 
-    def _router_rounding(self, name: str) -> float:
-        """A checkpoint in fp32 or fp16 is rounded to bf16."""
-        return float(self._weights[name]["rms_error"]) ** 2 if name in self._weights else 0.0
+        def of_chosen(x: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(np.take_along_axis(x, chosen, 1))
+
+        # Experts whose logits are as good as equal may change places.
+        behind = np.take_along_axis(file_logits, experts, 1) - of_chosen(file_logits)
+        wrong = np.argwhere(behind > 10 * np.sqrt(of_chosen(rounding) + FP32**2))
+        fault = ""
+        if picked != count:
+            fault = f"tokens go to {picked} experts, and the checkpoint says {count}"
+        elif len(wrong):
+            token, place = (int(i) for i in wrong[0])
+            fault = (
+                f"token {token} goes to expert {chosen[token, place]}, and belongs to {experts[token, place]}"
+            )
+        flips = sum(
+            len(set(a) - set(b)) for a, b in zip(self._own_experts.tolist(), chosen.tolist(), strict=True)
+        )
+        sums = StepSums()
+        # A sigmoid is at most a quarter as steep as its argument.
+        variance = of_chosen(rounding) / 16 + (4 * FP32) ** 2
+        own_scores = None if flips or picked != count else self._own_scores
+        expected, from_file = (ref.sigmoid(of_chosen(x)) for x in (logits, file_logits))
+        sums.add(result["scores"], expected, variance, own_scores, from_file)
+        note = f"{flips} picks differ from those of the reference's own pass" if flips else ""
+        self._tell(sums.step(name, "route", weights.found(whole=True), note, fault))
 
     def _moe_gate_up(self, name: str, given: Operands, result: Operands) -> None:
         c, at = self._config, f"layers.{self._layer}"
@@ -207,70 +213,74 @@ class StepComparer:
             given["h"], result["shared_a"],
         )  # fmt: skip
         assert self._own_experts is not None and self._own_scores is not None
-        K, rounding = c.num_experts_per_tok, self._rounding(name)
-        self._own_picks = np.zeros((len(self._h) * K, c.intermediate_size), np.float32)
-        sums = StepSums()
+        K, own_K = given["expert_ids"].shape[1], c.num_experts_per_tok
+        self._own_picks = np.zeros((len(self._h) * own_K, c.intermediate_size), np.float32)
+        sums, weights, seen = StepSums(), self._weights(name), 0
         for expert in range(c.num_local_experts):
-            mine = _picks(given["expert_ids"], expert)
-            own = _picks(self._own_experts, expert)
+            mine, own = _picks(given["expert_ids"], expert), _picks(self._own_experts, expert)
             if not len(mine) + len(own):
                 continue
-            x, x_own = given["h"][mine // K], self._h[own // K]
+            seen += 1
             score = given["scores"].reshape(-1, 1)[mine]
-            score_own = self._own_scores.reshape(-1, 1)[own]
-            parts = zip(
-                *(self._values.expert(self._layer, expert, part) for part in ("gate", "up")), strict=True
-            )
-            for (first, gate_rows), (_, up_rows) in parts:
-                gate, up = score * (x @ gate_rows.T), score * (x @ up_rows.T)
-                variance = _swiglu_variance(
-                    gate, up, score.astype(np.float64) ** 2 * rounding.variance(x, gate_rows),
-                    score.astype(np.float64) ** 2 * rounding.variance(x, up_rows),
-                )  # fmt: skip
-                columns = slice(first, first + len(gate_rows))
-                sums.add(result["a"][mine][:, columns], ref.swiglu(gate, up), variance)
-                own_gate, own_up = score_own * (x_own @ gate_rows.T), score_own * (x_own @ up_rows.T)
-                self._own_picks[own, columns] = ref.swiglu(own_gate, own_up)
-        self._tell(sums.step(name, "moe_gate_up"))
+            self._own_picks[own] = self._swiglu_slices(
+                name, expert, (self._values.expert(self._layer, expert, part) for part in ("gate", "up")),
+                given["h"][mine // K], result["a"][mine], score, self._h[own // own_K],
+                self._own_scores.reshape(-1, 1)[own], sums, weights,
+            )  # fmt: skip
+        found = weights.found(whole=seen == c.num_local_experts)
+        self._tell(sums.step(name, "moe_gate_up", found))
 
     def _moe_down_add(self, name: str, given: Operands, result: Operands) -> None:
         c, at = self._config, f"layers.{self._layer}"
         assert self._own_experts is not None
-        K, T = c.num_experts_per_tok, len(self._x)
-        shared_name = f"{at}.moe.shared.down"
-        expected = np.zeros((T, c.hidden_size), np.float32)
-        own = np.zeros_like(expected)
-        variance = np.zeros((T, c.hidden_size))
-        slices = self._values.matrix(
-            f"{at}.feed_forward.shared_expert.down_proj", c.hidden_size, c.intermediate_size
-        )
-        for first, rows in slices:
-            columns = slice(first, first + len(rows))
-            expected[:, columns] = given["shared_a"] @ rows.T
-            own[:, columns] = self._a @ rows.T
-            variance[:, columns] = self._rounding(shared_name).variance(given["shared_a"], rows)
+        K, own_K = given["expert_ids"].shape[1], c.num_experts_per_tok
+        shape, shared = self._x.shape, f"{at}.moe.shared.down"
+        expected, from_file, own = (np.zeros(shape, np.float32) for _ in range(3))
+        variance = np.zeros(shape)
+        weights, shared_weights, seen = self._weights(name), self._weights(shared), 0
+
+        def add(
+            weight: str, expert: int, slices: Slices, a: Array, rows_of: Any, a_own: Array, own_rows: Any
+        ) -> None:
+            sums, of = (shared_weights, "") if weight == shared else (weights, f" of expert {expert}")
+            for first, rows in slices:
+                columns = slice(first, first + len(rows))
+                stored = self._file.rows(weight, 0, first, first + len(rows), expert)
+                sums.add(stored, rows, first, of)
+                # A token picks an expert once: no row is named twice.
+                expected[rows_of, columns] += a @ rows.T
+                from_file[rows_of, columns] += a @ stored.T
+                variance[rows_of, columns] += self._rounding(weight).variance(a, stored)
+                own[own_rows, columns] += a_own @ rows.T
+
+        every = slice(None)
+        matrix = f"{at}.feed_forward.shared_expert.down_proj"
+        slices = self._values.matrix(matrix, c.hidden_size, c.intermediate_size)
+        add(shared, 0, slices, given["shared_a"], every, self._a, every)
         for expert in range(c.num_local_experts):
             mine, theirs = _picks(given["expert_ids"], expert), _picks(self._own_experts, expert)
             if not len(mine) + len(theirs):
                 continue
-            for first, rows in self._values.expert(self._layer, expert, "down"):
-                columns = slice(first, first + len(rows))
-                a = given["a"][mine]
-                # A token picks an expert once: no row is named twice.
-                expected[mine // K, columns] += a @ rows.T
-                variance[mine // K, columns] += self._rounding(name).variance(a, rows)
-                own[theirs // K, columns] += self._own_picks[theirs] @ rows.T
+            seen += 1
+            slices = self._values.expert(self._layer, expert, "down")
+            add(name, expert, slices, given["a"][mine], mine // K, self._own_picks[theirs], theirs // own_K)
         self._x = self._x + own
-        sums = StepSums()
-        sums.add(*_added(result["x"], given["x"], expected, variance), own=None)
-        self._tell(_with_drift(sums.step(name, "moe_down_add"), result["x"], self._x))
+        found = weights.found(whole=seen == c.num_local_experts)
+        of_shared = shared_weights.found(whole=True)
+        self._tell_added(
+            name, "moe_down_add", result["x"], given["x"], expected, from_file, variance,
+            of_shared if of_shared.problem else found,
+        )  # fmt: skip
 
     # --- matrices -------------------------------------------------------------------------------------------
 
     def _rounding(self, name: str) -> MatrixRounding:
-        return MatrixRounding.of(self._weights[name], self._device, self._activations)
+        return MatrixRounding.of(self._file.described(name), self._device, self._activations)
 
-    def _compare(
+    def _weights(self, name: str) -> WeightSums:
+        return WeightSums(float(self._file.described(name)["rms_error"]))
+
+    def _matrix(
         self,
         weight: str,
         op: str,
@@ -279,38 +289,74 @@ class StepComparer:
         x_own: Array,
         out: Array,
         step: str,
+        part: int | None = None,
         before: Array | None = None,
     ) -> Array:
-        """One matrix of the file's tensor `weight`. before: what the product was added to. Returns the reference's own
-        product.
+        """The product with a matrix, or with a part of the file's fused one. before: what it was added to. Returns the
+        reference's own product.
         """
-        rounding, sums, own = self._rounding(weight), StepSums(), []
+        rounding, weights = self._rounding(weight), self._weights(weight)
+        expected, from_file, variance, own = [], [], [], []
         for first, rows in slices:
-            columns = slice(first, first + len(rows))
-            expected, variance = x @ rows.T, rounding.variance(x, rows)
+            stored = self._file.rows(weight, part or 0, first, first + len(rows))
+            weights.add(stored, rows, first)
+            expected.append(x @ rows.T)
+            from_file.append(x @ stored.T)
+            variance.append(rounding.variance(x, stored))
             own.append(x_own @ rows.T)
-            if before is None:
-                sums.add(out[:, columns], expected, variance, own[-1])
-            else:
-                sums.add(*_added(out[:, columns], before[:, columns], expected, variance), own=None)
         product = np.concatenate(own, axis=1)
-        found = sums.step(step, op)
-        self._tell(found if before is None else _with_drift(found, out, self._x + product))
+        found = weights.found(whole=part is None)
+        exact, given, explained = (np.concatenate(x, axis=1) for x in (expected, from_file, variance))
+        if before is not None:
+            self._x = self._x + product
+            self._tell_added(step, op, out, before, exact, given, explained, found)
+            return product
+        sums = StepSums()
+        sums.add(out, exact, explained, product, given)
+        self._tell(sums.step(step, op, found))
         return product
+
+    def _tell_added(
+        self, name: str, op: str, after: Array, before: Array, expected: Any, from_file: Any, variance: Any,
+        weights: WeightError,
+    ) -> None:  # fmt: skip
+        """What was added to the residual stream, with the rounding of that sum; its drift is the stream's."""
+        sums = StepSums()
+        rounding = FP32**2 * (after.astype(np.float64) ** 2 + before.astype(np.float64) ** 2)
+        added = (after.astype(np.float64) - before).astype(np.float32)
+        sums.add(added, expected, variance + rounding, None, from_file)
+        size = float(np.sqrt(np.mean(self._x.astype(np.float64) ** 2)))
+        away = float(np.sqrt(np.mean((after.astype(np.float64) - self._x) ** 2)))
+        self._tell(replace(sums.step(name, op, weights), drift=away / size if size > 0 else away))
 
     def _swiglu(self, name: str, op: str, at: str, width: int, h: Array, out: Array) -> Array:
         """Gate and up of a dense MLP or a shared expert. Returns the reference's own."""
-        rounding, sums, own = self._rounding(name), StepSums(), []
-        hidden = self._config.hidden_size
-        parts = (self._values.matrix(f"{at}{part}_proj", width, hidden) for part in ("gate", "up"))
-        for (first, gate_rows), (_, up_rows) in zip(*parts, strict=True):
-            gate, up = h @ gate_rows.T, h @ up_rows.T
-            variance = _swiglu_variance(
-                gate, up, rounding.variance(h, gate_rows), rounding.variance(h, up_rows)
-            )
-            own.append(ref.swiglu(self._h @ gate_rows.T, self._h @ up_rows.T))
-            sums.add(out[:, first : first + len(gate_rows)], ref.swiglu(gate, up), variance, own[-1])
-        self._tell(sums.step(name, op))
+        sums, weights = StepSums(), self._weights(name)
+        parts = (self._values.matrix(f"{at}{part}_proj", width, h.shape[1]) for part in ("gate", "up"))
+        one = np.ones((len(h), 1), np.float32)
+        own = self._swiglu_slices(name, 0, parts, h, out, one, self._h, one, sums, weights)
+        self._tell(sums.step(name, op, weights.found(whole=True)))
+        return own
+
+    def _swiglu_slices(
+        self, name: str, expert: int, parts: Iterator[Slices], h: Array, out: Array, score: Array, h_own: Array,
+        score_own: Array, sums: StepSums, weights: WeightSums,
+    ) -> Array:  # fmt: skip
+        rounding, own = self._rounding(name), []
+        owner = "" if name.endswith(_DENSE) else f"expert {expert}'s "
+        for (first, gate), (_, up) in zip(*parts, strict=True):
+            last = first + len(gate)
+            stored = [self._file.rows(name, part, first, last, expert) for part in (0, 1)]
+            for part, file_rows, rows in zip(("gate", "up"), stored, (gate, up), strict=True):
+                weights.add(file_rows, rows, first, f" of {owner}{part}")
+            g, u, file_g, file_u = (score * (h @ rows.T) for rows in (gate, up, *stored))
+            variances = (score.astype(np.float64) ** 2 * rounding.variance(h, rows) for rows in stored)
+            own.append(ref.swiglu(score_own * (h_own @ gate.T), score_own * (h_own @ up.T)))
+            sums.add(
+                out[:, first:last], ref.swiglu(g, u), _swiglu_variance(file_g, file_u, *variances),
+                own[-1] if score is score_own else None,  # the same tokens
+                ref.swiglu(file_g, file_u),
+            )  # fmt: skip
         return np.concatenate(own, axis=1)
 
 
@@ -328,19 +374,6 @@ def _swiglu_variance(gate: Array, up: Array, of_gate: Any, of_up: Any) -> NDArra
     return np.asarray(
         by_gate.astype(np.float64) ** 2 * of_gate + by_up.astype(np.float64) ** 2 * of_up + second + own
     )
-
-
-def _added(after: Array, before: Array, expected: Array, variance: Any) -> tuple[Array, Array, Any]:
-    """What was added to the residual stream, and with it the rounding of the sum."""
-    rounding = FP32**2 * (after.astype(np.float64) ** 2 + before.astype(np.float64) ** 2)
-    added = (after.astype(np.float64) - before).astype(np.float32)
-    return added, expected, variance + rounding
-
-
-def _with_drift(step: Step, engine: Array, own: Array) -> Step:
-    size = float(np.sqrt(np.mean(own.astype(np.float64) ** 2)))
-    difference = float(np.sqrt(np.mean((engine.astype(np.float64) - own) ** 2)))
-    return replace(step, drift=difference / size if size > 0 else difference)
 
 
 def _head_growth(before: Array, after: Array, dim: int) -> NDArray[np.float64]:

@@ -16,9 +16,10 @@ from llama4rt.engine.engine_options import threads
 from llama4rt.errors import RequestError
 from llama4rt.quality.diff.checkpoint_values import CheckpointValues
 from llama4rt.quality.diff.compare_steps import StepComparer
+from llama4rt.quality.diff.file_values import FileValues
 from llama4rt.quality.diff.step import Step
 from llama4rt.quality.paired_logits import cache_bytes
-from llama4rt.text.tokenizer import load_tokenizer
+from llama4rt.quality.tokens import tokenizer_of
 
 DEFAULT_TOKENS = 48
 # For files with a tokenizer; others get random tokens.
@@ -125,7 +126,7 @@ def diff(
         values = CheckpointValues(source, config)
         comparer.append(
             StepComparer(
-                values, config, _weights(opened), kind, activations, (kv_cache_dtype, kv_cache_dtype), tell
+                values, config, FileValues(opened), kind, activations, (kv_cache_dtype, kv_cache_dtype), tell
             )
         )
         engine.run(ids)
@@ -156,13 +157,7 @@ def _prompt(
         count = min(count, stored["attention_chunk_size"])
     count = min(count, stored["max_position_embeddings"])
     if text is None or isinstance(text, str):
-        names = set(file.names())
-
-        def read(name: str) -> bytes | None:
-            at = f"files/{name}"
-            return file.raw(at).tobytes() if at in names else None
-
-        tokenizer = load_tokenizer(read)
+        tokenizer = tokenizer_of(file)
         if tokenizer is not None:
             begin = [stored["bos_token_id"]] if stored["bos_token_id"] >= 0 else []
             ids = begin + tokenizer.encode(_PROMPT if text is None else text)
@@ -186,13 +181,8 @@ def _activations(choice: str) -> str:
     return "int16" if _core.build_info()["selected_isa"] == "amx" else "int8"
 
 
-def _weights(file: _core.EngineFile) -> dict[str, dict[str, Any]]:
-    described: dict[str, dict[str, Any]] = json.loads(file.metadata["weights"])
-    return described
-
-
 def _count_steps(config: ModelConfig) -> int:
-    return 4 + sum(12 if moe else 10 for moe in config.moe_layers)
+    return 4 + sum(13 if moe else 11 for moe in config.moe_layers)
 
 
 def _config_differences(config: ModelConfig, stored: dict[str, Any]) -> tuple[str, ...]:

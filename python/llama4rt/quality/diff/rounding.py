@@ -1,10 +1,8 @@
 """How large an error rounding explains, as a variance for every element of a step's result.
 
-Of a matrix three things are rounded: its weights (the engine file keeps their relative RMS error), the activations in
-front of it (docs/numerics.md), and sums in fp32. Errors of single weights and activations are taken as independent, so
-variances add. The weights of a group share a step, and the step grows with the largest of them: so a matrix's error is
-shared among its groups by the squares of their largest weights. Errors of numbers without a step, such as bf16, grow
-with each number.
+In front of a matrix activations are rounded (docs/numerics.md), and behind it sums in fp32; in attention the cache
+rounds keys and values. Errors of single numbers are taken as independent, so variances add. What the rounding of
+weights does is no matter of expectation: the file's weights are there to be multiplied with.
 """
 
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama4rt import _core
 from llama4rt.convert.config import ModelConfig
 from llama4rt.quality.diff.reference import softmax_weights
 
@@ -21,54 +20,43 @@ Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 FP32 = 2.0**-24
-_BF16 = 2.0**-8 / 3**0.5  # of a number just above a power of two; of others it is less
+BF16 = 2.0**-8 / 3**0.5  # of a number just above a power of two; of others it is less
 _FP8 = 2.0**-4 / 3**0.5
 _FP8_SMALLEST = 2.0**-9  # steps below 2^-6
+_FORMATS = {form.name: form for form in _core.weight_formats()}
+_FLOATS = ("fp8",)  # scaled kinds whose codes are no integers: activations stay fp32
 _WHOLE = 128  # inputs that a matrix without groups is looked at together
 
 
 @dataclass(frozen=True)
 class MatrixRounding:
-    """Of one matrix of the engine file, on one device."""
+    """Of what meets one matrix of the engine file, on one device."""
 
-    weight_error: float  # relative RMS
     group: int
-    steps: bool  # a group's weights are multiples of one number
     activation_levels: float  # of a group's largest magnitude: 127, 32767; 0: not integers
     bf16_activations: bool  # on a GPU
 
     @staticmethod
     def of(weight: Mapping[str, Any], device: str, activations: str) -> "MatrixRounding":
         """weight: an entry of the file's own list. activations: "int8" or "int16", of a CPU."""
-        kind, group = str(weight["kind"]), int(weight.get("group_size") or 0)
+        form = _FORMATS[str(weight["kind"])]
         levels = 0.0
-        if device == "cpu" and kind != "bf16":
-            eight = activations == "int8" and kind != "int8"
-            levels = 127.0 if eight else 32767.0
-        return MatrixRounding(
-            float(weight["rms_error"]),
-            group or _WHOLE,
-            steps=bool(group),
-            activation_levels=levels,
-            bf16_activations=device.startswith("cuda"),
-        )
+        if device == "cpu" and form.is_scaled and form.name not in _FLOATS:
+            levels = 127.0 if activations == "int8" and form.bits == 4 else 32767.0
+        group = int(weight.get("group_size") or 0) or _WHOLE
+        return MatrixRounding(group, levels, bf16_activations=device.startswith("cuda"))
 
     def variance(self, x: Array, rows: Array) -> Wide:
         """[T, N] of x [T, K] times rows [N, K] transposed."""
         size = _by_group(rows, self.group, np.square, np.add)  # [N, groups] sums of squares
         count = _by_group(np.ones((1, rows.shape[1]), np.float32), self.group, np.square, np.add)
         energy = _by_group(x, self.group, np.square, np.add)  # [T, groups]
-        relative = rows.shape[1] * FP32**2 + (_BF16**2 if self.bf16_activations else 0)
+        relative = rows.shape[1] * FP32**2 + (BF16**2 if self.bf16_activations else 0)
         of_activations = relative * energy / count
         if self.activation_levels:
             step = _by_group(x, self.group, np.abs, np.maximum) / self.activation_levels
             of_activations = of_activations + step**2 / 12
-        of_weight = size / count  # [N, groups] of each of the group's
-        if self.steps:
-            largest = _by_group(rows, self.group, np.abs, np.maximum) ** 2
-            total = float((largest * count).sum())
-            of_weight = largest * (float(size.sum()) / total if total > 0 else 0)
-        return np.asarray(of_activations @ size.T + energy @ (self.weight_error**2 * of_weight).T)
+        return np.asarray(of_activations @ size.T)
 
 
 def attention_variance(q: Array, k: Array, v: Array, config: ModelConfig, kv_dtype: str, device: str) -> Wide:
@@ -86,12 +74,12 @@ def attention_variance(q: Array, k: Array, v: Array, config: ModelConfig, kv_dty
     queries, keys, values = heads(q), repeated(heads(k)), repeated(heads(v))
     gpu = device.startswith("cuda")
     of_key, of_value = (_kv_variance(x, kv_dtype) for x in (keys, values))
-    of_query = _BF16**2 * queries**2 if gpu else np.zeros_like(queries)
+    of_query = BF16**2 * queries**2 if gpu else np.zeros_like(queries)
     # Of a score: what rounds its key, its query, and the sum of D products.
     scores = queries**2 @ of_key.transpose(0, 2, 1) + of_query @ (keys**2).transpose(0, 2, 1)
     scores = scores / D + 16 * FP32**2 * (1 + (queries**2 @ (keys**2).transpose(0, 2, 1)) / D)
     if gpu or kv_dtype == "int8":
-        scores = scores + _BF16**2  # of a softmax weight, which moves like its score
+        scores = scores + BF16**2  # of a softmax weight, which moves like its score
     out = weights @ values
     moved = weights**2 * scores
     from_scores = moved @ values**2 - 2 * out * (moved @ values) + out**2 * moved.sum(axis=-1, keepdims=True)
@@ -119,7 +107,7 @@ def _kv_variance(x: Wide, kv_dtype: str) -> Wide:
         return np.broadcast_to(step**2 / 12, x.shape)
     if kv_dtype == "fp8":
         return np.asarray((_FP8 * x) ** 2 + _FP8_SMALLEST**2 / 12)
-    return np.asarray((_BF16 * x) ** 2)
+    return np.asarray((BF16 * x) ** 2)
 
 
 def _by_group(x: Array, group: int, of_each: Any, together: Any) -> Wide:
@@ -128,4 +116,4 @@ def _by_group(x: Array, group: int, of_each: Any, together: Any) -> Wide:
     return np.asarray(together.reduceat(of_each(x).astype(np.float64), starts, axis=1))
 
 
-__all__ = ["FP32", "MatrixRounding", "attention_variance", "transform_variance"]
+__all__ = ["BF16", "FP32", "MatrixRounding", "attention_variance", "transform_variance"]
