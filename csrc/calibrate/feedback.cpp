@@ -6,6 +6,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "calibrate/share.h"
 
 namespace llama4rt::calibrate {
 namespace {
@@ -18,7 +19,7 @@ constexpr int kTries = 8;       // dampings, each ten times the one before
 // `a` is neither read nor kept.
 class Cholesky {
  public:
-  Cholesky(Square& a, const cpu::Kernels& kernels, cpu::Team& team) : a_(a), kernels_(kernels), team_(team) {}
+  Cholesky(Square& a, const cpu::Kernels& kernels, ThreadPool& pool) : a_(a), kernels_(kernels), pool_(pool) {}
 
   bool run() {
     for (int64_t first = 0; first < a_.k; first += kBlock) {
@@ -55,7 +56,7 @@ class Cholesky {
     panel_stride_ = round_up(std::max<int64_t>(rows, 1), kTile);
     panel_.assign(size_t(width * panel_stride_), 0.0f);
     negated_.assign(panel_.size(), 0.0f);
-    team_.share(ceil_div(rows, kTile), [&](int, int64_t unit) {
+    share(pool_, ceil_div(rows, kTile), [&](int, int64_t unit) {
       for (int64_t r = unit * kTile; r < std::min(rows, (unit + 1) * kTile); ++r) {
         float* const row = a_.row(begin + r) + first;
         double solved[kBlock];
@@ -74,7 +75,7 @@ class Cholesky {
   // What is left of the matrix, its lower half in tiles: a -= x x^T.
   void update_rest(int64_t first, int64_t width) {
     const int64_t begin = first + width, rows = a_.k - begin, tiles = ceil_div(rows, kTile);
-    team_.share(tiles * (tiles + 1) / 2, [&](int, int64_t unit) {
+    share(pool_, tiles * (tiles + 1) / 2, [&](int, int64_t unit) {
       int64_t ti = 0;
       while ((ti + 1) * (ti + 2) / 2 <= unit) ++ti;
       const int64_t tj = unit - ti * (ti + 1) / 2, i0 = ti * kTile, j0 = tj * kTile;
@@ -101,7 +102,7 @@ class Cholesky {
 
   Square& a_;
   const cpu::Kernels& kernels_;
-  cpu::Team& team_;
+  ThreadPool& pool_;
   double block_[kBlock][kBlock] = {};
   std::vector<float> panel_, negated_;  // [width, panel_stride_]
   int64_t panel_stride_ = 0;
@@ -109,7 +110,7 @@ class Cholesky {
 
 }  // namespace
 
-Feedback::Feedback(const Square& gram, float damping, const cpu::Kernels& kernels, cpu::Team& team)
+Feedback::Feedback(const Square& gram, float damping, const cpu::Kernels& kernels, ThreadPool& pool)
     : order_(size_t(gram.k)), pivots_(size_t(gram.k)), damping_(damping) {
   const int64_t k = gram.k;
   std::iota(order_.begin(), order_.end(), int64_t(0));
@@ -127,13 +128,13 @@ Feedback::Feedback(const Square& gram, float damping, const cpu::Kernels& kernel
                    damping_);
     // Inputs that never occur, all of them if need be, count a little: the factorisation exists.
     const float added = float(std::max(mean * double(damping_), 1e-30));
-    team.share(k, [&](int, int64_t i) {
+    share(pool, k, [&](int, int64_t i) {
       const float* const from = gram.row(input(k - 1 - i));
       float* const to = reversed.row(i);
       for (int64_t j = 0; j <= i; ++j) to[j] = from[input(k - 1 - j)];
       to[i] += added;
     });
-    if (Cholesky(reversed, kernels, team).run()) break;
+    if (Cholesky(reversed, kernels, pool).run()) break;
   }
 
   for (int64_t j = 0; j < k; ++j) {
@@ -142,7 +143,7 @@ Feedback::Feedback(const Square& gram, float damping, const cpu::Kernels& kernel
   }
   const int64_t panels = ceil_div(k, kPanel);
   panels_.resize(size_t(kPanel * kPanel * panels * (panels + 1) / 2));
-  team.share(panels, [&](int, int64_t p) {
+  share(pool, panels, [&](int, int64_t p) {
     float* const out = panels_.data() + kPanel * kPanel * p * (p + 1) / 2;
     for (int64_t j = p * kPanel; j < std::min(k, (p + 1) * kPanel); ++j) {
       const float inverse = 1.0f / reversed.row(k - 1 - j)[k - 1 - j];

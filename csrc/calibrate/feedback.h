@@ -22,7 +22,7 @@ class Feedback {
   // Inputs in descending order of their energy H[j, j], ties by index: what is rounded first finds most others to make
   // its error good. damping: of the mean energy, added to all; grows tenfold until the factorisation exists.
   // Throws kInternal where no damping helps: H is not finite.
-  Feedback(const Square& gram, float damping, const cpu::Kernels& kernels, cpu::Team& team);
+  Feedback(const Square& gram, float damping, const cpu::Kernels& kernels, ThreadPool& pool);
 
   int64_t k() const { return int64_t(order_.size()); }
   // The input that is rounded j-th.

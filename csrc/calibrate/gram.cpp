@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/checked_math.h"
+#include "calibrate/share.h"
 
 namespace llama4rt::calibrate {
 namespace {
@@ -25,21 +26,20 @@ void copy_panel(float* panel, const float* x, int64_t stride, int64_t count, int
 Square::Square(int64_t size) : k(size), stride(round_up(size, int64_t(16))), data(size_t(size * stride)) {}
 
 void add_gram(Square& h, const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t count,
-              bool symmetric, const cpu::Kernels& kernels, cpu::Team& team) {
+              bool symmetric, const cpu::Kernels& kernels, ThreadPool& pool) {
   const int64_t k = h.k, tiles = ceil_div(k, kTile);
   const int64_t units = symmetric ? tiles * (tiles + 1) / 2 : tiles * tiles;
   struct Buffers {
     std::vector<float> left, right, sum;
   };
-  std::vector<Buffers> buffers(size_t(team.size()));
-  const auto prepare = [&](int member) {
+  std::vector<Buffers> buffers(size_t(pool.num_threads()));
+  share(pool, units, [&](int member, int64_t unit) {
     Buffers& mine = buffers[size_t(member)];
-    if (!mine.sum.empty()) return;
-    mine.left.resize(kRows * kTile);
-    mine.right.resize(kRows * kTile);
-    mine.sum.resize(kTile * kTile);
-  };
-  team.share(units, prepare, [&](int member, int64_t unit) {
+    if (mine.sum.empty()) {
+      mine.left.resize(kRows * kTile);
+      mine.right.resize(kRows * kTile);
+      mine.sum.resize(kTile * kTile);
+    }
     int64_t ti = 0, tj = 0;  // the tile; of a symmetric matrix in the lower half
     if (symmetric) {
       while ((ti + 1) * (ti + 2) / 2 <= unit) ++ti;
@@ -48,7 +48,6 @@ void add_gram(Square& h, const float* a, int64_t a_stride, const float* b, int64
       ti = unit / tiles;
       tj = unit % tiles;
     }
-    Buffers& mine = buffers[size_t(member)];
     const int64_t i0 = ti * kTile, j0 = tj * kTile;
     const int64_t rows = std::min(kTile, k - i0), columns = std::min(kTile, k - j0);
     for (int64_t t = 0; t < count; t += kRows) {

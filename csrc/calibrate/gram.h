@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "cpu/team.h"
+#include "base/thread_pool.h"
 
 namespace llama4rt::calibrate {
 
@@ -25,6 +25,6 @@ struct Square {
 // the threads nor the instruction set.   a, b: [count, k], rows a_stride and b_stride apart
 // symmetric: a is b; only half is computed, and mirrored.
 void add_gram(Square& h, const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t count,
-              bool symmetric, const cpu::Kernels& kernels, cpu::Team& team);
+              bool symmetric, const cpu::Kernels& kernels, ThreadPool& pool);
 
 }  // namespace llama4rt::calibrate

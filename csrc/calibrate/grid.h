@@ -20,14 +20,28 @@ struct GridSpec {
   int zero() const { return offsets ? 0 : weight_format(kind).zero; }
 };
 
+inline constexpr int64_t kLargestGroup = kGroupSizes.back();
+
 struct Grid {
   float scale = 0;
   float offset = 0;
 };
 
-// What `code` means, to the bit of the engine.
-inline float grid_value(const Grid& grid, int zero, int code) {
-  return float(code - zero) * grid.scale + grid.offset;
+// How the nearest code of a grid is found: one multiplication, and a rounding to the nearest whole number, ties to even.
+struct CodeRange {
+  float low, high;  // code - zero of the first and the last code
+
+  explicit CodeRange(const GridSpec& spec) : low(float(-spec.zero())), high(float(spec.codes() - 1 - spec.zero())) {}
+};
+// 0 where the scale is 0: then every code means the offset.
+inline float inverse_scale(const Grid& grid) { return grid.scale == 0 ? 0.0f : 1.0f / grid.scale; }
+// The nearest code - zero, a whole number.
+inline float nearest_code(float x, float inverse, float offset, const CodeRange& range) {
+  constexpr float kMagic = 0x1.8p23f;  // adding it rounds to a whole number
+  const float t = (x - offset) * inverse;
+  const float above = t > range.low ? t : range.low;
+  const float within = above < range.high ? above : range.high;
+  return (within + kMagic) - kMagic;
 }
 
 // The grid of the spec with the least sum of importance * (w - value)^2 that the search finds; its numbers are those of

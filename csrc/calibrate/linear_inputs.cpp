@@ -1,0 +1,63 @@
+#include "calibrate/linear_inputs.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "calibrate/share.h"
+
+namespace llama4rt::calibrate {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 4096;  // that are copied together; a multiple of what add_gram() sums in one go
+
+}  // namespace
+
+LinearInputs::LinearInputs(Tensor x, Tensor expert_ids, Tensor scores, int64_t num_experts, int64_t picks_per_row)
+    : x_(x),
+      picks_(size_t(num_experts)),
+      picks_per_row_(picks_per_row),
+      scores_(scores ? scores.ptr<const float>() : nullptr) {
+  const int32_t* const ids = expert_ids.ptr<const int32_t>();
+  for (int64_t pick = 0; pick < expert_ids.numel(); ++pick) picks_[size_t(ids[pick])].push_back(int32_t(pick));
+}
+
+int64_t LinearInputs::total_rows() const {
+  int64_t total = 0;
+  for (int64_t e = 0; e < num_experts(); ++e) total += rows(e);
+  return total;
+}
+
+void LinearInputs::copy(float* out, int64_t expert, int64_t first, int64_t count, ThreadPool& pool) const {
+  share(pool, count, [&](int, int64_t i) {
+    float* const to = out + i * k();
+    if (picks_.empty()) {
+      std::copy_n(x_.row<const float>(first + i), k(), to);
+      return;
+    }
+    const int32_t pick = picks_[size_t(expert)][size_t(first + i)];
+    const float* const from = x_.row<const float>(pick / picks_per_row_);
+    const float score = scores_ ? scores_[pick] : 1.0f;
+    for (int64_t j = 0; j < k(); ++j) to[j] = score * from[j];
+  });
+}
+
+void LinearInputs::scale(int64_t expert, std::span<const float> factors, ThreadPool& pool) const {
+  LLAMA4RT_CHECK(kInternal, picks_per_row_ == 1, "inputs that several experts share cannot be scaled for one");
+  share(pool, rows(expert), [&](int, int64_t i) {
+    float* const row = x_.row<float>(picks_.empty() ? i : picks_[size_t(expert)][size_t(i)]);
+    for (int64_t j = 0; j < k(); ++j) row[j] *= factors[size_t(j)];
+  });
+}
+
+Square LinearInputs::gram(int64_t expert, const cpu::Kernels& kernels, ThreadPool& pool) const {
+  Square h(k());
+  std::vector<float> block(size_t(std::min(rows(expert), kRowsAtOnce) * k()));
+  for (int64_t first = 0; first < rows(expert); first += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, rows(expert) - first);
+    copy(block.data(), expert, first, count, pool);
+    add_gram(h, block.data(), k(), block.data(), k(), count, true, kernels, pool);
+  }
+  return h;
+}
+
+}  // namespace llama4rt::calibrate
