@@ -19,11 +19,30 @@ RoundedRows rows_of(int64_t rows, int64_t k, int64_t groups, const GridSpec& spe
   out.codes.resize(size_t(rows * k));
   out.scales.resize(size_t(rows * groups));
   if (spec.offsets) out.offsets.resize(size_t(rows * groups));
+  out.errors.resize(size_t(rows));
   if (with_costs) {
     out.cost.resize(size_t(rows));
     out.plain_cost.resize(size_t(rows));
   }
   return out;
+}
+
+// What row `row` of `out` has lost of its weights w [k].
+PackError error_of(const float* w, int64_t row, int64_t k, const GridSpec& spec, const RoundedRows& out) {
+  const int64_t groups = ceil_div(k, int64_t(spec.group_size));
+  const uint8_t* const codes = out.codes.data() + row * k;
+  PackError error;
+  for (int64_t g = 0; g < groups; ++g) {
+    const float scale = out.scales[size_t(row * groups + g)];
+    const float offset = spec.offsets ? out.offsets[size_t(row * groups + g)] : 0.0f;
+    for (int64_t j = g * spec.group_size; j < std::min(k, (g + 1) * spec.group_size); ++j) {
+      const double e = double(w[j]) - double(float(int(codes[j]) - spec.zero()) * scale + offset);
+      error.squared += e * e;
+      error.weight_squared += double(w[j]) * double(w[j]);
+      error.max_abs = std::max(error.max_abs, std::fabs(e));
+    }
+  }
+  return error;
 }
 
 // The plain codes of one row, and its grids.
@@ -87,6 +106,7 @@ class Strip {
       const bool better = cost[r] < plain[r];
       out.cost[size_t(first + r)] = better ? cost[r] : plain[r];
       if (better) put_row(r, first + r, out);
+      out.errors[size_t(first + r)] = error_of(w + r * k_, first + r, k_, spec_, out);
     }
   }
 
@@ -233,6 +253,7 @@ RoundedRows round_plainly(const float* w, int64_t rows, int64_t k, const GridSpe
       out.scales[size_t(r * groups + g)] = grids[size_t(g)].scale;
       if (spec.offsets) out.offsets[size_t(r * groups + g)] = grids[size_t(g)].offset;
     }
+    out.errors[size_t(r)] = error_of(w + r * k, r, k, spec, out);
   });
   return out;
 }

@@ -7,6 +7,7 @@
 #include "base/thread_pool.h"
 #include "calibrate/feedback.h"
 #include "calibrate/grid.h"
+#include "weights/pack.h"
 
 namespace llama4rt::calibrate {
 
@@ -17,6 +18,7 @@ struct RoundedRows {
   std::vector<float> offsets;      // the same, or empty
   std::vector<double> cost;        // [rows]
   std::vector<double> plain_cost;  // [rows] of plain codes, as a build without calibration makes them
+  std::vector<PackError> errors;   // [rows] of the weights themselves
 };
 
 // The better, row by row, of codes that are rounded one after the other on grids for the weight's importance, and plain

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "calibrate/share.h"
 #include "base/error.h"
 
 namespace llama4rt::calibrate {
@@ -23,6 +22,14 @@ std::vector<int64_t> real_rows(const TensorSpec& tensor) {
 
 }  // namespace
 
+void PassControl::check() const { LLAMA4RT_CHECK(kInternal, !cancelled, "the calibration was cancelled"); }
+
+PackError MatrixReport::error() const {
+  PackError total;
+  for (const PackError& error : errors) total.add(error);
+  return total;
+}
+
 void RoundingPass::visit(const std::string& name, const LinearInputs& inputs) {
   const auto at = specs_.find(name);
   if (at == specs_.end()) return;
@@ -40,8 +47,9 @@ void RoundingPass::visit(const std::string& name, const LinearInputs& inputs) {
 void RoundingPass::round_expert(const TensorSpec& tensor, const GridSpec& spec, const LinearInputs& inputs,
                                 int64_t expert, Matrix& rounded) {
   const Matrix& source = store_.matrix(tensor.name);
-  const int64_t k = tensor.k, groups = rounded.view().num_groups();
+  const int64_t k = tensor.k;
   MatrixReport report{.name = tensor.name, .expert = expert, .tokens = inputs.rows(expert)};
+  report.errors.resize(size_t(tensor.n));
   report.plain = report.tokens < options_.fewest_tokens;
 
   std::unique_ptr<Feedback> feedback;
@@ -61,6 +69,7 @@ void RoundingPass::round_expert(const TensorSpec& tensor, const GridSpec& spec, 
   const std::vector<int64_t> rows = real_rows(tensor);
   std::vector<float> values;
   for (size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
+    control_.check();
     const std::span<const int64_t> some(rows.data() + first, std::min(rows.size() - first, size_t(kRowsAtOnce)));
     const auto count = int64_t(some.size());
     values.resize(size_t(count * k));
@@ -82,16 +91,8 @@ void RoundingPass::round_expert(const TensorSpec& tensor, const GridSpec& spec, 
       if (spec.offsets) ready.offsets = narrow(codes.offsets, half_offsets);
     }
     rounded.pack_codes(expert, some, ready, pool_, tensor.name);
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < k; ++j) {
-        const int64_t g = i * groups + j / spec.group_size;
-        const float value = float(int(codes.codes[size_t(i * k + j)]) - spec.zero()) * codes.scales[size_t(g)] +
-                            (spec.offsets ? codes.offsets[size_t(g)] : 0.0f);
-        const double w = double(values[size_t(i * k + j)]), error = w - double(value);
-        report.squared += error * error;
-        report.weight_squared += w * w;
-        report.max_abs = std::max(report.max_abs, std::fabs(error));
-      }
+    for (size_t i = 0; i < some.size(); ++i) report.errors[size_t(some[i])] = codes.errors[i];
+    control_.weights_done += count * k;
   }
   reports_.push_back(report);
 }

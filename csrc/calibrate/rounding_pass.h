@@ -2,9 +2,11 @@
 // it produce.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calibrate/layer_pass.h"
@@ -26,16 +28,31 @@ struct MatrixReport {
   bool plain = false;       // too few: rounded without calibration
   double cost = 0;          // mean squared error of its outputs, summed over them, on the calibration text
   double plain_cost = 0;    // of plain rounding
-  double squared = 0, weight_squared = 0, max_abs = 0;  // of the weights themselves, as weights/pack.h counts them
-  int balanced = 0;         // inputs that were moved by a power of two into the matrix before
+  std::vector<PackError> errors = {};  // [n] of the weights of each stored row
+
+  PackError error() const;  // of all rows
+};
+
+// How far a pass is, and whether it shall end early; other threads may look and ask.
+struct PassControl {
+  std::atomic<int64_t> weights_done{0};
+  std::atomic<bool> cancelled{false};
+
+  // Throws kInternal once the pass is cancelled.
+  void check() const;
 };
 
 class RoundingPass final : public LinearVisitor {
  public:
   // specs: how matrices become codes, by name; others stay as they are.
   RoundingPass(LayerStore& store, std::map<std::string, GridSpec> specs, const RoundingOptions& options,
-               const cpu::Kernels& kernels, ThreadPool& pool)
-      : store_(store), specs_(std::move(specs)), options_(options), kernels_(kernels), pool_(pool) {}
+               const cpu::Kernels& kernels, ThreadPool& pool, PassControl& control)
+      : store_(store),
+        specs_(std::move(specs)),
+        options_(options),
+        kernels_(kernels),
+        pool_(pool),
+        control_(control) {}
 
   void visit(const std::string& name, const LinearInputs& inputs) override;
 
@@ -50,6 +67,7 @@ class RoundingPass final : public LinearVisitor {
   const RoundingOptions options_;
   const cpu::Kernels& kernels_;
   ThreadPool& pool_;
+  PassControl& control_;
   std::vector<MatrixReport> reports_;
 };
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
+from llama4rt.convert.calibrate.options import DEFAULT_TOKENS, CalibrationOptions
+from llama4rt.convert.calibrate.prepare import calibrated_checkpoint
 from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint
 from llama4rt.convert.config import parse_config
@@ -48,6 +50,10 @@ def build(
     rope_scaling: Mapping[str, float] | None = None,
     mmproj: str | os.PathLike[str] | None = None,
     lora: Sequence[Adapter] = (),
+    calibrate: str | os.PathLike[str] | None = None,
+    calibrate_tokens: int = DEFAULT_TOKENS,
+    bits: float | None = None,
+    offsets: bool = False,
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
@@ -76,6 +82,9 @@ def build(
     options = BuildOptions(
         "cpu" if target == "auto" else target, weights, group_size, quantize, lm_head, vision
     )
+    wanted = None if calibrate is None else CalibrationOptions(calibrate, calibrate_tokens, bits, offsets)
+    if wanted is None and (bits is not None or offsets):
+        raise ConfigError("bits and offsets are of calibrated builds: name a text with calibrate")
     if num_threads is not None and num_threads < 0:
         raise ConfigError(f"num_threads is {num_threads}; it must be positive, or 0 for all CPUs")
     path = os.fspath(out)
@@ -84,7 +93,7 @@ def build(
     try:
         checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
         size, worst, notes, resumed = _write(
-            checkpoint, path, options, num_threads or 0, rope_scaling, resume, progress
+            checkpoint, path, options, wanted, num_threads or 0, rope_scaling, resume, progress
         )
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
@@ -96,6 +105,7 @@ def _write(
     checkpoint: Checkpoint,
     path: str,
     options: BuildOptions,
+    wanted: CalibrationOptions | None,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
     resume: bool,
@@ -115,6 +125,11 @@ def _write(
     infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
     quantized = any(info.codes or info.dtype not in FLOAT_DTYPES for info in infos)
     options = options.resolved(quantized)
+    if wanted is not None:
+        checkpoint = calibrated_checkpoint(
+            checkpoint, config, mapping, options, wanted, num_threads, lambda weights: None
+        )
+        mapping = map_tensors(config, checkpoint)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)
     journal = Journal(path, engine.identity(), resume)

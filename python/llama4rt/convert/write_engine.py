@@ -216,6 +216,8 @@ class EngineBuild:
                 target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros,
                 codes.offsets,
             )  # fmt: skip
+            if codes.error is not None:
+                writer.add_error(target.name, *codes.error)
             return
         values = _values(rows)
         writer.quantize_rows(target.name, piece.expert, places, values.array, values.dtype, values.transposed)
