@@ -8,15 +8,14 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <optional>
+#include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/gil.h"
-#include "calibrate/rounding_pass.h"
-#include "cpu/cpu_device.h"
+#include "calibrate/calibrator.h"
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
@@ -27,8 +26,11 @@ namespace {
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int64Array = py::array_t<int64_t, py::array::c_style>;
 using calibrate::GridSpec;
+using calibrate::MatrixReport;
 
-const std::string kPrefix = "layers.0.";  // of names in the model of one layer
+py::tuple error_tuple(const PackError& error) {
+  return py::make_tuple(error.squared, error.weight_squared, error.max_abs);
+}
 
 // (kind, group_size, offsets, scale_dtype)
 using GridTuple = std::tuple<std::string, int, bool, std::string>;
@@ -47,106 +49,70 @@ GridSpec grid_spec(const GridTuple& grid) {
 
 std::span<const int64_t> row_span(const Int64Array& rows) { return {rows.data(), size_t(rows.size())}; }
 
-// Python calls it from one thread, but for progress() and cancel().
-class Calibration {
- public:
-  Calibration(const std::string& config, std::vector<int64_t> lengths, int num_threads, float damping,
-              float importance, int64_t fewest_tokens)
-      : config_(ModelConfig::from_json(config)),
-        lengths_(std::move(lengths)),
-        num_threads_(num_threads),
-        options_{.damping = damping, .importance = importance, .fewest_tokens = fewest_tokens},
-        pool_(num_threads) {
-    LLAMA4RT_CHECK(kConfig, !lengths_.empty(), "there is no text to calibrate with");
-    for (const int64_t length : lengths_)
-      LLAMA4RT_CHECK(kConfig, length > 0 && (config_.attention_chunk_size == 0 || length <= config_.attention_chunk_size),
-                     "a calibration text of ", length, " tokens; it must be within an attention chunk");
-  }
+using calibrate::Calibrator;
 
-  void begin(int layer) {
-    store_.reset();  // first: two layers might not fit
-    reports_.clear();
-    store_ = std::make_unique<calibrate::LayerStore>(config_, layer);
-    control_.weights_done = 0;
-    control_.cancelled = false;
-  }
-  void end() { store_.reset(); }
+std::unique_ptr<Calibrator> make_calibrator(const std::string& config, std::vector<int64_t> lengths, int num_threads,
+                                            float damping, float importance, float first_weight,
+                                            int64_t fewest_tokens) {
+  return std::make_unique<Calibrator>(
+      ModelConfig::from_json(config), std::move(lengths), num_threads,
+      calibrate::RoundingOptions{.damping = damping,
+                                 .importance = importance,
+                                 .first_weight = first_weight,
+                                 .fewest_tokens = fewest_tokens});
+}
 
-  void load_rows(const std::string& name, int64_t expert, const Int64Array& rows, const py::array& source,
-                 const std::string& dtype, bool transposed) {
-    const SourceMatrix matrix = source_matrix(source, dtype, transposed);
-    const auto stored = row_span(rows);
+void load_rows(Calibrator& calibrator, const std::string& name, int64_t expert, const Int64Array& rows,
+               const py::array& source, const std::string& dtype, bool transposed) {
+  const SourceMatrix matrix = source_matrix(source, dtype, transposed);
+  const auto stored = row_span(rows);
+  const WithoutGil no_gil;
+  calibrator.matrix(name).pack(expert, stored, matrix, calibrator.pool(), name);
+}
+
+void load_numbers(Calibrator& calibrator, const std::string& name, const FloatArray& values) {
+  const std::span<float> numbers = calibrator.numbers(name);
+  LLAMA4RT_CHECK(kInternal, values.size() == py::ssize_t(numbers.size()), name, ": has ", numbers.size(),
+                 " numbers, not ", values.size());
+  std::copy_n(values.data(), values.size(), numbers.begin());
+}
+
+std::vector<MatrixReport> run(Calibrator& calibrator, FloatArray x, const std::map<std::string, GridTuple>& grids) {
+  std::map<std::string, GridSpec> specs;
+  for (const auto& [name, grid] : grids) specs.emplace(name, grid_spec(grid));
+  LLAMA4RT_CHECK(kInternal, x.ndim() == 2, "the residual stream has ", x.ndim(), " dimensions; expected 2");
+  const Tensor stream(x.mutable_data(), DType::kF32, {x.shape(0), x.shape(1)});
+  const WithoutGil no_gil;
+  return calibrator.run(stream, specs);
+}
+
+// (codes [rows, k], scales and offsets [rows, groups] as fp32, offsets None without; sums of the rows' error)
+py::tuple codes(Calibrator& calibrator, const std::string& name, int64_t expert, const Int64Array& rows) {
+  const calibrate::Matrix& matrix = calibrator.matrix(name);
+  const Weight& w = matrix.view();
+  LLAMA4RT_CHECK(kInternal, w.quantized(), name, ": has no codes");
+  py::array_t<uint8_t> values({rows.size(), py::ssize_t(w.k)});
+  FloatArray scales({rows.size(), py::ssize_t(w.num_groups())});
+  FloatArray offsets({w.offsets ? rows.size() : 0, py::ssize_t(w.num_groups())});
+  const auto stored = row_span(rows);
+  uint8_t* const to = values.mutable_data();
+  float *const s = scales.mutable_data(), *const o = offsets.mutable_data();
+  {
     const WithoutGil no_gil;
-    store().matrix(kPrefix + name).pack(expert, stored, matrix, pool_, name);
+    matrix.read_codes(to, s, o, expert, stored, calibrator.pool());
   }
-  void load_numbers(const std::string& name, const FloatArray& values) {
-    const std::span<float> numbers = store().numbers(kPrefix + name);
-    LLAMA4RT_CHECK(kInternal, values.size() == py::ssize_t(numbers.size()), name, ": has ", numbers.size(),
-                   " numbers, not ", values.size());
-    std::copy_n(values.data(), values.size(), numbers.begin());
-  }
+  return py::make_tuple(values, scales, w.offsets ? py::object(offsets) : py::none(),
+                        error_tuple(calibrator.error(name, expert, stored)));
+}
 
-  const std::vector<calibrate::MatrixReport>& run(FloatArray x, const std::map<std::string, GridTuple>& grids) {
-    std::map<std::string, GridSpec> specs;
-    for (const auto& [name, grid] : grids) specs.emplace(kPrefix + name, grid_spec(grid));
-    LLAMA4RT_CHECK(kInternal, x.ndim() == 2, "the residual stream has ", x.ndim(), " dimensions; expected 2");
-    const Tensor stream(x.mutable_data(), DType::kF32, {x.shape(0), x.shape(1)});
-    const WithoutGil no_gil;
-    calibrate::RoundingPass pass(store(), std::move(specs), options_, cpu::select_kernels(), pool_, control_);
-    calibrate::run_layer(store(), stream, lengths_, make_cpu_device({.num_threads = num_threads_}), pass);
-    reports_ = pass.reports();
-    return reports_;
-  }
-  int64_t weights_done() const { return control_.weights_done; }
-  void cancel() { control_.cancelled = true; }
-
-  // (codes [rows, k], scales and offsets [rows, groups] as fp32, offsets None without; sums of the rows' error)
-  py::tuple codes(const std::string& name, int64_t expert, const Int64Array& rows) {
-    const calibrate::Matrix& matrix = store().matrix(kPrefix + name);
-    const Weight& w = matrix.view();
-    LLAMA4RT_CHECK(kInternal, w.quantized(), name, ": has no codes");
-    py::array_t<uint8_t> codes({rows.size(), py::ssize_t(w.k)});
-    FloatArray scales({rows.size(), py::ssize_t(w.num_groups())});
-    FloatArray offsets({w.offsets ? rows.size() : 0, py::ssize_t(w.num_groups())});
-    const auto stored = row_span(rows);
-    uint8_t* const to = codes.mutable_data();
-    float *const s = scales.mutable_data(), *const o = offsets.mutable_data();
-    {
-      const WithoutGil no_gil;
-      matrix.read_codes(to, s, o, expert, stored, pool_);
-    }
-    PackError error;
-    for (const calibrate::MatrixReport& report : reports_)
-      if (report.name == kPrefix + name && report.expert == expert)
-        for (const int64_t row : stored) error.add(report.errors[size_t(row)]);
-    return py::make_tuple(codes, scales, w.offsets ? py::object(offsets) : py::none(),
-                          py::make_tuple(error.squared, error.weight_squared, error.max_abs));
-  }
-
-  // Bytes that a layer takes at most: its own weights, what it becomes, activations, keys and values.
-  py::dict memory(int layer) const {
-    const calibrate::PassMemory pass = calibrate::pass_memory(config_, layer, lengths_);
-    py::dict out;
-    out["activations"] = pass.activations;
-    out["cache"] = pass.cache;
-    return out;
-  }
-
- private:
-  calibrate::LayerStore& store() const {
-    LLAMA4RT_CHECK(kInternal, store_, "no layer is loaded");
-    return *store_;
-  }
-
-  const ModelConfig config_;
-  const std::vector<int64_t> lengths_;
-  const int num_threads_;
-  const calibrate::RoundingOptions options_;
-  ThreadPool pool_;
-  calibrate::PassControl control_;
-  std::unique_ptr<calibrate::LayerStore> store_;
-  std::vector<calibrate::MatrixReport> reports_;  // of the layer
-};
+// Bytes that a layer takes beside its weights.
+py::dict memory(const Calibrator& calibrator, int layer) {
+  const calibrate::PassMemory pass = calibrator.memory(layer);
+  py::dict out;
+  out["activations"] = pass.activations;
+  out["cache"] = pass.cache;
+  return out;
+}
 
 FloatArray gram(const FloatArray& x, int num_threads) {
   LLAMA4RT_CHECK(kInternal, x.ndim() == 2, "x has ", x.ndim(), " dimensions; expected 2");
@@ -189,32 +155,29 @@ py::tuple round_weights(const FloatArray& w, const FloatArray& h, const FloatArr
 }  // namespace
 
 void bind_calibrate(py::module_& m) {
-  using calibrate::MatrixReport;
   py::class_<MatrixReport>(m, "MatrixReport", checked_instances())
-      .def_property_readonly("name", [](const MatrixReport& r) { return r.name.substr(kPrefix.size()); })
+      .def_property_readonly("name", &MatrixReport::name_within_layer)
       .def_readonly("expert", &MatrixReport::expert)
       .def_readonly("tokens", &MatrixReport::tokens)
       .def_readonly("plain", &MatrixReport::plain)
       .def_readonly("cost", &MatrixReport::cost)
       .def_readonly("plain_cost", &MatrixReport::plain_cost)
-      .def_property_readonly("error", [](const MatrixReport& r) {
-        const PackError error = r.error();
-        return py::make_tuple(error.squared, error.weight_squared, error.max_abs);
-      });
-  py::class_<Calibration>(m, "Calibration", checked_instances())
-      .def(py::init<std::string, std::vector<int64_t>, int, float, float, int64_t>(), py::arg("config"),
-           py::arg("lengths"), py::arg("num_threads") = 0, py::arg("damping"), py::arg("importance"),
+      .def_property_readonly("error", [](const MatrixReport& report) { return error_tuple(report.error()); });
+  // One thread calls it, but for weights_done and cancel().
+  py::class_<Calibrator>(m, "Calibration", checked_instances())
+      .def(py::init(&make_calibrator), py::arg("config"), py::arg("lengths"), py::arg("num_threads") = 0,
+           py::kw_only(), py::arg("damping"), py::arg("importance"), py::arg("first_weight"),
            py::arg("fewest_tokens"))
-      .def("begin", &Calibration::begin, py::arg("layer"))
-      .def("end", &Calibration::end)
-      .def("load_rows", &Calibration::load_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
-           py::arg("source"), py::arg("dtype"), py::arg("transposed"))
-      .def("load_numbers", &Calibration::load_numbers, py::arg("name"), py::arg("values"))
-      .def("run", &Calibration::run, py::arg("x").noconvert(), py::arg("grids"))
-      .def_property_readonly("weights_done", &Calibration::weights_done)
-      .def("cancel", &Calibration::cancel)
-      .def("codes", &Calibration::codes, py::arg("name"), py::arg("expert"), py::arg("rows"))
-      .def("memory", &Calibration::memory, py::arg("layer"));
+      .def("begin", &Calibrator::begin, py::arg("layer"))
+      .def("end", &Calibrator::end)
+      .def("load_rows", &load_rows, py::arg("name"), py::arg("expert"), py::arg("rows"), py::arg("source"),
+           py::arg("dtype"), py::arg("transposed"))
+      .def("load_numbers", &load_numbers, py::arg("name"), py::arg("values"))
+      .def("run", &run, py::arg("x").noconvert(), py::arg("grids"))
+      .def_property_readonly("weights_done", [](Calibrator& c) { return c.control().weights_done.load(); })
+      .def("cancel", [](Calibrator& c) { c.control().cancelled = true; })
+      .def("codes", &codes, py::arg("name"), py::arg("expert"), py::arg("rows"))
+      .def("memory", &memory, py::arg("layer"));
   m.def("gram", &gram, py::arg("x"), py::arg("num_threads") = 0);
   m.def("round_weights", &round_weights, py::arg("w"), py::arg("h"), py::arg("importance"), py::arg("grid"),
         py::arg("damping"), py::arg("num_threads") = 0);

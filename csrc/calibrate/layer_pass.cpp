@@ -1,8 +1,10 @@
 #include "calibrate/layer_pass.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
@@ -11,6 +13,7 @@
 #include "runtime/plan/measure_step.h"
 #include "runtime/runner/batch_builder.h"
 #include "runtime/runner/kv_cache.h"
+#include "runtime/sequences/sequence.h"
 
 namespace llama4rt::calibrate {
 namespace {
@@ -38,8 +41,8 @@ KvCachePlan cache_plan(const ModelConfig& one, const std::vector<int64_t>& lengt
 // Finds the linears among the ops, and the residual stream behind the layer.
 class PassObserver final : public OpsObserver {
  public:
-  PassObserver(LayerStore& store, LinearVisitor& visitor, Tensor after)
-      : store_(store), visitor_(visitor), after_(after) {}
+  PassObserver(LayerStore& store, LinearVisitor& visitor, std::vector<float> factors, Tensor after)
+      : store_(store), visitor_(visitor), factors_(std::move(factors)), after_(after) {}
 
   // weights: what the model computes with; views of matrices that a visitor replaces are renewed here.
   void watch(Llama4Weights::Layer& layer) {
@@ -70,22 +73,36 @@ class PassObserver final : public OpsObserver {
   void after(const OpCall&) override {}
 
  private:
-  static Tensor input(const OpCall& call, std::string_view name) {
-    for (const OpOperand& operand : call.inputs)
+  static Tensor find(const std::vector<OpOperand>& operands, std::string_view name) {
+    for (const OpOperand& operand : operands)
       if (operand.name == name) return operand.tensor;
     return {};
   }
+  static Tensor input(const OpCall& call, std::string_view name) { return find(call.inputs, name); }
+  static Tensor output(const OpCall& call, std::string_view name) { return find(call.outputs, name); }
 
-  static LinearInputs inputs(const OpCall& call, const Weight& weight) {
+  static void divide_by_size(std::vector<float>& factors, Tensor stream) {
+    for (int64_t t = 0; t < stream.size(0); ++t) {
+      const float* const row = stream.row<const float>(t);
+      double squares = 0;
+      for (int64_t i = 0; i < stream.size(1); ++i) squares += double(row[i]) * double(row[i]);
+      factors[size_t(t)] /= float(std::sqrt(squares / double(stream.size(1)) + 1e-20));
+    }
+  }
+
+  LinearInputs inputs(const OpCall& call, const Weight& weight) const {
     const Tensor h = input(call, "h"), a = input(call, "a"), shared = input(call, "shared_a");
     const Tensor ids = input(call, "expert_ids");
+    std::vector<float> factors = factors_;
+    // What is added to the residual stream counts relative to it: the next norm divides by its size.
+    if (const Tensor stream = output(call, "x")) divide_by_size(factors, stream);
     if (!ids) {
       const Tensor x = input(call, "x");
-      return LinearInputs(h ? h : a ? a : x);
+      return LinearInputs(h ? h : a ? a : x, factors);
     }
-    if (&weight != call.weights[0]) return LinearInputs(shared ? shared : h);  // the shared expert's
-    if (h) return LinearInputs(h, ids, input(call, "scores"), weight.num_experts, ids.size(1));
-    return LinearInputs(a, ids, {}, weight.num_experts, 1);
+    if (&weight != call.weights[0]) return LinearInputs(shared ? shared : h, factors);  // the shared expert's
+    if (h) return LinearInputs(h, factors, ids, input(call, "scores"), weight.num_experts, ids.size(1));
+    return LinearInputs(a, factors, ids, {}, weight.num_experts, 1);
   }
 
   void keep(Tensor x) {
@@ -95,6 +112,7 @@ class PassObserver final : public OpsObserver {
 
   LayerStore& store_;
   LinearVisitor& visitor_;
+  const std::vector<float> factors_;  // [T] roots of how much each token counts
   Tensor after_;
   std::map<std::string, Weight*> weights_;
 };
@@ -108,14 +126,20 @@ PassMemory pass_memory(const ModelConfig& model, int layer, const std::vector<in
   return {.activations = step.workspace, .cache = cache_plan(one, lengths).bytes()};
 }
 
-void run_layer(LayerStore& store, Tensor x, const std::vector<int64_t>& lengths, std::unique_ptr<Device> device,
-               LinearVisitor& visitor) {
+void run_layer(LayerStore& store, Tensor x, const std::vector<int64_t>& lengths, float first_weight,
+               std::unique_ptr<Device> device, LinearVisitor& visitor) {
   const ModelConfig& config = store.config();
   const StepShape shape = step_shape(lengths);
   LLAMA4RT_CHECK(kInternal, x.size(0) == shape.max_tokens && x.size(1) == config.hidden_size,
                  "the residual stream is ", x.describe(), "; expected F32 [", shape.max_tokens, ", ",
                  config.hidden_size, "]");
-  PassObserver observer(store, visitor, x);
+  std::vector<float> factors(size_t(shape.max_tokens), 1.0f);
+  int64_t start = 0;
+  for (const int64_t length : lengths) {
+    factors[size_t(start)] = std::sqrt(first_weight);
+    start += length;
+  }
+  PassObserver observer(store, visitor, std::move(factors), x);
   ObservingDevice observed(std::move(device), observer);
   Llama4Weights weights = Llama4Weights::load(store);
   observer.watch(weights.layers[0]);

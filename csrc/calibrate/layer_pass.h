@@ -32,9 +32,10 @@ struct PassMemory {
 };
 PassMemory pass_memory(const ModelConfig& model, int layer, const std::vector<int64_t>& lengths);
 
+// first_weight: how much the first token of a sequence counts among the inputs of linears; others count 1.
 // x: F32 [sum of lengths, H], the residual stream before the layer, in place: after it. Sequences follow each other, each
 // from position 0. device: of the CPU.
-void run_layer(LayerStore& store, Tensor x, const std::vector<int64_t>& lengths, std::unique_ptr<Device> device,
-               LinearVisitor& visitor);
+void run_layer(LayerStore& store, Tensor x, const std::vector<int64_t>& lengths, float first_weight,
+               std::unique_ptr<Device> device, LinearVisitor& visitor);
 
 }  // namespace llama4rt::calibrate

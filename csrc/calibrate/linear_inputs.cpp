@@ -12,10 +12,13 @@ constexpr int64_t kRowsAtOnce = 4096;  // that are copied together; a multiple o
 
 }  // namespace
 
-LinearInputs::LinearInputs(Tensor x, Tensor expert_ids, Tensor scores, int64_t num_experts, int64_t picks_per_row)
+LinearInputs::LinearInputs(Tensor x, std::vector<float> factors, Tensor expert_ids, Tensor scores,
+                           int64_t num_experts, int64_t picks_per_row)
     : x_(x),
+      factors_(std::move(factors)),
       picks_(size_t(num_experts)),
       picks_per_row_(picks_per_row),
+      picks_per_token_(expert_ids.size(1)),
       scores_(scores ? scores.ptr<const float>() : nullptr) {
   const int32_t* const ids = expert_ids.ptr<const int32_t>();
   for (int64_t pick = 0; pick < expert_ids.numel(); ++pick) picks_[size_t(ids[pick])].push_back(int32_t(pick));
@@ -29,15 +32,12 @@ int64_t LinearInputs::total_rows() const {
 
 void LinearInputs::copy(float* out, int64_t expert, int64_t first, int64_t count, ThreadPool& pool) const {
   share(pool, count, [&](int, int64_t i) {
-    float* const to = out + i * k();
-    if (picks_.empty()) {
-      std::copy_n(x_.row<const float>(first + i), k(), to);
-      return;
-    }
-    const int32_t pick = picks_[size_t(expert)][size_t(first + i)];
+    const int64_t pick = picks_.empty() ? first + i : picks_[size_t(expert)][size_t(first + i)];
+    float factor = factors_[size_t(pick / picks_per_token_)];
+    if (scores_) factor *= scores_[pick];
     const float* const from = x_.row<const float>(pick / picks_per_row_);
-    const float score = scores_ ? scores_[pick] : 1.0f;
-    for (int64_t j = 0; j < k(); ++j) to[j] = score * from[j];
+    float* const to = out + i * k();
+    for (int64_t j = 0; j < k(); ++j) to[j] = factor * from[j];
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/tensor.h"
@@ -13,17 +14,18 @@ namespace llama4rt::calibrate {
 
 class LinearInputs {
  public:
-  // All rows, of one matrix.
-  explicit LinearInputs(Tensor x) : x_(x) {}
+  // All rows, of one matrix; row t is token t. factors: [tokens], the roots of how much each counts.
+  LinearInputs(Tensor x, std::vector<float> factors) : x_(x), factors_(std::move(factors)) {}
   // Of experts: pick s = t * K + i has row s / picks_per_row of x, times scores[s] if there are scores, and goes to expert
   // expert_ids[t, i].   x: F32 [*, k]; expert_ids: I32 [T, K]; scores: F32 [T, K] or empty
-  LinearInputs(Tensor x, Tensor expert_ids, Tensor scores, int64_t num_experts, int64_t picks_per_row);
+  LinearInputs(Tensor x, std::vector<float> factors, Tensor expert_ids, Tensor scores, int64_t num_experts,
+               int64_t picks_per_row);
 
   int64_t k() const { return x_.size(1); }
   int64_t num_experts() const { return picks_.empty() ? 1 : int64_t(picks_.size()); }
   int64_t rows(int64_t expert) const { return picks_.empty() ? x_.size(0) : int64_t(picks_[size_t(expert)].size()); }
   int64_t total_rows() const;
-  // out[i, :] = input `first + i` of the expert.   out: [count, k]
+  // out[i, :] = input `first + i` of the expert, times its token's factor.   out: [count, k]
   void copy(float* out, int64_t expert, int64_t first, int64_t count, ThreadPool& pool) const;
   // Input j of every row of the expert times factors[j], in place. Not of inputs that experts share.
   void scale(int64_t expert, std::span<const float> factors, ThreadPool& pool) const;
@@ -33,8 +35,9 @@ class LinearInputs {
 
  private:
   Tensor x_;
+  std::vector<float> factors_;
   std::vector<std::vector<int32_t>> picks_;  // of each expert, ascending; empty: no experts
-  int64_t picks_per_row_ = 1;
+  int64_t picks_per_row_ = 1, picks_per_token_ = 1;
   const float* scores_ = nullptr;
 };
 

@@ -22,6 +22,8 @@ std::vector<int64_t> real_rows(const TensorSpec& tensor) {
 
 }  // namespace
 
+std::string MatrixReport::name_within_layer() const { return name.substr(std::string_view("layers.0.").size()); }
+
 void PassControl::check() const { LLAMA4RT_CHECK(kInternal, !cancelled, "the calibration was cancelled"); }
 
 PackError MatrixReport::error() const {

@@ -17,6 +17,7 @@ namespace llama4rt::calibrate {
 struct RoundingOptions {
   float damping = 0.03f;    // of the mean energy of an input, added to every input's
   float importance = 0.75f; // power of an input's energy by which its weights' errors count in the search of scales
+  float first_weight = 1;   // of the first token of a sequence: every other attends to it
   int64_t fewest_tokens = 32;  // an expert that saw fewer is rounded plainly
 };
 
@@ -30,7 +31,8 @@ struct MatrixReport {
   double plain_cost = 0;    // of plain rounding
   std::vector<PackError> errors = {};  // [n] of the weights of each stored row
 
-  PackError error() const;  // of all rows
+  PackError error() const;                // of all rows
+  std::string name_within_layer() const;  // "attn.qkv"
 };
 
 // How far a pass is, and whether it shall end early; other threads may look and ask.

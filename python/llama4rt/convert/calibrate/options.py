@@ -13,8 +13,9 @@ _MOST_TOKENS = 1 << 24
 _BITS = (4.0, 9.0)
 
 # Of csrc/calibrate/rounding_pass.h; measured in docs/quantization.md.
-DAMPING = 0.03
-IMPORTANCE = 0.75
+DAMPING = 0.01
+IMPORTANCE = 1.0
+FIRST_WEIGHT = 8.0
 FEWEST_EXPERT_TOKENS = 32
 
 
@@ -34,4 +35,4 @@ class CalibrationOptions:
             raise ConfigError(f"bits is {self.bits}; it must be above {_BITS[0]:g} and at most {_BITS[1]:g}")
 
 
-__all__ = ["DAMPING", "DEFAULT_TOKENS", "FEWEST_EXPERT_TOKENS", "IMPORTANCE", "CalibrationOptions"]
+__all__ = ["DAMPING", "DEFAULT_TOKENS", "FEWEST_EXPERT_TOKENS",  "FIRST_WEIGHT","IMPORTANCE", "CalibrationOptions"]

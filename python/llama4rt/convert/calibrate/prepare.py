@@ -10,6 +10,7 @@ from llama4rt.convert.calibrate.calibrated import CalibratedCheckpoint
 from llama4rt.convert.calibrate.options import (
     DAMPING,
     FEWEST_EXPERT_TOKENS,
+    FIRST_WEIGHT,
     IMPORTANCE,
     CalibrationOptions,
 )
@@ -45,6 +46,7 @@ def calibrated_checkpoint(
         num_threads,
         damping=DAMPING,
         importance=IMPORTANCE,
+        first_weight=FIRST_WEIGHT,
         fewest_tokens=FEWEST_EXPERT_TOKENS,
     )
     layouts: Mapping[str, CodeLayout] = {

@@ -13,7 +13,9 @@ from llama4rt.text.tokenizer import Tokenizer
 BUILTIN = "builtin"
 _BUILTIN_FILE = "builtin.txt"
 _MAX_BYTES = 256 << 20  # of a text file: more than any calibration reads
-_WINDOW = 2048  # tokens: contexts as long as most are, and many of them
+# Tokens of the windows, by turns: long contexts, and many beginnings, since every token attends to the first of its
+# sequence.
+_LENGTHS = (1024, 256, 64, 256, 64, 64, 256, 64)
 _FEWEST = 256  # tokens of a text
 
 
@@ -62,13 +64,12 @@ def calibration_text(
             f"{name}: is a text of {len(ids)} tokens; calibration needs {_FEWEST}, and is better with tens of thousands"
         )
     begin = begin_token(config, tokenizer)
-    longest = min(
-        length for length in (_WINDOW, config.max_position_embeddings, config.attention_chunk_size or _WINDOW)
-    )
-    windows = _windows(ids, longest - len(begin), max_tokens)
-    return CalibrationText(
-        name, f"sha256:{hashlib.sha256(content).hexdigest()}", tuple((*begin, *window) for window in windows)
-    )
+    longest = min(config.max_position_embeddings, config.attention_chunk_size or config.max_position_embeddings)
+    windows = [
+        (*begin, *window)[:longest] if i % 2 == 0 else tuple(window)
+        for i, window in enumerate(_windows(ids, min(longest, max(_LENGTHS)), max_tokens))
+    ]
+    return CalibrationText(name, f"sha256:{hashlib.sha256(content).hexdigest()}", tuple(windows))
 
 
 def begin_token(config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -81,14 +82,19 @@ def begin_token(config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
     return (begin,) if begin >= 0 else ()
 
 
-def _windows(ids: Sequence[int], length: int, max_tokens: int) -> list[Sequence[int]]:
-    if len(ids) <= length:
-        return [ids[:max_tokens]]
-    length = min(length, max_tokens)
-    count = max(1, min(len(ids), max_tokens) // length)
-    last = len(ids) - length
-    starts = [last * i // max(1, count - 1) for i in range(count)]
-    return [ids[start : start + length] for start in starts]
+def _windows(ids: Sequence[int], longest: int, max_tokens: int) -> list[Sequence[int]]:
+    """Pieces of the lengths in _LENGTHS by turns, spread evenly over the text, of at most max_tokens together."""
+    lengths: list[int] = []
+    budget = min(len(ids), max_tokens)
+    while budget > 0:
+        lengths.append(min(_LENGTHS[len(lengths) % len(_LENGTHS)], longest, budget))
+        budget -= lengths[-1]
+    gap = (len(ids) - sum(lengths)) / len(lengths)  # of text that is left out behind each window
+    windows, start = [], 0.0
+    for length in lengths:
+        windows.append(ids[int(start) : int(start) + length])
+        start += length + gap
+    return windows
 
 
 __all__ = ["BUILTIN", "CalibrationText", "begin_token", "calibration_text", "read_text"]
