@@ -77,13 +77,34 @@ void load_numbers(Calibrator& calibrator, const std::string& name, const FloatAr
   std::copy_n(values.data(), values.size(), numbers.begin());
 }
 
+Tensor residual_stream(FloatArray& x) {
+  LLAMA4RT_CHECK(kInternal, x.ndim() == 2, "the residual stream has ", x.ndim(), " dimensions; expected 2");
+  return Tensor(x.mutable_data(), DType::kF32, {x.shape(0), x.shape(1)});
+}
+
 std::vector<MatrixReport> run(Calibrator& calibrator, FloatArray x, const std::map<std::string, GridTuple>& grids) {
   std::map<std::string, GridSpec> specs;
   for (const auto& [name, grid] : grids) specs.emplace(name, grid_spec(grid));
-  LLAMA4RT_CHECK(kInternal, x.ndim() == 2, "the residual stream has ", x.ndim(), " dimensions; expected 2");
-  const Tensor stream(x.mutable_data(), DType::kF32, {x.shape(0), x.shape(1)});
+  const Tensor stream = residual_stream(x);
   const WithoutGil no_gil;
   return calibrator.run(stream, specs);
+}
+
+// (name, costs of the candidates, plain cost of the first, harm) of each matrix
+py::list measure(Calibrator& calibrator, FloatArray x, const std::map<std::string, std::vector<GridTuple>>& grids) {
+  std::map<std::string, std::vector<GridSpec>> candidates;
+  for (const auto& [name, some] : grids)
+    for (const GridTuple& grid : some) candidates[name].push_back(grid_spec(grid));
+  const Tensor stream = residual_stream(x);
+  std::vector<calibrate::MeasuredMatrix> measured;
+  {
+    const WithoutGil no_gil;
+    measured = calibrator.measure(stream, candidates);
+  }
+  py::list out;
+  for (const calibrate::MeasuredMatrix& matrix : measured)
+    out.append(py::make_tuple(matrix.name_within_layer(), matrix.costs, matrix.plain_cost, matrix.harm));
+  return out;
 }
 
 // (codes [rows, k], scales and offsets [rows, groups] as fp32, offsets None without; sums of the rows' error)
@@ -174,6 +195,7 @@ void bind_calibrate(py::module_& m) {
            py::arg("dtype"), py::arg("transposed"))
       .def("load_numbers", &load_numbers, py::arg("name"), py::arg("values"))
       .def("run", &run, py::arg("x").noconvert(), py::arg("grids"))
+      .def("measure", &measure, py::arg("x").noconvert(), py::arg("candidates"))
       .def_property_readonly("weights_done", [](Calibrator& c) { return c.control().weights_done.load(); })
       .def("cancel", [](Calibrator& c) { c.control().cancelled = true; })
       .def("codes", &codes, py::arg("name"), py::arg("expert"), py::arg("rows"))

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "calibrate/measuring_pass.h"
 #include "calibrate/rounding_pass.h"
 
 namespace llama4rt::calibrate {
@@ -28,6 +29,8 @@ class Calibrator {
   // x: F32 [tokens, H], the residual stream before the layer; in place, after the quantised one. specs: of the matrices
   // that become codes.
   const std::vector<MatrixReport>& run(Tensor x, const std::map<std::string, GridSpec>& specs);
+  // x: the same, after the exact layer. candidates: how each matrix might be stored, the narrowest first.
+  std::vector<MeasuredMatrix> measure(Tensor x, const std::map<std::string, std::vector<GridSpec>>& candidates);
   PassControl& control() { return control_; }
   const std::vector<MatrixReport>& reports() const { return reports_; }  // of the latest run()
   // What these stored rows have lost.
@@ -39,6 +42,7 @@ class Calibrator {
  private:
   static std::string full_name(std::string_view name) { return "layers.0." + std::string(name); }
   LayerStore& store();
+  void run_layer(Tensor x, LinearVisitor& visitor);
 
   const ModelConfig config_;
   const std::vector<int64_t> lengths_;

@@ -51,8 +51,8 @@ Tensor LayerStore::tensor(std::string_view name) const {
   return Tensor(const_cast<float*>(at->second.data()), DType::kF32, {int64_t(at->second.size())});
 }
 
-void LayerStore::replace(std::string_view name, std::unique_ptr<Matrix> matrix) {
-  matrices_.find(spec(name).name)->second = std::move(matrix);
+std::unique_ptr<Matrix> LayerStore::replace(std::string_view name, std::unique_ptr<Matrix> matrix) {
+  return std::exchange(matrices_.find(spec(name).name)->second, std::move(matrix));
 }
 
 std::span<float> LayerStore::numbers(std::string_view name) {

@@ -33,8 +33,8 @@ class LayerStore final : public WeightSource {
 
   const TensorSpec& spec(std::string_view name) const;
   Matrix& matrix(std::string_view name) const;
-  // Takes the place of the matrix of this name.
-  void replace(std::string_view name, std::unique_ptr<Matrix> matrix);
+  // Takes the place of the matrix of this name, which is returned.
+  std::unique_ptr<Matrix> replace(std::string_view name, std::unique_ptr<Matrix> matrix);
   std::span<float> numbers(std::string_view name);  // of a plain tensor
 
  private:

@@ -2,7 +2,6 @@
 // it produce.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -10,16 +9,11 @@
 #include <vector>
 
 #include "calibrate/layer_pass.h"
+#include "calibrate/learned_inputs.h"
+#include "calibrate/pass_control.h"
 #include "calibrate/rounding.h"
 
 namespace llama4rt::calibrate {
-
-struct RoundingOptions {
-  float damping = 0.03f;    // of the mean energy of an input, added to every input's
-  float importance = 0.75f; // power of an input's energy by which its weights' errors count in the search of scales
-  float first_weight = 1;   // of the first token of a sequence: every other attends to it
-  int64_t fewest_tokens = 32;  // an expert that saw fewer is rounded plainly
-};
 
 // What became of one matrix, or of one expert of a stack.
 struct MatrixReport {
@@ -33,15 +27,6 @@ struct MatrixReport {
 
   PackError error() const;                // of all rows
   std::string name_within_layer() const;  // "attn.qkv"
-};
-
-// How far a pass is, and whether it shall end early; other threads may look and ask.
-struct PassControl {
-  std::atomic<int64_t> weights_done{0};
-  std::atomic<bool> cancelled{false};
-
-  // Throws kInternal once the pass is cancelled.
-  void check() const;
 };
 
 class RoundingPass final : public LinearVisitor {

@@ -198,7 +198,7 @@ class MatrixReport:
         """Sums of the weights' squared errors and squares, and the largest error."""
 
 class Calibration:
-    """Quantises one layer after the other for the inputs that a text gives them: begin(), load everything, run(), codes().
+    """Quantises one layer after the other for the inputs that a text gives them: begin(), load all, run(), codes().
 
     config: canonical JSON; lengths: tokens of each sequence of the text. One thread; but for cancel() and weights_done.
     """
@@ -233,17 +233,24 @@ class Calibration:
 
         grids: what becomes codes, by name. GIL released, all threads.
         """
+    def measure(
+        self, x: NDArray[np.float32], candidates: dict[str, list[_Grid]]
+    ) -> list[tuple[str, list[float], float, float]]:
+        """What matrices would lose: (name, costs of the candidates, plain cost of the first, harm of that) of each.
+
+        x: as in run(), in place, after the exact layer. GIL released, all threads.
+        """
     @property
     def weights_done(self) -> int:
-        """How many weights run() has rounded in this layer."""
+        """How many weights run() or measure() has done in this layer."""
     def cancel(self) -> None:
-        """run() raises Llama4RTError soon."""
+        """run() or measure() raises Llama4RTError soon."""
     def codes(
         self, name: str, expert: int, rows: NDArray[np.int64]
     ) -> tuple[
         NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None, tuple[float, float, float]
     ]:
-        """Codes [rows, k], scales and offsets [rows, groups] of these stored rows, and their error as in MatrixReport."""
+        """Codes [rows, k], scales and offsets [rows, groups] of these rows, and their error as in MatrixReport."""
     def memory(self, layer: int) -> dict[str, int]:
         """Bytes that the layer takes beside its weights: "activations", "cache"."""
 

@@ -117,6 +117,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt.convert.build import build
+    from llama4rt.convert.calibrate.state import state_path
     from llama4rt.convert.config import parse_rope_scaling
     from llama4rt.convert.journal import journal_path
     from llama4rt.convert.lora.located import parse_adapter
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 progress=progress.update,
             )
         except KeyboardInterrupt:
-            if os.path.exists(journal_path(args.output)):
+            if os.path.exists(journal_path(args.output)) or os.path.exists(state_path(args.output)):
                 note("interrupted; the same command goes on where it stopped, --no-resume begins anew")
             raise
     before = f", {100 * report.resumed:.0f} % by a build that was interrupted" if report.resumed else ""

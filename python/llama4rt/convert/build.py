@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.calibrate.options import DEFAULT_TOKENS, CalibrationOptions
-from llama4rt.convert.calibrate.prepare import calibrated_checkpoint
+from llama4rt.convert.calibrate.prepare import Preparation
+from llama4rt.convert.calibrate.progress import CalibratedProgress
+from llama4rt.convert.calibrate.state import StateFile
 from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint
 from llama4rt.convert.config import parse_config
@@ -17,7 +19,8 @@ from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import Adapter, located_adapters
 from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.names import map_tensors
-from llama4rt.convert.write_engine import EngineBuild
+from llama4rt.convert.tokenizer_files import with_tokenizer
+from llama4rt.convert.write_engine import EngineBuild, source_bytes
 from llama4rt.errors import CheckpointError, ConfigError
 
 
@@ -125,13 +128,36 @@ def _write(
     infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
     quantized = any(info.codes or info.dtype not in FLOAT_DTYPES for info in infos)
     options = options.resolved(quantized)
-    if wanted is not None:
-        checkpoint = calibrated_checkpoint(
-            checkpoint, config, mapping, options, wanted, num_threads, lambda weights: None
+    check_opens(with_tokenizer(checkpoint.kept_files()), config, options)
+    report = progress or (lambda done, total: None)
+    if wanted is None:
+        return _engine(
+            EngineBuild(checkpoint, config, mapping, options, report), path, options, num_threads, resume
         )
-        mapping = map_tensors(config, checkpoint)
-    engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
-    check_opens(engine.files, config, options)
+    calibration = Preparation(checkpoint, config, mapping, options, wanted, num_threads)
+    shown = CalibratedProgress(report, calibration.weights, source_bytes(mapping))
+    state = StateFile(path, calibration.identity(), resume)
+    try:
+        calibrated = calibration.checkpoint(state, shown.calibrated)
+        engine = EngineBuild(
+            calibrated,
+            config,
+            map_tensors(config, calibrated),
+            options,
+            shown.written,
+            calibration.described(),
+        )
+        result = _engine(engine, path, options, num_threads, resume)
+    except Exception:
+        state.remove()
+        raise
+    state.remove()
+    return result
+
+
+def _engine(
+    engine: EngineBuild, path: str, options: BuildOptions, num_threads: int, resume: bool
+) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...], float]:
     journal = Journal(path, engine.identity(), resume)
     size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target), journal)
     done, total = engine.resumed

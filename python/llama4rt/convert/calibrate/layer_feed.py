@@ -10,7 +10,7 @@ from llama4rt.convert.checkpoint import Checkpoint
 from llama4rt.convert.names import Piece, Target
 from llama4rt.convert.stored_rows import Codes, Values, as_float32
 
-_SLICE_BYTES = 16 << 20  # of rows read at once
+SLICE_BYTES = 16 << 20  # of rows read at once
 _HELD_BYTES = 64 << 20  # of the checkpoint's pages
 
 
@@ -43,7 +43,12 @@ def feed_layer(
                 )
                 values = rows.values() if isinstance(rows, Codes) else rows
                 calibration.load_rows(
-                    name, piece.expert, piece.stored_rows(first, last), values.array, values.dtype, values.transposed
+                    name,
+                    piece.expert,
+                    piece.stored_rows(first, last),
+                    values.array,
+                    values.dtype,
+                    values.transposed,
                 )
                 advance((last - first) * target.k)
                 held += 4 * (last - first) * target.k
@@ -72,7 +77,8 @@ def _as_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rounded to bf16, nearest even, as an engine file stores embeddings."""
     bits = values.view(np.uint32)
     rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    as_fp32: NDArray[np.float32] = (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    return as_fp32
 
 
 def _plain(rows: Values | Codes) -> NDArray[np.float32]:
@@ -81,9 +87,9 @@ def _plain(rows: Values | Codes) -> NDArray[np.float32]:
 
 
 def _slices(piece: Piece, k: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _SLICE_BYTES // (4 * k) // _core.block_rows()) * _core.block_rows()
+    step = max(1, SLICE_BYTES // (4 * k) // _core.block_rows()) * _core.block_rows()
     for first in range(0, piece.count, step):
         yield first, min(first + step, piece.count)
 
 
-__all__ = ["embedded", "feed_layer", "layer_of", "within_layer"]
+__all__ = ["SLICE_BYTES", "embedded", "feed_layer", "layer_of", "within_layer"]

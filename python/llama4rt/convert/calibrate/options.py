@@ -17,6 +17,7 @@ DAMPING = 0.01
 IMPORTANCE = 1.0
 FIRST_WEIGHT = 8.0
 FEWEST_EXPERT_TOKENS = 32
+MEASURING_TOKENS = 8192  # of the text, which say how many bits a matrix needs
 
 
 @dataclass(frozen=True)
@@ -35,4 +36,12 @@ class CalibrationOptions:
             raise ConfigError(f"bits is {self.bits}; it must be above {_BITS[0]:g} and at most {_BITS[1]:g}")
 
 
-__all__ = ["DAMPING", "DEFAULT_TOKENS", "FEWEST_EXPERT_TOKENS",  "FIRST_WEIGHT","IMPORTANCE", "CalibrationOptions"]
+__all__ = [
+    "DAMPING",
+    "DEFAULT_TOKENS",
+    "FEWEST_EXPERT_TOKENS",
+    "FIRST_WEIGHT",
+    "IMPORTANCE",
+    "MEASURING_TOKENS",
+    "CalibrationOptions",
+]

@@ -43,9 +43,13 @@ def read_text(source: str | os.PathLike[str]) -> tuple[str, bytes]:
         with open(path, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: the calibration text cannot be read: {error.strerror or error}") from error
+        raise ConfigError(
+            f"{path}: the calibration text cannot be read: {error.strerror or error}"
+        ) from error
     if len(content) > _MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB; a few hundred kilobytes calibrate a model")
+        raise ConfigError(
+            f"{path}: is larger than {_MAX_BYTES >> 20} MiB; a few hundred kilobytes calibrate a model"
+        )
     return os.path.basename(path), content
 
 
@@ -64,7 +68,9 @@ def calibration_text(
             f"{name}: is a text of {len(ids)} tokens; calibration needs {_FEWEST}, and is better with tens of thousands"
         )
     begin = begin_token(config, tokenizer)
-    longest = min(config.max_position_embeddings, config.attention_chunk_size or config.max_position_embeddings)
+    longest = min(
+        config.max_position_embeddings, config.attention_chunk_size or config.max_position_embeddings
+    )
     windows = [
         (*begin, *window)[:longest] if i % 2 == 0 else tuple(window)
         for i, window in enumerate(_windows(ids, min(longest, max(_LENGTHS)), max_tokens))
