@@ -1,6 +1,4 @@
 // Calibration: one layer after the other, from the rows of a checkpoint to codes. And its arithmetic alone, for tests.
-#include "bindings/bindings.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -14,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "calibrate/calibrator.h"
 #include "cpu/dispatch.h"
@@ -42,7 +41,8 @@ GridSpec grid_spec(const GridTuple& grid) {
                  "calibration makes int4 and int8, not ", kind);
   LLAMA4RT_CHECK(kConfig, valid_group_size(group_size), "group_size is ", group_size, "; it must be ",
                  group_size_names());
-  LLAMA4RT_CHECK(kInternal, scale_dtype == "BF16" || scale_dtype == "F32", "scales are BF16 or F32, not ", scale_dtype);
+  LLAMA4RT_CHECK(kInternal, scale_dtype == "BF16" || scale_dtype == "F32", "scales are BF16 or F32, not ",
+                 scale_dtype);
   spec.scale_dtype = scale_dtype == "BF16" ? DType::kBF16 : DType::kF32;
   return spec;
 }
@@ -51,15 +51,14 @@ std::span<const int64_t> row_span(const Int64Array& rows) { return {rows.data(),
 
 using calibrate::Calibrator;
 
-std::unique_ptr<Calibrator> make_calibrator(const std::string& config, std::vector<int64_t> lengths, int num_threads,
-                                            float damping, float importance, float first_weight,
-                                            int64_t fewest_tokens) {
-  return std::make_unique<Calibrator>(
-      ModelConfig::from_json(config), std::move(lengths), num_threads,
-      calibrate::RoundingOptions{.damping = damping,
-                                 .importance = importance,
-                                 .first_weight = first_weight,
-                                 .fewest_tokens = fewest_tokens});
+std::unique_ptr<Calibrator> make_calibrator(const std::string& config, std::vector<int64_t> lengths,
+                                            int num_threads, float damping, float importance,
+                                            float first_weight, int64_t fewest_tokens) {
+  return std::make_unique<Calibrator>(ModelConfig::from_json(config), std::move(lengths), num_threads,
+                                      calibrate::RoundingOptions{.damping = damping,
+                                                                 .importance = importance,
+                                                                 .first_weight = first_weight,
+                                                                 .fewest_tokens = fewest_tokens});
 }
 
 void load_rows(Calibrator& calibrator, const std::string& name, int64_t expert, const Int64Array& rows,
@@ -82,7 +81,8 @@ Tensor residual_stream(FloatArray& x) {
   return Tensor(x.mutable_data(), DType::kF32, {x.shape(0), x.shape(1)});
 }
 
-std::vector<MatrixReport> run(Calibrator& calibrator, FloatArray x, const std::map<std::string, GridTuple>& grids) {
+std::vector<MatrixReport> run(Calibrator& calibrator, FloatArray x,
+                              const std::map<std::string, GridTuple>& grids) {
   std::map<std::string, GridSpec> specs;
   for (const auto& [name, grid] : grids) specs.emplace(name, grid_spec(grid));
   const Tensor stream = residual_stream(x);
@@ -91,7 +91,8 @@ std::vector<MatrixReport> run(Calibrator& calibrator, FloatArray x, const std::m
 }
 
 // (name, costs of the candidates, plain cost of the first, harm) of each matrix
-py::list measure(Calibrator& calibrator, FloatArray x, const std::map<std::string, std::vector<GridTuple>>& grids) {
+py::list measure(Calibrator& calibrator, FloatArray x,
+                 const std::map<std::string, std::vector<GridTuple>>& grids) {
   std::map<std::string, std::vector<GridSpec>> candidates;
   for (const auto& [name, some] : grids)
     for (const GridTuple& grid : some) candidates[name].push_back(grid_spec(grid));
@@ -150,8 +151,8 @@ FloatArray gram(const FloatArray& x, int num_threads) {
 }
 
 // (codes, scales, offsets or None, cost, plain_cost) of the rows of w for inputs with these sums of products.
-py::tuple round_weights(const FloatArray& w, const FloatArray& h, const FloatArray& importance, const GridTuple& grid,
-                        float damping, int num_threads) {
+py::tuple round_weights(const FloatArray& w, const FloatArray& h, const FloatArray& importance,
+                        const GridTuple& grid, float damping, int num_threads) {
   const int64_t rows = w.shape(0), k = w.shape(1);
   const GridSpec spec = grid_spec(grid);
   calibrate::RoundedRows rounded;

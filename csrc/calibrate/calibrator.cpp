@@ -71,8 +71,8 @@ const std::vector<MatrixReport>& Calibrator::run(Tensor x, const std::map<std::s
   return reports_;
 }
 
-std::vector<MeasuredMatrix> Calibrator::measure(Tensor x,
-                                                const std::map<std::string, std::vector<GridSpec>>& candidates) {
+std::vector<MeasuredMatrix> Calibrator::measure(
+    Tensor x, const std::map<std::string, std::vector<GridSpec>>& candidates) {
   std::map<std::string, std::vector<GridSpec>> named;
   for (const auto& [name, specs] : candidates) named.emplace(full_name(name), specs);
   const std::vector<float> before(x.ptr<float>(), x.ptr<float>() + x.numel());
@@ -96,7 +96,8 @@ std::vector<MeasuredMatrix> Calibrator::measure(Tensor x,
 void Calibrator::run_layer(Tensor x, LinearVisitor& visitor) {
   // int8 activations on every machine, so that all make the same file.
   calibrate::run_layer(store(), x, lengths_, options_.first_weight,
-                       make_cpu_device({.num_threads = num_threads_, .activations = Activations::kInt8}), visitor);
+                       make_cpu_device({.num_threads = num_threads_, .activations = Activations::kInt8}),
+                       visitor);
 }
 
 PackError Calibrator::error(std::string_view name, int64_t expert, std::span<const int64_t> rows) const {

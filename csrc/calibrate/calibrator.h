@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <string>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,7 +18,8 @@ namespace llama4rt::calibrate {
 class Calibrator {
  public:
   // lengths: tokens of each sequence of the text. Throws kConfig for texts that the model cannot read in one piece.
-  Calibrator(ModelConfig config, std::vector<int64_t> lengths, int num_threads, const RoundingOptions& options);
+  Calibrator(ModelConfig config, std::vector<int64_t> lengths, int num_threads,
+             const RoundingOptions& options);
 
   // Forgets the layer before. Names from here on are those within a layer: "attn.qkv".
   void begin(int layer);
@@ -30,7 +31,8 @@ class Calibrator {
   // that become codes.
   const std::vector<MatrixReport>& run(Tensor x, const std::map<std::string, GridSpec>& specs);
   // x: the same, after the exact layer. candidates: how each matrix might be stored, the narrowest first.
-  std::vector<MeasuredMatrix> measure(Tensor x, const std::map<std::string, std::vector<GridSpec>>& candidates);
+  std::vector<MeasuredMatrix> measure(Tensor x,
+                                      const std::map<std::string, std::vector<GridSpec>>& candidates);
   PassControl& control() { return control_; }
   const std::vector<MatrixReport>& reports() const { return reports_; }  // of the latest run()
   // What these stored rows have lost.

@@ -19,7 +19,8 @@ constexpr int kTries = 8;       // dampings, each ten times the one before
 // `a` is neither read nor kept.
 class Cholesky {
  public:
-  Cholesky(Square& a, const cpu::Kernels& kernels, ThreadPool& pool) : a_(a), kernels_(kernels), pool_(pool) {}
+  Cholesky(Square& a, const cpu::Kernels& kernels, ThreadPool& pool)
+      : a_(a), kernels_(kernels), pool_(pool) {}
 
   bool run() {
     for (int64_t first = 0; first < a_.k; first += kBlock) {
@@ -95,8 +96,7 @@ class Cholesky {
                              .rows = height,
                              .columns = round_up(columns, int64_t(16)),
                              .count = width});
-      for (int64_t i = 0; i < height; ++i)
-        std::copy_n(tile[i], columns, a_.row(begin + i0 + i) + begin + j0);
+      for (int64_t i = 0; i < height; ++i) std::copy_n(tile[i], columns, a_.row(begin + i0 + i) + begin + j0);
     });
   }
 
@@ -119,13 +119,14 @@ Feedback::Feedback(const Square& gram, float damping, const cpu::Kernels& kernel
   double energy = 0;
   for (int64_t i = 0; i < k; ++i) energy += double(gram.row(i)[i]);
   const double mean = energy / double(k);
-  LLAMA4RT_CHECK(kInternal, std::isfinite(mean), "the inputs of a linear are not finite: their energy is ", energy);
+  LLAMA4RT_CHECK(kInternal, std::isfinite(mean), "the inputs of a linear are not finite: their energy is ",
+                 energy);
 
   // H = U D U^T with U upper triangular is L L^T of the matrix with rows and columns in reverse.
   Square reversed(k);
   for (int attempt = 0;; ++attempt, damping_ *= 10) {
-    LLAMA4RT_CHECK(kInternal, attempt < kTries, "the inputs of a linear cannot be decorrelated, not even with a damping of ",
-                   damping_);
+    LLAMA4RT_CHECK(kInternal, attempt < kTries,
+                   "the inputs of a linear cannot be decorrelated, not even with a damping of ", damping_);
     // Inputs that never occur, all of them if need be, count a little: the factorisation exists.
     const float added = float(std::max(mean * double(damping_), 1e-30));
     share(pool, k, [&](int, int64_t i) {

@@ -9,8 +9,9 @@ namespace llama4rt::calibrate {
 namespace {
 
 constexpr int64_t kTile = 128;  // elements of a side of what a unit of work computes
-constexpr int64_t kRows = 256;  // inputs whose products are summed before they are added to what was there: two levels
-                                // of addition keep the error of long texts small
+constexpr int64_t kRows =
+    256;  // inputs whose products are summed before they are added to what was there: two levels
+          // of addition keep the error of long texts small
 
 // Columns [first, first + kTile) of rows as a dense panel [count, kTile], zeros past k.
 void copy_panel(float* panel, const float* x, int64_t stride, int64_t count, int64_t first, int64_t k) {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "base/thread_pool.h"
+#include "cpu/kernels.h"
 
 namespace llama4rt::calibrate {
 

@@ -111,7 +111,8 @@ class Search {
     const Float4 inverse = splat(1.0f / before.scale), offsets = splat(before.offset);
     Float4 m = {}, mq = {}, mqq = {}, mw = {}, mwq = {};
     for (int64_t i = 0; i < padded_; i += 4) {
-      const Float4 q = codes_at(i, inverse, offsets), weight = load(importance_ + i), v = load(w_ + i) * weight;
+      const Float4 q = codes_at(i, inverse, offsets), weight = load(importance_ + i),
+                   v = load(w_ + i) * weight;
       m += weight;
       mq += weight * q;
       mqq += weight * q * q;

@@ -31,7 +31,8 @@ struct Grid {
 struct CodeRange {
   float low, high;  // code - zero of the first and the last code
 
-  explicit CodeRange(const GridSpec& spec) : low(float(-spec.zero())), high(float(spec.codes() - 1 - spec.zero())) {}
+  explicit CodeRange(const GridSpec& spec)
+      : low(float(-spec.zero())), high(float(spec.codes() - 1 - spec.zero())) {}
 };
 // 0 where the scale is 0: then every code means the offset.
 inline float inverse_scale(const Grid& grid) { return grid.scale == 0 ? 0.0f : 1.0f / grid.scale; }

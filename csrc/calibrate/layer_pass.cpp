@@ -46,7 +46,9 @@ class PassObserver final : public OpsObserver {
 
   // weights: what the model computes with; views of matrices that a visitor replaces are renewed here.
   void watch(Llama4Weights::Layer& layer) {
-    const auto add = [&](const char* name, Weight& weight) { weights_["layers.0." + std::string(name)] = &weight; };
+    const auto add = [&](const char* name, Weight& weight) {
+      weights_["layers.0." + std::string(name)] = &weight;
+    };
     add("attn.qkv", layer.qkv);
     add("attn.o", layer.o);
     if (!layer.moe) {
@@ -121,8 +123,9 @@ class PassObserver final : public OpsObserver {
 
 PassMemory pass_memory(const ModelConfig& model, int layer, const std::vector<int64_t>& lengths) {
   const ModelConfig one = one_layer(model, layer);
-  const StepMemory step = measure_text_step(ShapeSource(one, {.weights = WeightKind::kBF16}), device_traits("cpu"),
-                                            step_shape(lengths), KvKind::kBF16, KvKind::kBF16);
+  const StepMemory step =
+      measure_text_step(ShapeSource(one, {.weights = WeightKind::kBF16}), device_traits("cpu"),
+                        step_shape(lengths), KvKind::kBF16, KvKind::kBF16);
   return {.activations = step.workspace, .cache = cache_plan(one, lengths).bytes()};
 }
 

@@ -7,8 +7,8 @@
 namespace llama4rt::calibrate {
 
 ModelConfig one_layer(const ModelConfig& model, int layer) {
-  LLAMA4RT_CHECK(kInternal, layer >= 0 && layer < model.num_hidden_layers, "there is no layer ", layer, " among ",
-                 model.num_hidden_layers);
+  LLAMA4RT_CHECK(kInternal, layer >= 0 && layer < model.num_hidden_layers, "there is no layer ", layer,
+                 " among ", model.num_hidden_layers);
   ModelConfig one = model;
   one.num_hidden_layers = 1;
   one.rope_layers = {model.rope_layers[size_t(layer)]};

@@ -12,9 +12,10 @@
 namespace llama4rt::calibrate {
 
 struct RoundingOptions {
-  float damping = 0.01f;    // of the mean energy of an input, added to every input's
-  float importance = 1;     // power of an input's energy by which its weights' errors count in the search of scales
-  float first_weight = 1;   // of the first token of a sequence: every other attends to it
+  float damping = 0.01f;  // of the mean energy of an input, added to every input's
+  float importance =
+      1;  // power of an input's energy by which its weights' errors count in the search of scales
+  float first_weight = 1;      // of the first token of a sequence: every other attends to it
   int64_t fewest_tokens = 32;  // an expert that saw fewer is rounded plainly
 };
 

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
-#include "base/error.h"
 #include "calibrate/share.h"
 
 namespace llama4rt::calibrate {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 4096;  // that are copied together; a multiple of what add_gram() sums in one go
+constexpr int64_t kRowsAtOnce =
+    4096;  // that are copied together; a multiple of what add_gram() sums in one go
 
 }  // namespace
 
@@ -21,13 +21,8 @@ LinearInputs::LinearInputs(Tensor x, std::vector<float> factors, Tensor expert_i
       picks_per_token_(expert_ids.size(1)),
       scores_(scores ? scores.ptr<const float>() : nullptr) {
   const int32_t* const ids = expert_ids.ptr<const int32_t>();
-  for (int64_t pick = 0; pick < expert_ids.numel(); ++pick) picks_[size_t(ids[pick])].push_back(int32_t(pick));
-}
-
-int64_t LinearInputs::total_rows() const {
-  int64_t total = 0;
-  for (int64_t e = 0; e < num_experts(); ++e) total += rows(e);
-  return total;
+  for (int64_t pick = 0; pick < expert_ids.numel(); ++pick)
+    picks_[size_t(ids[pick])].push_back(int32_t(pick));
 }
 
 void LinearInputs::copy(float* out, int64_t expert, int64_t first, int64_t count, ThreadPool& pool) const {
@@ -38,14 +33,6 @@ void LinearInputs::copy(float* out, int64_t expert, int64_t first, int64_t count
     const float* const from = x_.row<const float>(pick / picks_per_row_);
     float* const to = out + i * k();
     for (int64_t j = 0; j < k(); ++j) to[j] = factor * from[j];
-  });
-}
-
-void LinearInputs::scale(int64_t expert, std::span<const float> factors, ThreadPool& pool) const {
-  LLAMA4RT_CHECK(kInternal, picks_per_row_ == 1, "inputs that several experts share cannot be scaled for one");
-  share(pool, rows(expert), [&](int, int64_t i) {
-    float* const row = x_.row<float>(picks_.empty() ? i : picks_[size_t(expert)][size_t(i)]);
-    for (int64_t j = 0; j < k(); ++j) row[j] *= factors[size_t(j)];
   });
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -23,12 +22,11 @@ class LinearInputs {
 
   int64_t k() const { return x_.size(1); }
   int64_t num_experts() const { return picks_.empty() ? 1 : int64_t(picks_.size()); }
-  int64_t rows(int64_t expert) const { return picks_.empty() ? x_.size(0) : int64_t(picks_[size_t(expert)].size()); }
-  int64_t total_rows() const;
+  int64_t rows(int64_t expert) const {
+    return picks_.empty() ? x_.size(0) : int64_t(picks_[size_t(expert)].size());
+  }
   // out[i, :] = input `first + i` of the expert, times its token's factor.   out: [count, k]
   void copy(float* out, int64_t expert, int64_t first, int64_t count, ThreadPool& pool) const;
-  // Input j of every row of the expert times factors[j], in place. Not of inputs that experts share.
-  void scale(int64_t expert, std::span<const float> factors, ThreadPool& pool) const;
 
   // The sums over the expert's rows of input i times input j.
   Square gram(int64_t expert, const cpu::Kernels& kernels, ThreadPool& pool) const;

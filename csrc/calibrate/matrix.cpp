@@ -19,8 +19,12 @@ int64_t scale_elements(const Weight& w) {
   return w.quantized() ? w.num_experts * cpu16::matrix_scales(w.n, w.k, w.group_size) : 0;
 }
 int64_t aligned(int64_t bytes) { return round_up(bytes, int64_t(kAlignment)); }
-int64_t data_bytes(const Weight& w) { return aligned(w.num_experts * matrix_bytes(w.layout, w.kind, w.n, w.k)); }
-int64_t scale_bytes(const Weight& w) { return aligned(scale_elements(w) * int64_t(dtype_size(w.scale_dtype))); }
+int64_t data_bytes(const Weight& w) {
+  return aligned(w.num_experts * matrix_bytes(w.layout, w.kind, w.n, w.k));
+}
+int64_t scale_bytes(const Weight& w) {
+  return aligned(scale_elements(w) * int64_t(dtype_size(w.scale_dtype)));
+}
 
 }  // namespace
 
@@ -31,11 +35,13 @@ int64_t Matrix::bytes(const Weight& shape, bool offsets) {
 }
 
 Matrix::Matrix(const Weight& shape, bool offsets) : view_(shape) {
-  LLAMA4RT_CHECK(kInternal, shape.layout == Layout::kCpu16 || !shape.quantized(), "a matrix of codes must be cpu16");
+  LLAMA4RT_CHECK(kInternal, shape.layout == Layout::kCpu16 || !shape.quantized(),
+                 "a matrix of codes must be cpu16");
   const auto size = size_t(std::max<int64_t>(bytes(shape, offsets), int64_t(kAlignment)));
   // calloc would not align: zeroed below, page by page as blocks are stored; what is never stored must be zero too.
   memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)));
-  LLAMA4RT_CHECK(kInternal, memory_, "out of memory: the system refused ", size, " bytes for a layer's weight");
+  LLAMA4RT_CHECK(kInternal, memory_, "out of memory: the system refused ", size,
+                 " bytes for a layer's weight");
   std::memset(memory_.get(), 0, size);
   view_.data = memory_.get();
   view_.scales = view_.quantized() ? memory_.get() + data_bytes(shape) : nullptr;
@@ -92,15 +98,16 @@ void Matrix::pack(int64_t expert, std::span<const int64_t> rows, const SourceMat
   pack_rows(spec, source, rows, blocks, pool, what);
 }
 
-void Matrix::pack_codes(int64_t expert, std::span<const int64_t> rows, const CodeRows& source, ThreadPool& pool,
-                        const std::string& what) {
+void Matrix::pack_codes(int64_t expert, std::span<const int64_t> rows, const CodeRows& source,
+                        ThreadPool& pool, const std::string& what) {
   const PackSpec spec = pack_spec();
   Blocks blocks(view_, spec, expert);
   llama4rt::pack_codes(spec, source, rows, blocks, pool, what);
 }
 
 void Matrix::read_values(float* out, int64_t expert, std::span<const int64_t> rows, ThreadPool& pool) const {
-  LLAMA4RT_CHECK(kInternal, view_.kind == WeightKind::kBF16, "values of ", weight_kind_name(view_.kind), " codes");
+  LLAMA4RT_CHECK(kInternal, view_.kind == WeightKind::kBF16, "values of ", weight_kind_name(view_.kind),
+                 " codes");
   const auto* const data = static_cast<const char*>(expert_view(view_, expert).data);
   share(pool, int64_t(rows.size()), [&](int, int64_t i) {
     float* const to = out + i * view_.k;
@@ -114,8 +121,8 @@ void Matrix::read_values(float* out, int64_t expert, std::span<const int64_t> ro
   });
 }
 
-void Matrix::read_codes(uint8_t* codes, float* scales, float* offsets, int64_t expert, std::span<const int64_t> rows,
-                        ThreadPool& pool) const {
+void Matrix::read_codes(uint8_t* codes, float* scales, float* offsets, int64_t expert,
+                        std::span<const int64_t> rows, ThreadPool& pool) const {
   const Weight one = expert_view(view_, expert);
   const int64_t values = cpu16::values_per_word(one.kind), groups = one.num_groups();
   const uint32_t mask = code_mask(one.kind);
@@ -135,21 +142,6 @@ void Matrix::read_codes(uint8_t* codes, float* scales, float* offsets, int64_t e
       if (one.offsets) offsets[i * groups + g] = llama4rt::scale_at(one.offsets, one.scale_dtype, at);
     }
   });
-}
-
-void Matrix::scale_row(int64_t expert, int64_t row, int exponent) {
-  const Weight one = expert_view(view_, expert);
-  for (const void* const base : {one.scales, one.offsets}) {
-    if (!base) continue;
-    for (int64_t g = 0; g < one.num_groups(); ++g) {
-      const int64_t at = cpu16::scale_index(row, g, one.num_groups());
-      const float scaled = std::ldexp(llama4rt::scale_at(base, one.scale_dtype, at), exponent);
-      if (one.scale_dtype == DType::kF32)
-        static_cast<float*>(const_cast<void*>(base))[at] = scaled;
-      else
-        static_cast<bf16*>(const_cast<void*>(base))[at] = to_bf16(scaled);
-    }
-  }
 }
 
 }  // namespace llama4rt::calibrate

@@ -33,10 +33,8 @@ class Matrix {
   // Of a bf16 matrix: out[i, :] = stored row rows[i].   out: [rows, k]
   void read_values(float* out, int64_t expert, std::span<const int64_t> rows, ThreadPool& pool) const;
   // Of codes: what pack_codes() took.   codes: [rows, k]; scales, offsets: [rows, groups], offsets only where there are
-  void read_codes(uint8_t* codes, float* scales, float* offsets, int64_t expert, std::span<const int64_t> rows,
-                  ThreadPool& pool) const;
-  // Scale and offset of every group of stored row `row` times 2^exponent: exact.
-  void scale_row(int64_t expert, int64_t row, int exponent);
+  void read_codes(uint8_t* codes, float* scales, float* offsets, int64_t expert,
+                  std::span<const int64_t> rows, ThreadPool& pool) const;
 
  private:
   struct Free {

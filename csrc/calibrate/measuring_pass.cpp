@@ -46,8 +46,8 @@ void MeasuringPass::measure_expert(const TensorSpec& tensor, const std::vector<G
   for (size_t c = 0; c < candidates.size(); ++c) {
     double cost = 0, plain = 0;
     if (learned.feedback) {
-      const RoundedRows rounded = round_rows(values.data(), count, *learned.feedback, learned.importance.data(),
-                                             candidates[c], kernels_, pool_);
+      const RoundedRows rounded = round_rows(values.data(), count, *learned.feedback,
+                                             learned.importance.data(), candidates[c], kernels_, pool_);
       cost = sum(rounded.cost);
       plain = sum(rounded.plain_cost);
     } else {  // too few tokens: as if all inputs were alike, and each apart from the others

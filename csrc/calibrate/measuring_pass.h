@@ -15,11 +15,13 @@
 namespace llama4rt::calibrate {
 
 struct MeasuredMatrix {
-  std::string name;            // as in the model of one layer
-  std::vector<double> costs;   // of each candidate, calibrated: squared error of a token's outputs, estimated from some rows
-  double plain_cost = 0;       // of the first candidate without calibration
-  double harm = 0;  // squared change of the residual stream behind the layer, relative to it, where this matrix alone is
-                    // rounded plainly as the first candidate
+  std::string name;  // as in the model of one layer
+  std::vector<double>
+      costs;  // of each candidate, calibrated: squared error of a token's outputs, estimated from some rows
+  double plain_cost = 0;  // of the first candidate without calibration
+  double harm =
+      0;  // squared change of the residual stream behind the layer, relative to it, where this matrix alone is
+          // rounded plainly as the first candidate
 
   std::string name_within_layer() const { return name.substr(std::string_view("layers.0.").size()); }
 };
@@ -28,7 +30,8 @@ class MeasuringPass final : public LinearVisitor {
  public:
   // candidates: by name, the first the narrowest
   MeasuringPass(LayerStore& store, std::map<std::string, std::vector<GridSpec>> candidates,
-                const RoundingOptions& options, const cpu::Kernels& kernels, ThreadPool& pool, PassControl& control)
+                const RoundingOptions& options, const cpu::Kernels& kernels, ThreadPool& pool,
+                PassControl& control)
       : store_(store),
         candidates_(std::move(candidates)),
         options_(options),
@@ -41,8 +44,8 @@ class MeasuringPass final : public LinearVisitor {
   std::vector<MeasuredMatrix>& measured() { return measured_; }
 
  private:
-  void measure_expert(const TensorSpec& tensor, const std::vector<GridSpec>& candidates, const LinearInputs& inputs,
-                      int64_t expert, MeasuredMatrix& out);
+  void measure_expert(const TensorSpec& tensor, const std::vector<GridSpec>& candidates,
+                      const LinearInputs& inputs, int64_t expert, MeasuredMatrix& out);
 
   LayerStore& store_;
   const std::map<std::string, std::vector<GridSpec>> candidates_;

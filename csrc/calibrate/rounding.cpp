@@ -196,7 +196,8 @@ class Strip {
         const float* const error = lanes(errors_, j);
         const double pivot = double(feedback_.pivot(j));
         for (int64_t r = 0; r < kStrip; ++r) {
-          const double left = double(from[r] - exact[r]) + double(error[r]);  // what feedback has not made good
+          const double left =
+              double(from[r] - exact[r]) + double(error[r]);  // what feedback has not made good
           cost[r] += pivot * left * left;
         }
       }
@@ -221,11 +222,11 @@ class Strip {
   const GridSpec& spec_;
   const cpu::Kernels& kernels_;
   const int64_t k_, groups_;
-  std::vector<float> weights_;  // [k, kStrip]
-  std::vector<float> errors_;              // [k, kStrip] weight - value
+  std::vector<float> weights_;                      // [k, kStrip]
+  std::vector<float> errors_;                       // [k, kStrip] weight - value
   std::vector<float> scales_, inverses_, offsets_;  // [groups, kStrip]
-  std::vector<uint8_t> codes_;             // [k, kStrip]
-  std::vector<float> from_;                // [kPanel, kStrip]
+  std::vector<uint8_t> codes_;                      // [k, kStrip]
+  std::vector<float> from_;                         // [kPanel, kStrip]
 };
 
 }  // namespace

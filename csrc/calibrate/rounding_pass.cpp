@@ -7,7 +7,9 @@
 
 namespace llama4rt::calibrate {
 
-std::string MatrixReport::name_within_layer() const { return name.substr(std::string_view("layers.0.").size()); }
+std::string MatrixReport::name_within_layer() const {
+  return name.substr(std::string_view("layers.0.").size());
+}
 
 PackError MatrixReport::error() const {
   PackError total;
@@ -42,10 +44,9 @@ void RoundingPass::round_expert(const TensorSpec& tensor, const GridSpec& spec, 
     const auto count = int64_t(some.size());
     values.resize(size_t(count * k));
     source.read_values(values.data(), expert, some, pool_);
-    const RoundedRows codes =
-        learned.feedback
-            ? round_rows(values.data(), count, *learned.feedback, learned.importance.data(), spec, kernels_, pool_)
-            : round_plainly(values.data(), count, k, spec, pool_);
+    const RoundedRows codes = learned.feedback ? round_rows(values.data(), count, *learned.feedback,
+                                                            learned.importance.data(), spec, kernels_, pool_)
+                                               : round_plainly(values.data(), count, k, spec, pool_);
     for (const double cost : codes.cost) report.cost += cost / double(report.tokens);
     for (const double cost : codes.plain_cost) report.plain_cost += cost / double(report.tokens);
     store_codes(rounded, expert, some, codes, spec, pool_, tensor.name);

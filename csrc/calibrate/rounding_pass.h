@@ -19,10 +19,10 @@ namespace llama4rt::calibrate {
 struct MatrixReport {
   std::string name;  // as in the model of one layer
   int64_t expert = 0;
-  int64_t tokens = 0;       // rows of inputs it was calibrated with
-  bool plain = false;       // too few: rounded without calibration
-  double cost = 0;          // mean squared error of its outputs, summed over them, on the calibration text
-  double plain_cost = 0;    // of plain rounding
+  int64_t tokens = 0;     // rows of inputs it was calibrated with
+  bool plain = false;     // too few: rounded without calibration
+  double cost = 0;        // mean squared error of its outputs, summed over them, on the calibration text
+  double plain_cost = 0;  // of plain rounding
   std::vector<PackError> errors = {};  // [n] of the weights of each stored row
 
   PackError error() const;                // of all rows
@@ -46,8 +46,8 @@ class RoundingPass final : public LinearVisitor {
   const std::vector<MatrixReport>& reports() const { return reports_; }
 
  private:
-  void round_expert(const TensorSpec& tensor, const GridSpec& spec, const LinearInputs& inputs, int64_t expert,
-                    Matrix& rounded);
+  void round_expert(const TensorSpec& tensor, const GridSpec& spec, const LinearInputs& inputs,
+                    int64_t expert, Matrix& rounded);
 
   LayerStore& store_;
   const std::map<std::string, GridSpec> specs_;

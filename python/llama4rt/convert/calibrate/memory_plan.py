@@ -60,7 +60,8 @@ def check_memory(planned: int, tokens: int) -> None:
     if planned > available:
         raise ConfigError(
             f"calibration of this model with {tokens} tokens takes {planned / 1e9:.1f} GB of memory; "
-            f"{available / 1e9:.1f} GB are free. Fewer calibrate_tokens take less; one layer of the model must fit in any case"
+            f"{available / 1e9:.1f} GB are free. Fewer calibrate_tokens take less; "
+            "one layer of the model must fit in any case"
         )
 
 
