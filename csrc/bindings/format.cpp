@@ -101,26 +101,6 @@ py::array_t<float> dequantize(const EngineFile& file, const std::string& name, i
 
 // --- EngineWriter
 
-// source is [rows, columns], or [columns, rows] when transposed; any strides.
-SourceMatrix source_matrix(const py::array& source, const std::string& dtype, bool transposed) {
-  SourceMatrix matrix;
-  matrix.dtype = parse_dtype(dtype);
-  LLAMA4RT_CHECK(kInternal,
-                 matrix.dtype == DType::kF32 || matrix.dtype == DType::kBF16 || matrix.dtype == DType::kF16,
-                 "source dtype is ", dtype, "; F32, BF16 and F16 can be packed");
-  LLAMA4RT_CHECK(kInternal, source.ndim() == 2, "source has ", source.ndim(), " dimensions; expected 2");
-  LLAMA4RT_CHECK(kInternal, source.itemsize() == py::ssize_t(dtype_size(matrix.dtype)),
-                 "source elements have ", source.itemsize(), " bytes; ", dtype, " has ",
-                 dtype_size(matrix.dtype));
-  const int row_axis = transposed ? 1 : 0;
-  matrix.data = source.data();
-  matrix.rows = source.shape(row_axis);
-  matrix.columns = source.shape(1 - row_axis);
-  matrix.row_bytes = source.strides(row_axis);
-  matrix.column_bytes = source.strides(1 - row_axis);
-  return matrix;
-}
-
 std::span<const int64_t> row_span(const Int64Array& rows) {
   LLAMA4RT_CHECK(kInternal, rows.ndim() == 1, "rows has ", rows.ndim(), " dimensions; expected 1");
   return {rows.data(), size_t(rows.size())};
@@ -317,6 +297,12 @@ void bind_engine_writer(py::module_& m) {
            py::arg("scales"), py::arg("scale_dtype"), py::arg("zeros") = py::none(),
            py::arg("offsets") = py::none())
       .def(
+          "add_error",
+          [](EngineWriter& writer, const std::string& name, double squared, double weight_squared, double max_abs) {
+            writer.add_error(name, {.squared = squared, .weight_squared = weight_squared, .max_abs = max_abs});
+          },
+          py::arg("name"), py::arg("squared"), py::arg("weight_squared"), py::arg("max_abs"))
+      .def(
           "report",
           [](const EngineWriter& writer, const std::string& name) {
             const PackError error = writer.report(name);
@@ -329,6 +315,25 @@ void bind_engine_writer(py::module_& m) {
 }
 
 }  // namespace
+
+SourceMatrix source_matrix(const py::array& source, const std::string& dtype, bool transposed) {
+  SourceMatrix matrix;
+  matrix.dtype = parse_dtype(dtype);
+  LLAMA4RT_CHECK(kInternal,
+                 matrix.dtype == DType::kF32 || matrix.dtype == DType::kBF16 || matrix.dtype == DType::kF16,
+                 "source dtype is ", dtype, "; F32, BF16 and F16 can be packed");
+  LLAMA4RT_CHECK(kInternal, source.ndim() == 2, "source has ", source.ndim(), " dimensions; expected 2");
+  LLAMA4RT_CHECK(kInternal, source.itemsize() == py::ssize_t(dtype_size(matrix.dtype)),
+                 "source elements have ", source.itemsize(), " bytes; ", dtype, " has ",
+                 dtype_size(matrix.dtype));
+  const int row_axis = transposed ? 1 : 0;
+  matrix.data = source.data();
+  matrix.rows = source.shape(row_axis);
+  matrix.columns = source.shape(1 - row_axis);
+  matrix.row_bytes = source.strides(row_axis);
+  matrix.column_bytes = source.strides(1 - row_axis);
+  return matrix;
+}
 
 WeightKind weight_kind(const std::string& name) {
   if (const std::optional<WeightKind> kind = find_weight_kind(name)) return *kind;

@@ -225,6 +225,7 @@ PYBIND11_MODULE(_core_in_main, m) {
   bind_ops(m);
   bind_observed_engine(m);
   bind_quality(m);
+  bind_calibrate(m);
 }
 
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {

@@ -88,6 +88,17 @@ struct AttentionTile {
   float scale = 1;
 };
 
+// c[i, j] += sum over t, ascending, of a[t, i] * b[t, j].
+struct Products {
+  float* c = nullptr;  // [rows, c_stride]
+  int64_t c_stride = 0;
+  const float* a = nullptr;  // [count, a_stride]
+  int64_t a_stride = 0;
+  const float* b = nullptr;  // [count, b_stride]
+  int64_t b_stride = 0;
+  int64_t rows = 0, columns = 0, count = 0;  // columns: a multiple of 16
+};
+
 struct Kernels {
   const char* isa;  // "scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"
 
@@ -131,6 +142,9 @@ struct Kernels {
   void (*merge_state)(float* into, const float* next, int64_t head_dim);
   // out[d] = weighted sum / sum of weights.   out: [D]
   void (*finish_state)(float* out, const float* state, int64_t head_dim);
+
+  // --- calibration of weights
+  void (*add_products)(const Products& products);
 
   // --- the machine's limits, for benchmarks
   // read_sum: data of `bytes` (a multiple of 64) summed as fp32.

@@ -399,6 +399,12 @@ void EngineWriter::import_rows(const std::string& name, int64_t expert, std::spa
   pack_codes(spec, source, rows, blocks, pool_, what);
 }
 
+void EngineWriter::add_error(const std::string& name, const PackError& error) {
+  const std::lock_guard lock(mutex_);
+  require(State::kWriting, "add_error");
+  weight_of(name).error.add(error);
+}
+
 PackError EngineWriter::report(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto at = weights_.find(name);

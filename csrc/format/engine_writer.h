@@ -57,7 +57,9 @@ class EngineWriter {
   // Stores codes as they are. scale_dtype: of the source; it must be the declared one.
   void import_rows(const std::string& name, int64_t expert, std::span<const int64_t> rows,
                    const CodeRows& source, DType scale_dtype);
-  // The error of what quantize_rows has packed into `name` so far.
+  // Adds to the report of `name` what its codes have lost before they came here.
+  void add_error(const std::string& name, const PackError& error);
+  // The error of what quantize_rows has packed into `name` so far, and of what add_error() said.
   PackError report(const std::string& name) const;
 
   // What a later writer needs to go on: the stored tensors of a completely written tensor or weight, with

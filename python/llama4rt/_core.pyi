@@ -152,6 +152,8 @@ class EngineWriter:
         codes: [n, k], one to a byte; scales, offsets: [n, groups] raw bits of scale_dtype; zeros: [n, groups]. Raises
         CheckpointError for what the kind does not have and for numbers that are not finite, naming the first.
         """
+    def add_error(self, name: str, squared: float, weight_squared: float, max_abs: float) -> None:
+        """Adds to the report of `name` what its codes had lost before they came here."""
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""
     def finish(self, metadata: dict[str, str]) -> int:
@@ -166,6 +168,112 @@ class EngineWriter:
         """Ends the writer without a file; what is written stays for begin(resume=True)."""
     def abort(self) -> None:
         """Removes the temporary file. Safe to call at any time, more than once."""
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+_Grid = tuple[str, int, bool, str]  # kind, group size, whether groups have offsets, type of scales
+
+class MatrixReport:
+    """What became of one matrix of a layer, or of one expert of a stack."""
+
+    @property
+    def name(self) -> str:
+        """In the layer: "attn.qkv"."""
+    @property
+    def expert(self) -> int: ...
+    @property
+    def tokens(self) -> int:
+        """Rows of inputs that it was calibrated with."""
+    @property
+    def plain(self) -> bool:
+        """Too few tokens: rounded without calibration."""
+    @property
+    def cost(self) -> float:
+        """Mean squared error of the outputs of a token, summed over outputs; damping included."""
+    @property
+    def plain_cost(self) -> float:
+        """The same, had all rows been rounded plainly."""
+    @property
+    def error(self) -> tuple[float, float, float]:
+        """Sums of the weights' squared errors and squares, and the largest error."""
+
+class Calibration:
+    """Quantises one layer after the other for the inputs that a text gives them: begin(), load all, run(), codes().
+
+    config: canonical JSON; lengths: tokens of each sequence of the text. One thread; but for cancel() and weights_done.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        lengths: Sequence[int],
+        num_threads: int = 0,
+        *,
+        damping: float,
+        importance: float,
+        first_weight: float,
+        fewest_tokens: int,
+    ) -> None: ...
+    def begin(self, layer: int) -> None:
+        """Forgets the layer before."""
+    def end(self) -> None: ...
+    def load_rows(
+        self,
+        name: str,
+        expert: int,
+        rows: NDArray[np.int64],
+        source: NDArray[Any],
+        dtype: str,
+        transposed: bool,
+    ) -> None:
+        """As EngineWriter.quantize_rows, into bf16."""
+    def load_numbers(self, name: str, values: NDArray[np.float32]) -> None: ...
+    def run(self, x: NDArray[np.float32], grids: dict[str, _Grid]) -> list[MatrixReport]:
+        """x: [tokens, hidden], the residual stream before the layer; in place, after the quantised layer.
+
+        grids: what becomes codes, by name. GIL released, all threads.
+        """
+    def measure(
+        self, x: NDArray[np.float32], candidates: dict[str, list[_Grid]]
+    ) -> list[tuple[str, list[float], float, float]]:
+        """What matrices would lose: (name, costs of the candidates, plain cost of the first, harm of that) of each.
+
+        x: as in run(), in place, after the exact layer. GIL released, all threads.
+        """
+    @property
+    def weights_done(self) -> int:
+        """How many weights run() or measure() has done in this layer."""
+    def cancel(self) -> None:
+        """run() or measure() raises Llama4RTError soon."""
+    def codes(
+        self, name: str, expert: int, rows: NDArray[np.int64]
+    ) -> tuple[
+        NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None, tuple[float, float, float]
+    ]:
+        """Codes [rows, k], scales and offsets [rows, groups] of these rows, and their error as in MatrixReport."""
+    def memory(self, layer: int) -> dict[str, int]:
+        """Bytes that the layer takes beside its weights: "activations", "cache"."""
+
+def gram(x: NDArray[np.float32], num_threads: int = 0) -> NDArray[np.float32]:
+    """x^T x, as calibration sums it."""
+
+def round_weights(
+    w: NDArray[np.float32],
+    h: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    grid: _Grid,
+    damping: float,
+    num_threads: int = 0,
+) -> tuple[
+    NDArray[np.uint8],
+    NDArray[np.float32],
+    NDArray[np.float32] | None,
+    NDArray[np.float64],
+    NDArray[np.float64],
+]:
+    """Codes, scales and offsets of rows w [n, k] for inputs whose products sum to h; each row's cost, and that of plain
+    rounding.
+    """
 
 # --- runtime ----------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 #include "cpu/generic/layernorm.h"
 #include "cpu/generic/linear.h"
 #include "cpu/generic/machine_limits.h"
+#include "cpu/generic/products.h"
 #include "cpu/generic/quantize_row.h"
 #include "cpu/generic/rmsnorm.h"
 #include "cpu/generic/rows.h"
@@ -33,6 +34,7 @@ constexpr Kernels make_table(const char* isa) {
       .attention_scratch_bytes = attention_scratch_bytes,
       .merge_state = merge_state,
       .finish_state = finish_state,
+      .add_products = add_products,
       .read_sum = read_sum,
       .fma_chains = fma_chains,
       .int8_chains = int8_chains,

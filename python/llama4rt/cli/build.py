@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from llama4rt.cli.common_options import GROUP_SIZES, WEIGHT_KINDS, note
-from llama4rt.cli.numbers import GROUP_SIZE, THREADS_OR_ALL
+from llama4rt.cli.numbers import BITS, CALIBRATION_TOKENS, GROUP_SIZE, THREADS_OR_ALL
 from llama4rt.cli.progress import ProgressBar
 
 
@@ -77,6 +77,32 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=[],
         help="merge an adapter of PEFT first; WEIGHT: how strongly it counts (default 1); may be given several times",
     )
+    calibration = parser.add_argument_group("calibration")
+    calibration.add_argument(
+        "--calibrate",
+        metavar="TEXT",
+        help="quantise for the inputs that a text gives the matrices, a layer at a time: a file of text like what the "
+        "model will read, or builtin",
+    )
+    calibration.add_argument(
+        "--bits",
+        type=BITS,
+        metavar="B",
+        help="bits of a quantised weight on average, scales included: each matrix gets the width and group size by "
+        "which the model loses least, such as 4.25",
+    )
+    calibration.add_argument(
+        "--offsets",
+        action="store_true",
+        help="give groups of int4 an offset beside their scale: 16 bits more for each, on a CPU only",
+    )
+    calibration.add_argument(
+        "--calibrate-tokens",
+        type=CALIBRATION_TOKENS,
+        default=65_536,
+        metavar="N",
+        help="tokens of the text that are used (default 65536): time and memory grow with them",
+    )
     parser.add_argument(
         "-t", "--threads", type=THREADS_OR_ALL, metavar="N", help="default: all CPUs this process may use"
     )
@@ -91,6 +117,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt.convert.build import build
+    from llama4rt.convert.calibrate.state import state_path
     from llama4rt.convert.config import parse_rope_scaling
     from llama4rt.convert.journal import journal_path
     from llama4rt.convert.lora.located import parse_adapter
@@ -112,11 +139,15 @@ def run(args: argparse.Namespace) -> int:
                 rope_scaling=None if args.rope_scaling is None else parse_rope_scaling(args.rope_scaling),
                 lora=[parse_adapter(adapter) for adapter in args.lora],
                 mmproj=args.mmproj,
+                calibrate=args.calibrate,
+                calibrate_tokens=args.calibrate_tokens,
+                bits=args.bits,
+                offsets=args.offsets,
                 resume=args.resume,
                 progress=progress.update,
             )
         except KeyboardInterrupt:
-            if os.path.exists(journal_path(args.output)):
+            if os.path.exists(journal_path(args.output)) or os.path.exists(state_path(args.output)):
                 note("interrupted; the same command goes on where it stopped, --no-resume begins anew")
             raise
     before = f", {100 * report.resumed:.0f} % by a build that was interrupted" if report.resumed else ""

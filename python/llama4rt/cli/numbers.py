@@ -110,3 +110,5 @@ BATCHED_TOKENS = Integer(1, 65_536)
 GROUP_SIZE = Integer(32, 128)  # beside choices
 SEED = Integer(-(2**63), 2**64 - 1)
 SIZE = Quantity(_bytes)  # as engine_options.parse_bytes reads it
+BITS = Real(4, 9, above_low=True)  # convert/calibrate/options.py
+CALIBRATION_TOKENS = Integer(256, 1 << 24)

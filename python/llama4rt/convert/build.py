@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
+from llama4rt.convert.calibrate.options import DEFAULT_TOKENS, CalibrationOptions
+from llama4rt.convert.calibrate.prepare import Preparation
+from llama4rt.convert.calibrate.progress import CalibratedProgress
+from llama4rt.convert.calibrate.state import StateFile
 from llama4rt.convert.check_opens import check_opens
 from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint
 from llama4rt.convert.config import parse_config
@@ -15,7 +19,8 @@ from llama4rt.convert.locate import open_checkpoint
 from llama4rt.convert.lora.located import Adapter, located_adapters
 from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.names import map_tensors
-from llama4rt.convert.write_engine import EngineBuild
+from llama4rt.convert.tokenizer_files import with_tokenizer
+from llama4rt.convert.write_engine import EngineBuild, source_bytes
 from llama4rt.errors import CheckpointError, ConfigError
 
 
@@ -48,6 +53,10 @@ def build(
     rope_scaling: Mapping[str, float] | None = None,
     mmproj: str | os.PathLike[str] | None = None,
     lora: Sequence[Adapter] = (),
+    calibrate: str | os.PathLike[str] | None = None,
+    calibrate_tokens: int = DEFAULT_TOKENS,
+    bits: float | None = None,
+    offsets: bool = False,
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
@@ -76,6 +85,9 @@ def build(
     options = BuildOptions(
         "cpu" if target == "auto" else target, weights, group_size, quantize, lm_head, vision
     )
+    wanted = None if calibrate is None else CalibrationOptions(calibrate, calibrate_tokens, bits, offsets)
+    if wanted is None and (bits is not None or offsets):
+        raise ConfigError("bits and offsets are of calibrated builds: name a text with calibrate")
     if num_threads is not None and num_threads < 0:
         raise ConfigError(f"num_threads is {num_threads}; it must be positive, or 0 for all CPUs")
     path = os.fspath(out)
@@ -84,7 +96,7 @@ def build(
     try:
         checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
         size, worst, notes, resumed = _write(
-            checkpoint, path, options, num_threads or 0, rope_scaling, resume, progress
+            checkpoint, path, options, wanted, num_threads or 0, rope_scaling, resume, progress
         )
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
@@ -96,6 +108,7 @@ def _write(
     checkpoint: Checkpoint,
     path: str,
     options: BuildOptions,
+    wanted: CalibrationOptions | None,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
     resume: bool,
@@ -115,8 +128,36 @@ def _write(
     infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
     quantized = any(info.codes or info.dtype not in FLOAT_DTYPES for info in infos)
     options = options.resolved(quantized)
-    engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
-    check_opens(engine.files, config, options)
+    check_opens(with_tokenizer(checkpoint.kept_files()), config, options)
+    report = progress or (lambda done, total: None)
+    if wanted is None:
+        return _engine(
+            EngineBuild(checkpoint, config, mapping, options, report), path, options, num_threads, resume
+        )
+    calibration = Preparation(checkpoint, config, mapping, options, wanted, num_threads)
+    shown = CalibratedProgress(report, calibration.weights, source_bytes(mapping))
+    state = StateFile(path, calibration.identity(), resume)
+    try:
+        calibrated = calibration.checkpoint(state, shown.calibrated)
+        engine = EngineBuild(
+            calibrated,
+            config,
+            map_tensors(config, calibrated),
+            options,
+            shown.written,
+            calibration.described(),
+        )
+        result = _engine(engine, path, options, num_threads, resume)
+    except Exception:
+        state.remove()
+        raise
+    state.remove()
+    return result
+
+
+def _engine(
+    engine: EngineBuild, path: str, options: BuildOptions, num_threads: int, resume: bool
+) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...], float]:
     journal = Journal(path, engine.identity(), resume)
     size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target), journal)
     done, total = engine.resumed

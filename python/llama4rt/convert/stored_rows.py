@@ -116,6 +116,8 @@ class Codes:
         None  # [rows, ceil(in / FACTOR_INPUTS)] of scales, when they have some
     )
     offset_factors: NDArray[np.float32] | None = None  # as factors, of offsets
+    # Where the codes were made from numbers: sums of (number - value)^2 and number^2, and the largest error.
+    error: tuple[float, float, float] | None = None
 
     def in_layout(self, layout: CodeLayout) -> "Codes":
         """The same numbers in a layout that common_layout() made of this one and others."""
@@ -147,6 +149,7 @@ class Codes:
             None if offsets is None else repeat_groups(offsets, repeat, groups),
             factors,
             offset_factors,
+            self.error,
         )
 
     def values(self) -> Values:

@@ -34,7 +34,10 @@ class EngineBuild:
         mapping: TensorMapping,
         options: BuildOptions,
         progress: Callable[[int, int], None],
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
+        """calibration: what the file says of it, where the checkpoint's codes come from one."""
+        self._calibration = calibration
         self._checkpoint = checkpoint
         self._config = config
         self._mapping = mapping
@@ -42,9 +45,7 @@ class EngineBuild:
         self._progress = progress
         self._storage = {target.name: storage_of(target, options) for target in mapping.targets}
         self._files = with_tokenizer(checkpoint.kept_files())
-        self._total = sum(
-            _source_bytes(piece, target.k) for target in mapping.targets for piece in target.pieces
-        )
+        self._total = source_bytes(mapping)
         self._done = 0
         self._resumed = 0
         self._held = 0  # source bytes that were read since pages were let go
@@ -68,11 +69,14 @@ class EngineBuild:
         """What decides every byte of the file, for a journal: plain values."""
         storage = {name: asdict(storage) for name, storage in self._storage.items()}
         files = {name: hashlib.sha256(content).hexdigest() for name, content in self._files.items()}
+        options = asdict(self._options)
+        if self._calibration is not None:
+            options["calibration"] = self._calibration
         return {
             "version": _core.version(),
             "checkpoint": self._checkpoint.source_hash(),
             "source files": files_state(self._checkpoint.paths()),
-            "options": asdict(self._options),
+            "options": options,
             "plan": hashlib.sha256(_json([self._config.canonical(), storage, files]).encode()).hexdigest(),
         }
 
@@ -216,6 +220,8 @@ class EngineBuild:
                 target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros,
                 codes.offsets,
             )  # fmt: skip
+            if codes.error is not None:
+                writer.add_error(target.name, *codes.error)
             return
         values = _values(rows)
         writer.quantize_rows(target.name, piece.expert, places, values.array, values.dtype, values.transposed)
@@ -226,7 +232,7 @@ class EngineBuild:
 
     def _metadata(self) -> dict[str, str]:
         options = self._options
-        quantization = {
+        quantization: dict[str, Any] = {
             "weights": options.weights,
             "group_size": options.group_size,
             "quantize": options.quantize,
@@ -234,6 +240,8 @@ class EngineBuild:
         }
         if self._config.vision:
             quantization["vision"] = options.vision
+        if self._calibration is not None:
+            quantization["calibration"] = self._calibration
         source: dict[str, Any] = {
             "hash": self._checkpoint.source_hash(),
             "name": self._checkpoint.name,
@@ -295,6 +303,11 @@ def _place(piece: Piece, first: int) -> str:
     return f"{source.info.stored_name(source.tensor)}{expert}" + (f", outputs from {start}" if start else "")
 
 
+def source_bytes(mapping: TensorMapping) -> int:
+    """All that the progress of a build counts."""
+    return sum(_source_bytes(piece, target.k) for target in mapping.targets for piece in target.pieces)
+
+
 def _source_bytes(piece: Piece, k: int) -> int:
     """What a piece counts in the progress."""
     return piece.count * -(-k * piece.source.info.element_bits // 8)
@@ -304,4 +317,4 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
 
 
-__all__ = ["EngineBuild"]
+__all__ = ["EngineBuild", "source_bytes"]
