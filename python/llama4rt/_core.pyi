@@ -137,11 +137,14 @@ class EngineWriter:
         scale_dtype: str,
         zeros: NDArray[np.uint8] | None = None,
         offsets: NDArray[Any] | None = None,
+        factors: NDArray[np.float32] | None = None,
+        offset_factors: NDArray[np.float32] | None = None,
     ) -> None:
         """Packs ready codes bit for bit.
 
-        codes: [n, k], one to a byte; scales, offsets: [n, groups] raw bits of scale_dtype; zeros: [n, groups]. Raises
-        CheckpointError for what the kind does not have and for numbers that are not finite, naming the first.
+        codes: [n, k], one to a byte; scales, offsets: [n, groups] raw bits of scale_dtype; zeros: [n, groups]; factors
+        of scales and offsets of 8 bits: [n, ceil(k / 256)]. Raises CheckpointError for what the kind does not have and
+        for numbers that are not finite, naming the first.
         """
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""

@@ -132,8 +132,11 @@ def test_codes_keep_their_numbers(
     assert all(rms == most == 0 for _, rms, most in report.worst)
     file = EngineFile(str(tmp_path / "out.l4e"))
     weight = file.weight("layers.0.attn.o")
-    assert (weight["kind"], weight["group_size"]) == (layout.kind, layout.group_size)
-    assert weight["scale_dtype"] in (layout.scale_dtype, "F32")
+    assert (weight["kind"], weight["group_size"], weight["scale_dtype"]) == (
+        layout.kind,
+        layout.group_size,
+        layout.scale_dtype,
+    )
     assert (weight["has_zeros"], weight["has_offsets"]) == (layout.zeros, layout.offsets)
     assert weight.get("table") == (None if layout.table is None else list(layout.table))
     assert file.verify() == []
@@ -157,6 +160,8 @@ def test_codes_keep_their_numbers(
         (CodeLayout("int4", 128, "BF16"), CodeLayout("int4", 32, "F32", zeros=True)),
         (CodeLayout("table4", 128, "BF16", table=NF4), CodeLayout("int8", 32, "BF16", offsets=True)),
         (CodeLayout("fp8", 128, "F32"), CodeLayout("fp8", 32, "BF16")),
+        (CodeLayout("int4", 32, "I8", offsets=True), CodeLayout("int8", 16, "I8")),
+        (CodeLayout("int4", 32, "I8", offsets=True), CodeLayout("int4", 32, "F16")),
     ],
     ids=str,
 )
@@ -209,6 +214,16 @@ def test_what_is_no_number_is_named(
     with pytest.raises(CheckpointError, match=rf"{name}.in_codes.*{words}"):
         build(tmp_path / "source", tmp_path / "out.l4e")
     assert not (tmp_path / "out.l4e").exists()
+
+
+@pytest.mark.parametrize("scale_dtype", ["F16", "I8"])
+def test_scales_are_widened_for_a_gpu(
+    scale_dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = coded_checkpoint(tmp_path / "source", monkeypatch, [CodeLayout("int4", 32, scale_dtype)])
+    build(tmp_path / "source", tmp_path / "out.l4e", target="cuda")
+    assert_same_numbers(tmp_path / "out.l4e", values)
+    assert EngineFile(str(tmp_path / "out.l4e")).weight("layers.0.attn.o")["scale_dtype"] == "F32"
 
 
 @pytest.mark.parametrize(

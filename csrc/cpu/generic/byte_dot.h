@@ -83,19 +83,19 @@ LLAMA4RT_INLINE void byte_block(Vec (&sum)[kTokens], const IntBlock& block, cons
   constexpr int kChains = byte_chains(kTokens);
   constexpr int64_t kPerLine = cpu16::values_per_word(kKind);
   const Lines lines(block);
+  const int start = block.zeros ? 0 : -lines.zero;  // of a sum, per activation
   const IVec low = IVec::set1(0x0f0f0f0f);
   const int8_t* x = q.bytes + first_row * q.stride;
-  const float* scales = q.scales + first_row * q.groups;
-  const int32_t* sums = q.sums + first_row * q.groups;
+  const ActivationGroups groups(q, first_row);
   for (Vec& s : sum) s = Vec::zero();
   const uint8_t* line = block.lines;
   const uint8_t* const end = line + block.num_lines * cpu16::kLineBytes;
   for (int64_t g = 0; g < q.groups; ++g) {
     Sum dot[kTokens][kChains];
-    for (int t = 0; t < kTokens; ++t) {
-      dot[t][0] = Sum(block.zeros ? 0 : -lines.zero * sums[t * q.groups + g]);
-      for (int c = 1; c < kChains; ++c) dot[t][c] = Sum(0);
-    }
+    for (auto& chains : dot)
+      for (Sum& d : chains) d = Sum(0);
+    if (start != 0)
+      for (int t = 0; t < kTokens; ++t) dot[t][0] = Sum(start * groups.sums[t * q.groups + g]);
     const uint8_t* group_end = line + block.group_size / kPerLine * cpu16::kLineBytes;
     if (group_end > end) group_end = end;
     while (line < group_end) {
@@ -121,8 +121,7 @@ LLAMA4RT_INLINE void byte_block(Vec (&sum)[kTokens], const IntBlock& block, cons
       for (int t = 0; t < kTokens; ++t) {
         IVec total = dot[t][0].total;
         for (int c = 1; c < kChains; ++c) total = total + dot[t][c].total;
-        sum[t] = add_group<kZeros, kOffsets>(sum[t], total, zero, 0, scale, offset, scales[t * q.groups + g],
-                                             sums[t * q.groups + g]);
+        sum[t] = add_group<kZeros, kOffsets>(sum[t], total, zero, 0, scale, offset, groups, t * q.groups + g);
       }
     });
   }

@@ -156,7 +156,7 @@ class EngineBuild:
             codes = rows.in_layout(layout)
             writer.import_rows(
                 target.name, piece.expert, places, codes.codes, codes.scales, layout.scale_dtype, codes.zeros,
-                codes.offsets,
+                codes.offsets, codes.factors, codes.offset_factors,
             )  # fmt: skip
             return
         values = _values(rows)

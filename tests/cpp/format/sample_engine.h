@@ -71,7 +71,7 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
       {"layers.0.moe.gate_up", weight_shape(kInt4, 2, 64, kHidden), false, kExpertWidth},
       {"layers.0.moe.down", weight_shape(kInt8, 2, kHidden, kExpertWidth)},
       {"layers.1.attn.qkv", weight_shape(kTable4, 1, kQkv, kHidden)},
-      {"layers.1.attn.o", weight_shape(kInt8, 1, kHidden, kHidden, 16, DType::kF32), false, 0, true},
+      {"layers.1.attn.o", weight_shape(kInt8, 1, kHidden, kHidden, 16, DType::kI8), false, 0, true},
       {"layers.1.mlp.gate_up", weight_shape(kFp8, 1, 96, kHidden), false, kDenseWidth},
       {"layers.1.mlp.down", weight_shape(kBF16, 1, kHidden, kDenseWidth)},
       {"lm_head", weight_shape(kBF16, 1, kVocab, kHidden)},
@@ -134,14 +134,23 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
         std::vector<uint8_t> codes(size_t(n * k)), zeros(size_t(n * groups));
         for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 7 % 16);
         for (size_t i = 0; i < zeros.size(); ++i) zeros[i] = uint8_t(i % 16);
-        const bool wide = w.shape.scale_dtype == DType::kF32;
-        const std::vector<float> scales(zeros.size(), 0.01f), offsets(zeros.size(), -0.25f);
+        // 0.01 and -0.25, as numbers or as numbers times factors.
+        const size_t columns = size_t(n * side_columns(w.shape, Side::kFactors));
+        const std::vector<float> scales(zeros.size(), 0.01f), factors(columns, 0.005f);
+        const std::vector<float> offset_factors(columns, -0.125f);
         const std::vector<bf16> halves(zeros.size(), to_bf16(0.01f));
+        const std::vector<int8_t> twos(zeros.size(), 2);
+        const bool factored = has_factors(w.shape.scale_dtype);
+        const void* sides = halves.data();
+        if (factored) sides = twos.data();
+        if (w.shape.scale_dtype == DType::kF32) sides = scales.data();
         writer.import_rows(w.name, expert, row_range(0, n),
                            {.codes = codes.data(),
-                            .scales = wide ? static_cast<const void*>(scales.data()) : halves.data(),
+                            .scales = sides,
                             .zeros = w.zeros ? zeros.data() : nullptr,
-                            .offsets = w.offsets ? offsets.data() : nullptr,
+                            .offsets = w.offsets ? twos.data() : nullptr,
+                            .factors = factored ? factors.data() : nullptr,
+                            .offset_factors = factored && w.offsets ? offset_factors.data() : nullptr,
                             .rows = n},
                            w.shape.scale_dtype);
       } else if (w.gate_up_width > 0) {

@@ -69,6 +69,11 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kTable4, .group_size = 32, .table = kE2M1Table},
     {.kind = WeightKind::kTable4, .group_size = 64, .scales = DType::kF32, .table = kWideTable},
     kTable4,
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16, .offsets = true},
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kI8, .offsets = true},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kI8},
+    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF8E4M3, .table = kE2M1Table},
+    {.kind = WeightKind::kFp8, .group_size = 128, .scales = DType::kF16},
 };
 
 // Those that CUDA kernels take.
@@ -78,7 +83,8 @@ inline const std::vector<WeightSpec>& gpu_weight_specs() {
     for (const WeightSpec& spec : kWeightSpecs) {
       const WeightFormat& format = weight_format(spec.kind);
       if (format.on_gpu && !spec.offsets && (!spec.zeros || format.zeros_on_gpu) &&
-          (!format.is_scaled || spec.group_size >= kSmallestGpuGroup))
+          (!format.is_scaled || spec.group_size >= kSmallestGpuGroup) &&
+          (spec.scales == DType::kBF16 || spec.scales == DType::kF32))
         found.push_back(spec);
     }
     return found;
@@ -138,17 +144,20 @@ inline constexpr WeightSpec kWeightSpeed[] = {
     kFp8,
     kInt4,
     {.kind = WeightKind::kTable4, .group_size = 128, .table = kWideTable},
-    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32},
+    {.kind = WeightKind::kInt4, .group_size = 32},
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16},                   // Q4_0
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16, .offsets = true},  // Q4_1
+    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kI8, .offsets = true},   // Q4_K
     {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32, .offsets = true},
-    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kF32, .table = kWideTable},
-    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kF32, .table = kE2M1Table},
-    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kF32},
-    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kF32, .offsets = true},
-    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF32, .table = kE2M1Table},
-    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kF32},
-    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kF32, .offsets = true},
-    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32},
-    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kF32, .offsets = true},
+    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kI8, .table = kWideTable},  // IQ4_XS
+    {.kind = WeightKind::kTable4, .group_size = 32, .table = kE2M1Table},                        // MXFP4
+    {.kind = WeightKind::kInt4, .group_size = 16},
+    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kI8, .offsets = true},            // Q2_K
+    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF8E4M3, .table = kE2M1Table},  // NVFP4
+    {.kind = WeightKind::kInt8, .group_size = 32},
+    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kI8, .offsets = true},  // Q5_K
+    {.kind = WeightKind::kInt8, .group_size = 16},
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kI8},  // Q6_K
 };
 inline constexpr LinearCase kWeightSpeedShapes[] = {{.tokens = 1, .n = 4096, .k = 5120},
                                                     {.tokens = 8, .n = 4096, .k = 5120},
