@@ -12,10 +12,11 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 // A group's sum for one row of activations: bytes of weights (`Bytes`, made once of a line's) and of activations go in,
 // an exact int32 comes out.
 
-// Where kBytePairs, products are added as int16 first: 4 lines of 2 times 2 products of at most 15 * 127 stay below
-// 2^15.
+// Where kBytePairs, products are added as int16 first: kLines lines of 2 times 2 products of at most 15 * 127 (4
+// lines), or kNarrowTable * 127 (2 lines), stay below 2^15.
+template <int kLines>
 struct BytePairSum {
-  static constexpr int kFlushLines = 4;
+  static constexpr int kFlushLines = kLines;
   using Bytes = IVec;  // unsigned
   IVec total, pairs;
   explicit BytePairSum(int32_t start) : total(IVec::set1(start)), pairs(IVec::zero()) {}
@@ -53,18 +54,18 @@ struct ByteDotSum {
   void flush() {}
 };
 
-// How a kind's lines become bytes, and how these are multiplied.
-template <WeightKind kKind>
+// How a kind's lines become bytes, and how these are multiplied.   kNarrow: the table passed narrow_table()
+template <WeightKind kKind, bool kNarrow>
 struct ByteLines;
 template <>
-struct ByteLines<WeightKind::kInt4> {
-  using Sum = std::conditional_t<kBytePairs, BytePairSum, ByteDotSum>;
+struct ByteLines<WeightKind::kInt4, false> {
+  using Sum = std::conditional_t<kBytePairs, BytePairSum<4>, ByteDotSum>;
   int zero;
   explicit ByteLines(const IntBlock& block) : zero(block.zero) {}
   IVec bytes(IVec nibbles) const { return nibbles; }
 };
 template <>
-struct ByteLines<WeightKind::kTable4> {
+struct ByteLines<WeightKind::kTable4, false> {
   using Sum = std::conditional_t<kBytePairs, SignedPairSum, ByteDotSum>;
   static constexpr int zero = kBytePairs ? 0 : kTableZero;
   IVec table;
@@ -72,13 +73,37 @@ struct ByteLines<WeightKind::kTable4> {
       : table(kBytePairs ? IVec::repeat16(block.table) : unsigned_table(block)) {}
   IVec bytes(IVec nibbles) const { return look_up(table, nibbles); }
 };
+// Where kBytePairs, a table whose numbers lie close together (e2m1: 24 apart) is cheaper with its smallest as zero
+// point.
+inline constexpr int kNarrowTable = 32;
+inline bool narrow_table(const CodeTable& table) {
+  int low = table[0], high = table[0];
+  for (const int number : table) {
+    low = number < low ? number : low;
+    high = number > high ? number : high;
+  }
+  return high - low <= kNarrowTable;
+}
+template <>
+struct ByteLines<WeightKind::kTable4, true> {
+  using Sum = BytePairSum<2>;
+  int zero = 0;
+  IVec table;
+  explicit ByteLines(const IntBlock& block) {
+    for (int i = 0; i < 16; ++i) zero = -block.table[i] > zero || i == 0 ? -block.table[i] : zero;
+    alignas(16) uint8_t bytes[16];
+    for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(block.table[i] + zero);
+    table = IVec::repeat16(bytes);
+  }
+  IVec bytes(IVec nibbles) const { return look_up(table, nibbles); }
+};
 
 // sum[t] = sum over groups, in order, of add_group.   Rows first_row .. first_row + kTokens - 1 of q, whose `bytes` are
 // set.
-template <int kTokens, WeightKind kKind>
+template <int kTokens, WeightKind kKind, bool kNarrow = false>
 LLAMA4RT_INLINE void byte_block(Vec (&sum)[kTokens], const IntBlock& block, const QuantizedRows& q,
                                 int64_t first_row) {
-  using Lines = ByteLines<kKind>;
+  using Lines = ByteLines<kKind, kNarrow>;
   using Sum = typename Lines::Sum;
   constexpr int kChains = byte_chains(kTokens);
   constexpr int64_t kPerLine = cpu16::values_per_word(kKind);

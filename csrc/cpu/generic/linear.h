@@ -35,8 +35,8 @@ inline void finish_gate_up(Vec gate, Vec up, const Linear& linear, int64_t block
 }
 
 // Walks a unit in tiles of kTokenTile rows. make(block, part) is what is known of a row block, once for all rows;
-// dot<n>(sum, made, row): rows row .. row + n - 1 times it. dot is called in one place, for gate and up (parts 0 and 1) in
-// turn, because all of it is inlined there.
+// dot<n>(sum, made, row): rows row .. row + n - 1 times it. dot is called in one place, for gate and up (parts 0 and 1)
+// in turn, because all of it is inlined there.
 template <class Make, class Dot>
 inline void walk_unit(const LinearUnit& unit, const Make& make, const Dot& dot) {
   const Linear& linear = *unit.linear;
@@ -78,10 +78,17 @@ inline void linear_int(const LinearUnit& unit, const QuantizedRows& q, std::byte
     return block;
   };
   if constexpr (weight_format(kKind).bits == 4)
-    if (q.bytes)
+    if (q.bytes) {
+      if constexpr (kBytePairs && kKind == WeightKind::kTable4)
+        if (narrow_table(linear.weight.table))
+          return walk_unit(unit, make,
+                           [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
+                             byte_block<kTokens, kKind, true>(y, block, q, linear.first_row + row);
+                           });
       return walk_unit(unit, make, [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
         byte_block<kTokens, kKind>(y, block, q, linear.first_row + row);
       });
+    }
   walk_unit(unit, make, [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
     int_block<kTokens, kKind>(y, block, q, linear.first_row + row);
   });
