@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -73,6 +74,10 @@ py::dict weight_dict(const EngineFile& file, const std::string& name) {
   out["k"] = w.k;
   out["group_size"] = w.group_size;
   out["scale_dtype"] = std::string(dtype_name(w.scale_dtype));
+  if (has_factors(w.scale_dtype)) {
+    out["factor_dtype"] = std::string(dtype_name(w.factor_dtype));
+    out["factors"] = side_columns(w, Side::kFactors);
+  }
   out["has_zeros"] = w.zeros != nullptr;
   out["has_offsets"] = w.offsets != nullptr;
   if (w.format().meaning == CodeMeaning::kTable)
@@ -108,7 +113,8 @@ std::span<const int64_t> row_span(const Int64Array& rows) {
 
 void declare_weight(EngineWriter& writer, const std::string& name, const std::string& kind, int64_t experts,
                     int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros,
-                    bool offsets, const std::optional<std::vector<int>>& table) {
+                    bool offsets, const std::optional<std::vector<int>>& table,
+                    const std::string& factor_dtype, bool row_factors) {
   Weight shape;
   shape.kind = weight_kind(kind);
   shape.num_experts = experts;
@@ -116,6 +122,8 @@ void declare_weight(EngineWriter& writer, const std::string& name, const std::st
   shape.k = k;
   shape.group_size = group_size;
   shape.scale_dtype = parse_dtype(scale_dtype);
+  shape.factor_dtype = parse_dtype(factor_dtype);
+  shape.row_factors = row_factors;
   const bool needs_table = shape.format().meaning == CodeMeaning::kTable;
   LLAMA4RT_CHECK(kInternal, table.has_value() == needs_table, name, ": ", kind,
                  needs_table ? " needs a" : " has no", " table");
@@ -148,40 +156,44 @@ void quantize_rows(EngineWriter& writer, const std::string& name, int64_t expert
   writer.quantize_rows(name, expert, stored, matrix);
 }
 
-// An array [rows, groups] of a weight, contiguous, of elements of this size.
-py::array groups_array(const std::string& name, const char* what, const py::array& array, int64_t rows,
-                       int64_t groups, size_t element) {
+// An array [rows, columns] beside a weight's codes, contiguous, of elements of this size.
+py::array side_array(const std::string& name, std::string_view what, const py::array& array, int64_t rows,
+                     int64_t columns, size_t element) {
   const py::array dense = py::array::ensure(array, py::array::c_style);
   if (!dense) throw py::error_already_set();
   LLAMA4RT_CHECK(kInternal,
-                 dense.ndim() == 2 && dense.shape(0) == rows && dense.shape(1) == groups &&
+                 dense.ndim() == 2 && dense.shape(0) == rows && dense.shape(1) == columns &&
                      dense.itemsize() == py::ssize_t(element),
-                 name, ": ", what, " must be [", rows, ", ", groups, "], ", element, " bytes each");
+                 name, ": ", what, " must be [", rows, ", ", columns, "], ", element, " bytes each");
   return dense;
 }
 
 void import_rows(EngineWriter& writer, const std::string& name, int64_t expert, const Int64Array& rows,
                  const ByteArray& codes, const py::array& scales, const std::string& scale_dtype,
-                 const std::optional<ByteArray>& zeros, const std::optional<py::array>& offsets) {
-  const DType dtype = parse_dtype(scale_dtype);
-  const Weight w = writer.declared_weight(name);
+                 const std::optional<py::array>& zeros, const std::optional<py::array>& offsets,
+                 const std::optional<py::array>& factors, const std::optional<py::array>& offset_factors) {
+  Weight w = writer.declared_weight(name);
+  w.scale_dtype = parse_dtype(scale_dtype);
   LLAMA4RT_CHECK(kInternal, codes.ndim() == 2 && codes.shape(1) == w.k, name, ": codes must be [n, ", w.k,
                  "]");
-  const int64_t count = codes.shape(0), groups = w.num_groups();
-  const auto side = [&](const char* what, const py::array& array, size_t element) {
-    return groups_array(name, what, array, count, groups, element);
+  std::array<py::array, kSides.size()> kept;  // arrays that had to be made contiguous
+  const auto side = [&](Side which, const std::optional<py::array>& array) -> const void* {
+    if (!array) return nullptr;
+    py::array& dense = kept[size_t(which)];
+    dense = side_array(name, kSides[size_t(which)].words, *array, codes.shape(0), side_columns(w, which),
+                       dtype_size(side_dtype(w, which)));
+    return dense.data();
   };
-  const py::array dense_scales = side("scales", scales, dtype_size(dtype));
-  const py::array dense_zeros = zeros ? side("zeros", *zeros, 1) : py::array();
-  const py::array dense_offsets = offsets ? side("offsets", *offsets, dtype_size(dtype)) : py::array();
   const CodeRows source{.codes = codes.data(),
-                        .scales = dense_scales.data(),
-                        .zeros = zeros ? static_cast<const uint8_t*>(dense_zeros.data()) : nullptr,
-                        .offsets = offsets ? dense_offsets.data() : nullptr,
-                        .rows = count};
+                        .scales = side(Side::kScales, scales),
+                        .zeros = static_cast<const uint8_t*>(side(Side::kZeros, zeros)),
+                        .offsets = side(Side::kOffsets, offsets),
+                        .factors = side(Side::kFactors, factors),
+                        .offset_factors = side(Side::kOffsetFactors, offset_factors),
+                        .rows = codes.shape(0)};
   const auto stored = row_span(rows);
   const WithoutGil no_gil;
-  writer.import_rows(name, expert, stored, source, dtype);
+  writer.import_rows(name, expert, stored, source, w.scale_dtype);
 }
 
 // The error of a weight as Python keeps it: the sums, so that a resumed build reports what another would.
@@ -281,7 +293,8 @@ void bind_engine_writer(py::module_& m) {
            py::arg("shape"))
       .def("declare_weight", &declare_weight, py::arg("name"), py::arg("kind"), py::arg("experts"),
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
-           py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none())
+           py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none(),
+           py::arg("factor_dtype") = "F32", py::arg("row_factors") = false)
       .def(
           "begin",
           [](EngineWriter& writer, bool resume) {
@@ -295,7 +308,8 @@ void bind_engine_writer(py::module_& m) {
            py::arg("source"), py::arg("dtype"), py::arg("transposed"))
       .def("import_rows", &import_rows, py::arg("name"), py::arg("expert"), py::arg("rows"), py::arg("codes"),
            py::arg("scales"), py::arg("scale_dtype"), py::arg("zeros") = py::none(),
-           py::arg("offsets") = py::none())
+           py::arg("offsets") = py::none(), py::arg("factors") = py::none(),
+           py::arg("offset_factors") = py::none())
       .def(
           "add_error",
           [](EngineWriter& writer, const std::string& name, double squared, double weight_squared, double max_abs) {

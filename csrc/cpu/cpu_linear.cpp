@@ -114,7 +114,7 @@ void CpuOps::run_linears(bool chained) {
 
   int64_t unit_rows = 0;
   for (const cpu::LinearUnit& t : linear_units_) unit_rows = std::max(unit_rows, t.row_end - t.row_begin);
-  const int64_t scratch_bytes = kernels_.linear_scratch_bytes(unit_rows);
+  const int64_t scratch_bytes = kernels_.linear_scratch_bytes(unit_rows, w.num_groups());
   const auto scratch = [&](int member) {
     return members_[size_t(member)].kernel.get<std::byte>(scratch_bytes);
   };
@@ -143,6 +143,7 @@ void CpuOps::run_linears(bool chained) {
         place_values(own, m.values);
         own.scales = m.scales.get<float>(num_rows * q.groups);
         own.sums = m.sums.get<int32_t>(num_rows * q.groups);
+        own.totals = m.totals.get<float>(num_rows * q.groups);
         return own;
       };
       team_.share(
@@ -152,6 +153,7 @@ void CpuOps::run_linears(bool chained) {
       place_values(q, values_);
       q.scales = scales_.get<float>(num_rows * q.groups);
       q.sums = sums_.get<int32_t>(num_rows * q.groups);
+      q.totals = totals_.get<float>(num_rows * q.groups);
       q.tiles = tiles_.get<uint8_t>(num_tiles * cpu::kRowTile * 2 * k);
       for_rows(num_rows, k, [&](int64_t begin, int64_t end) { quantize_linears(q, begin, end); });
       team_.share(int64_t(linear_units_.size()), [&](int member, int64_t i) { run_unit(member, i, q); });

@@ -99,13 +99,14 @@ class CpuOps final : public Ops {
 
   // Scratch, reused from call to call. Vectors keep their capacity.
   struct Member {
-    cpu::Scratch kernel, states, values, scales, sums;
+    cpu::Scratch kernel, states, values, scales, sums, totals;
   };
   std::vector<Member> members_;
   std::vector<cpu::Linear> linears_;
   std::vector<cpu::LinearUnit> linear_units_;
   std::vector<AttentionUnit> attention_units_, merges_;
-  cpu::Scratch values_, scales_, sums_, tiles_, attention_states_, pick_outputs_, tile_keys_, tile_values_;
+  cpu::Scratch values_, scales_, sums_, totals_, tiles_, attention_states_, pick_outputs_, tile_keys_,
+      tile_values_;
 };
 
 }  // namespace llama4rt

@@ -37,6 +37,7 @@ struct QuantizedRows {
                               // IVec::store_i8_nibble_order
   float* scales = nullptr;    // [rows, groups]
   int32_t* sums = nullptr;    // [rows, groups] sum of the group's values
+  float* totals = nullptr;    // [rows, groups] the same as a number: sum * scale
   int64_t stride = 0;         // groups * group_size
   int64_t groups = 0;
   // The same values split for AMX, see x86/amx_linear.h; null when no linear op wants it.
@@ -124,9 +125,9 @@ struct Kernels {
   void (*pack_tile_row)(const QuantizedRows& q, int64_t row, int64_t tile_row, WeightKind kind);
   // Linear ops with at least this many rows want tiles.
   int64_t min_tiled_rows;
-  // scratch: linear_scratch_bytes(rows of the unit), 64-byte aligned, of the calling thread.
+  // scratch: linear_scratch_bytes(rows of the unit, groups of the weight), 64-byte aligned, of the calling thread.
   void (*linear)(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch);
-  int64_t (*linear_scratch_bytes)(int64_t rows);
+  int64_t (*linear_scratch_bytes)(int64_t rows, int64_t groups);
 
   // --- attention
   // One head: rotates adjacent pairs by angles [D/2, 2] (cos, sin) unless null; divides by its RMS unless

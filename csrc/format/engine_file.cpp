@@ -63,11 +63,11 @@ std::vector<int64_t> packed_shape(const Weight& w) {
   return shape;
 }
 
-std::vector<int64_t> scales_shape(const Weight& w) {
+std::vector<int64_t> side_shape(const Weight& w, Side side) {
   std::vector<int64_t> shape;
   if (w.num_experts > 1) shape.push_back(w.num_experts);
   shape.push_back(cpu16::num_blocks(w.n));
-  shape.push_back(w.num_groups());
+  shape.push_back(side_columns(w, side));
   shape.push_back(cpu16::kRows);
   return shape;
 }
@@ -298,20 +298,31 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   const auto data_of = [&](const StoredTensor& tensor) { return bytes(tensor).data(); };
   w.data = data_of(part(name, "weight", w.quantized() ? "U8" : "BF16", engine_format::packed_shape(w)));
   if (!w.quantized()) return info;
-  const std::string scales = name + ".scales", zeros = name + ".zeros";
-  const StoredTensor* stored_scales = header_.find(scales);
-  w.scale_dtype = stored_scales && stored_scales->dtype->name == "F32" ? DType::kF32 : DType::kBF16;
-  w.scales = data_of(part(scales, "scales", dtype_name(w.scale_dtype), engine_format::scales_shape(w)));
-  if (header_.find(zeros)) {
-    if (!w.format().may_have_zeros) bad(w.format().name, " has no zero points");
-    w.zeros = reinterpret_cast<const uint8_t*>(
-        data_of(part(zeros, "zero points", "U8", engine_format::scales_shape(w))));
+  const auto stored_side = [&](Side side) {
+    return header_.find(name + std::string(kSides[size_t(side)].suffix));
+  };
+  const StoredTensor* scales = stored_side(Side::kScales);
+  if (scales && scales->dtype->dtype && valid_scale_dtype(*scales->dtype->dtype))
+    w.scale_dtype = *scales->dtype->dtype;
+  if (const StoredTensor* factors = stored_side(Side::kFactors); factors && has_factors(w.scale_dtype)) {
+    if (factors->dtype->dtype && valid_factor_dtype(*factors->dtype->dtype))
+      w.factor_dtype = *factors->dtype->dtype;
+    // Of one column it does not matter what is meant.
+    w.row_factors = factors->shape.size() > 1 && factors->shape[factors->shape.size() - 2] == 1;
   }
-  const std::string stored_offsets = name + ".offsets";
-  if (!offsets && header_.find(stored_offsets)) bad("offsets are stored, but the descriptor has none");
-  if (offsets)
-    w.offsets =
-        data_of(part(stored_offsets, "offsets", dtype_name(w.scale_dtype), engine_format::scales_shape(w)));
+  // has_side() asks these two; what they point to is set below.
+  if (stored_side(Side::kZeros)) w.zeros = reinterpret_cast<const uint8_t*>(w.data);
+  if (offsets) w.offsets = w.data;
+  if (w.zeros && !w.format().may_have_zeros) bad(w.format().name, " has no zero points");
+  for (const SideFormat& format : kSides) {
+    if (has_side(w, format.side))
+      set_side(
+          w, format.side,
+          data_of(part(name + std::string(format.suffix), format.words,
+                       dtype_name(side_dtype(w, format.side)), engine_format::side_shape(w, format.side))));
+    else if (stored_side(format.side))
+      bad(format.words, " are stored, but the descriptor has none");
+  }
   return info;
 }
 

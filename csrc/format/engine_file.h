@@ -20,6 +20,7 @@
 #include "format/safetensors.h"
 #include "format/weight_source.h"
 #include "weights/weight.h"
+#include "weights/weight_sides.h"
 
 namespace llama4rt {
 
@@ -43,7 +44,7 @@ std::optional<Layout> layout_of_target(std::string_view target);
 std::string_view target_of_layout(Layout layout);
 // Shapes under which the parts of a packed weight are stored; E is left out for a single matrix.
 std::vector<int64_t> packed_shape(const Weight& w);
-std::vector<int64_t> scales_shape(const Weight& w);
+std::vector<int64_t> side_shape(const Weight& w, Side side);
 }  // namespace engine_format
 
 // One packed weight as the header describes it.

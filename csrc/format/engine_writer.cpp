@@ -95,9 +95,9 @@ class EngineWriter::FileBlocks : public BlockStore {
   FileBlocks(const EngineWriter& writer, const std::string& name, const PackSpec& spec, int64_t expert)
       : writer_(writer), spec_(spec), first_(expert * cpu16::num_blocks(spec.n)) {
     data_ = writer.planned(name).offset;
-    if (weight_format(spec.kind).is_scaled) scales_ = writer.planned(name + ".scales").offset;
-    if (spec.zeros) zeros_ = writer.planned(name + ".zeros").offset;
-    if (spec.offsets) offsets_ = writer.planned(name + ".offsets").offset;
+    for (const SideFormat& format : kSides)
+      if (has_side(spec, format.side))
+        sides_[size_t(format.side)] = writer.planned(name + std::string(format.suffix)).offset;
   }
 
   void load(int64_t index, PackedBlock& block) override {
@@ -117,15 +117,14 @@ class EngineWriter::FileBlocks : public BlockStore {
   void each_part(int64_t index, Block& block, const Visit& visit) const {
     const uint64_t at = uint64_t(first_ + index);
     visit(data_ + at * block.data.size(), block.data);
-    visit(scales_ + at * block.scales.size(), block.scales);
-    visit(zeros_ + at * block.zeros.size(), block.zeros);
-    visit(offsets_ + at * block.offsets.size(), block.offsets);
+    for (size_t i = 0; i < kSides.size(); ++i) visit(sides_[i] + at * block.sides[i].size(), block.sides[i]);
   }
 
   const EngineWriter& writer_;
   PackSpec spec_;
   int64_t first_;
-  uint64_t data_ = 0, scales_ = 0, zeros_ = 0, offsets_ = 0;
+  uint64_t data_ = 0;
+  std::array<uint64_t, kSides.size()> sides_{};
 };
 
 namespace {
@@ -136,6 +135,8 @@ PackSpec pack_spec(const Weight& shape) {
           .k = shape.k,
           .group_size = shape.group_size,
           .scale_dtype = shape.scale_dtype,
+          .factor_dtype = shape.factor_dtype,
+          .row_factors = shape.row_factors,
           .zeros = shape.zeros != nullptr,
           .offsets = shape.offsets != nullptr,
           .table = shape.table,
@@ -214,19 +215,18 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
     fail(error_text(path_, ": ", name, ": ", w.format().name, " has no zero points"));
   if (offsets && !w.format().may_have_offsets)
     fail(error_text(path_, ": ", name, ": ", w.format().name, " has no offsets"));
-  if (w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF32)
-    fail(error_text(path_, ": ", name, ": scales must be BF16 or F32"));
+  if (!valid_scale_dtype(w.scale_dtype))
+    fail(error_text(path_, ": ", name, ": scales must be BF16, F16, F32, I8 or F8_E4M3"));
+  if (has_factors(w.scale_dtype) && !valid_factor_dtype(w.factor_dtype))
+    fail(error_text(path_, ": ", name, ": factors must be F16 or F32"));
   const std::string refusal = weight_refusal(w);
   LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
 
   add_tensor(name, find_stored_dtype(w.quantized() ? "U8" : "BF16"), engine_format::packed_shape(w));
-  if (w.quantized())
-    add_tensor(name + ".scales", find_stored_dtype(dtype_name(w.scale_dtype)),
-               engine_format::scales_shape(w));
-  if (zeros) add_tensor(name + ".zeros", find_stored_dtype("U8"), engine_format::scales_shape(w));
-  if (offsets)
-    add_tensor(name + ".offsets", find_stored_dtype(dtype_name(w.scale_dtype)),
-               engine_format::scales_shape(w));
+  for (const SideFormat& format : kSides)
+    if (has_side(w, format.side))
+      add_tensor(name + std::string(format.suffix), find_stored_dtype(dtype_name(side_dtype(w, format.side))),
+                 engine_format::side_shape(w, format.side));
   weight.written.assign(size_t(w.num_experts), std::vector<bool>(size_t(w.n), false));
   weights_.emplace(name, std::move(weight));
 }
@@ -338,10 +338,10 @@ void EngineWriter::quantize_rows(const std::string& name, int64_t expert, std::s
     fail(error_text(path_, ": ", name, ": expert ", expert, " is outside 0..", w.num_experts - 1));
   if (source.columns != w.k)
     fail(error_text(path_, ": ", name, ": source has ", source.columns, " columns, the weight has ", w.k));
-  if (w.zeros || w.offsets || !w.format().from_values)
-    fail(error_text(path_, ": ", name, ": ", w.format().name,
-                    w.zeros || w.offsets ? " weights with zero points or offsets" : " weights",
-                    " can only be imported"));
+  if (w.zeros || w.offsets || !w.format().from_values ||
+      (w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF32))
+    fail(error_text(path_, ": ", name, ": values do not become ", w.format().name, " weights with ",
+                    describe_sides(w.scale_dtype, w.zeros, w.offsets), "; codes can be imported"));
   mark_rows(weight.written[size_t(expert)], name, rows);
   const PackSpec spec = pack_spec(w);
   FileBlocks blocks(*this, name, spec, expert);
@@ -392,6 +392,10 @@ void EngineWriter::import_rows(const std::string& name, int64_t expert, std::spa
     fail(error_text(path_, ": ", name, ": declared as ", weight_kind_name(w.kind), " with ",
                     describe_sides(w.scale_dtype, w.zeros, w.offsets), "; the codes to import come with ",
                     describe_sides(scale_dtype, source.zeros, source.offsets)));
+  const bool factors = has_factors(scale_dtype);
+  if ((source.factors != nullptr) != factors || (source.offset_factors != nullptr) != (factors && w.offsets))
+    fail(error_text(path_, ": ", name, ": ", describe_sides(scale_dtype, w.zeros, w.offsets), " come ",
+                    factors ? "with factors" : "without factors"));
   mark_rows(weight.written[size_t(expert)], name, rows);
   const PackSpec spec = pack_spec(w);
   FileBlocks blocks(*this, name, spec, expert);
@@ -426,9 +430,11 @@ bool EngineWriter::is_written(const std::string& name) const {
 }
 
 std::vector<const StoredTensor*> EngineWriter::stored_parts(const std::string& name) const {
-  std::vector<const StoredTensor*> parts;
-  for (const char* part : {"", ".scales", ".zeros", ".offsets"})
-    if (const auto at = index_.find(name + part); at != index_.end()) parts.push_back(&tensors_[at->second]);
+  std::vector<const StoredTensor*> parts = {&planned(name)};
+  if (const auto weight = weights_.find(name); weight != weights_.end())
+    for (const SideFormat& format : kSides)
+      if (has_side(weight->second.shape, format.side))
+        parts.push_back(&planned(name + std::string(format.suffix)));
   return parts;
 }
 

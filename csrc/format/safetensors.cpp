@@ -28,7 +28,7 @@ constexpr std::array<StoredDType, 22> kStoredDTypes = {{
     {"U32", 32, std::nullopt},
     {"U64", 64, std::nullopt},
     {"C64", 64, std::nullopt},
-    {"F8_E4M3", 8, std::nullopt},
+    {"F8_E4M3", 8, DType::kF8E4M3},
     {"F8_E5M2", 8, std::nullopt},
     {"F8_E8M0", 8, std::nullopt},
     {"F8_E4M3FNUZ", 8, std::nullopt},

@@ -60,9 +60,15 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
   LLAMA4RT_CHECK(kInternal, refusal.empty(), op, ": ", what, ": ", refusal);
   LLAMA4RT_CHECK(kInternal, valid_group_size(w.group_size), op, ": ", what, " has group size ", w.group_size,
                  "; expected ", group_size_names());
-  LLAMA4RT_CHECK(kInternal, w.scales && (w.scale_dtype == DType::kF32 || w.scale_dtype == DType::kBF16), op,
-                 ": ", what, " ", describe_weight(w), " needs F32 or BF16 scales, found ",
-                 w.scales ? dtype_name(w.scale_dtype) : "none");
+  LLAMA4RT_CHECK(kInternal, w.scales && valid_scale_dtype(w.scale_dtype), op, ": ", what, " ",
+                 describe_weight(w), " needs scales, found ", w.scales ? dtype_name(w.scale_dtype) : "none");
+  const bool factors = has_factors(w.scale_dtype);
+  LLAMA4RT_CHECK(kInternal,
+                 (w.factors != nullptr) == factors && (w.offset_factors != nullptr) == (factors && w.offsets),
+                 op, ": ", what, " ", describe_weight(w), " has ", dtype_name(w.scale_dtype),
+                 " scales; factors are for those of 8 bits");
+  LLAMA4RT_CHECK(kInternal, !factors || valid_factor_dtype(w.factor_dtype), op, ": ", what, " ",
+                 describe_weight(w), " has factors of ", dtype_name(w.factor_dtype), "; expected F16 or F32");
   LLAMA4RT_CHECK(kInternal,
                  (!w.zeros || w.format().may_have_zeros) && (!w.offsets || w.format().may_have_offsets), op,
                  ": ", what, " ", describe_weight(w), " has zero points or offsets");

@@ -36,13 +36,11 @@ void dequantise_row(float* row, const Weight& w, int64_t n) {
   }
   with_weight_kind(w.kind, [&]<WeightKind kind>() { dequantise_words<kind>(row, w, n); });
   for (int64_t group = 0; group < w.num_groups(); ++group) {
-    const int64_t s = cpu16::scale_index(n, group, w.num_groups());
-    const float scale = scale_at(w.scales, w.scale_dtype, s);
-    const float zero = float(w.zeros ? int(w.zeros[s]) : w.implied_zero());
+    const float scale = group_scale(w, n, group), zero = float(group_zero(w, n, group));
     const int64_t begin = group * w.group_size, end = std::min(w.k, begin + w.group_size);
     for (int64_t k = begin; k < end; ++k) row[k] = (row[k] - zero) * scale;
     if (!w.offsets) continue;
-    const float offset = scale_at(w.offsets, w.scale_dtype, s);
+    const float offset = group_offset(w, n, group);
     for (int64_t k = begin; k < end; ++k) row[k] += offset;
   }
 }

@@ -62,6 +62,7 @@
 
 #include "base/checked_math.h"
 #include "weights/weight.h"
+#include "weights/weight_sides.h"
 
 namespace llama4rt::cpu16 {
 
@@ -173,10 +174,25 @@ inline uint32_t finite_code(WeightKind kind, uint32_t code) {
   return code;
 }
 
-// Element i of scales or offsets.
-inline float scale_at(const void* scales, DType dtype, int64_t i) {
-  return dtype == DType::kF32 ? static_cast<const float*>(scales)[i]
-                              : to_float(static_cast<const bf16*>(scales)[i]);
+// Element i of scales or offsets, without its factor.
+inline float scale_number(const void* scales, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kF32:
+      return static_cast<const float*>(scales)[i];
+    case DType::kBF16:
+      return to_float(static_cast<const bf16*>(scales)[i]);
+    case DType::kF16:
+      return to_float(static_cast<const fp16*>(scales)[i]);
+    case DType::kI8:
+      return float(static_cast<const int8_t*>(scales)[i]);
+    case DType::kF8E4M3:
+      return to_float(static_cast<const f8e4m3*>(scales)[i]);
+    case DType::kI64:
+    case DType::kI32:
+    case DType::kU8:
+      break;
+  }
+  return 0;  // no such scales: valid_scale_dtype()
 }
 
 // Raw stored bits of element (n, k) of matrix `data` (one expert).
@@ -194,14 +210,31 @@ inline Weight expert_view(const Weight& w, int64_t e) {
   one.num_experts = 1;
   const int64_t bytes = matrix_bytes(w.layout, w.kind, w.n, w.k);
   one.data = static_cast<const char*>(w.data) + e * bytes;
-  if (w.quantized()) {
-    const int64_t scales = cpu16::matrix_scales(w.n, w.k, w.group_size);
-    const int64_t scale_bytes = scales * int64_t(dtype_size(w.scale_dtype));
-    one.scales = static_cast<const char*>(w.scales) + e * scale_bytes;
-    if (w.zeros) one.zeros = w.zeros + e * scales;
-    if (w.offsets) one.offsets = static_cast<const char*>(w.offsets) + e * scale_bytes;
-  }
+  for (const SideFormat& format : kSides)
+    if (has_side(w, format.side)) {
+      const int64_t matrix = cpu16::num_blocks(w.n) * side_block_bytes(w, format.side);
+      set_side(one, format.side, static_cast<const char*>(side_data(w, format.side)) + e * matrix);
+    }
   return one;
+}
+
+// The scale, and the offset, of a group of row n of a single matrix.
+inline float group_number(const Weight& w, const void* numbers, const void* factors, int64_t n,
+                          int64_t group) {
+  const float number = scale_number(numbers, w.scale_dtype, cpu16::scale_index(n, group, w.num_groups()));
+  if (!factors) return number;
+  const int64_t columns = side_columns(w, Side::kFactors);
+  return number *
+         scale_number(factors, w.factor_dtype, cpu16::scale_index(n, factor_column(w, group), columns));
+}
+inline float group_scale(const Weight& w, int64_t n, int64_t group) {
+  return group_number(w, w.scales, w.factors, n, group);
+}
+inline float group_offset(const Weight& w, int64_t n, int64_t group) {
+  return group_number(w, w.offsets, w.offset_factors, n, group);
+}
+inline int group_zero(const Weight& w, int64_t n, int64_t group) {
+  return w.zeros ? int(w.zeros[cpu16::scale_index(n, group, w.num_groups())]) : w.implied_zero();
 }
 
 // The value of element (n, k) of a single matrix, exactly as every device means it. Slow: for reference and
@@ -210,10 +243,9 @@ inline float weight_value(const Weight& w, int64_t n, int64_t k) {
   if (w.layout == Layout::kRowMajor) return to_float(static_cast<const bf16*>(w.data)[n * w.k + k]);
   const uint32_t bits = stored_bits(w, w.data, n, k);
   if (!w.quantized()) return code_value(w.kind, bits, 0);
-  const int64_t s = cpu16::scale_index(n, k / w.group_size, w.num_groups());
-  const int zero = w.zeros ? int(w.zeros[s]) : w.implied_zero();
-  const float product = code_value(w.kind, bits, zero, w.table) * scale_at(w.scales, w.scale_dtype, s);
-  return w.offsets ? product + scale_at(w.offsets, w.scale_dtype, s) : product;
+  const int64_t group = k / w.group_size;
+  const float product = code_value(w.kind, bits, group_zero(w, n, group), w.table) * group_scale(w, n, group);
+  return w.offsets ? product + group_offset(w, n, group) : product;
 }
 
 }  // namespace llama4rt

@@ -3,6 +3,7 @@
 // quantise. Results and error sums do not depend on the number of threads.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/thread_pool.h"
 #include "weights/weight.h"
+#include "weights/weight_sides.h"
 
 namespace llama4rt {
 
@@ -31,6 +33,9 @@ struct CodeRows {
   const void* scales = nullptr;    // [rows, groups] of the spec's scale_dtype
   const uint8_t* zeros = nullptr;  // [rows, groups], or null
   const void* offsets = nullptr;   // as scales, or null
+  // Of scales and offsets that have some: [rows, side_columns()] of the spec's factor_dtype.
+  const void* factors = nullptr;
+  const void* offset_factors = nullptr;
   int64_t rows = 0;
 };
 
@@ -41,6 +46,8 @@ struct PackSpec {
   int64_t k = 0;
   int group_size = 0;
   DType scale_dtype = DType::kBF16;
+  DType factor_dtype = DType::kF32;
+  bool row_factors = false;
   bool zeros = false;
   bool offsets = false;
   CodeTable table = kEvenTable;
@@ -48,17 +55,15 @@ struct PackSpec {
 
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
   int64_t data_bytes_per_block() const;
-  int64_t scale_bytes_per_block() const;
-  int64_t zero_bytes_per_block() const;
-  int64_t offset_bytes_per_block() const;
 };
 
 // One block of 16 stored rows in memory.
 struct PackedBlock {
-  std::vector<unsigned char> data;     // [lines, 64], or [tiles, 512]
-  std::vector<unsigned char> scales;   // [groups, 16] of scale_dtype
-  std::vector<unsigned char> zeros;    // [groups, 16], where there are zero points
-  std::vector<unsigned char> offsets;  // as scales, where there are offsets
+  std::vector<unsigned char> data;  // [lines, 64], or [tiles, 512]
+  std::array<std::vector<unsigned char>, kSides.size()>
+      sides;  // [columns, 16] each; empty where there is none
+
+  std::vector<unsigned char>& side(Side which) { return sides[size_t(which)]; }
 };
 
 // Where packed blocks live. Calls come from several threads at once, for different blocks.

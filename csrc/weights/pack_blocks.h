@@ -106,22 +106,23 @@ void put_row(PackedBlock& block, const PackSpec& spec, int64_t lane, const auto*
   put_row<kind>(block, lane, values, lines);
 }
 
+// dtype: fp32 or bf16
 inline void put_scale(PackedBlock& block, int64_t lane, int64_t group, float scale, DType dtype) {
   const int64_t index = group * cpu16::kRows + lane;
+  unsigned char* const scales = block.side(Side::kScales).data();
   if (dtype == DType::kF32) {
-    std::memcpy(block.scales.data() + index * 4, &scale, 4);
+    std::memcpy(scales + index * 4, &scale, 4);
   } else {
     const bf16 rounded = to_bf16(scale);
-    std::memcpy(block.scales.data() + index * 2, &rounded, 2);
+    std::memcpy(scales + index * 2, &rounded, 2);
   }
 }
 
 // Makes the buffers the right size, and fills them with what is stored when only some rows are written now.
 inline void prepare(const PackSpec& spec, const BlockRows& rows, BlockStore& store, PackedBlock& block) {
   block.data.assign(size_t(spec.data_bytes_per_block()), 0);
-  block.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
-  block.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
-  block.offsets.assign(size_t(spec.offset_bytes_per_block()), 0);
+  for (const SideFormat& format : kSides)
+    block.side(format.side).assign(size_t(side_block_bytes(spec, format.side)), 0);
   if (!rows.covers(spec.n)) store.load(rows.block, block);
 }
 

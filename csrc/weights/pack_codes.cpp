@@ -56,7 +56,12 @@ class CodeRowPacker {
   std::string pack(int64_t row, int64_t lane, PackedBlock& block) {
     if (std::string wrong = pack_values(row, lane, block); !wrong.empty()) return wrong;
     for (int64_t g = 0; g < groups_; ++g)
-      if (std::string wrong = pack_group(row, g, lane, block); !wrong.empty()) return wrong;
+      if (std::string wrong = check_group(row, g); !wrong.empty()) return wrong;
+    copy(Side::kScales, source_.scales, row, lane, block);
+    copy(Side::kZeros, source_.zeros, row, lane, block);
+    copy(Side::kOffsets, source_.offsets, row, lane, block);
+    copy(Side::kFactors, source_.factors, row, lane, block);
+    copy(Side::kOffsetFactors, source_.offset_factors, row, lane, block);
     return "";
   }
 
@@ -79,28 +84,35 @@ class CodeRowPacker {
   }
   bool is_bad(uint8_t code) const { return code > mask_ || (code & nan_) == nan_; }
 
-  std::string pack_group(int64_t row, int64_t g, int64_t lane, PackedBlock& block) {
-    const int64_t from = row * groups_ + g, to = g * cpu16::kRows + lane;
-    const float scale = scale_at(source_.scales, spec_.scale_dtype, from);
-    const float offset = spec_.offsets ? scale_at(source_.offsets, spec_.scale_dtype, from) : 0.0f;
-    const uint8_t zero = spec_.zeros ? source_.zeros[from] : uint8_t(0);
+  std::string check_group(int64_t row, int64_t g) const {
+    const auto number = [&](const void* numbers, const void* factors) {
+      const float found = scale_number(numbers, spec_.scale_dtype, row * groups_ + g);
+      if (!factors) return found;
+      const int64_t columns = side_columns(spec_, Side::kFactors);
+      return found * scale_number(factors, spec_.factor_dtype, row * columns + factor_column(spec_, g));
+    };
+    const float scale = number(source_.scales, source_.factors);
+    const float offset = spec_.offsets ? number(source_.offsets, source_.offset_factors) : 0.0f;
     if (!std::isfinite(scale))
       return error_text("scale [", row, ", ", g, "] is ", scale, "; it must be finite");
     if (!std::isfinite(offset))
       return error_text("offset [", row, ", ", g, "] is ", offset, "; it must be finite");
     if (!std::isfinite(largest_ * std::fabs(scale) + std::fabs(offset)))
       return error_text("scale [", row, ", ", g, "] is ", scale, "; its largest value is not finite");
-    if (zero > mask_)
-      return error_text("zero point [", row, ", ", g, "] is ", int(zero), "; it must be in 0..", mask_);
-    copy(block.scales, source_.scales, from, to);
-    if (spec_.offsets) copy(block.offsets, source_.offsets, from, to);
-    if (spec_.zeros) block.zeros[size_t(to)] = zero;
+    if (spec_.zeros && source_.zeros[row * groups_ + g] > mask_)
+      return error_text("zero point [", row, ", ", g, "] is ", int(source_.zeros[row * groups_ + g]),
+                        "; it must be in 0..", mask_);
     return "";
   }
 
-  void copy(std::vector<unsigned char>& out, const void* in, int64_t from, int64_t to) const {
-    const int64_t size = int64_t(dtype_size(spec_.scale_dtype));
-    std::memcpy(out.data() + to * size, static_cast<const unsigned char*>(in) + from * size, size_t(size));
+  // Row `row` of a side, [rows, columns], into its lane.
+  void copy(Side side, const void* from, int64_t row, int64_t lane, PackedBlock& block) const {
+    if (!has_side(spec_, side)) return;
+    const int64_t size = int64_t(dtype_size(side_dtype(spec_, side))), columns = side_columns(spec_, side);
+    const auto* in = static_cast<const unsigned char*>(from) + row * columns * size;
+    unsigned char* const out = block.side(side).data() + lane * size;
+    for (int64_t c = 0; c < columns; ++c)
+      std::memcpy(out + c * cpu16::kRows * size, in + c * size, size_t(size));
   }
 
   const PackSpec& spec_;
@@ -117,11 +129,6 @@ class CodeRowPacker {
 int64_t PackSpec::data_bytes_per_block() const {
   return layout == Layout::kCudaTile ? cuda_tile::block_bytes(kind, k) : cpu16::block_bytes(kind, k);
 }
-int64_t PackSpec::scale_bytes_per_block() const {
-  return num_groups() * cpu16::kRows * int64_t(dtype_size(scale_dtype));
-}
-int64_t PackSpec::zero_bytes_per_block() const { return zeros ? num_groups() * cpu16::kRows : 0; }
-int64_t PackSpec::offset_bytes_per_block() const { return offsets ? scale_bytes_per_block() : 0; }
 
 void pack_codes(const PackSpec& spec, const CodeRows& source, std::span<const int64_t> rows,
                 BlockStore& store, ThreadPool& pool, const std::string& what) {

@@ -41,9 +41,11 @@ std::string weight_refusal(const Weight& w) {
   const auto for_cpus = [&](const auto&... what) {
     return error_text('"', format.name, "\" weights ", what..., " are for CPUs; a GPU takes them ",
                       format.zeros_on_gpu ? "symmetric or with zero points" : "symmetric", ", in groups of ",
-                      kSmallestGpuGroup, " or more");
+                      kSmallestGpuGroup, " or more, with BF16 or F32 scales");
   };
   if (w.offsets) return for_cpus("with offsets");
+  if (format.is_scaled && w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF32)
+    return for_cpus("with ", dtype_name(w.scale_dtype), " scales");
   if (w.zeros && !format.zeros_on_gpu) return for_cpus("with zero points");
   if (format.is_scaled && w.group_size < kSmallestGpuGroup) return for_cpus("in groups of ", w.group_size);
   return "";

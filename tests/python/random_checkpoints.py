@@ -226,7 +226,9 @@ def engine_weights(path: Path) -> dict[str, list[NDArray[np.float32]]]:
     described = json.loads(file.metadata["weights"])
     out: dict[str, list[NDArray[np.float32]]] = {}
     for name in file.names():
-        if name.startswith("files/") or name.endswith((".scales", ".zeros", ".offsets")):
+        if name.startswith("files/") or name.endswith(
+            (".scales", ".zeros", ".offsets", ".factors", ".offset_factors")
+        ):
             continue
         if name in described or name == "embed":
             out[name] = [file.dequantize(name, e) for e in range(file.weight(name)["experts"])]

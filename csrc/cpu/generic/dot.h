@@ -87,10 +87,14 @@ LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, cons
 struct IntBlock {
   const uint8_t* lines;
   int64_t num_lines;
-  const void* scales;             // [groups, 16]
-  const uint8_t* zeros;           // [groups, 16] or null
-  const void* offsets = nullptr;  // [groups, 16] or null
-  bool f32_scales;                // and offsets
+  const void* scales;                    // [groups, 16]
+  const uint8_t* zeros;                  // [groups, 16] or null
+  const void* offsets = nullptr;         // [groups, 16] or null
+  const void* factors = nullptr;         // [columns, 16] of scales, where they have some
+  const void* offset_factors = nullptr;  // and of offsets
+  DType scale_dtype;                     // and of offsets
+  DType factor_dtype = DType::kF32;
+  bool row_factors = false;
   int group_size;
   int zero;                       // of groups without zero points
   const int8_t* table = nullptr;  // of table4
@@ -102,46 +106,78 @@ struct IntBlock {
         num_lines(cpu16::lines_per_block(kind, k)),
         scales(row_scales),
         zeros(nullptr),
-        f32_scales(true),
+        scale_dtype(DType::kF32),
         group_size(int(k)),
         zero(weight_format(kind).zero) {}
   // w: lives as long as this
   IntBlock(const Weight& w, int64_t block)
       : lines(static_cast<const uint8_t*>(w.data) + block * cpu16::block_bytes(w.kind, w.k)),
         num_lines(cpu16::lines_per_block(w.kind, w.k)),
-        scales(side(w.scales, w, block)),
-        zeros(w.zeros ? w.zeros + block * w.num_groups() * kLanes : nullptr),
-        offsets(w.offsets ? side(w.offsets, w, block) : nullptr),
-        f32_scales(w.scale_dtype == DType::kF32),
+        scales(side(w, Side::kScales, block)),
+        zeros(static_cast<const uint8_t*>(side(w, Side::kZeros, block))),
+        offsets(side(w, Side::kOffsets, block)),
+        factors(side(w, Side::kFactors, block)),
+        offset_factors(side(w, Side::kOffsetFactors, block)),
+        scale_dtype(w.scale_dtype),
+        factor_dtype(w.factor_dtype),
+        row_factors(w.row_factors),
         group_size(w.group_size),
         zero(w.implied_zero()),
         table(w.table.data()) {}
 
-  Vec scale(int64_t group) const { return load_side(scales, group); }
-  Vec offset(int64_t group) const { return load_side(offsets, group); }
+  // Makes scales and offsets plain fp32 numbers, for many rows to come.   memory: [2][groups][16]
+  void widen_sides(float* memory, int64_t groups) {
+    for (int64_t g = 0; g < groups; ++g) {
+      scale(g).store(memory + g * kLanes);
+      if (offsets) offset(g).store(memory + (groups + g) * kLanes);
+    }
+    scales = memory;
+    if (offsets) offsets = memory + groups * kLanes;
+    scale_dtype = DType::kF32;
+  }
+  LLAMA4RT_INLINE Vec scale(int64_t group) const { return load(scales, factors, group); }
+  LLAMA4RT_INLINE Vec offset(int64_t group) const { return load(offsets, offset_factors, group); }
 
  private:
-  static const void* side(const void* first, const Weight& w, int64_t block) {
-    return static_cast<const char*>(first) +
-           block * w.num_groups() * kLanes * int64_t(dtype_size(w.scale_dtype));
+  static const void* side(const Weight& w, Side which, int64_t block) {
+    if (!has_side(w, which)) return nullptr;
+    return static_cast<const char*>(side_data(w, which)) + block * side_block_bytes(w, which);
   }
-  Vec load_side(const void* first, int64_t group) const {
-    return f32_scales ? Vec::load(static_cast<const float*>(first) + group * kLanes)
-                      : Vec::load(static_cast<const bf16*>(first) + group * kLanes);
+  LLAMA4RT_INLINE Vec load(const void* numbers, const void* of, int64_t group) const {
+    const int64_t i = group * kLanes;
+    if (scale_dtype == DType::kF32) return Vec::load(static_cast<const float*>(numbers) + i);
+    if (scale_dtype == DType::kBF16) return Vec::load(static_cast<const bf16*>(numbers) + i);
+    if (scale_dtype == DType::kF16) return Vec::load(static_cast<const fp16*>(numbers) + i);
+    const int64_t column = factor_column(*this, group) * kLanes;
+    const Vec factor = factor_dtype == DType::kF16 ? Vec::load(static_cast<const fp16*>(of) + column)
+                                                   : Vec::load(static_cast<const float*>(of) + column);
+    if (scale_dtype == DType::kI8) return Vec::load(static_cast<const int8_t*>(numbers) + i) * factor;
+    return Vec::load(static_cast<const f8e4m3*>(numbers) + i) * factor;
   }
 };
 
+// What a group of activations has beside its values, from one row of QuantizedRows on.
+struct ActivationGroups {
+  const float* scales;
+  const int32_t* sums;
+  const float* totals;
+  ActivationGroups(const QuantizedRows& q, int64_t first_row)
+      : scales(q.scales + first_row * q.groups),
+        sums(q.sums + first_row * q.groups),
+        totals(q.totals + first_row * q.groups) {}
+};
+
 // Adds one finished group to the running sum of a row: the integer sum, less zero * sum of activations, times both
-// scales; then, of weights with offsets, offset * sum of activations * their scale.
+// scales; then, of weights with offsets, offset * total of activations.   at: the group's place in x
 template <bool kZeros, bool kOffsets>
 LLAMA4RT_INLINE Vec add_group(Vec sum, IVec dot, IVec zero, int implied_zero, Vec weight_scale, Vec offset,
-                              float activation_scale, int32_t activation_sum) {
+                              const ActivationGroups& x, int64_t at) {
   if constexpr (kZeros)
-    dot = dot - zero * IVec::set1(activation_sum);
+    dot = dot - zero * IVec::set1(x.sums[at]);
   else if constexpr (!kOffsets)  // else it is 0
-    dot = dot - IVec::set1(activation_sum * implied_zero);
-  sum = fma(to_float(dot), weight_scale * Vec::set1(activation_scale), sum);
-  if constexpr (kOffsets) sum = fma(offset, Vec::set1(float(activation_sum) * activation_scale), sum);
+    dot = dot - IVec::set1(x.sums[at] * implied_zero);
+  sum = fma(to_float(dot), weight_scale * Vec::set1(x.scales[at]), sum);
+  if constexpr (kOffsets) sum = fma(offset, Vec::set1(x.totals[at]), sum);
   return sum;
 }
 
@@ -236,8 +272,7 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
     x[t] = q.values + (first_row + t) * q.stride;
     sum[t] = Vec::zero();
   }
-  const float* scales = q.scales + first_row * q.groups;
-  const int32_t* sums = q.sums + first_row * q.groups;
+  const ActivationGroups groups(q, first_row);
   const uint8_t* line = block.lines;
   const uint8_t* const end = line + block.num_lines * cpu16::kLineBytes;
   IVec table{};
@@ -277,7 +312,7 @@ LLAMA4RT_INLINE void int_block(Vec (&sum)[kTokens], const IntBlock& block, const
         }
         sum[t] =
             add_group<kZeros, kOffsets>(sum[t], Pairs::combine(even, odd), zero, line_zero<kKind>(block.zero),
-                                        scale, offset, scales[t * q.groups + g], sums[t * q.groups + g]);
+                                        scale, offset, groups, t * q.groups + g);
       }
     });
   }

@@ -6,7 +6,8 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
-// sum[t] = sum over groups, in order, of scale * (sum over even k, plus sum over odd k, each ascending).   x[t]: [num_k]
+// sum[t] = sum over groups, in order, of scale * (sum over even k, plus sum over odd k, each ascending).
+// x[t]: [num_k]
 // Lanes are pairs of (row, k even or odd) until a group ends: a row of activations is then read two at a time, and what
 // x86 widens at once stays together.
 template <int kTokens>

@@ -34,19 +34,21 @@ inline void finish_gate_up(Vec gate, Vec up, const Linear& linear, int64_t block
               linear.rows.out + out_row * linear.rows.out_stride, block / 2 * kLanes, linear.rows.out_width);
 }
 
-// Walks a unit in tiles of kTokenTile rows. dot<n>(sum, block, row): rows row .. row + n - 1 times a
-// row block. It is called in one place, for gate and up in turn, because all of it is inlined there.
-template <class Dot>
-inline void walk_unit(const LinearUnit& unit, const Dot& dot) {
+// Walks a unit in tiles of kTokenTile rows. make(block, part) is what is known of a row block, once for all rows;
+// dot<n>(sum, made, row): rows row .. row + n - 1 times it. dot is called in one place, for gate and up (parts 0 and 1)
+// in turn, because all of it is inlined there.
+template <class Make, class Dot>
+inline void walk_unit(const LinearUnit& unit, const Make& make, const Dot& dot) {
   const Linear& linear = *unit.linear;
   const int64_t step = linear.finish == Finish::kSwiGlu ? 2 : 1;
-  for (int64_t block = unit.block_begin; block < unit.block_end; block += step)
+  for (int64_t block = unit.block_begin; block < unit.block_end; block += step) {
+    const decltype(make(block, 0)) made[2] = {make(block, 0), make(block + step - 1, int(step - 1))};
     for (int64_t row = unit.row_begin; row < unit.row_end; row += kTokenTile)
       with_token_count(unit.row_end - row < kTokenTile ? unit.row_end - row : kTokenTile, [&]<int kTokens>() {
         Vec y[2][kTokens];
         for (int64_t part = 0; part < step; ++part) {
           Vec sum[kTokens];
-          dot(sum, block + part, row);
+          dot(sum, made[part], row);
           for (int t = 0; t < kTokens; ++t) y[part][t] = sum[t];
         }
         if (linear.finish == Finish::kSwiGlu)
@@ -54,63 +56,87 @@ inline void walk_unit(const LinearUnit& unit, const Dot& dot) {
         else
           for (int t = 0; t < kTokens; ++t) finish_block(y[0][t], linear, block, row + t);
       });
+  }
+}
+
+// Scales and offsets of a row block as fp32, of gate and of up.   scratch: linear_scratch_bytes()
+inline float* side_memory(std::byte* scratch, int part, int64_t groups) {
+  return reinterpret_cast<float*>(scratch) + part * 2 * groups * kLanes;
+}
+inline int64_t linear_scratch_bytes(int64_t, int64_t groups) {
+  return 2 * 2 * groups * kLanes * int64_t(sizeof(float));
 }
 
 // 4-bit codes meet activations of 8 bits where there are some, all others of 16.
 template <WeightKind kKind>
-inline void linear_int(const LinearUnit& unit, const QuantizedRows& q) {
+inline void linear_int(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
   const Linear& linear = *unit.linear;
+  const auto make = [&](int64_t index, int part) {
+    IntBlock block(linear.weight, index);
+    if (unit.row_end - unit.row_begin > 2 * kTokenTile)
+      block.widen_sides(side_memory(scratch, part, q.groups), q.groups);
+    return block;
+  };
   if constexpr (weight_format(kKind).bits == 4)
-    if (q.bytes)
-      return walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
-        byte_block<kTokens, kKind>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
+    if (q.bytes) {
+      if constexpr (kBytePairs && kKind == WeightKind::kTable4)
+        if (narrow_table(linear.weight.table))
+          return walk_unit(unit, make,
+                           [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
+                             byte_block<kTokens, kKind, true>(y, block, q, linear.first_row + row);
+                           });
+      return walk_unit(unit, make, [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
+        byte_block<kTokens, kKind>(y, block, q, linear.first_row + row);
       });
-  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
-    int_block<kTokens, kKind>(y, IntBlock(linear.weight, block), q, linear.first_row + row);
+    }
+  walk_unit(unit, make, [&]<int kTokens>(Vec(&y)[kTokens], const IntBlock& block, int64_t row) {
+    int_block<kTokens, kKind>(y, block, q, linear.first_row + row);
   });
 }
 
-// dot(y, block, x): rows x[t] [K] of the unit times a row block
-template <class Dot>
-inline void linear_float(const LinearUnit& unit, const Dot& dot) {
+// dot(y, made, x): rows x[t] [K] of the unit times a row block
+template <class Make, class Dot>
+inline void linear_float(const LinearUnit& unit, const Make& make, const Dot& dot) {
   const Linear& linear = *unit.linear;
-  walk_unit(unit, [&]<int kTokens>(Vec(&y)[kTokens], int64_t block, int64_t row) {
+  walk_unit(unit, make, [&]<int kTokens>(Vec(&y)[kTokens], const auto& made, int64_t row) {
     const float* x[kTokens];
     for (int t = 0; t < kTokens; ++t)
       x[t] = linear.rows.x + linear.rows.x_row(row + t) * linear.rows.x_stride;
-    dot(y, block, x);
+    dot(y, made, x);
   });
 }
 
 inline void linear_bf16(const LinearUnit& unit) {
   const Weight& w = unit.linear->weight;
   const int64_t block_values = cpu16::lines_per_block(WeightKind::kBF16, w.k) * 2 * kLanes;
-  linear_float(unit, [&](auto& y, int64_t block, const float* const* x) LLAMA4RT_INLINE_LAMBDA {
-    const auto* lines = static_cast<const bf16*>(w.data) + block * block_values;
-    float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, w.k);
-  });
+  linear_float(
+      unit, [&](int64_t block, int) { return static_cast<const bf16*>(w.data) + block * block_values; },
+      [&](auto& y, const bf16* lines, const float* const* x) LLAMA4RT_INLINE_LAMBDA {
+        float_block(y, lines, lines + kPrefetchBytes / int64_t(sizeof(bf16)), x, w.k);
+      });
 }
 
 inline void linear_fp8(const LinearUnit& unit) {
   const Weight& w = unit.linear->weight;
-  linear_float(unit, [&](auto& y, int64_t block, const float* const* x)
-                         LLAMA4RT_INLINE_LAMBDA { fp8_block(y, IntBlock(w, block), x, w.k); });
+  linear_float(
+      unit, [&](int64_t block, int) { return IntBlock(w, block); },
+      [&](auto& y, const IntBlock& block, const float* const* x)
+          LLAMA4RT_INLINE_LAMBDA { fp8_block(y, block, x, w.k); });
 }
 
-inline void linear_unit(const LinearUnit& unit, const QuantizedRows& q, std::byte*) {
+inline void linear_unit(const LinearUnit& unit, const QuantizedRows& q, std::byte* scratch) {
   switch (unit.linear->weight.kind) {
     case WeightKind::kBF16:
       return linear_bf16(unit);
     case WeightKind::kInt8:
-      return linear_int<WeightKind::kInt8>(unit, q);
+      return linear_int<WeightKind::kInt8>(unit, q, scratch);
     case WeightKind::kInt4:
-      return linear_int<WeightKind::kInt4>(unit, q);
+      return linear_int<WeightKind::kInt4>(unit, q, scratch);
     case WeightKind::kFp8:
       return linear_fp8(unit);
     case WeightKind::kTable4:
-      return linear_int<WeightKind::kTable4>(unit, q);
+      return linear_int<WeightKind::kTable4>(unit, q, scratch);
   }
 }
-inline int64_t linear_scratch_bytes(int64_t) { return 0; }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

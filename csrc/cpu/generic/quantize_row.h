@@ -52,6 +52,7 @@ inline void quantize_row_as(Value* rows, const QuantizedRows& q, int64_t row, co
   Value* values = rows + row * q.stride;
   float* scales = q.scales + row * q.groups;
   int32_t* sums = q.sums + row * q.groups;
+  float* totals = q.totals + row * q.groups;
   for (int64_t g = 0; g < q.groups; ++g) {
     const int64_t begin = g * group_size;
     if (k - begin >= group_size) {
@@ -61,6 +62,7 @@ inline void quantize_row_as(Value* rows, const QuantizedRows& q, int64_t row, co
       std::memcpy(padded, x + begin, size_t(k - begin) * sizeof(float));
       quantize_group(values + begin, scales[g], sums[g], padded, group_size);
     }
+    totals[g] = float(sums[g]) * scales[g];  // the sum is below 2^24: exact as a float
   }
 }
 

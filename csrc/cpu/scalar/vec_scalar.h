@@ -27,6 +27,20 @@ struct Vec {
   static Vec load(const bf16* p) {
     return make([=](int i) { return to_float(p[i]); });
   }
+  static Vec load(const fp16* p) {
+    return make([=](int i) { return to_float(p[i]); });
+  }
+  static Vec load(const int8_t* p) {
+    return make([=](int i) { return float(p[i]); });
+  }
+  // But the two NaN codes as 480.
+  static Vec load(const f8e4m3* p) {
+    return make([=](int i) {
+      const float magnitude =
+          (p[i].bits & 0x7f) == 0x7f ? 480.0f : to_float(f8e4m3{uint8_t(p[i].bits & 0x7f)});
+      return p[i].bits & 0x80 ? -magnitude : magnitude;
+    });
+  }
   // The first n < 16 lanes; the others are zero and memory behind them is not read.
   static Vec load_partial(const float* p, int n) {
     return make([=](int i) { return i < n ? p[i] : 0.f; });

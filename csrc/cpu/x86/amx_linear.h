@@ -127,9 +127,8 @@ template <WeightKind kKind>
 LLAMA4RT_INLINE void add_group_sums(float* y, const int32_t* sums, const BlockPair& pair,
                                     const QuantizedRows& q, int64_t first_row, int rows, int64_t group) {
   // Local copies: a vector store may alias anything, and the compiler would load these again for every row.
-  const int64_t groups = q.groups;
-  const float* scales = q.scales + first_row * groups + group;
-  const int32_t* row_sums = q.sums + first_row * groups + group;
+  const int64_t num_groups = q.groups;
+  const ActivationGroups groups(q, first_row);
   const int count = pair.count;
   for (int j = 0; j < count; ++j) {
     const IntBlock block = pair.blocks[j];
@@ -142,8 +141,8 @@ LLAMA4RT_INLINE void add_group_sums(float* y, const int32_t* sums, const BlockPa
       for (int t = 0; t < rows; ++t) {
         const IVec dot = shift_left<8>(IVec::load(high + t * 16)) + IVec::load(high + 256 + t * 16);
         float* sum = y + (t * 2 + j) * kLanes;
-        add_group<kZeros, kOffsets>(Vec::load(sum), dot, zero, implied_zero, scale, offset,
-                                    scales[t * groups], row_sums[t * groups])
+        add_group<kZeros, kOffsets>(Vec::load(sum), dot, zero, implied_zero, scale, offset, groups,
+                                    t * num_groups + group)
             .store(sum);
       }
     });
@@ -232,8 +231,10 @@ inline void linear_unit_with_tiles(const LinearUnit& unit, const QuantizedRows& 
   });
 }
 
-inline int64_t tile_scratch_bytes(int64_t rows) {
-  return 2 * 16 * kPanelK + (rows + 16) * 2 * kLanes * int64_t(sizeof(float));
+inline int64_t tile_scratch_bytes(int64_t rows, int64_t groups) {
+  const int64_t tiled = 2 * 16 * kPanelK + (rows + 16) * 2 * kLanes * int64_t(sizeof(float));
+  const int64_t untiled = linear_scratch_bytes(rows, groups);
+  return tiled > untiled ? tiled : untiled;
 }
 
 }  // namespace llama4rt::cpu::LLAMA4RT_ISA

@@ -21,6 +21,25 @@ struct Vec {
     const auto* q = reinterpret_cast<const __m128i*>(p);
     return {widen(_mm_loadu_si128(q)), widen(_mm_loadu_si128(q + 1))};
   }
+  static Vec load(const fp16* p) {
+    return widen_halves(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Vec load(const int8_t* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(raw, 8)))};
+  }
+  // Sign and exponent move into the places of half precision, whose exponents are 8 larger.
+  static Vec load(const f8e4m3* p) {
+    const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i halves = _mm256_and_si256(_mm256_slli_epi16(codes, 7), _mm256_set1_epi16(int16_t(0xbf80)));
+    const Vec v = widen_halves(halves);
+    return {_mm256_mul_ps(v.lo, _mm256_set1_ps(0x1p8f)), _mm256_mul_ps(v.hi, _mm256_set1_ps(0x1p8f))};
+  }
+  static Vec widen_halves(__m256i halves) {
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+  }
   static Vec load_partial(const float* p, int n) {
     alignas(32) float lanes[16] = {};
     std::memcpy(lanes, p, size_t(n) * 4);

@@ -52,9 +52,8 @@ Weight DeviceWeights::weight(std::string_view name) const {
   Weight w = file_.weight(name);
   const std::string text(name);
   w.data = at(text);
-  if (w.scales) w.scales = at(text + ".scales");
-  if (w.zeros) w.zeros = reinterpret_cast<const uint8_t*>(at(text + ".zeros"));
-  if (w.offsets) w.offsets = at(text + ".offsets");
+  for (const SideFormat& format : kSides)
+    if (has_side(w, format.side)) set_side(w, format.side, at(text + std::string(format.suffix)));
   return w;
 }
 

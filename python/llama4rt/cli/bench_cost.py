@@ -49,7 +49,7 @@ class ModelCost:
         names = set(file.names())
         weights = []
         for name, weight in json.loads(file.metadata["weights"]).items():
-            sides = (f"{name}.{side}" for side in ("scales", "zeros", "offsets"))
+            sides = (f"{name}.{side}" for side in ("scales", "zeros", "offsets", "factors", "offset_factors"))
             parts = [name, *(side for side in sides if side in names)]
             weights.append((name, sum(file.info(part)[3] for part in parts), weight["shape"]))
         return cls(weights, sum(file.info(name)[3] for name in names), config, kv_dtype, kv_dtype_local)

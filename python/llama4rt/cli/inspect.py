@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LICENSE_STARTS = ("LICENSE", "NOTICE", "USE_POLICY")
 _WORST = 5
+# Suffixes of the arrays beside a weight's codes (csrc/weights/weight_sides.h).
+_SIDES = (".scales", ".zeros", ".offsets", ".factors", ".offset_factors")
 _COMPONENTS = {  # by the part of the name that tells
     "embed": "embedding",
     "lm_head": "lm_head",
@@ -115,7 +117,7 @@ def _period(rope_layers: list[int]) -> int | None:
 
 
 def _component(name: str) -> str:
-    base = name.removesuffix(".scales").removesuffix(".zeros").removesuffix(".offsets")
+    base = next((name.removesuffix(side) for side in _SIDES if name.endswith(side)), name)
     if base.startswith("files/"):
         return _COMPONENTS["files"]
     parts = base.split(".")

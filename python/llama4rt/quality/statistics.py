@@ -6,6 +6,7 @@ window alone, and too small.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Mean:
         return {"mean": self.value, "error_tokens": self.error_tokens, "error_windows": self.error_windows}
 
 
-def mean_of(windows: list[NDArray[np.float64]]) -> Mean:
+def mean_of(windows: Sequence[NDArray[Any]]) -> Mean:
     """One array of numbers for each window; windows may differ in length."""
     every = np.concatenate(windows)
     count, total = len(windows), len(every)

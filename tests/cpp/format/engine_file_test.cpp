@@ -115,8 +115,16 @@ const BadHeader kBadHeaders[] = {
     {",\\\"offsets\\\":true", ",\\\"offsets\\\":1", "offsets must be true, or left out"},
     {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":32,\\\"offsets\\\":true",
      "there is no tensor \"layers.0.attn.qkv.offsets\" (offsets)"},
-    {"\"layers.1.attn.o.offsets\":{\"dtype\":\"F32\"", "\"layers.1.attn.o.offsets\":{\"dtype\":\"I32\"",
-     "needs F32 [2, 2, 16] (offsets)"},
+    {"\"layers.1.attn.o.offsets\":{\"dtype\":\"I8\"", "\"layers.1.attn.o.offsets\":{\"dtype\":\"U8\"",
+     "needs I8 [2, 2, 16] (offsets)"},
+    {"\"layers.1.attn.o.scales\":{\"dtype\":\"I8\"", "\"layers.1.attn.o.scales\":{\"dtype\":\"U8\"",
+     "needs BF16 [2, 2, 16] (scales)"},
+    {"\"layers.1.attn.qkv.factors\":{\"dtype\":\"F32\"", "\"layers.1.attn.qkv.factors\":{\"dtype\":\"I32\"",
+     "needs F32 [4, 1, 16] (factors)"},
+    {"\"layers.1.attn.o.factors\":{\"dtype\":\"F16\"", "\"layers.1.attn.o.factors\":{\"dtype\":\"BF16\"",
+     "needs F32 [2, 1, 16] (factors)"},
+    {"\"layers.1.attn.o.offset_factors\":{\"dtype\":\"F16\"",
+     "\"layers.1.attn.o.offset_factors\":{\"dtype\":\"BF16\"", "needs F16 [2, 1, 16] (factors of offsets)"},
     {",\\\"table\\\":[-120", ",\\\"offsets\\\":true,\\\"table\\\":[-120", "table4 has no offsets"},
     {",\\\"table\\\":[-120", ",\\\"tables\\\":[-120", "unknown field \"tables\""},
     {",\\\"table\\\":[-120", ",\\\"table\\\":[-129", "every entry of table must be an integer in -128..127"},
@@ -125,7 +133,7 @@ const BadHeader kBadHeaders[] = {
     {"32],\\\"group_size\\\":32", "32],\\\"group_size\\\":32,\\\"table\\\":[]", "table is for table4 alone"},
     {"\\\"kind\\\":\\\"int4\\\"", "\\\"kind\\\":\\\"table4\\\"", "table is missing"},
     {"\\\"kind\\\":\\\"fp8\\\"", "\\\"kind\\\":\\\"fp9\\\"", "unknown kind \"fp9\""},
-    {"\"layers.0.attn.qkv.scales\":{\"dtype\":\"BF16\"", "\"layers.0.attn.qkv.scales\":{\"dtype\":\"F16\"",
+    {"\"layers.0.attn.qkv.scales\":{\"dtype\":\"BF16\"", "\"layers.0.attn.qkv.scales\":{\"dtype\":\"I16\"",
      "needs BF16 [4, 1, 16] (scales)"},
     {"\"layers.0.attn.o.zeros\":{\"dtype\":\"U8\"", "\"layers.0.attn.o.zeros\":{\"dtype\":\"I8\"",
      "(zero points)"},
@@ -226,12 +234,13 @@ TEST(the_sample_opens_and_says_what_was_written) {
   CHECK_CLOSE(weight_value(asymmetric, 3, 5), ((3 * 32 + 5) * 7 % 16 - 3) * 0.01f, 1e-9);
 
   const Weight shifted = file.weight("layers.1.attn.o");
-  CHECK(shifted.kind == WeightKind::kInt8 && shifted.zeros == nullptr);
-  CHECK_EQ(weight_value(shifted, 3, 5), float((3 * 32 + 5) * 7 % 16) * 0.01f - 0.25f);
+  CHECK(shifted.kind == WeightKind::kInt8 && shifted.zeros == nullptr && shifted.factors != nullptr);
+  CHECK_EQ(weight_value(shifted, 3, 5), float((3 * 32 + 5) * 7 % 16) * (2 * to_float(fp16{0x1d1f})) - 0.25f);
   const Weight looked_up = file.weight("layers.1.attn.qkv");
   CHECK(looked_up.table == kEvenTable);
+  CHECK(looked_up.scale_dtype == DType::kF8E4M3 && looked_up.factors != nullptr);
   CHECK_EQ(weight_value(looked_up, 3, 5),
-           float(kEvenTable[(3 * 32 + 5) * 7 % 16]) * to_float(to_bf16(0.01f)));
+           float(kEvenTable[(3 * 32 + 5) * 7 % 16]) * (to_float(f8e4m3{2}) * 0.005f));
   CHECK(file.weight("layers.1.mlp.gate_up").kind == WeightKind::kFp8);
 
   CHECK_THROWS(kEngineFile, file.weight("nothing"));

@@ -118,6 +118,7 @@ TEST(codes_must_be_what_was_declared) {
   writer.declare_weight("zeros", weight_shape(WeightKind::kInt8, 1, 32, 32, 32, DType::kF32), true);
   writer.declare_weight("offsets", weight_shape(WeightKind::kInt4, 1, 32, 32, 32, DType::kF32), false, true);
   writer.declare_weight("table", weight_shape(WeightKind::kTable4, 1, 32, 32, 32, DType::kF32), false);
+  writer.declare_weight("factored", weight_shape(WeightKind::kInt8, 1, 32, 32, 32, DType::kI8), false);
   writer.begin();
   CodeRows rows{.codes = codes.data(), .scales = sides.data(), .rows = 32};
   const auto refusal = [&](const char* name, const CodeRows& source, DType dtype) -> std::string {
@@ -140,10 +141,15 @@ TEST(codes_must_be_what_was_declared) {
   CHECK_EQ(refusal("offsets", rows, DType::kF32),
            "offsets: declared as int4 with F32 scales and offsets; the codes to import come with F32 scales, "
            "zero points and offsets");
-  for (const char* name : {"zeros", "offsets", "table"})
+  for (const char* name : {"zeros", "offsets", "table", "factored"})
     CHECK_THROWS(kInternal, writer.quantize_rows(name, 0, all, source_of(values, 32, 32)));
   rows.zeros = nullptr;
+  rows.factors = sides.data();
+  CHECK_EQ(refusal("offsets", rows, DType::kF32), "offsets: F32 scales and offsets come without factors");
+  rows.factors = nullptr;
   CHECK_EQ(refusal("offsets", rows, DType::kF32), "");
+  rows.offsets = nullptr;
+  CHECK_EQ(refusal("factored", rows, DType::kI8), "factored: I8 scales come with factors");
 }
 
 TEST(only_the_padding_of_gate_up_may_stay_unwritten) {

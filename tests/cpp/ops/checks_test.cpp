@@ -113,7 +113,13 @@ TEST(linear_refuses) {
   CHECK_THROWS(kInternal, linear(32, 128, bad));
   bad = good.view(), bad.scales = nullptr;
   CHECK_THROWS(kInternal, linear(32, 128, bad));
-  bad = good.view(), bad.scale_dtype = DType::kF16;
+  bad = good.view(), bad.scale_dtype = DType::kI32;
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.scale_dtype = DType::kI8;  // without factors
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.offset_factors = static_cast<const float*>(bad.scales);
+  CHECK_THROWS(kInternal, linear(32, 128, bad));
+  bad = good.view(), bad.kind = WeightKind::kTable4, bad.offsets = bad.scales;
   CHECK_THROWS(kInternal, linear(32, 128, bad));
   bad = good.view(), bad.group_size = 48;
   CHECK_THROWS(kInternal, linear(32, 128, bad));

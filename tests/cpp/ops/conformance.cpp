@@ -133,8 +133,7 @@ Product product(const float* x, const Weight& w, int64_t row) {
   double x_square = 0, w_square = 0;
   for (int64_t begin = 0; begin < w.k; begin += group) {
     double absmax = 0, w_sum = 0;
-    const int64_t side = w.quantized() ? cpu16::scale_index(row, begin / group, w.num_groups()) : 0;
-    const double offset = w.offsets ? double(scale_at(w.offsets, w.scale_dtype, side)) : 0;
+    const double offset = w.offsets ? double(group_offset(w, row, begin / group)) : 0;
     for (int64_t k = begin; k < std::min(w.k, begin + group); ++k) {
       const double a = x[k], b = weight_value(w, row, k);
       p.value += a * b;

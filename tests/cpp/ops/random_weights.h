@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -123,18 +125,17 @@ class RandomWeight {
       : RandomWeight(rng, spec, experts, n, k, all_rows(n)) {}
 
   const Weight& view() const { return weight_; }
-  size_t bytes() const { return data_.size() + scales_.size() + zeros_.size() + offsets_.size(); }
+  size_t bytes() const {
+    size_t sum = data_.size();
+    for (const AlignedBytes& side : sides_) sum += side.size();
+    return sum;
+  }
   // A second copy of the same weight elsewhere in memory, for benchmarks that must miss the caches.
   RandomWeight copy() const {
     RandomWeight other;
     other.weight_ = weight_;
-    for (auto [from, to] : {std::pair{&data_, &other.data_},
-                            {&scales_, &other.scales_},
-                            {&zeros_, &other.zeros_},
-                            {&offsets_, &other.offsets_}}) {
-      *to = AlignedBytes(int64_t(from->size()));
-      if (from->size() > 0) std::memcpy(to->as<char>(), from->as<char>(), from->size());
-    }
+    other.data_ = copy_of(data_);
+    for (size_t i = 0; i < sides_.size(); ++i) other.sides_[i] = copy_of(sides_[i]);
     other.point();
     return other;
   }
@@ -149,14 +150,16 @@ class RandomWeight {
                .k = k,
                .group_size = spec.group_size,
                .scale_dtype = spec.scales,
+               .factor_dtype = spec.factors,
+               .row_factors = spec.row_factors,
                .table = spec.table};
     data_ = AlignedBytes(experts * cpu16::matrix_bytes(spec.kind, n, k));
-    if (weight_.quantized()) {
-      const int64_t scales = experts * cpu16::matrix_scales(n, k, spec.group_size);
-      scales_ = AlignedBytes(scales * int64_t(dtype_size(spec.scales)));
-      if (spec.zeros) zeros_ = AlignedBytes(scales);
-      if (spec.offsets) offsets_ = AlignedBytes(int64_t(scales_.size()));
-    }
+    // What has_side() asks; point() sets what they point to.
+    if (spec.zeros) weight_.zeros = data_.as<uint8_t>();
+    if (spec.offsets) weight_.offsets = data_.as<void>();
+    for (const SideFormat& format : kSides)
+      sides_[size_t(format.side)] =
+          AlignedBytes(experts * cpu16::num_blocks(n) * side_block_bytes(weight_, format.side));
     point();
     for (int64_t e = 0; e < experts; ++e)
       for (int64_t row : rows) fill_row(rng, e, row);
@@ -169,11 +172,16 @@ class RandomWeight {
   }
 
  private:
+  static AlignedBytes copy_of(const AlignedBytes& from) {
+    AlignedBytes to(int64_t(from.size()));
+    if (from.size() > 0) std::memcpy(to.as<char>(), from.as<char>(), from.size());
+    return to;
+  }
+
   void point() {
     weight_.data = data_.as<void>();
-    weight_.scales = weight_.quantized() ? scales_.as<void>() : nullptr;
-    weight_.zeros = zeros_.size() > 0 ? zeros_.as<uint8_t>() : nullptr;
-    weight_.offsets = offsets_.size() > 0 ? offsets_.as<void>() : nullptr;
+    for (size_t i = 0; i < sides_.size(); ++i)
+      set_side(weight_, kSides[i].side, sides_[i].size() > 0 ? sides_[i].as<void>() : nullptr);
   }
 
   uint32_t random_bits(Rng& rng) const {
@@ -193,30 +201,75 @@ class RandomWeight {
       word |= bits << cpu16::bit_offset(w.kind, k);
       std::memcpy(p, &word, 4);
     }
-    const float step = w.quantized() ? kDeviation / w.format().code_deviation : 0;
+    if (w.quantized()) fill_sides(rng, expert, n);
+  }
+
+  void fill_sides(Rng& rng, int64_t expert, int64_t n) {
+    const Weight& w = weight_;
+    const float step = kDeviation / w.format().code_deviation;
+    const int64_t codes = int64_t(code_mask(w.kind)) + 1;
+    // Factors are such that numbers of about 32 are scales of about `step`.
+    constexpr float kNumber = 32;
+    for (const auto& [side, size] :
+         {std::pair{Side::kFactors, step}, {Side::kOffsetFactors, -step * float(codes) / 2}})
+      for (int64_t c = 0; has_side(w, side) && c < side_columns(w, side); ++c)
+        put(side, expert, n, c, size / kNumber * rng.uniform(0.5f, 1.5f));
+    const bool factored = has_factors(w.scale_dtype);
     for (int64_t group = 0; group < w.num_groups(); ++group) {
-      const int64_t s = expert * cpu16::matrix_scales(w.n, w.k, w.group_size) +
-                        cpu16::scale_index(n, group, w.num_groups());
-      const float scale = step * rng.uniform(0.5f, 1.5f);
-      store(scales_, s, scale);
-      const int64_t codes = int64_t(code_mask(w.kind)) + 1;
-      if (zeros_.size() > 0) zeros_.as<uint8_t>()[s] = uint8_t(rng.below(codes));
+      const float scale = rng.uniform(0.5f, 1.5f);
+      put(Side::kScales, expert, n, group, factored ? kNumber * scale : step * scale);
+      if (w.zeros) put(Side::kZeros, expert, n, group, float(rng.below(codes)));
       // Negative, as that of codes whose smallest value is negative.
-      if (offsets_.size() > 0) store(offsets_, s, -scale * rng.uniform(0, float(codes)));
+      const float offset = w.offsets ? rng.uniform(0, 2) : 0;
+      if (w.offsets)
+        put(Side::kOffsets, expert, n, group,
+            factored ? kNumber * offset : -step * scale * offset * float(codes) / 2);
     }
   }
 
-  void store(AlignedBytes& numbers, int64_t i, float value) {
-    if (weight_.scale_dtype == DType::kF32)
-      numbers.as<float>()[i] = value;
-    else
-      numbers.as<bf16>()[i] = to_bf16(value);
+  // Stores an element of a side as its type has it.
+  void put(Side side, int64_t expert, int64_t n, int64_t column, float value) {
+    const int64_t columns = side_columns(weight_, side);
+    const int64_t i = expert * cpu16::num_blocks(weight_.n) * cpu16::kRows * columns +
+                      cpu16::scale_index(n, column, columns);
+    const AlignedBytes& bytes = sides_[size_t(side)];
+    switch (side_dtype(weight_, side)) {
+      case DType::kF32:
+        bytes.as<float>()[i] = value;
+        return;
+      case DType::kBF16:
+        bytes.as<bf16>()[i] = to_bf16(value);
+        return;
+      case DType::kF16:
+        bytes.as<fp16>()[i] = half_of(value);
+        return;
+      case DType::kI8:
+        bytes.as<int8_t>()[i] = int8_t(value);
+        return;
+      case DType::kF8E4M3:
+        bytes.as<f8e4m3>()[i] = to_f8e4m3(value);
+        return;
+      case DType::kU8:
+        bytes.as<uint8_t>()[i] = uint8_t(value);
+        return;
+      case DType::kI64:
+      case DType::kI32:
+        return;
+    }
+  }
+  // Cut to the bits that a half has.
+  static fp16 half_of(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
+    const uint32_t sign = bits >> 16 & 0x8000;
+    if (exponent < 113) return {uint16_t(sign | uint32_t(std::fabs(value) * 0x1p24f))};  // subnormal
+    return {uint16_t(sign | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
   }
 
   static constexpr float kDeviation = 0.05f;
 
   Weight weight_;
-  AlignedBytes data_, scales_, zeros_, offsets_;
+  AlignedBytes data_;
+  std::array<AlignedBytes, kSides.size()> sides_;
 };
 
 // A gate_up weight: rows interleaved as layout.h says, the rows that pad F to a multiple of 16 left empty.

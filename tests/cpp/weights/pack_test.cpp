@@ -24,9 +24,8 @@ class MemoryBlocks : public BlockStore {
   explicit MemoryBlocks(const PackSpec& spec) : spec_(spec), blocks_(size_t(cpu16::num_blocks(spec.n))) {
     for (PackedBlock& b : blocks_) {
       b.data.assign(size_t(spec.data_bytes_per_block()), 0);
-      b.scales.assign(size_t(spec.scale_bytes_per_block()), 0);
-      b.zeros.assign(size_t(spec.zero_bytes_per_block()), 0);
-      b.offsets.assign(size_t(spec.offset_bytes_per_block()), 0);
+      for (const SideFormat& format : kSides)
+        b.side(format.side).assign(size_t(side_block_bytes(spec, format.side)), 0);
     }
   }
   void load(int64_t index, PackedBlock& block) override { block = blocks_[size_t(index)]; }
@@ -35,21 +34,19 @@ class MemoryBlocks : public BlockStore {
   // The matrix as ops see it. Valid until the next call.
   Weight weight() {
     data_.clear();
-    scales_.clear();
-    zeros_.clear();
-    offsets_.clear();
+    for (auto& side : sides_) side.clear();
     for (const PackedBlock& b : blocks_) {
       data_.insert(data_.end(), b.data.begin(), b.data.end());
-      scales_.insert(scales_.end(), b.scales.begin(), b.scales.end());
-      zeros_.insert(zeros_.end(), b.zeros.begin(), b.zeros.end());
-      offsets_.insert(offsets_.end(), b.offsets.begin(), b.offsets.end());
+      for (size_t i = 0; i < sides_.size(); ++i)
+        sides_[i].insert(sides_[i].end(), b.sides[i].begin(), b.sides[i].end());
     }
     Weight w = weight_shape(spec_.kind, 1, spec_.n, spec_.k, spec_.group_size, spec_.scale_dtype);
     w.layout = spec_.layout;
+    w.factor_dtype = spec_.factor_dtype;
+    w.row_factors = spec_.row_factors;
     w.data = data_.data();
-    w.scales = spec_.kind == WeightKind::kBF16 ? nullptr : scales_.data();
-    w.zeros = spec_.zeros ? zeros_.data() : nullptr;
-    w.offsets = spec_.offsets ? offsets_.data() : nullptr;
+    for (const SideFormat& format : kSides)
+      if (has_side(spec_, format.side)) set_side(w, format.side, sides_[size_t(format.side)].data());
     w.table = spec_.table;
     return w;
   }
@@ -58,7 +55,8 @@ class MemoryBlocks : public BlockStore {
  private:
   PackSpec spec_;
   std::vector<PackedBlock> blocks_;
-  std::vector<unsigned char> data_, scales_, zeros_, offsets_;
+  std::vector<unsigned char> data_;
+  std::array<std::vector<unsigned char>, kSides.size()> sides_;
 };
 
 PackSpec spec_of(WeightKind kind, int64_t n, int64_t k, int group = 32, DType scales = DType::kBF16) {
@@ -161,7 +159,7 @@ struct RandomCodes {
   }
 };
 
-// Every scaled kind with all it may have.
+// Every scaled kind with all it may have, with fp32 scales.
 std::vector<PackSpec> code_specs(int64_t n, int64_t k, int group) {
   std::vector<PackSpec> specs;
   for (const WeightFormat& format : kWeightFormats)
@@ -379,6 +377,104 @@ TEST(values_that_are_not_finite_are_named) {
   const PackSpec spec = spec_of(WeightKind::kBF16, 16, 8);
   MemoryBlocks blocks(spec);
   CHECK_THROWS(kCheckpoint, pack_rows(spec, source_of(large, 16, 8), row_range(0, 16), blocks, pool, "w"));
+}
+
+// Of a number that a half has exactly, and that is normal or zero there.
+fp16 half_of(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (value == 0) return {0};
+  return {uint16_t((bits >> 16 & 0x8000) | ((bits >> 23 & 0xff) - 112) << 10 | (bits >> 13 & 0x3ff))};
+}
+
+// How the scales of a test are stored.
+struct ScaleForm {
+  DType dtype, factor_dtype = DType::kF32;
+  bool row_factors = false;
+};
+
+// Scales and offsets of every type, with factors where they have some.
+TEST(scales_of_every_type_come_back) {
+  std::mt19937 random(6);
+  ThreadPool pool(2);
+  constexpr int64_t kN = 21, kK = 600;  // three columns of factors
+  const auto real = [&] { return (float(random() % 1000) - 400) * 0x1p-9f; };
+  for (const auto& [dtype, factor_dtype, row_factors] : {ScaleForm{DType::kBF16},
+                                                         {DType::kF16},
+                                                         {DType::kI8},
+                                                         {DType::kF8E4M3},
+                                                         {DType::kI8, DType::kF16},
+                                                         {DType::kF8E4M3, DType::kF32, true},
+                                                         {DType::kI8, DType::kF16, true}})
+    for (const int group : {16, 32, 128}) {
+      SCOPE(dtype_name(dtype), ", factors ", dtype_name(factor_dtype), row_factors ? " of rows" : "",
+            ", group ", group);
+      PackSpec spec = spec_of(WeightKind::kInt4, kN, kK, group, dtype);
+      spec.offsets = true;
+      spec.factor_dtype = factor_dtype;
+      spec.row_factors = row_factors;
+      const size_t columns = row_factors ? 1 : 3, factor_size = dtype_size(factor_dtype);
+      const size_t count = size_t(kN * spec.num_groups()), size = dtype_size(dtype);
+      const std::vector<uint8_t> codes(size_t(kN * kK), 7);
+      std::vector<unsigned char> scales(count * size), offsets(count * size);
+      std::vector<float> factors(size_t(kN) * columns), offset_factors(factors.size());
+      for (auto* bytes : {&scales, &offsets})
+        for (unsigned char& byte : *bytes) byte = uint8_t(random() % 0x70);  // no type has a NaN there
+      for (float& f : factors) f = real();
+      for (float& f : offset_factors) f = real();
+      const bool factored = has_factors(dtype);
+      const auto stored = [&](const std::vector<float>& numbers) {
+        std::vector<unsigned char> bytes(numbers.size() * factor_size);
+        for (size_t i = 0; i < numbers.size(); ++i) {
+          const fp16 half = half_of(numbers[i]);
+          const void* from = factor_dtype == DType::kF16 ? static_cast<const void*>(&half) : &numbers[i];
+          std::memcpy(&bytes[i * factor_size], from, factor_size);
+        }
+        return bytes;
+      };
+      std::vector<unsigned char> stored_factors = stored(factors);
+      const std::vector<unsigned char> stored_offset_factors = stored(offset_factors);
+      MemoryBlocks blocks(spec);
+      pack_codes(spec,
+                 {.codes = codes.data(),
+                  .scales = scales.data(),
+                  .offsets = offsets.data(),
+                  .factors = factored ? stored_factors.data() : nullptr,
+                  .offset_factors = factored ? stored_offset_factors.data() : nullptr,
+                  .rows = kN},
+                 row_range(0, kN), blocks, pool, "w");
+      const Weight w = blocks.weight();
+      const auto number = [&](const std::vector<unsigned char>& bytes, const std::vector<float>& of, size_t i,
+                              size_t factor) {
+        uint16_t half;
+        std::memcpy(&half, &bytes[i * size], size);
+        const float wide = dtype == DType::kBF16  ? to_float(bf16{half})
+                           : dtype == DType::kF16 ? to_float(fp16{half})
+                           : dtype == DType::kI8  ? float(int8_t(bytes[i]))
+                                                  : to_float(f8e4m3{bytes[i]});
+        return factored ? wide * of[factor] : wide;
+      };
+      int wrong = 0;
+      for (int64_t n = 0; n < kN; ++n)
+        for (int64_t c = 0; c < kK; ++c) {
+          const size_t i = size_t(n * spec.num_groups() + c / group);
+          const size_t factor = size_t(n) * columns + (row_factors ? 0 : size_t(c / 256));
+          const float product = 7.0f * number(scales, factors, i, factor);
+          wrong += weight_value(w, n, c) != product + number(offsets, offset_factors, i, factor);
+        }
+      CHECK_EQ(wrong, 0);
+      if (!factored) continue;
+      const uint32_t infinity = factor_dtype == DType::kF16 ? 0x7c00 : 0x7f800000;
+      std::memcpy(&stored_factors[(5 * columns + columns / 2) * factor_size], &infinity, factor_size);
+      MemoryBlocks again(spec);
+      CHECK_THROWS(kCheckpoint, pack_codes(spec,
+                                           {.codes = codes.data(),
+                                            .scales = scales.data(),
+                                            .offsets = offsets.data(),
+                                            .factors = stored_factors.data(),
+                                            .offset_factors = stored_offset_factors.data(),
+                                            .rows = kN},
+                                           row_range(0, kN), again, pool, "w"));
+    }
 }
 
 // The place of the first bad row is named, whichever thread finds which.

@@ -38,17 +38,20 @@ TEST(what_a_gpu_lacks_of_a_kind_is_refused_alone) {
   Weight w{.kind = WeightKind::kInt8, .layout = Layout::kCudaTile, .n = 16, .k = 64, .group_size = 32};
   CHECK_EQ(weight_refusal(w), "");
   w.zeros = reinterpret_cast<const uint8_t*>("");
-  CHECK_EQ(
-      weight_refusal(w),
-      "\"int8\" weights with zero points are for CPUs; a GPU takes them symmetric, in groups of 32 or more");
+  CHECK_EQ(weight_refusal(w),
+           "\"int8\" weights with zero points are for CPUs; a GPU takes them symmetric, in groups of 32 or "
+           "more, with BF16 or F32 scales");
   w.kind = WeightKind::kInt4;
   CHECK_EQ(weight_refusal(w), "");
   w.offsets = "";
   CHECK_EQ(weight_refusal(w),
            "\"int4\" weights with offsets are for CPUs; a GPU takes them symmetric or with zero points, in "
-           "groups of "
-           "32 or more");
+           "groups of 32 or more, with BF16 or F32 scales");
   w.offsets = nullptr;
+  w.scale_dtype = DType::kF16;
+  CHECK(weight_refusal(w).starts_with("\"int4\" weights with F16 scales are for CPUs"));
+  w.scale_dtype = DType::kF32;
+  CHECK_EQ(weight_refusal(w), "");
   w.group_size = 16;
   CHECK(weight_refusal(w).starts_with("\"int4\" weights in groups of 16 are for CPUs"));
   w.kind = WeightKind::kTable4;
