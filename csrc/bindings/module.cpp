@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/device_lost.h"
 #include "base/error.h"
 #include "base/json_shape.h"
 #include "base/thread_pool.h"
@@ -30,13 +31,14 @@ void raise_error(PyObject* type, const std::string& message) {
   Py_DECREF(text);
 }
 
-// The Python classes, by ErrorKind. They live as long as the process: an exception may be raised at any time.
+// The Python classes, by ErrorKind and DeviceLost. They live as long as the process: an exception may be raised at any time.
 struct ExceptionClasses {
   PyObject* base = nullptr;
   PyObject* engine_file = nullptr;
   PyObject* config = nullptr;
   PyObject* checkpoint = nullptr;
   PyObject* request = nullptr;
+  PyObject* device_lost = nullptr;
 };
 ExceptionClasses classes;
 
@@ -76,9 +78,13 @@ void add_exceptions(py::module_& m) {
                                  also_value_error.ptr());
   classes.request =
       add_exception(m, "RequestError", "One request asks for something invalid.", also_value_error.ptr());
+  classes.device_lost = add_exception(
+      m, "DeviceLostError", "The device failed and computes nothing more for this process.", classes.base);
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
+    } catch (const DeviceLost& e) {
+      raise_error(classes.device_lost, e.what());
     } catch (const Error& e) {
       raise_error(python_class(e.kind()), e.what());
     } catch (const std::runtime_error& e) {

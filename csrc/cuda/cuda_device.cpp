@@ -1,5 +1,7 @@
 #include "cuda/cuda_device.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "ops/ops.h"
 
@@ -21,6 +23,7 @@ DeviceTraits cuda_traits(const DeviceOptions& options) {
 CudaDevice::CudaDevice(int device, const DeviceOptions& options)
     : Device(cuda_traits(options)),
       device_(selected(device)),
+      use_(device),
       options_(options),
       info_(cuda::device_info(device)),
       stream_(options.overlap_kernels),
@@ -86,19 +89,39 @@ void CudaDevice::reserve_scratch(const ScratchBytes& bytes) {
 }
 
 void CudaDevice::run_captured(uint64_t key, const std::function<void()>& submit) {
+  if (!graphs_.contains(key)) make_room_for_graph();
   const auto [at, first] = graphs_.try_emplace(key);
+  Captured& captured = at->second;
+  captured.last_use = ++num_uses_;
   if (first) return submit();
-  if (!at->second) {
+  if (!captured.graph) {
     capturing_ = true;
     try {
-      at->second = std::make_unique<cuda::Graph>(stream_, submit);
+      captured.graph = std::make_unique<cuda::Graph>(stream_, submit);
     } catch (...) {
       capturing_ = false;
       throw;
     }
     capturing_ = false;
   }
-  at->second->launch(stream_);
+  captured.graph->launch(stream_);
+}
+
+// For one key more, and the record that it will have.
+void CudaDevice::make_room_for_graph() {
+  size_t bytes = 0;
+  for (const auto& [key, captured] : graphs_)
+    if (captured.graph) bytes += captured.graph->bytes();
+  while (!graphs_.empty() && (graphs_.size() >= kMostGraphs || bytes > kMostGraphBytes)) {
+    const auto oldest = std::min_element(graphs_.begin(), graphs_.end(), [](const auto& a, const auto& b) {
+      return a.second.last_use < b.second.last_use;
+    });
+    if (oldest->second.graph) {
+      bytes -= oldest->second.graph->bytes();
+      stream_.synchronize();  // it may still run
+    }
+    graphs_.erase(oldest);
+  }
 }
 
 void CudaDevice::forget_captured() {

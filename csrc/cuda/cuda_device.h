@@ -47,7 +47,7 @@ class CudaDevice final : public Device {
   void wait_for(uint64_t mark) override { marks_[mark % kMarks].synchronize(); }
 
   // The first run of a key is direct, so that scratch has grown and kernels are loaded; the second is
-  // recorded.
+  // recorded. Of many records those that were not used for longest are dropped.
   void run_captured(uint64_t key, const std::function<void()>& submit) override;
   void forget_captured() override;
   int num_graphs() const { return int(graphs_.size()); }
@@ -68,14 +68,25 @@ class CudaDevice final : public Device {
  private:
   void grow(cuda::DeviceBuffer& buffer, size_t bytes, const char* what);
 
+  // The records' bytes fit into what the plan keeps for the driver (memory_plan.cpp), and the oldest goes first.
+  static constexpr size_t kMostGraphBytes = size_t(512) << 20;
+  static constexpr size_t kMostGraphs = 256;
+  struct Captured {
+    std::unique_ptr<cuda::Graph> graph;  // null: seen once
+    uint64_t last_use = 0;
+  };
+  void make_room_for_graph();
+
   const int device_;
+  const cuda::DeviceUse use_;  // before everything that lives on the device
   const DeviceOptions options_;
   const cuda::DeviceInfo info_;
   cuda::Stream stream_;
   bool capturing_ = false;
   std::unique_ptr<Uploader> uploader_;  // while weights come in
   cuda::DeviceBuffer scratch_, tickets_;
-  std::unordered_map<uint64_t, std::unique_ptr<cuda::Graph>> graphs_;  // null: seen once
+  std::unordered_map<uint64_t, Captured> graphs_;
+  uint64_t num_uses_ = 0;  // of graphs_
   // Mark n is the latest record of marks_[n % kMarks]: waiting for an old one may wait for a newer.
   static constexpr uint64_t kMarks = 16;
   cuda::Event marks_[kMarks];

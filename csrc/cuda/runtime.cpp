@@ -1,25 +1,69 @@
-// csrc/cuda/runtime.h over cudart. The only file of the project, with tensor_map.cpp, that includes CUDA's
-// headers.
+// csrc/cuda/runtime.h over cudart. With runtime_errors.cpp and tensor_map.cpp the only file of the project that includes
+// CUDA's headers.
 #include "cuda/runtime.h"
 
 #include <cuda_runtime.h>
 
+#include <chrono>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <tuple>
+
 #include "base/error.h"
+#include "cuda/runtime_errors.h"
 
 namespace llama4rt::cuda {
 namespace {
-
-void check(cudaError_t status, const char* what) {
-  LLAMA4RT_CHECK(kInternal, status == cudaSuccess, "cuda: ", what, ": ", cudaGetErrorString(status));
-}
 
 cudaStream_t raw(const Stream& s) { return static_cast<cudaStream_t>(s.handle()); }
 
 // 13000 -> "13.0"
 std::string version_text(int version) { return error_text(version / 1000, ".", version % 1000 / 10); }
 
-// Shared memory a block gets without asking for more.
-constexpr size_t kDefaultSharedBytes = 48 << 10;
+// Longer than any step of the largest context; a kernel that hangs would be waited for without end.
+constexpr int kHungSeconds = 600;
+
+// Waits for what `query` asks after. Spins first: a step of one token ends within milliseconds.
+template <class Query>
+void wait_for_end(const Query& query, const char* what) {
+  using std::chrono::steady_clock;
+  const auto start = steady_clock::now();
+  for (;;) {
+    const cudaError_t status = query();
+    if (status != cudaErrorNotReady) return check(status, what);
+    const auto waited = steady_clock::now() - start;
+    if (waited > std::chrono::seconds(kHungSeconds)) give_up_waiting(what, kHungSeconds);
+    if (waited > std::chrono::milliseconds(20))
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    else
+      std::this_thread::yield();
+  }
+}
+
+// Attributes belong to a function on a device, not to a launch: they are set once, to what any launch may want, so that
+// neither another engine's launches nor later ones than a recorded graph's change them.
+//   shared memory: all that a block can have. Carve-out: all of it, always: multiprocessors that ran kernels with
+//   another division have to be empty before they change it.
+void set_attributes_once(const char* name, const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::tuple<int, int, const void*>> done;
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), "current device");
+  const std::tuple key(device, context_number(), kernel);
+  const std::lock_guard lock(mutex);
+  if (done.contains(key)) return;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), name);
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "shared memory of a block");
+  const int dynamic = most - int(attributes.sharedSizeBytes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), name);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        name);
+  done.insert(key);
+}
 
 // Other devices compile the PTX of sm_80, in which kernels have no wait for the kernel before.
 bool current_device_runs_sm90_code() {
@@ -86,8 +130,12 @@ Stream::Stream(bool overlap) {
   handle_ = s;
   overlaps_ = overlap && current_device_runs_sm90_code();
 }
-Stream::~Stream() { (void)cudaStreamDestroy(raw(*this)); }
-void Stream::synchronize() { check(cudaStreamSynchronize(raw(*this)), "a kernel or copy failed"); }
+Stream::~Stream() {
+  if (loss() == Loss::kNone) (void)cudaStreamDestroy(raw(*this));
+}
+void Stream::synchronize() {
+  wait_for_end([this] { return cudaStreamQuery(raw(*this)); }, "a kernel or copy failed");
+}
 void Stream::wait(const Event& event) {
   check(cudaStreamWaitEvent(raw(*this), static_cast<cudaEvent_t>(event.handle())), "wait for event");
 }
@@ -109,13 +157,16 @@ Event::Event() {
   check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "create event");
   handle_ = e;
 }
-Event::~Event() { (void)cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
+Event::~Event() {
+  if (loss() == Loss::kNone) (void)cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
+}
 void Event::record(Stream& stream) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), raw(stream)), "record event");
 }
 
 void Event::synchronize() {
-  check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "a kernel or copy failed");
+  wait_for_end([this] { return cudaEventQuery(static_cast<cudaEvent_t>(handle_)); },
+               "a kernel or copy failed");
 }
 
 Graph::Graph(Stream& stream, const std::function<void()>& submit) {
@@ -130,12 +181,21 @@ Graph::Graph(Stream& stream, const std::function<void()>& submit) {
   }
   check(cudaStreamEndCapture(raw(stream), &graph), "end capture");
   cudaGraphExec_t executable = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  const size_t before = free_memory();
+  cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   (void)cudaGraphDestroy(graph);
   check(status, "instantiate graph");
   handle_ = executable;
+  // Its memory is taken here, and not by the first launch, so that it can be counted.
+  status = cudaGraphUpload(executable, raw(stream));
+  if (status != cudaSuccess) (void)cudaGraphExecDestroy(executable);
+  check(status, "upload graph");
+  const size_t after = free_memory();
+  bytes_ = before > after ? before - after : 0;
 }
-Graph::~Graph() { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_)); }
+Graph::~Graph() {
+  if (loss() == Loss::kNone) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
+}
 void Graph::launch(Stream& stream) {
   check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), raw(stream)), "launch graph");
 }
@@ -143,28 +203,30 @@ void Graph::launch(Stream& stream) {
 void* device_malloc(size_t bytes) {
   void* p = nullptr;
   const cudaError_t status = cudaMalloc(&p, bytes);
+  if (is_sticky(status)) check(status, "memory");
   if (status != cudaSuccess) {
-    (void)cudaGetLastError();  // not sticky: the next call may succeed
+    (void)cudaGetLastError();  // the next call may succeed
     throw Error(ErrorKind::kInternal,
                 error_text("out of memory: the device refused ", bytes, " bytes and has ", free_memory(),
                            " free (", cudaGetErrorString(status), ")"));
   }
   return p;
 }
-void device_free(void* p) noexcept { (void)cudaFree(p); }
+void device_free(void* p) noexcept {
+  if (loss() == Loss::kNone) (void)cudaFree(p);
+}
 void* pinned_malloc(size_t bytes) {
   void* p = nullptr;
   check(cudaMallocHost(&p, bytes), "pinned memory");
   return p;
 }
-void pinned_free(void* p) noexcept { (void)cudaFreeHost(p); }
+void pinned_free(void* p) noexcept {
+  if (loss() == Loss::kNone) (void)cudaFreeHost(p);
+}
 
 void launch_raw(const char* name, const void* kernel, const LaunchShape& shape, Stream& stream,
                 void** arguments) {
-  if (shape.dynamic_shared > kDefaultSharedBytes)
-    check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.dynamic_shared)),
-        name);
+  set_attributes_once(name, kernel);
   const dim3 grid(unsigned(shape.grid_x), unsigned(shape.grid_y), unsigned(shape.grid_z));
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

@@ -1,6 +1,6 @@
 // The CUDA runtime as this project uses it: streams, events, graphs and memory, owned by RAII. No CUDA header
 // is seen here. runtime.cpp implements it with cudart; tests/simt_emulator/host_runtime.cpp with queues.
-// Errors are thrown as Error(kInternal) that name the call, or the kernel.
+// Errors are thrown as Error(kInternal) that name the call, or the kernel; as DeviceLost when nothing works any more.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +36,19 @@ DeviceInfo device_info(int device);
 void set_device(int device);
 // Bytes that device_malloc could still give, about.
 size_t free_memory();
+
+// Whoever works on a device holds one, before and after everything else that it has there. Throws when the device
+// failed and others have not let go of it yet. The last one to go makes a device that failed usable again.
+class DeviceUse {
+ public:
+  explicit DeviceUse(int device);
+  ~DeviceUse();
+  DeviceUse(const DeviceUse&) = delete;
+  DeviceUse& operator=(const DeviceUse&) = delete;
+
+ private:
+  const int device_;
+};
 
 class Event;
 
@@ -92,9 +105,12 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
   void launch(Stream& stream);
+  // Device memory that it took, about.
+  size_t bytes() const { return bytes_; }
 
  private:
   void* handle_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 void* device_malloc(size_t bytes);

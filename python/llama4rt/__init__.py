@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llama4rt.errors import (
         CheckpointError,
         ConfigError,
+        DeviceLostError,
         EngineFileError,
         ImageError,
         Llama4RTError,
@@ -35,6 +36,7 @@ _HOME = {
     "CompletionOutput": "llama4rt.engine.outputs",
     "ConfigError": "llama4rt.errors",
     "Delta": "llama4rt.engine.outputs",
+    "DeviceLostError": "llama4rt.errors",
     "Engine": "llama4rt.engine.engine",
     "EngineFileError": "llama4rt.errors",
     "ImageError": "llama4rt.errors",
@@ -59,6 +61,7 @@ __all__ = [
     "CompletionOutput",
     "ConfigError",
     "Delta",
+    "DeviceLostError",
     "Engine",
     "EngineFileError",
     "ImageError",

@@ -6,14 +6,23 @@ Llama4RTError
     ConfigError (ValueError) a model config or an engine option is impossible
     RequestError (ValueError) one request asks for something invalid
         ImageError           one of its pictures cannot be read, or is beyond a limit
+    DeviceLostError          the GPU failed and computes nothing more for the engine
     NumericError             a request's logits held NaN or infinity; the request was ended
 """
 
-from llama4rt._core import CheckpointError, ConfigError, EngineFileError, Llama4RTError, RequestError
+from llama4rt._core import (
+    CheckpointError,
+    ConfigError,
+    DeviceLostError,
+    EngineFileError,
+    Llama4RTError,
+    RequestError,
+)
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DeviceLostError",
     "EngineFileError",
     "ImageError",
     "Llama4RTError",

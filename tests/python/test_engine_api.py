@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from llama4rt import (
     ConfigError,
+    DeviceLostError,
     Engine,
     EngineFileError,
     Llama4RTError,
@@ -561,6 +562,20 @@ def test_a_second_failure_soon_after_gives_the_engine_up() -> None:
         pass  # it had failed before the second came
     with pytest.raises(Llama4RTError, match="opened anew: two"):
         wait_until(lambda: thread.check_usable() or False)
+    thread.close()
+    assert core.closed == 1
+
+
+def test_a_lost_device_gives_the_engine_up_at_once() -> None:
+    core = FailingCore([None, DeviceLostError("a kernel failed"), None])
+    thread = EngineThread(core)  # type: ignore[arg-type]
+    waiter = Waiter()
+    thread.submit(None, waiter)  # type: ignore[arg-type]
+    error = waiter.errors.get(timeout=10)
+    assert isinstance(error, DeviceLostError) and "a kernel failed" in str(error)
+    with pytest.raises(Llama4RTError, match="opened anew: a kernel failed"):
+        thread.check_usable()
+    assert core.script == [None]  # no step after it
     thread.close()
     assert core.closed == 1
 

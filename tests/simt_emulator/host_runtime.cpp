@@ -205,6 +205,9 @@ void Event::synchronize() {
   simt::drain_until([e, goal = e->submitted] { return e->reached >= goal; });
 }
 
+DeviceUse::DeviceUse(int device) : device_(device) {}
+DeviceUse::~DeviceUse() = default;
+
 Graph::Graph(Stream& stream, const std::function<void()>& record) {
   auto* operations = new std::vector<simt::Operation>;
   handle_ = operations;

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/device_lost.h"
 #include "model/shape_source.h"
 #include "ops/kv_formats.h"
 #include "runtime/plan/memory_limit.h"
@@ -259,11 +260,14 @@ EngineStats Engine::stats() const {
 std::vector<TokenEvent> Engine::step() {
   check_usable();
   const std::lock_guard turn(step_mutex_);
-  LLAMA4RT_CHECK(kInternal, !out_of_memory_, "this engine has run out of memory and must be opened anew");
+  LLAMA4RT_CHECK(kInternal, given_up_.empty(), "this engine ", given_up_, " and must be opened anew");
   try {
     return take_step();
   } catch (const std::bad_alloc&) {
-    out_of_memory_ = true;
+    given_up_ = "has run out of memory";
+    throw;
+  } catch (const DeviceLost& e) {
+    given_up_ = error_text("has lost its device (", e.what(), ")");
     throw;
   }
 }

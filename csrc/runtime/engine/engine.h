@@ -131,7 +131,7 @@ class Engine {
   std::unique_ptr<Device> device_;
   std::unique_ptr<WeightSource> weights_;  // in the device's memory; null where the file's mapping serves
   std::unique_ptr<StepLoop> loop_;
-  bool out_of_memory_ = false;  // a step ended in the middle
+  std::string given_up_;  // why no step can be taken any more: one ended in the middle, or the device is lost
 
   mutable std::mutex mutex_;  // guards what follows; never held during a step
   bool closed_ = false;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/checked_math.h"
+#include "base/device_lost.h"
 #include "base/error.h"
 
 namespace llama4rt {
@@ -131,6 +132,8 @@ void StepLoop::admit_ready_images() {
       enter_schedule(*ready);
     } catch (const std::bad_alloc&) {
       throw;
+    } catch (const DeviceLost&) {
+      throw;
     } catch (const std::exception& e) {
       image_queue_->remove(front);
       for (auto& s : front.sequences) reporter_.finish(*s, "error", e.what());
@@ -171,6 +174,8 @@ std::vector<TokenEvent> StepLoop::step() {
     }
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const DeviceLost&) {
+    throw;  // no request can go on
   } catch (const std::exception& e) {
     fail(e.what());
   }

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from llama4rt import _core
 from llama4rt.engine.deferred_wakeups import together
-from llama4rt.errors import Llama4RTError
+from llama4rt.errors import DeviceLostError, Llama4RTError
 
 THREAD_NAME = "llama4rt-engine"  # as top and gdb show it
 _SECOND_FAILURE_SECONDS = 10.0
@@ -259,11 +259,12 @@ class EngineThread:
 
     def _survived(self, error: BaseException) -> bool:
         """A failed step ends the requests that were in it; a second failure soon after ends the engine, and so does
-        one for lack of memory, which leaves the step half done.
+        one for lack of memory, which leaves the step half done, or the loss of the device.
         """
         now = time.monotonic()
         with self._lock:
-            fatal = isinstance(error, MemoryError) or now - self._last_failure_time < _SECOND_FAILURE_SECONDS
+            lasting = isinstance(error, MemoryError | DeviceLostError)
+            fatal = lasting or now - self._last_failure_time < _SECOND_FAILURE_SECONDS
             self._last_failure_time = now
             if fatal:
                 self._failure = _words(error)
@@ -271,7 +272,8 @@ class EngineThread:
         for request_id, handler in handlers.items():
             if not fatal:
                 self._core.abort(request_id)
-            self._tell(request_id, handler, Llama4RTError(f"the engine failed: {_words(error)}"))
+            kind = DeviceLostError if isinstance(error, DeviceLostError) else Llama4RTError
+            self._tell(request_id, handler, kind(f"the engine failed: {_words(error)}"))
         return not fatal
 
     # --- ends -----------------------------------------------------------------------------------------------

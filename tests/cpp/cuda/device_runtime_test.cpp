@@ -308,6 +308,36 @@ TEST(a_replayed_step_computes_anew) {
   for (const Tensor& t : {x, weight, out, direct}) device.deallocate(t.data, 0);
 }
 
+TEST(of_many_recorded_steps_the_oldest_are_forgotten) {
+  CudaDevice device(0);
+  float* const memory = static_cast<float*>(device.allocate(3 * 64 * 4));
+  const Tensor x(memory, DType::kF32, {1, 64}), gain(memory + 64, DType::kF32, {64});
+  const Tensor out(memory + 128, DType::kF32, {1, 64});
+  const std::vector<float> values(192, 1.0f);
+  device.copy_to_device(memory, values.data(), values.size() * 4);
+  int submitted = 0;
+  const auto run = [&](uint64_t key) {
+    device.run_captured(key, [&] {
+      ++submitted;
+      device.ops().rmsnorm(out, x, gain, 1e-5f);
+    });
+  };
+  for (uint64_t key = 0; key < 400; ++key) {
+    run(key);
+    run(key);
+    run(0);  // in use all the time
+    CHECK(device.num_graphs() <= 256);
+  }
+  CHECK_EQ(device.num_graphs(), 256);
+  submitted = 0;
+  run(0);
+  run(399);
+  CHECK_EQ(submitted, 0);  // recorded still
+  run(1);
+  CHECK_EQ(submitted, 1);  // forgotten: seen for the first time again
+  device.deallocate(memory, 0);
+}
+
 TEST(random_weights_have_every_tensor_and_run) {
   EngineOptions o = options();
   DummyModel model{.config = vision_engine(Layout::kCpu16).config, .weights = {}};
