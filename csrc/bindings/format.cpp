@@ -74,6 +74,10 @@ py::dict weight_dict(const EngineFile& file, const std::string& name) {
   out["k"] = w.k;
   out["group_size"] = w.group_size;
   out["scale_dtype"] = std::string(dtype_name(w.scale_dtype));
+  if (has_factors(w.scale_dtype)) {
+    out["factor_dtype"] = std::string(dtype_name(w.factor_dtype));
+    out["factors"] = side_columns(w, Side::kFactors);
+  }
   out["has_zeros"] = w.zeros != nullptr;
   out["has_offsets"] = w.offsets != nullptr;
   if (w.format().meaning == CodeMeaning::kTable)
@@ -129,7 +133,8 @@ std::span<const int64_t> row_span(const Int64Array& rows) {
 
 void declare_weight(EngineWriter& writer, const std::string& name, const std::string& kind, int64_t experts,
                     int64_t n, int64_t k, int group_size, const std::string& scale_dtype, bool zeros,
-                    bool offsets, const std::optional<std::vector<int>>& table) {
+                    bool offsets, const std::optional<std::vector<int>>& table,
+                    const std::string& factor_dtype, bool row_factors) {
   Weight shape;
   shape.kind = weight_kind(kind);
   shape.num_experts = experts;
@@ -137,6 +142,8 @@ void declare_weight(EngineWriter& writer, const std::string& name, const std::st
   shape.k = k;
   shape.group_size = group_size;
   shape.scale_dtype = parse_dtype(scale_dtype);
+  shape.factor_dtype = parse_dtype(factor_dtype);
+  shape.row_factors = row_factors;
   const bool needs_table = shape.format().meaning == CodeMeaning::kTable;
   LLAMA4RT_CHECK(kInternal, table.has_value() == needs_table, name, ": ", kind,
                  needs_table ? " needs a" : " has no", " table");
@@ -197,14 +204,13 @@ void import_rows(EngineWriter& writer, const std::string& name, int64_t expert, 
                        dtype_size(side_dtype(w, which)));
     return dense.data();
   };
-  const CodeRows source{
-      .codes = codes.data(),
-      .scales = side(Side::kScales, scales),
-      .zeros = static_cast<const uint8_t*>(side(Side::kZeros, zeros)),
-      .offsets = side(Side::kOffsets, offsets),
-      .factors = static_cast<const float*>(side(Side::kFactors, factors)),
-      .offset_factors = static_cast<const float*>(side(Side::kOffsetFactors, offset_factors)),
-      .rows = codes.shape(0)};
+  const CodeRows source{.codes = codes.data(),
+                        .scales = side(Side::kScales, scales),
+                        .zeros = static_cast<const uint8_t*>(side(Side::kZeros, zeros)),
+                        .offsets = side(Side::kOffsets, offsets),
+                        .factors = side(Side::kFactors, factors),
+                        .offset_factors = side(Side::kOffsetFactors, offset_factors),
+                        .rows = codes.shape(0)};
   const auto stored = row_span(rows);
   const WithoutGil no_gil;
   writer.import_rows(name, expert, stored, source, w.scale_dtype);
@@ -307,7 +313,8 @@ void bind_engine_writer(py::module_& m) {
            py::arg("shape"))
       .def("declare_weight", &declare_weight, py::arg("name"), py::arg("kind"), py::arg("experts"),
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
-           py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none())
+           py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none(),
+           py::arg("factor_dtype") = "F32", py::arg("row_factors") = false)
       .def(
           "begin",
           [](EngineWriter& writer, bool resume) {

@@ -304,6 +304,12 @@ WeightInfo EngineFile::read_weight(const std::string& name, const json::Value& d
   const StoredTensor* scales = stored_side(Side::kScales);
   if (scales && scales->dtype->dtype && valid_scale_dtype(*scales->dtype->dtype))
     w.scale_dtype = *scales->dtype->dtype;
+  if (const StoredTensor* factors = stored_side(Side::kFactors); factors && has_factors(w.scale_dtype)) {
+    if (factors->dtype->dtype && valid_factor_dtype(*factors->dtype->dtype))
+      w.factor_dtype = *factors->dtype->dtype;
+    // Of one column it does not matter what is meant.
+    w.row_factors = factors->shape.size() > 1 && factors->shape[factors->shape.size() - 2] == 1;
+  }
   // has_side() asks these two; what they point to is set below.
   if (stored_side(Side::kZeros)) w.zeros = reinterpret_cast<const uint8_t*>(w.data);
   if (offsets) w.offsets = w.data;

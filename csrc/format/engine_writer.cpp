@@ -135,6 +135,8 @@ PackSpec pack_spec(const Weight& shape) {
           .k = shape.k,
           .group_size = shape.group_size,
           .scale_dtype = shape.scale_dtype,
+          .factor_dtype = shape.factor_dtype,
+          .row_factors = shape.row_factors,
           .zeros = shape.zeros != nullptr,
           .offsets = shape.offsets != nullptr,
           .table = shape.table,
@@ -215,6 +217,8 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
     fail(error_text(path_, ": ", name, ": ", w.format().name, " has no offsets"));
   if (!valid_scale_dtype(w.scale_dtype))
     fail(error_text(path_, ": ", name, ": scales must be BF16, F16, F32, I8 or F8_E4M3"));
+  if (has_factors(w.scale_dtype) && !valid_factor_dtype(w.factor_dtype))
+    fail(error_text(path_, ": ", name, ": factors must be F16 or F32"));
   const std::string refusal = weight_refusal(w);
   LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
 

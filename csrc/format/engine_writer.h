@@ -38,8 +38,8 @@ class EngineWriter {
   // Misuse (wrong order, unknown names, wrong sizes, rows written twice) throws kInternal; so does what the
   // operating system refuses. Bad weights throw kCheckpoint.
   void declare_tensor(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape);
-  // shape.{kind, num_experts, n, k, group_size, scale_dtype, table} describe the weight; pointers are ignored.
-  // Declares `name`, and for scaled kinds `name.scales` and, when asked, `name.zeros` and `name.offsets`.
+  // shape.{kind, num_experts, n, k, group_size, scale_dtype, factor_dtype, row_factors, table} describe the weight;
+  // pointers are ignored. Declares `name`, and for scaled kinds `name.scales` and what else kSides has that it needs.
   void declare_weight(const std::string& name, const Weight& shape, bool zeros, bool offsets = false);
 
   // metadata_reserve: bytes kept for the metadata given to finish(). More is possible, at the cost of moving

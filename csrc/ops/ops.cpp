@@ -67,6 +67,8 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
                  (w.factors != nullptr) == factors && (w.offset_factors != nullptr) == (factors && w.offsets),
                  op, ": ", what, " ", describe_weight(w), " has ", dtype_name(w.scale_dtype),
                  " scales; factors are for those of 8 bits");
+  LLAMA4RT_CHECK(kInternal, !factors || valid_factor_dtype(w.factor_dtype), op, ": ", what, " ",
+                 describe_weight(w), " has factors of ", dtype_name(w.factor_dtype), "; expected F16 or F32");
   LLAMA4RT_CHECK(kInternal,
                  (!w.zeros || w.format().may_have_zeros) && (!w.offsets || w.format().may_have_offsets), op,
                  ": ", what, " ", describe_weight(w), " has zero points or offsets");

@@ -219,13 +219,13 @@ inline Weight expert_view(const Weight& w, int64_t e) {
 }
 
 // The scale, and the offset, of a group of row n of a single matrix.
-inline float group_number(const Weight& w, const void* numbers, const float* factors, int64_t n,
+inline float group_number(const Weight& w, const void* numbers, const void* factors, int64_t n,
                           int64_t group) {
   const float number = scale_number(numbers, w.scale_dtype, cpu16::scale_index(n, group, w.num_groups()));
   if (!factors) return number;
-  const int64_t column = group * w.group_size / kFactorInputs,
-                columns = ceil_div(w.k, int64_t(kFactorInputs));
-  return number * factors[cpu16::scale_index(n, column, columns)];
+  const int64_t columns = side_columns(w, Side::kFactors);
+  return number *
+         scale_number(factors, w.factor_dtype, cpu16::scale_index(n, factor_column(w, group), columns));
 }
 inline float group_scale(const Weight& w, int64_t n, int64_t group) {
   return group_number(w, w.scales, w.factors, n, group);

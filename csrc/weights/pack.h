@@ -33,9 +33,9 @@ struct CodeRows {
   const void* scales = nullptr;    // [rows, groups] of the spec's scale_dtype
   const uint8_t* zeros = nullptr;  // [rows, groups], or null
   const void* offsets = nullptr;   // as scales, or null
-  // Of scales and offsets that have some: [rows, ceil(k / kFactorInputs)].
-  const float* factors = nullptr;
-  const float* offset_factors = nullptr;
+  // Of scales and offsets that have some: [rows, side_columns()] of the spec's factor_dtype.
+  const void* factors = nullptr;
+  const void* offset_factors = nullptr;
   int64_t rows = 0;
 };
 
@@ -46,6 +46,8 @@ struct PackSpec {
   int64_t k = 0;
   int group_size = 0;
   DType scale_dtype = DType::kBF16;
+  DType factor_dtype = DType::kF32;
+  bool row_factors = false;
   bool zeros = false;
   bool offsets = false;
   CodeTable table = kEvenTable;

@@ -85,11 +85,11 @@ class CodeRowPacker {
   bool is_bad(uint8_t code) const { return code > mask_ || (code & nan_) == nan_; }
 
   std::string check_group(int64_t row, int64_t g) const {
-    const auto number = [&](const void* numbers, const float* factors) {
+    const auto number = [&](const void* numbers, const void* factors) {
       const float found = scale_number(numbers, spec_.scale_dtype, row * groups_ + g);
       if (!factors) return found;
       const int64_t columns = side_columns(spec_, Side::kFactors);
-      return found * factors[row * columns + g * spec_.group_size / kFactorInputs];
+      return found * scale_number(factors, spec_.factor_dtype, row * columns + factor_column(spec_, g));
     };
     const float scale = number(source_.scales, source_.factors);
     const float offset = spec_.offsets ? number(source_.offsets, source_.offset_factors) : 0.0f;

@@ -1,4 +1,4 @@
-// The arrays beside the codes of a scaled weight, one row for each, so that packer, files and uploads walk one list. All
+// The arrays beside the codes of a scaled weight, a row for each, so that packer, files and uploads walk one list. All
 // lie as [N/16][column][16], lane = row, where a column is a group, or the inputs that share a factor.
 #pragma once
 
@@ -48,12 +48,17 @@ constexpr bool has_side(const Shape& shape, Side side) {
 template <class Shape>
 constexpr DType side_dtype(const Shape& shape, Side side) {
   if (side == Side::kZeros) return DType::kU8;
-  return side == Side::kFactors || side == Side::kOffsetFactors ? DType::kF32 : shape.scale_dtype;
+  return side == Side::kFactors || side == Side::kOffsetFactors ? shape.factor_dtype : shape.scale_dtype;
 }
 template <class Shape>
 constexpr int64_t side_columns(const Shape& shape, Side side) {
   if (side != Side::kFactors && side != Side::kOffsetFactors) return shape.num_groups();
-  return ceil_div(shape.k, int64_t(kFactorInputs));
+  return shape.row_factors ? 1 : ceil_div(shape.k, int64_t(kFactorInputs));
+}
+// The column of factors that a group's numbers are multiplied with.
+template <class Shape>
+constexpr int64_t factor_column(const Shape& shape, int64_t group) {
+  return shape.row_factors ? 0 : group * shape.group_size / kFactorInputs;
 }
 // Bytes of one block of 16 rows.
 template <class Shape>
@@ -89,10 +94,10 @@ inline void set_side(Weight& w, Side side, const void* data) {
       w.offsets = data;
       return;
     case Side::kFactors:
-      w.factors = static_cast<const float*>(data);
+      w.factors = data;
       return;
     case Side::kOffsetFactors:
-      w.offset_factors = static_cast<const float*>(data);
+      w.offset_factors = data;
       return;
   }
 }

@@ -106,10 +106,13 @@ class EngineWriter:
         zeros: bool = False,
         offsets: bool = False,
         table: Sequence[int] | None = None,
+        factor_dtype: str = "F32",
+        row_factors: bool = False,
     ) -> None:
-        """A packed matrix stack: declares `name`, and for scaled kinds `name.scales` (`name.zeros`, `name.offsets`).
+        """A packed matrix stack: declares `name`, and for scaled kinds `name.scales` and what else lies beside codes.
 
-        table: the 16 numbers of "table4", and of it alone.
+        table: the 16 numbers of "table4", and of it alone. factor_dtype, row_factors: "F16" or "F32" of the factors of
+        scales of 8 bits, and whether a row has one or each 256 inputs.
         """
     def begin(self, resume: bool = False) -> bool:
         """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC).
@@ -146,14 +149,14 @@ class EngineWriter:
         scale_dtype: str,
         zeros: NDArray[np.uint8] | None = None,
         offsets: NDArray[Any] | None = None,
-        factors: NDArray[np.float32] | None = None,
-        offset_factors: NDArray[np.float32] | None = None,
+        factors: NDArray[Any] | None = None,
+        offset_factors: NDArray[Any] | None = None,
     ) -> None:
         """Packs ready codes bit for bit.
 
         codes: [n, k], one to a byte; scales, offsets: [n, groups] raw bits of scale_dtype; zeros: [n, groups]; factors
-        of scales and offsets of 8 bits: [n, ceil(k / 256)]. Raises CheckpointError for what the kind does not have and
-        for numbers that are not finite, naming the first.
+        of scales and offsets of 8 bits: [n, columns] of the declared type. Raises CheckpointError for what the kind
+        does not have and for numbers that are not finite, naming the first.
         """
     def report(self, name: str) -> tuple[float, float]:
         """(relative RMS error, maximum absolute error) of what has been packed into `name` so far."""

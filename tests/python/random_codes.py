@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llama4rt.convert.stored_rows import FACTOR_INPUTS, CodeLayout, Codes
+from llama4rt.convert.stored_rows import CodeLayout, Codes
 from numpy.typing import NDArray
 
 # The sixteen numbers of bitsandbytes' NF4, times 127 and rounded: a table without symmetry.
@@ -34,8 +34,10 @@ LAYOUTS = [
     CodeLayout("int4", 32, "F16"),
     CodeLayout("int4", 32, "F16", offsets=True),
     CodeLayout("int4", 32, "I8", offsets=True),
+    CodeLayout("int4", 32, "I8", offsets=True, factor_dtype="F16"),
     CodeLayout("int8", 16, "I8"),
-    CodeLayout("table4", 16, "F8_E4M3", table=RAMP),
+    CodeLayout("int8", 16, "I8", factor_dtype="F16"),
+    CodeLayout("table4", 16, "F8_E4M3", table=RAMP, row_factors=True),
 ]
 
 
@@ -54,10 +56,10 @@ def random_codes(rng: np.random.Generator, layout: CodeLayout, rows: int, into: 
     scales = rng.uniform(0.5, 1.5, (rows, groups)) * step * rng.choice([-1, 1], (rows, groups))
     factors = offset_factors = None
     if layout.factored:
-        shape = (rows, -(-into // FACTOR_INPUTS))
-        factors = (rng.uniform(0.5, 1.5, shape) * step / 64).astype(np.float32)
+        shape = (rows, layout.factor_columns(into))
+        factors = _numbers(rng.uniform(0.5, 1.5, shape) * step / 64, layout.factor_dtype)
         if layout.offsets:
-            offset_factors = (-rng.uniform(0.5, 1.5, shape) * 0.001).astype(np.float32)
+            offset_factors = _numbers(-rng.uniform(0.5, 1.5, shape) * 0.001, layout.factor_dtype)
             offsets = rng.integers(0, 64, (rows, groups), dtype=np.int8)
         stored = rng.integers(-100, 100, (rows, groups), dtype=np.int8)
         if layout.scale_dtype == "F8_E4M3":

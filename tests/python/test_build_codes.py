@@ -137,6 +137,11 @@ def test_codes_keep_their_numbers(
         layout.group_size,
         layout.scale_dtype,
     )
+    if layout.factored:
+        assert (weight["factor_dtype"], weight["factors"]) == (
+            layout.factor_dtype,
+            layout.factor_columns(weight["k"]),
+        )
     assert (weight["has_zeros"], weight["has_offsets"]) == (layout.zeros, layout.offsets)
     assert weight.get("table") == (None if layout.table is None else list(layout.table))
     assert file.verify() == []
@@ -184,6 +189,34 @@ def test_parts_without_a_common_layout_become_bf16(tmp_path: Path, monkeypatch: 
     described = json.loads(EngineFile(str(tmp_path / "out.l4e")).metadata["weights"])
     assert described["layers.0.attn.qkv"]["kind"] == "bf16"
     assert {described[f"layers.{layer}.attn.o"]["kind"] for layer in range(4)} <= {"fp8", "int4"}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        CodeLayout("int4", 32, "I8", offsets=True, factor_dtype="F16"),
+        CodeLayout("table4", 16, "F8_E4M3", table=RAMP, row_factors=True),
+        CodeLayout("int4", 32, "F16", zeros=True),
+    ],
+    ids=str,
+)
+def test_an_interrupted_build_of_codes_goes_on_to_the_same_bytes(
+    layout: CodeLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = coded_checkpoint(tmp_path / "source", monkeypatch, [layout])
+    build(tmp_path / "source", tmp_path / "whole.l4e")
+
+    def stop(done: int, total: int) -> None:
+        if done > 0.6 * total:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out.l4e"
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "source", out, progress=stop)
+    report = build(tmp_path / "source", out)
+    assert report.resumed > 0.2
+    assert out.read_bytes() == (tmp_path / "whole.l4e").read_bytes()
+    assert_same_numbers(out, values)
 
 
 @pytest.mark.parametrize(

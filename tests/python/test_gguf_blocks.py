@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from llama4rt.convert.formats.gguf.blocks import codebooks
 from llama4rt.convert.formats.gguf.blocks.types import ELEMENT_TYPES, ElementType
-from llama4rt.convert.stored_rows import Codes, Values
+from llama4rt.convert.stored_rows import NUMPY_DTYPES, Codes, Values
 from numpy.typing import NDArray
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is the oracle")
@@ -31,6 +31,8 @@ def random_blocks(kind: ElementType, rows: int, blocks: int, seed: int) -> NDArr
         records["scales"][:, 3] &= 0xBFFF
     if kind.name == "MXFP4":  # an exponent of 254 or 255 makes numbers that fp32 does not hold
         records["e"] = np.minimum(records["e"], 250)
+    if kind.name == "NVFP4":  # NaN with a sign is refused
+        records["scales"] = np.minimum(records["scales"], 0xFE)
     return raw
 
 
@@ -39,7 +41,10 @@ def meant(kind: ElementType, raw: NDArray[np.uint8], into: int) -> NDArray[np.fl
     assert isinstance(rows, Codes) and rows.layout == kind.codes
     assert rows.codes.shape == (len(raw), into) and rows.codes.max() < 1 << rows.layout.bits
     assert rows.scales.shape == (len(raw), into // rows.layout.group_size)
-    assert rows.scales.dtype == np.float32
+    assert rows.scales.dtype == np.dtype(NUMPY_DTYPES[rows.layout.scale_dtype])
+    if rows.factors is not None:
+        assert rows.factors.shape == (len(raw), rows.layout.factor_columns(into))
+        assert rows.factors.dtype == np.dtype(NUMPY_DTYPES[rows.layout.factor_dtype])
     return rows.values().array
 
 

@@ -26,9 +26,11 @@ def meaning(codes: Codes, row: int, column: int) -> np.float32:
     layout, group = codes.layout, column // codes.layout.group_size
     code = int(codes.codes[row, column])
 
-    def number(stored: NDArray[Any], factors: NDArray[np.float32] | None) -> np.float32:
+    def number(stored: NDArray[Any], factors: NDArray[Any] | None) -> np.float32:
         wide = np.float32(as_float32(stored[row : row + 1, group], layout.scale_dtype)[0])
-        return wide if factors is None else wide * factors[row, column // 256]
+        if factors is None:
+            return wide
+        return wide * np.float32(factors[row, 0 if layout.row_factors else column // 256])
 
     scale = number(codes.scales, codes.factors)
     if layout.kind == "table4":
@@ -141,6 +143,14 @@ def test_the_common_layout_is_no_wider_than_it_must_be() -> None:
     assert common_layout([halves, halves]) == halves
     assert common_layout([halves, wide]) == CodeLayout("int4", 32, "F32")
     assert common_layout([factored, CodeLayout("int8", 16, "I8")]) == CodeLayout("int8", 16, "I8", True, True)
+    row = CodeLayout("int4", 32, "I8", offsets=True, factor_dtype="F16", row_factors=True)
+    assert common_layout([row, row]) == row
+    assert common_layout([row, factored]) == factored
+    k_quants = [
+        CodeLayout("int4", 32, "I8", offsets=True, factor_dtype="F16"),
+        CodeLayout("int8", 16, "I8", factor_dtype="F16"),
+    ]
+    assert common_layout(k_quants) == CodeLayout("int8", 16, "I8", True, True, factor_dtype="F16")
     assert common_layout([factored, halves]) == CodeLayout("int4", 32, "F32", zeros=True, offsets=True)
 
 

@@ -87,12 +87,14 @@ LLAMA4RT_INLINE void float_block(Vec (&sum)[kTokens], const Element* lines, cons
 struct IntBlock {
   const uint8_t* lines;
   int64_t num_lines;
-  const void* scales;                     // [groups, 16]
-  const uint8_t* zeros;                   // [groups, 16] or null
-  const void* offsets = nullptr;          // [groups, 16] or null
-  const float* factors = nullptr;         // [ceil(K / kFactorInputs), 16] of scales, where they have some
-  const float* offset_factors = nullptr;  // and of offsets
-  DType scale_dtype;                      // and of offsets
+  const void* scales;                    // [groups, 16]
+  const uint8_t* zeros;                  // [groups, 16] or null
+  const void* offsets = nullptr;         // [groups, 16] or null
+  const void* factors = nullptr;         // [columns, 16] of scales, where they have some
+  const void* offset_factors = nullptr;  // and of offsets
+  DType scale_dtype;                     // and of offsets
+  DType factor_dtype = DType::kF32;
+  bool row_factors = false;
   int group_size;
   int zero;                       // of groups without zero points
   const int8_t* table = nullptr;  // of table4
@@ -114,9 +116,11 @@ struct IntBlock {
         scales(side(w, Side::kScales, block)),
         zeros(static_cast<const uint8_t*>(side(w, Side::kZeros, block))),
         offsets(side(w, Side::kOffsets, block)),
-        factors(static_cast<const float*>(side(w, Side::kFactors, block))),
-        offset_factors(static_cast<const float*>(side(w, Side::kOffsetFactors, block))),
+        factors(side(w, Side::kFactors, block)),
+        offset_factors(side(w, Side::kOffsetFactors, block)),
         scale_dtype(w.scale_dtype),
+        factor_dtype(w.factor_dtype),
+        row_factors(w.row_factors),
         group_size(w.group_size),
         zero(w.implied_zero()),
         table(w.table.data()) {}
@@ -139,12 +143,14 @@ struct IntBlock {
     if (!has_side(w, which)) return nullptr;
     return static_cast<const char*>(side_data(w, which)) + block * side_block_bytes(w, which);
   }
-  LLAMA4RT_INLINE Vec load(const void* numbers, const float* of, int64_t group) const {
+  LLAMA4RT_INLINE Vec load(const void* numbers, const void* of, int64_t group) const {
     const int64_t i = group * kLanes;
     if (scale_dtype == DType::kF32) return Vec::load(static_cast<const float*>(numbers) + i);
     if (scale_dtype == DType::kBF16) return Vec::load(static_cast<const bf16*>(numbers) + i);
     if (scale_dtype == DType::kF16) return Vec::load(static_cast<const fp16*>(numbers) + i);
-    const Vec factor = Vec::load(of + group * group_size / kFactorInputs * kLanes);
+    const int64_t column = factor_column(*this, group) * kLanes;
+    const Vec factor = factor_dtype == DType::kF16 ? Vec::load(static_cast<const fp16*>(of) + column)
+                                                   : Vec::load(static_cast<const float*>(of) + column);
     if (scale_dtype == DType::kI8) return Vec::load(static_cast<const int8_t*>(numbers) + i) * factor;
     return Vec::load(static_cast<const f8e4m3*>(numbers) + i) * factor;
   }

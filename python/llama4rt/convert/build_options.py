@@ -94,7 +94,7 @@ def storage_of(target: Target, options: BuildOptions) -> Storage:
         if common is None:  # no layout keeps the numbers of all pieces: they become what they mean in bf16
             return Storage("bf16")
         if options.target == "cuda" and common.scale_dtype not in _GPU_SCALES:
-            common = replace(common, scale_dtype="F32")
+            common = common.with_plain_scales()
         return Storage(common.kind, common.group_size, common.scale_dtype, imported=common)
     kind = options.kind(target.role, target.k)
     return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)

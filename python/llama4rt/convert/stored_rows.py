@@ -4,7 +4,7 @@ it stores without quantising a second time.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,11 @@ GROUP_SIZES = tuple(reversed(_core.group_sizes()))
 # Kinds of weights that are stored as codes, by name.
 CODE_KINDS = {format.name: format for format in _core.weight_formats() if format.is_scaled}
 TABLE_SIZE = 16  # numbers that the codes of a "table4" weight name
-# Types of scales and offsets. Those of FACTORED are multiplied with a factor, fp32, that FACTOR_INPUTS inputs share.
+# Types of scales and offsets. Those of FACTORED are multiplied with a factor, one of FACTOR_DTYPES, that FACTOR_INPUTS
+# inputs share, or the whole row.
 SCALE_DTYPES = ("BF16", "F16", "F32", "I8", "F8_E4M3")
 FACTORED = ("I8", "F8_E4M3")
+FACTOR_DTYPES = ("F16", "F32")
 FACTOR_INPUTS = 256
 
 
@@ -67,6 +69,8 @@ class CodeLayout:
     zeros: bool = False  # whether zero points are stored
     offsets: bool = False  # whether offsets are stored; beside zero points only in common layouts
     table: tuple[int, ...] | None = None  # of "table4": what the codes 0..15 mean, each in -128..127
+    factor_dtype: str = "F32"  # one of FACTOR_DTYPES; of scales that have some
+    row_factors: bool = False  # a factor for each row, instead of one for each FACTOR_INPUTS of its inputs
 
     def __post_init__(self) -> None:
         if self.kind not in CODE_KINDS:
@@ -77,6 +81,10 @@ class CodeLayout:
             raise ValueError(
                 f"scale_dtype is {self.scale_dtype!r}; it must be one of {', '.join(SCALE_DTYPES)}"
             )
+        if self.factor_dtype not in FACTOR_DTYPES:
+            raise ValueError(f"factor_dtype is {self.factor_dtype!r}; it must be one of {FACTOR_DTYPES}")
+        if not self.factored and (self.factor_dtype != "F32" or self.row_factors):
+            raise ValueError(f"scales of {self.scale_dtype} have no factors")
         format = CODE_KINDS[self.kind]
         if (self.zeros and not format.may_have_zeros) or (self.offsets and not format.may_have_offsets):
             raise ValueError(f"{self.kind} codes have neither zero points nor offsets")
@@ -102,6 +110,14 @@ class CodeLayout:
         """Whether scales and offsets have factors."""
         return self.scale_dtype in FACTORED
 
+    def factor_columns(self, into: int) -> int:
+        """Factors of a row of `into` inputs."""
+        return 1 if self.row_factors else -(-into // FACTOR_INPUTS)
+
+    def with_plain_scales(self) -> "CodeLayout":
+        """The same with scales and offsets of fp32, which keep all their numbers."""
+        return replace(self, scale_dtype="F32", factor_dtype="F32", row_factors=False)
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -112,10 +128,8 @@ class Codes:
     scales: NDArray[Any]  # [rows, groups]; bf16 and e4m3 as their bits
     zeros: NDArray[np.uint8] | None = None  # [rows, groups], when the layout has them
     offsets: NDArray[Any] | None = None  # [rows, groups] as scales, when the layout has them
-    factors: NDArray[np.float32] | None = (
-        None  # [rows, ceil(in / FACTOR_INPUTS)] of scales, when they have some
-    )
-    offset_factors: NDArray[np.float32] | None = None  # as factors, of offsets
+    factors: NDArray[Any] | None = None  # [rows, factor_columns()] of scales, when they have some
+    offset_factors: NDArray[Any] | None = None  # as factors, of offsets
 
     def in_layout(self, layout: CodeLayout) -> "Codes":
         """The same numbers in a layout that common_layout() made of this one and others."""
@@ -123,9 +137,15 @@ class Codes:
         factors, offset_factors = self.factors, self.offset_factors
         scales, offsets = self.scales, self.offsets
         if self.layout.scale_dtype != layout.scale_dtype:
-            scales, offsets, factors, offset_factors = self._fp32(scales, factors), None, None, None
-            if self.offsets is not None:
-                offsets = self._fp32(self.offsets, self.offset_factors)
+            scales, offsets, factors, offset_factors = self.plain_scales(), self.plain_offsets(), None, None
+        elif layout.factored:
+            columns = layout.factor_columns(codes.shape[1])
+            factors, offset_factors = (
+                of
+                if of is None
+                else np.broadcast_to(of.astype(NUMPY_DTYPES[layout.factor_dtype]), (len(codes), columns))
+                for of in (factors, offset_factors)
+            )
         if self.layout.kind != layout.kind:  # to int8; the table of a table4 may differ from other pieces'
             if self.layout.table is not None:
                 entries = np.array(self.layout.table, dtype=np.int16) + CODE_KINDS["int8"].zero
@@ -162,16 +182,26 @@ class Codes:
             numbers = self.codes.astype(np.float32) - np.float32(layout.zero)
         else:
             numbers = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group_of]
-        numbers *= self._fp32(self.scales, self.factors)[:, group_of]
-        if self.offsets is not None:
-            numbers += self._fp32(self.offsets, self.offset_factors)[:, group_of]
+        numbers *= self.plain_scales()[:, group_of]
+        offsets = self.plain_offsets()
+        if offsets is not None:
+            numbers += offsets[:, group_of]
         return Values(numbers, "F32")
 
-    def _fp32(self, numbers: NDArray[Any], factors: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Scales or offsets [rows, groups] with their factors in them."""
+    def plain_scales(self) -> NDArray[np.float32]:
+        """[rows, groups], with their factors in them."""
+        return self._fp32(self.scales, self.factors)
+
+    def plain_offsets(self) -> NDArray[np.float32] | None:
+        """As plain_scales()."""
+        return None if self.offsets is None else self._fp32(self.offsets, self.offset_factors)
+
+    def _fp32(self, numbers: NDArray[Any], factors: NDArray[Any] | None) -> NDArray[np.float32]:
         wide = as_float32(numbers, self.layout.scale_dtype)
         if factors is None:
             return wide
+        if self.layout.row_factors:
+            return wide * np.asarray(factors, dtype=np.float32)
         factor_of = np.arange(wide.shape[1]) * self.layout.group_size // FACTOR_INPUTS
         return wide * np.asarray(factors, dtype=np.float32)[:, factor_of]
 
@@ -224,19 +254,25 @@ def common_layout(layouts: Sequence[CodeLayout]) -> CodeLayout | None:
         return None
     same = len(kinds) == 1 and len(tables) == 1
     offsets = any(layout.offsets for layout in layouts)
+    scale_dtypes = {layout.scale_dtype for layout in layouts}
+    scale_dtype = layouts[0].scale_dtype if len(scale_dtypes) == 1 else "F32"
+    factored = scale_dtype in FACTORED
     return CodeLayout(
         layouts[0].kind if same else "int8",
         group_size=min(layout.group_size for layout in layouts),
-        scale_dtype=layouts[0].scale_dtype if len({layout.scale_dtype for layout in layouts}) == 1 else "F32",
+        scale_dtype=scale_dtype,
         zeros=any(layout.zeros or layout.offsets != offsets for layout in layouts),
         offsets=offsets,
         table=layouts[0].table if same else None,
+        factor_dtype="F16" if factored and all(layout.factor_dtype == "F16" for layout in layouts) else "F32",
+        row_factors=factored and all(layout.row_factors for layout in layouts),
     )
 
 
 __all__ = [
     "CODE_KINDS",
     "FACTORED",
+    "FACTOR_DTYPES",
     "FACTOR_INPUTS",
     "GROUP_SIZES",
     "NUMPY_DTYPES",

@@ -153,7 +153,8 @@ class EngineBuild:
                 writer.declare_weight(
                     target.name, storage.kind, target.experts, target.n, target.k, storage.group_size,
                     storage.scale_dtype, codes is not None and codes.zeros, codes is not None and codes.offsets,
-                    None if codes is None else codes.table,
+                    None if codes is None else codes.table, "F32" if codes is None else codes.factor_dtype,
+                    codes is not None and codes.row_factors,
                 )  # fmt: skip
         for name, content in self._files.items():
             writer.declare_tensor(f"files/{name}", "U8", [len(content)])

@@ -119,10 +119,12 @@ const BadHeader kBadHeaders[] = {
      "needs I8 [2, 2, 16] (offsets)"},
     {"\"layers.1.attn.o.scales\":{\"dtype\":\"I8\"", "\"layers.1.attn.o.scales\":{\"dtype\":\"U8\"",
      "needs BF16 [2, 2, 16] (scales)"},
-    {"\"layers.1.attn.o.factors\":{\"dtype\":\"F32\"", "\"layers.1.attn.o.factors\":{\"dtype\":\"I32\"",
+    {"\"layers.1.attn.qkv.factors\":{\"dtype\":\"F32\"", "\"layers.1.attn.qkv.factors\":{\"dtype\":\"I32\"",
+     "needs F32 [4, 1, 16] (factors)"},
+    {"\"layers.1.attn.o.factors\":{\"dtype\":\"F16\"", "\"layers.1.attn.o.factors\":{\"dtype\":\"BF16\"",
      "needs F32 [2, 1, 16] (factors)"},
-    {"\"layers.1.attn.o.offset_factors\":{\"dtype\":\"F32\"",
-     "\"layers.1.attn.o.offset_factors\":{\"dtype\":\"I32\"", "needs F32 [2, 1, 16] (factors of offsets)"},
+    {"\"layers.1.attn.o.offset_factors\":{\"dtype\":\"F16\"",
+     "\"layers.1.attn.o.offset_factors\":{\"dtype\":\"BF16\"", "needs F16 [2, 1, 16] (factors of offsets)"},
     {",\\\"table\\\":[-120", ",\\\"offsets\\\":true,\\\"table\\\":[-120", "table4 has no offsets"},
     {",\\\"table\\\":[-120", ",\\\"tables\\\":[-120", "unknown field \"tables\""},
     {",\\\"table\\\":[-120", ",\\\"table\\\":[-129", "every entry of table must be an integer in -128..127"},
@@ -233,11 +235,12 @@ TEST(the_sample_opens_and_says_what_was_written) {
 
   const Weight shifted = file.weight("layers.1.attn.o");
   CHECK(shifted.kind == WeightKind::kInt8 && shifted.zeros == nullptr && shifted.factors != nullptr);
-  CHECK_EQ(weight_value(shifted, 3, 5), float((3 * 32 + 5) * 7 % 16) * (2 * 0.005f) - 0.25f);
+  CHECK_EQ(weight_value(shifted, 3, 5), float((3 * 32 + 5) * 7 % 16) * (2 * to_float(fp16{0x1d1f})) - 0.25f);
   const Weight looked_up = file.weight("layers.1.attn.qkv");
   CHECK(looked_up.table == kEvenTable);
+  CHECK(looked_up.scale_dtype == DType::kF8E4M3 && looked_up.factors != nullptr);
   CHECK_EQ(weight_value(looked_up, 3, 5),
-           float(kEvenTable[(3 * 32 + 5) * 7 % 16]) * to_float(to_bf16(0.01f)));
+           float(kEvenTable[(3 * 32 + 5) * 7 % 16]) * (to_float(f8e4m3{2}) * 0.005f));
   CHECK(file.weight("layers.1.mlp.gate_up").kind == WeightKind::kFp8);
 
   CHECK_THROWS(kEngineFile, file.weight("nothing"));

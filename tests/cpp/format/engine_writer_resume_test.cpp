@@ -15,7 +15,14 @@
 namespace llama4rt::test {
 namespace {
 
-const std::array<std::string, 4> kNames = {"a", "experts", "gate_up", "embed"};
+const std::array<std::string, 6> kNames = {"a", "experts", "gate_up", "embed", "factored", "zeros"};
+
+// Codes with everything beside them: I8 scales and offsets with halves as factors, of 300 inputs.
+Weight factored_shape() {
+  Weight w = weight_shape(WeightKind::kInt4, 2, 20, 300, 32, DType::kI8);
+  w.factor_dtype = DType::kF16;
+  return w;
+}
 
 // What every writer of these tests declares: each kind of tensor that is written in parts.
 void declare(EngineWriter& writer) {
@@ -23,6 +30,28 @@ void declare(EngineWriter& writer) {
   writer.declare_weight("experts", weight_shape(WeightKind::kInt4, 3, 32, 64), false);
   writer.declare_weight("gate_up", weight_shape(WeightKind::kInt8, 1, 64, 32), false);
   writer.declare_tensor("embed", "BF16", {40, 32});
+  writer.declare_weight("factored", factored_shape(), false, true);
+  writer.declare_weight("zeros", weight_shape(WeightKind::kInt4, 1, 16, 64, 32, DType::kF16), true);
+}
+
+void import(EngineWriter& writer, const std::string& name) {
+  const Weight w = writer.declared_weight(name);
+  const int64_t groups = w.num_groups(), columns = ceil_div(w.k, int64_t(kFactorInputs));
+  const std::vector<uint8_t> codes(size_t(w.n * w.k), 5), zeros(size_t(w.n * groups), 3);
+  const std::vector<int8_t> bytes(size_t(w.n * groups), 7);
+  const std::vector<fp16> halves(size_t(w.n * groups), fp16{0x1d1f}),
+      factors(size_t(w.n * columns), fp16{0x2001});
+  const bool factored = has_factors(w.scale_dtype);
+  for (int64_t e = 0; e < w.num_experts; ++e)
+    writer.import_rows(name, e, row_range(0, w.n),
+                       {.codes = codes.data(),
+                        .scales = factored ? static_cast<const void*>(bytes.data()) : halves.data(),
+                        .zeros = w.zeros ? zeros.data() : nullptr,
+                        .offsets = w.offsets ? bytes.data() : nullptr,
+                        .factors = factored ? factors.data() : nullptr,
+                        .offset_factors = factored ? factors.data() : nullptr,
+                        .rows = w.n},
+                       w.scale_dtype);
 }
 
 void write(EngineWriter& writer, const std::string& name) {
@@ -36,6 +65,8 @@ void write(EngineWriter& writer, const std::string& name) {
     std::vector<int64_t> rows = row_range(0, 36);
     for (const int64_t row : row_range(48, 52)) rows.push_back(row);
     writer.quantize_rows(name, 0, rows, source_of(gaussian(40 * 32, 20), 40, 32));
+  } else if (name == "factored" || name == "zeros") {
+    import(writer, name);
   } else {
     writer.quantize_rows(name, 0, row_range(0, 40), source_of(gaussian(40 * 32, 30), 40, 32));
   }
@@ -109,7 +140,7 @@ TEST(bytes_that_changed_meanwhile_are_written_again) {
   const std::string wanted = uninterrupted();
   const TempDir dir;
   const std::string path = dir / "x.l4e";
-  const auto done = stopped_after(path, 4);
+  const auto done = stopped_after(path, kNames.size());
   const uint64_t size = std::filesystem::file_size(path + ".tmp");
   int noticed = 0;
   for (uint64_t at = size - 1; at > 4096; at -= 997) {
@@ -130,6 +161,26 @@ TEST(bytes_that_changed_meanwhile_are_written_again) {
   CHECK(writer.begin(EngineWriter::kMetadataReserve, true));
   for (size_t i = 0; i < kNames.size(); ++i) CHECK(writer.restore(kNames[i], done[i]));
   CHECK(finish(writer, path) == wanted);
+}
+
+TEST(every_array_beside_codes_is_vouched_for) {
+  const TempDir dir;
+  const std::string path = dir / "x.l4e";
+  const auto done = stopped_after(path, kNames.size());
+  std::vector<std::string> stored;
+  for (const auto& [tensor, hash] : done[4].checksums) stored.push_back(tensor);
+  CHECK(stored == std::vector<std::string>({"factored", "factored.scales", "factored.offsets",
+                                            "factored.factors", "factored.offset_factors"}));
+  for (size_t i = 0; i < stored.size(); ++i) {
+    EngineWriter writer(path, 1);
+    declare(writer);
+    CHECK(writer.begin(EngineWriter::kMetadataReserve, true));
+    EngineWriter::Complete wrong = done[4];
+    wrong.checksums[i].second ^= 1;
+    CHECK(!writer.restore("factored", wrong));
+    import(writer, "factored");
+    writer.suspend();
+  }
 }
 
 TEST(checksums_of_other_tensors_vouch_for_nothing) {

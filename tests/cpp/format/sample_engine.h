@@ -70,12 +70,14 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
       {"layers.0.moe.shared.down", weight_shape(kInt4, 1, kHidden, kExpertWidth)},
       {"layers.0.moe.gate_up", weight_shape(kInt4, 2, 64, kHidden), false, kExpertWidth},
       {"layers.0.moe.down", weight_shape(kInt8, 2, kHidden, kExpertWidth)},
-      {"layers.1.attn.qkv", weight_shape(kTable4, 1, kQkv, kHidden)},
+      {"layers.1.attn.qkv", weight_shape(kTable4, 1, kQkv, kHidden, 16, DType::kF8E4M3)},
       {"layers.1.attn.o", weight_shape(kInt8, 1, kHidden, kHidden, 16, DType::kI8), false, 0, true},
       {"layers.1.mlp.gate_up", weight_shape(kFp8, 1, 96, kHidden), false, kDenseWidth},
       {"layers.1.mlp.down", weight_shape(kBF16, 1, kHidden, kDenseWidth)},
       {"lm_head", weight_shape(kBF16, 1, kVocab, kHidden)},
   };
+  for (Planned& w : weights)
+    if (w.offsets) w.shape.factor_dtype = DType::kF16;
   // Plain F32 tensors.
   std::vector<std::pair<std::string, std::vector<int64_t>>> plain = {{"norm", {kHidden}},
                                                                      {"layers.0.attn_norm", {kHidden}},
@@ -137,10 +139,12 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
         // 0.01 and -0.25, as numbers or as numbers times factors.
         const size_t columns = size_t(n * side_columns(w.shape, Side::kFactors));
         const std::vector<float> scales(zeros.size(), 0.01f), factors(columns, 0.005f);
-        const std::vector<float> offset_factors(columns, -0.125f);
+        const std::vector<fp16> half_factors(columns, fp16{0x1d1f});    // 0.005
+        const std::vector<fp16> offset_factors(columns, fp16{0xb000});  // -0.125
         const std::vector<bf16> halves(zeros.size(), to_bf16(0.01f));
         const std::vector<int8_t> twos(zeros.size(), 2);
-        const bool factored = has_factors(w.shape.scale_dtype);
+        const bool factored = has_factors(w.shape.scale_dtype), halved = w.shape.factor_dtype == DType::kF16;
+        const void* of_scales = halved ? static_cast<const void*>(half_factors.data()) : factors.data();
         const void* sides = halves.data();
         if (factored) sides = twos.data();
         if (w.shape.scale_dtype == DType::kF32) sides = scales.data();
@@ -149,7 +153,7 @@ inline void write_sample_engine(const std::string& path, int num_threads = 1, bo
                             .scales = sides,
                             .zeros = w.zeros ? zeros.data() : nullptr,
                             .offsets = w.offsets ? twos.data() : nullptr,
-                            .factors = factored ? factors.data() : nullptr,
+                            .factors = factored ? of_scales : nullptr,
                             .offset_factors = factored && w.offsets ? offset_factors.data() : nullptr,
                             .rows = n},
                            w.shape.scale_dtype);

@@ -23,6 +23,8 @@ struct WeightSpec {
   DType scales = DType::kBF16;
   bool offsets = false;
   CodeTable table = kEvenTable;
+  DType factors = DType::kF32;  // of scales that have some
+  bool row_factors = false;
 };
 
 inline constexpr WeightSpec kBF16{};
@@ -70,9 +72,17 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kTable4, .group_size = 64, .scales = DType::kF32, .table = kWideTable},
     kTable4,
     {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16, .offsets = true},
-    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kI8, .offsets = true},
+    {.kind = WeightKind::kInt4,
+     .group_size = 32,
+     .scales = DType::kI8,
+     .offsets = true,
+     .factors = DType::kF16},
     {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kI8},
-    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF8E4M3, .table = kE2M1Table},
+    {.kind = WeightKind::kTable4,
+     .group_size = 16,
+     .scales = DType::kF8E4M3,
+     .table = kE2M1Table,
+     .row_factors = true},
     {.kind = WeightKind::kFp8, .group_size = 128, .scales = DType::kF16},
 };
 
@@ -143,25 +153,50 @@ inline constexpr WeightSpec kWeightSpeed[] = {
     kBF16,
     kFp8,
     kInt4,
+    {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true},
     {.kind = WeightKind::kTable4, .group_size = 128, .table = kWideTable},
     {.kind = WeightKind::kInt4, .group_size = 32},
+    {.kind = WeightKind::kInt4, .group_size = 32, .zeros = true},
     {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16},                   // Q4_0
     {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF16, .offsets = true},  // Q4_1
-    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kI8, .offsets = true},   // Q4_K
-    {.kind = WeightKind::kInt4, .group_size = 32, .scales = DType::kF32, .offsets = true},
-    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kI8, .table = kWideTable},  // IQ4_XS
-    {.kind = WeightKind::kTable4, .group_size = 32, .table = kE2M1Table},                        // MXFP4
+    {.kind = WeightKind::kInt4,
+     .group_size = 32,
+     .scales = DType::kI8,
+     .offsets = true,
+     .factors = DType::kF16},                                                                     // Q4_K
+    {.kind = WeightKind::kTable4, .group_size = 32, .scales = DType::kF16, .table = kWideTable},  // IQ4_NL
+    {.kind = WeightKind::kTable4,
+     .group_size = 32,
+     .scales = DType::kI8,
+     .table = kWideTable,
+     .factors = DType::kF16},                                              // IQ4_XS
+    {.kind = WeightKind::kTable4, .group_size = 32, .table = kE2M1Table},  // MXFP4
+    {.kind = WeightKind::kInt4, .group_size = 64},
+    {.kind = WeightKind::kTable4, .group_size = 64, .table = kWideTable},  // NF4
     {.kind = WeightKind::kInt4, .group_size = 16},
-    {.kind = WeightKind::kInt4, .group_size = 16, .scales = DType::kI8, .offsets = true},            // Q2_K
-    {.kind = WeightKind::kTable4, .group_size = 16, .scales = DType::kF8E4M3, .table = kE2M1Table},  // NVFP4
+    {.kind = WeightKind::kInt4,
+     .group_size = 16,
+     .scales = DType::kI8,
+     .offsets = true,
+     .factors = DType::kF16},  // Q2_K
+    {.kind = WeightKind::kTable4,
+     .group_size = 16,
+     .scales = DType::kF8E4M3,
+     .table = kE2M1Table,
+     .row_factors = true},  // NVFP4
     {.kind = WeightKind::kInt8, .group_size = 32},
-    {.kind = WeightKind::kInt8, .group_size = 32, .scales = DType::kI8, .offsets = true},  // Q5_K
+    {.kind = WeightKind::kInt8,
+     .group_size = 32,
+     .scales = DType::kI8,
+     .offsets = true,
+     .factors = DType::kF16},  // Q5_K
     {.kind = WeightKind::kInt8, .group_size = 16},
-    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kI8},  // Q6_K
+    {.kind = WeightKind::kInt8, .group_size = 16, .scales = DType::kI8, .factors = DType::kF16},  // Q6_K
 };
-inline constexpr LinearCase kWeightSpeedShapes[] = {{.tokens = 1, .n = 4096, .k = 5120},
-                                                    {.tokens = 8, .n = 4096, .k = 5120},
-                                                    {.tokens = 128, .n = 1024, .k = 5120}};
+inline constexpr LinearCase kWeightSpeedShapes[] = {{.tokens = 1, .n = 8192, .k = 5120},
+                                                    {.tokens = 8, .n = 8192, .k = 5120},
+                                                    {.tokens = 64, .n = 8192, .k = 5120},
+                                                    {.tokens = 512, .n = 8192, .k = 5120}};
 
 // --- attention
 

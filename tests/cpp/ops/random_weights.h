@@ -150,6 +150,8 @@ class RandomWeight {
                .k = k,
                .group_size = spec.group_size,
                .scale_dtype = spec.scales,
+               .factor_dtype = spec.factors,
+               .row_factors = spec.row_factors,
                .table = spec.table};
     data_ = AlignedBytes(experts * cpu16::matrix_bytes(spec.kind, n, k));
     // What has_side() asks; point() sets what they point to.
@@ -238,7 +240,7 @@ class RandomWeight {
       case DType::kBF16:
         bytes.as<bf16>()[i] = to_bf16(value);
         return;
-      case DType::kF16:  // of eleven bits, and not below 2^-14
+      case DType::kF16:
         bytes.as<fp16>()[i] = half_of(value);
         return;
       case DType::kI8:
@@ -255,11 +257,12 @@ class RandomWeight {
         return;
     }
   }
-  // Cut to the bits that a half has; zero below its normal range.
+  // Cut to the bits that a half has.
   static fp16 half_of(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
-    if (exponent < 113) return {0};
-    return {uint16_t((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
+    const uint32_t sign = bits >> 16 & 0x8000;
+    if (exponent < 113) return {uint16_t(sign | uint32_t(std::fabs(value) * 0x1p24f))};  // subnormal
+    return {uint16_t(sign | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
   }
 
   static constexpr float kDeviation = 0.05f;

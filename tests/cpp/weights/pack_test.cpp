@@ -42,6 +42,8 @@ class MemoryBlocks : public BlockStore {
     }
     Weight w = weight_shape(spec_.kind, 1, spec_.n, spec_.k, spec_.group_size, spec_.scale_dtype);
     w.layout = spec_.layout;
+    w.factor_dtype = spec_.factor_dtype;
+    w.row_factors = spec_.row_factors;
     w.data = data_.data();
     for (const SideFormat& format : kSides)
       if (has_side(spec_, format.side)) set_side(w, format.side, sides_[size_t(format.side)].data());
@@ -377,33 +379,67 @@ TEST(values_that_are_not_finite_are_named) {
   CHECK_THROWS(kCheckpoint, pack_rows(spec, source_of(large, 16, 8), row_range(0, 16), blocks, pool, "w"));
 }
 
+// Of a number that a half has exactly, and that is normal or zero there.
+fp16 half_of(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (value == 0) return {0};
+  return {uint16_t((bits >> 16 & 0x8000) | ((bits >> 23 & 0xff) - 112) << 10 | (bits >> 13 & 0x3ff))};
+}
+
+// How the scales of a test are stored.
+struct ScaleForm {
+  DType dtype, factor_dtype = DType::kF32;
+  bool row_factors = false;
+};
+
 // Scales and offsets of every type, with factors where they have some.
 TEST(scales_of_every_type_come_back) {
   std::mt19937 random(6);
   ThreadPool pool(2);
   constexpr int64_t kN = 21, kK = 600;  // three columns of factors
-  const auto real = [&] { return (float(random() % 1000) - 400) * 0.002f; };
-  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kI8, DType::kF8E4M3})
+  const auto real = [&] { return (float(random() % 1000) - 400) * 0x1p-9f; };
+  for (const auto& [dtype, factor_dtype, row_factors] : {ScaleForm{DType::kBF16},
+                                                         {DType::kF16},
+                                                         {DType::kI8},
+                                                         {DType::kF8E4M3},
+                                                         {DType::kI8, DType::kF16},
+                                                         {DType::kF8E4M3, DType::kF32, true},
+                                                         {DType::kI8, DType::kF16, true}})
     for (const int group : {16, 32, 128}) {
-      SCOPE(dtype_name(dtype), ", group ", group);
+      SCOPE(dtype_name(dtype), ", factors ", dtype_name(factor_dtype), row_factors ? " of rows" : "",
+            ", group ", group);
       PackSpec spec = spec_of(WeightKind::kInt4, kN, kK, group, dtype);
       spec.offsets = true;
+      spec.factor_dtype = factor_dtype;
+      spec.row_factors = row_factors;
+      const size_t columns = row_factors ? 1 : 3, factor_size = dtype_size(factor_dtype);
       const size_t count = size_t(kN * spec.num_groups()), size = dtype_size(dtype);
       const std::vector<uint8_t> codes(size_t(kN * kK), 7);
       std::vector<unsigned char> scales(count * size), offsets(count * size);
-      std::vector<float> factors(size_t(kN * 3)), offset_factors(factors.size());
+      std::vector<float> factors(size_t(kN) * columns), offset_factors(factors.size());
       for (auto* bytes : {&scales, &offsets})
         for (unsigned char& byte : *bytes) byte = uint8_t(random() % 0x70);  // no type has a NaN there
       for (float& f : factors) f = real();
       for (float& f : offset_factors) f = real();
       const bool factored = has_factors(dtype);
+      const auto stored = [&](const std::vector<float>& numbers) {
+        std::vector<unsigned char> bytes(numbers.size() * factor_size);
+        for (size_t i = 0; i < numbers.size(); ++i) {
+          const fp16 half = half_of(numbers[i]);
+          const void* from = factor_dtype == DType::kF16 ? static_cast<const void*>(&half) : &numbers[i];
+          std::memcpy(&bytes[i * factor_size], from, factor_size);
+        }
+        return bytes;
+      };
+      std::vector<unsigned char> stored_factors = stored(factors);
+      const std::vector<unsigned char> stored_offset_factors = stored(offset_factors);
       MemoryBlocks blocks(spec);
       pack_codes(spec,
                  {.codes = codes.data(),
                   .scales = scales.data(),
                   .offsets = offsets.data(),
-                  .factors = factored ? factors.data() : nullptr,
-                  .offset_factors = factored ? offset_factors.data() : nullptr,
+                  .factors = factored ? stored_factors.data() : nullptr,
+                  .offset_factors = factored ? stored_offset_factors.data() : nullptr,
                   .rows = kN},
                  row_range(0, kN), blocks, pool, "w");
       const Weight w = blocks.weight();
@@ -420,20 +456,22 @@ TEST(scales_of_every_type_come_back) {
       int wrong = 0;
       for (int64_t n = 0; n < kN; ++n)
         for (int64_t c = 0; c < kK; ++c) {
-          const size_t i = size_t(n * spec.num_groups() + c / group), factor = size_t(n * 3 + c / 256);
+          const size_t i = size_t(n * spec.num_groups() + c / group);
+          const size_t factor = size_t(n) * columns + (row_factors ? 0 : size_t(c / 256));
           const float product = 7.0f * number(scales, factors, i, factor);
           wrong += weight_value(w, n, c) != product + number(offsets, offset_factors, i, factor);
         }
       CHECK_EQ(wrong, 0);
       if (!factored) continue;
-      factors[5 * 3 + 1] = std::numeric_limits<float>::infinity();
+      const uint32_t infinity = factor_dtype == DType::kF16 ? 0x7c00 : 0x7f800000;
+      std::memcpy(&stored_factors[(5 * columns + columns / 2) * factor_size], &infinity, factor_size);
       MemoryBlocks again(spec);
       CHECK_THROWS(kCheckpoint, pack_codes(spec,
                                            {.codes = codes.data(),
                                             .scales = scales.data(),
                                             .offsets = offsets.data(),
-                                            .factors = factors.data(),
-                                            .offset_factors = offset_factors.data(),
+                                            .factors = stored_factors.data(),
+                                            .offset_factors = stored_offset_factors.data(),
                                             .rows = kN},
                                            row_range(0, kN), again, pool, "w"));
     }

@@ -60,8 +60,9 @@ class Fp4Linear:
         packed, scale = self._parts.info(main).shape, self._parts.info("weight_scale")
         self._is_nv = scale.dtype == "F8_E4M3"
         self._bits = 4
-        if len(packed) == 2 and len(scale.shape) == 2 and packed[1] == scale.shape[1] * _MX_GROUP * 6 // 8:
-            self._bits = 6  # 24 bytes for a scale; of FP4, 16 or 8
+        matrices = len(packed) == len(scale.shape) == 2
+        if matrices and not self._is_nv and packed[1] == scale.shape[1] * _MX_GROUP * 6 // 8:
+            self._bits = 6  # 24 bytes for a scale; of FP4, 16
         self._out, self._into = (packed[0], packed[1] * 8 // self._bits) if len(packed) == 2 else (0, 0)
         layout = self._layout(scale)
         kind = "FP4" if self._bits == 4 else "FP6"
@@ -75,7 +76,7 @@ class Fp4Linear:
         dtype = "F8_E4M3" if self._is_nv else "BF16"
         if self._bits == 6:
             return CodeLayout("int8", size, dtype)
-        return CodeLayout("table4", size, dtype, table=E2M1_DOUBLED)
+        return CodeLayout("table4", size, dtype, table=E2M1_DOUBLED, row_factors=self._is_nv)
 
     def problems(self, base: Checkpoint, shape: tuple[int, ...]) -> list[str]:
         parts = self._parts
@@ -116,7 +117,7 @@ class Fp4Linear:
             return Codes(layout, codes, e8m0_as_bf16(stored, 2, parts.said("weight_scale")))
         whole = float(parts.positive_number(base, self._whole)[0])
         factor = 1 / whole if self._main == "weight_packed" else whole
-        return Codes(layout, codes, stored, factors=half_of(factor, last - first, self._into))
+        return Codes(layout, codes, stored, factors=half_of(factor, last - first))
 
 
 __all__ = ["Fp4", "Fp4Linear"]

@@ -116,9 +116,9 @@ class Nvfp4Stack:
         groups = scale[1] if len(scale) == 3 else 0
         size = 2 * half // groups if groups and 2 * half % groups == 0 else 0
         self._size = group_size_for(size, 2 * half) if size else None
-        layout = (
-            None if self._size is None else CodeLayout("table4", self._size, "F8_E4M3", table=E2M1_DOUBLED)
-        )
+        layout = None
+        if self._size is not None:
+            layout = CodeLayout("table4", self._size, "F8_E4M3", table=E2M1_DOUBLED, row_factors=True)
         self._repeat = 1 if self._size is None else size // self._size
         self.info = TensorInfo("FP4", self._shape, layout, self._parts.stored)
 
@@ -159,7 +159,7 @@ class Nvfp4Stack:
         whole = wholes[expert if wholes.size > 1 else 0]
         if not (np.isfinite(whole) and whole > 0):
             raise CheckpointError(f"{parts.said('whole')}: is {whole}; it must be positive and finite")
-        factors = half_of(float(whole), last - first, self._shape[1])
+        factors = half_of(float(whole), last - first)
         return Codes(layout, codes, np.repeat(stored, self._repeat, axis=1), factors=factors)
 
     def _missing(self) -> list[str]:

@@ -66,8 +66,9 @@ class Mode:
             return CodeLayout(kind_of(self.bits), self.group_size, scale_dtype, offsets=True)
         if self.name == "mxfp8":
             return CodeLayout("fp8", self.group_size, "BF16")
+        is_nv = self.name == "nvfp4"
         return CodeLayout(
-            "table4", self.group_size, "F8_E4M3" if self.name == "nvfp4" else "BF16", table=E2M1_DOUBLED
+            "table4", self.group_size, "F8_E4M3" if is_nv else "BF16", table=E2M1_DOUBLED, row_factors=is_nv
         )
 
 
@@ -161,7 +162,7 @@ class MlxLinear:
         name = module.parts.said("scales")
         match module.mode.name:
             case "nvfp4":
-                return Codes(layout, codes, stored, factors=half_of(1, last - first, module.into))
+                return Codes(layout, codes, stored, factors=half_of(1, last - first))
             case "mxfp4":
                 return Codes(layout, codes, e8m0_as_bf16(stored, 2, name))
             case "mxfp8":

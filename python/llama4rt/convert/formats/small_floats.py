@@ -10,7 +10,6 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.stored_rows import FACTOR_INPUTS
 from llama4rt.errors import CheckpointError
 
 _E2M1_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12)
@@ -36,10 +35,10 @@ def e8m0_as_bf16(codes: NDArray[np.uint8], divisor: int, name: str) -> NDArray[n
     return bits
 
 
-def half_of(factor: float, rows: int, into: int) -> NDArray[np.float32]:
-    """Half of a matrix's factor, for the scales of numbers that were doubled: as a layout has it, [rows, factors]."""
+def half_of(factor: float, rows: int) -> NDArray[np.float32]:
+    """Half of a matrix's factor, for the scales of numbers that were doubled: as a layout with row_factors has it."""
     with np.errstate(over="ignore"):  # an infinite one is refused where it is stored
-        return np.full((rows, -(-into // FACTOR_INPUTS)), np.float32(factor / 2))
+        return np.full((rows, 1), np.float32(factor / 2))
 
 
 __all__ = ["E2M1_DOUBLED", "e2m3_eightfold", "e8m0_as_bf16", "half_of"]

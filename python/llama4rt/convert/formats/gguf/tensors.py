@@ -63,8 +63,12 @@ class SlicedTensors:
             return rows
         factor = small_values(self._parts, piece.scale).as_float32()[piece.expert or 0]
         with np.errstate(over="ignore", invalid="ignore"):
-            offsets = None if rows.offsets is None else rows.offsets * factor
-            return replace(rows, scales=rows.scales * factor, offsets=offsets)
+            if rows.layout.row_factors:
+                assert rows.factors is not None
+                return replace(rows, factors=rows.factors * factor)
+            plain = rows.in_layout(rows.layout.with_plain_scales())
+            offsets = None if plain.offsets is None else plain.offsets * factor
+            return replace(plain, scales=plain.scales * factor, offsets=offsets)
 
     def _stored(self, piece: Slice) -> tuple[GgufFile, StoredTensor]:
         file = self._parts.file_of(piece.stored)
@@ -72,22 +76,26 @@ class SlicedTensors:
 
     def _info(self, piece: Slice) -> TensorInfo:
         kind = self._stored(piece)[1].kind
-        return TensorInfo(kind.name, piece.shape, kind.codes, (piece.place,))
+        codes = kind.codes
+        if codes is not None and piece.scale is not None and not codes.row_factors:  # see _scaled()
+            codes = codes.with_plain_scales()
+        return TensorInfo(kind.name, piece.shape, codes, (piece.place,))
 
 
 def _check_finite(rows: Codes, first: int) -> None:
     """Raises CheckpointError for scales or offsets that are NaN, infinite, or too large for what they scale."""
     largest = np.float32(255 if rows.layout.bits == 8 else 127)
     with np.errstate(over="ignore", invalid="ignore"):
-        extremes = np.abs(rows.scales) * largest
-        if rows.offsets is not None:
-            extremes += np.abs(rows.offsets)
+        scales, offsets = rows.plain_scales(), rows.plain_offsets()
+        extremes = np.abs(scales) * largest
+        if offsets is not None:
+            extremes += np.abs(offsets)
     bad = ~np.isfinite(extremes)
     if bad.any():
         row, group = (int(index) for index in np.argwhere(bad)[0])
-        offset = "" if rows.offsets is None else f", offset {rows.offsets[row, group]}"
+        offset = "" if offsets is None else f", offset {offsets[row, group]}"
         raise CheckpointError(
-            f"group {group} of row {first + row} has scale {rows.scales[row, group]}{offset}; numbers must be finite"
+            f"group {group} of row {first + row} has scale {scales[row, group]}{offset}; numbers must be finite"
         )
 
 

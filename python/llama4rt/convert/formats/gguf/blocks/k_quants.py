@@ -1,7 +1,7 @@
-"""The K types: 256 numbers with one fp16 scale, in groups of 16 or 32 whose own scales are small integers.
+"""The K types: 256 numbers with one fp16 scale, in groups of 16 or 32 whose own scales are small integers: scales of
+8 bits, with the fp16 number as their factor.
 
-Codes lie in chunks: the bytes of a chunk hold as many numbers each as fit, a chunk's width apart (planes()). The
-product of fp16 d and an integer of at most 8 bits is exact in fp32, so a group's scale is.
+Codes lie in chunks: the bytes of a chunk hold as many numbers each as fit, a chunk's width apart (planes()).
 """
 
 import numpy as np
@@ -12,7 +12,6 @@ from llama4rt.convert.formats.gguf.blocks.packed import (
     Bytes,
     Decoded,
     planes,
-    wide,
 )
 from llama4rt.convert.stored_rows import CodeLayout
 
@@ -26,9 +25,8 @@ def _chunks(packed: Bytes, width: int, bits: int) -> Bytes:
 
 def _q2_k(blocks: Blocks) -> Decoded:
     """(d * s) * q - (dmin * m): a byte of `scales` has s in its low nibble and m in its high one."""
-    scales = wide(blocks["d"]) * (blocks["scales"] & 15).astype(np.float32)
-    offsets = -(wide(blocks["dmin"]) * (blocks["scales"] >> 4).astype(np.float32))
-    return Decoded(_chunks(blocks["q"], 32, 2), scales, offsets)
+    scales, mins = (small.view(np.int8) for small in (blocks["scales"] & 15, blocks["scales"] >> 4))
+    return Decoded(_chunks(blocks["q"], 32, 2), scales, mins, blocks["d"], -blocks["dmin"])
 
 
 def _q3_k(blocks: Blocks) -> Decoded:
@@ -42,7 +40,7 @@ def _q3_k(blocks: Blocks) -> Decoded:
     codes += 4  # of an int4 code, 8 means 0: 4 .. 11 are -4 .. 3
     packed = blocks["scales"]
     small = planes(packed[:, :8], 4).reshape(-1, 16) | planes(packed[:, 8:], 2).reshape(-1, 16) << 4
-    return Decoded(codes, wide(blocks["d"]) * (small.astype(np.float32) - np.float32(32)))
+    return Decoded(codes, small.view(np.int8) - np.int8(32), factors=blocks["d"])
 
 
 def _scales_and_mins(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -57,9 +55,8 @@ def _scales_and_mins(packed: Bytes) -> tuple[Bytes, Bytes]:
 
 def _with_mins(blocks: Blocks, codes: Bytes) -> Decoded:
     """(d * s) * q - (dmin * m)."""
-    small, mins = _scales_and_mins(blocks["scales"])
-    scales = wide(blocks["d"]) * small.astype(np.float32)
-    return Decoded(codes, scales, -(wide(blocks["dmin"]) * mins.astype(np.float32)))
+    scales, mins = (small.view(np.int8) for small in _scales_and_mins(blocks["scales"]))
+    return Decoded(codes, scales, mins, blocks["d"], -blocks["dmin"])
 
 
 def _q4_k(blocks: Blocks) -> Decoded:
@@ -80,7 +77,7 @@ def _q6_k(blocks: Blocks) -> Decoded:
     codes <<= 4
     codes += _chunks(blocks["low"], 64, 4)
     codes += 128 - 32  # of an int8 code, 128 means 0
-    return Decoded(codes, wide(blocks["d"]) * blocks["scales"].astype(np.float32))
+    return Decoded(codes, blocks["scales"], factors=blocks["d"])
 
 
 _D, _MIN = ("d", "<f2", 1), ("dmin", "<f2", 1)
@@ -90,35 +87,35 @@ TYPES = (
         "Q2_K",
         _LENGTH,
         (("scales", "u1", 16), ("q", "u1", 64), _D, _MIN),
-        CodeLayout("int4", 16, "F32", offsets=True),
+        CodeLayout("int4", 16, "I8", offsets=True, factor_dtype="F16"),
         _q2_k,
     ),
     BlockType(
         "Q3_K",
         _LENGTH,
         (("high", "u1", 32), ("low", "u1", 64), _SCALES, _D),
-        CodeLayout("int4", 16, "F32"),
+        CodeLayout("int4", 16, "I8", factor_dtype="F16"),
         _q3_k,
     ),
     BlockType(
         "Q4_K",
         _LENGTH,
         (_D, _MIN, _SCALES, ("q", "u1", 128)),
-        CodeLayout("int4", 32, "F32", offsets=True),
+        CodeLayout("int4", 32, "I8", offsets=True, factor_dtype="F16"),
         _q4_k,
     ),
     BlockType(
         "Q5_K",
         _LENGTH,
         (_D, _MIN, _SCALES, ("high", "u1", 32), ("low", "u1", 128)),
-        CodeLayout("int8", 32, "F32", offsets=True),
+        CodeLayout("int8", 32, "I8", offsets=True, factor_dtype="F16"),
         _q5_k,
     ),
     BlockType(
         "Q6_K",
         _LENGTH,
         (("low", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), _D),
-        CodeLayout("int8", 16, "F32"),
+        CodeLayout("int8", 16, "I8", factor_dtype="F16"),
         _q6_k,
     ),
 )

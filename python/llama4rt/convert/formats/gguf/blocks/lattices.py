@@ -17,9 +17,7 @@ from llama4rt.convert.formats.gguf.blocks.packed import (
     BlockType,
     Bytes,
     Decoded,
-    Floats,
     planes,
-    wide,
 )
 from llama4rt.convert.stored_rows import CodeLayout
 
@@ -92,12 +90,10 @@ def _nibbles(packed: Bytes) -> Bytes:
     return planes(packed[..., None], 4).reshape(len(packed), -1)
 
 
-def _odd(small: Integers, d: Floats, unit: float) -> Floats:
-    """Scales d * (2 s + 1) * unit; unit is a power of two, and all products are exact."""
-    odd: Floats = small.astype(np.float32) * np.float32(2) + np.float32(1)
-    odd *= np.float32(unit)
-    scales: Floats = d * odd
-    return scales
+def _decoded(codes: Words, small: Integers, d: NDArray[np.float16], unit: float) -> Decoded:
+    """With scales d * (2 s + 1) * unit; unit is a power of two, and all products are exact."""
+    odd = 2 * small.astype(np.int8) + np.int8(1)
+    return Decoded(_codes(codes), odd, factors=d.astype(np.float32) * np.float32(unit))
 
 
 def _iq2_xxs(blocks: Blocks) -> Decoded:
@@ -106,7 +102,7 @@ def _iq2_xxs(blocks: Blocks) -> Decoded:
     signs = words[..., 1]
     codes = _points(codebooks.IQ2_XXS, np.ascontiguousarray(words[..., 0]).view(np.uint8))
     codes |= _even_signs()[_seven_bits(signs)]
-    return Decoded(_codes(codes), _odd(signs >> 28, wide(blocks["d"]), 1 / 8))
+    return _decoded(codes, signs >> 28, blocks["d"], 1 / 8)
 
 
 def _iq2_xs(blocks: Blocks) -> Decoded:
@@ -114,7 +110,7 @@ def _iq2_xs(blocks: Blocks) -> Decoded:
     packed = blocks["q"]
     codes = _points(codebooks.IQ2_XS, packed & 511)
     codes |= _even_signs()[packed >> 9]
-    return Decoded(_codes(codes), _odd(_nibbles(blocks["scales"]), wide(blocks["d"]), 1 / 8))
+    return _decoded(codes, _nibbles(blocks["scales"]), blocks["d"], 1 / 8)
 
 
 def _iq2_s(blocks: Blocks) -> Decoded:
@@ -123,7 +119,7 @@ def _iq2_s(blocks: Blocks) -> Decoded:
     index |= planes(blocks["high"][..., None], 2).reshape(len(blocks), -1).astype(np.uint16) << 8
     codes = _points(codebooks.IQ2_S, index)
     codes |= _sign_words()[blocks["signs"]]
-    return Decoded(_codes(codes), _odd(_nibbles(blocks["scales"]), wide(blocks["d"]), 1 / 8))
+    return _decoded(codes, _nibbles(blocks["scales"]), blocks["d"], 1 / 8)
 
 
 def _iq3_xxs(blocks: Blocks) -> Decoded:
@@ -131,7 +127,7 @@ def _iq3_xxs(blocks: Blocks) -> Decoded:
     signs = blocks["signs"]
     codes = _points(codebooks.IQ3_XXS, blocks["q"])
     codes |= _even_signs()[_seven_bits(signs)]
-    return Decoded(_codes(codes), _odd(signs >> 28, wide(blocks["d"]), 1 / 4))
+    return _decoded(codes, signs >> 28, blocks["d"], 1 / 4)
 
 
 def _iq3_s(blocks: Blocks) -> Decoded:
@@ -140,7 +136,7 @@ def _iq3_s(blocks: Blocks) -> Decoded:
     index |= np.unpackbits(blocks["high"], axis=1, bitorder="little").astype(np.uint16) << 8
     codes = _points(codebooks.IQ3_S, index)
     codes |= _sign_words()[blocks["signs"]]
-    return Decoded(_codes(codes), _odd(_nibbles(blocks["scales"]), wide(blocks["d"]), 1))
+    return _decoded(codes, _nibbles(blocks["scales"]), blocks["d"], 1)
 
 
 def _down(bits: Integers) -> Words:
@@ -157,7 +153,7 @@ def _iq1_s(blocks: Blocks) -> Decoded:
     more = (high[..., None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7).reshape(len(blocks), -1)
     codes = _points(codebooks.IQ1, blocks["low"] | more << 8)
     codes |= np.repeat(_down(high >> 15), 4, axis=1)
-    return Decoded(_codes(codes), _odd(high >> 12 & 7, wide(blocks["d"]), 1 / 8))
+    return _decoded(codes, high >> 12 & 7, blocks["d"], 1 / 8)
 
 
 def _iq1_m(blocks: Blocks) -> Decoded:
@@ -170,7 +166,7 @@ def _iq1_m(blocks: Blocks) -> Decoded:
     parts = words >> 12 << np.arange(0, 16, 4, dtype=np.uint16)
     d = np.bitwise_or.reduce(parts, axis=1).astype("<u2").view("<f2")
     small = (words[..., None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7).reshape(len(blocks), -1)
-    return Decoded(_codes(codes), _odd(small, wide(d), 1 / 8))
+    return _decoded(codes, small, d, 1 / 8)
 
 
 _D = ("d", "<f2", 1)
@@ -186,7 +182,7 @@ _FIELDS = {
     "IQ3_S": (_D, ("low", "u1", 64), ("high", "u1", 8), ("signs", "u1", 32), ("scales", "u1", 4)),
 }
 TYPES = tuple(
-    BlockType(name, _LENGTH, _FIELDS[name], CodeLayout("table4", group, "F32", table=table), decode)
+    BlockType(name, _LENGTH, _FIELDS[name], CodeLayout("table4", group, "I8", table=table), decode)
     for name, group, table, decode in (
         ("IQ1_S", 32, _IQ1, _iq1_s),
         ("IQ1_M", 16, _IQ1, _iq1_m),

@@ -12,7 +12,6 @@ from llama4rt.convert.formats.gguf.blocks.packed import (
     Decoded,
     bits_of,
     planes,
-    wide,
 )
 from llama4rt.convert.stored_rows import CodeLayout
 
@@ -28,32 +27,32 @@ def _five_bits(blocks: Blocks) -> Bytes:
 
 def _q4_0(blocks: Blocks) -> Decoded:
     """d * (q - 8)."""
-    return Decoded(planes(blocks["low"], 4), wide(blocks["d"]))
+    return Decoded(planes(blocks["low"], 4), blocks["d"])
 
 
 def _q4_1(blocks: Blocks) -> Decoded:
     """d * q + m."""
-    return Decoded(planes(blocks["low"], 4), wide(blocks["d"]), wide(blocks["m"]))
+    return Decoded(planes(blocks["low"], 4), blocks["d"], blocks["m"])
 
 
 def _q5_0(blocks: Blocks) -> Decoded:
     """d * (q - 16)."""
-    return Decoded(_five_bits(blocks) + np.uint8(_INT8_ZERO - 16), wide(blocks["d"]))
+    return Decoded(_five_bits(blocks) + np.uint8(_INT8_ZERO - 16), blocks["d"])
 
 
 def _q5_1(blocks: Blocks) -> Decoded:
     """d * q + m."""
-    return Decoded(_five_bits(blocks), wide(blocks["d"]), wide(blocks["m"]))
+    return Decoded(_five_bits(blocks), blocks["d"], blocks["m"])
 
 
 def _q8_0(blocks: Blocks) -> Decoded:
     """d * q, q a signed byte: with its sign bit turned it counts from -128."""
-    return Decoded(blocks["q"] ^ np.uint8(_INT8_ZERO), wide(blocks["d"]))
+    return Decoded(blocks["q"] ^ np.uint8(_INT8_ZERO), blocks["d"])
 
 
 _D, _M, _LOW, _HIGH = ("d", "<f2", 1), ("m", "<f2", 1), ("low", "u1", 16), ("high", "u1", 4)
-_INT4, _INT4_M = (CodeLayout("int4", _LENGTH, "F32", offsets=m) for m in (False, True))
-_INT8, _INT8_M = (CodeLayout("int8", _LENGTH, "F32", offsets=m) for m in (False, True))
+_INT4, _INT4_M = (CodeLayout("int4", _LENGTH, "F16", offsets=m) for m in (False, True))
+_INT8, _INT8_M = (CodeLayout("int8", _LENGTH, "F16", offsets=m) for m in (False, True))
 TYPES = (
     BlockType("Q4_0", _LENGTH, (_D, _LOW), _INT4, _q4_0),
     BlockType("Q4_1", _LENGTH, (_D, _M, _LOW), _INT4_M, _q4_1),

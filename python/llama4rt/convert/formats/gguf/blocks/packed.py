@@ -20,8 +20,12 @@ class Decoded:
     """Numbers of n blocks, still as codes."""
 
     codes: Bytes  # n * block of them, in order, in any shape
-    scales: Floats  # n * groups of a block
-    offsets: Floats | None = None  # as many, where the layout has them
+    scales: NDArray[Any]  # n * groups of a block, of the layout's type
+    offsets: NDArray[Any] | None = None  # as many, where the layout has them
+    factors: NDArray[Any] | None = (
+        None  # one of each block, or with row_factors one of all, where the layout has them
+    )
+    offset_factors: NDArray[Any] | None = None  # as many
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from llama4rt.convert.formats.gguf.blocks.packed import Blocks, BlockType, Bytes, Decoded, planes, wide
+from llama4rt.convert.formats.gguf.blocks.packed import Blocks, BlockType, Bytes, Decoded, planes
 from llama4rt.convert.stored_rows import CodeLayout
 
 _LENGTH = 256
 # A code q means d * (q - 1), and an int4 code less 8.
 _FROM_ONE = 8 - 1
-_LAYOUT = CodeLayout("int4", 128, "F32")
+_LAYOUT = CodeLayout("int4", 128, "F16")
 
 
 def _digits(packed: Bytes, count: int) -> Bytes:
@@ -32,13 +32,13 @@ def _tq1_0(blocks: Blocks) -> Decoded:
     parts = [_digits(packed[:, :32], 5), _digits(packed[:, 32:], 5), _digits(blocks["last"], 4)]
     codes = np.concatenate([part.reshape(n, -1) for part in parts], axis=1)
     codes += _FROM_ONE
-    return Decoded(codes, wide(blocks["d"]).repeat(2, axis=1))
+    return Decoded(codes, blocks["d"].repeat(2))
 
 
 def _tq2_0(blocks: Blocks) -> Decoded:
     codes = planes(blocks["q"].reshape(-1, 2, 32), 2)
     codes += _FROM_ONE
-    return Decoded(codes, wide(blocks["d"]).repeat(2, axis=1))
+    return Decoded(codes, blocks["d"].repeat(2))
 
 
 TYPES = (

@@ -1,6 +1,7 @@
 """All element types of GGUF by their number: plain ones, and blocks with how they decode."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +66,21 @@ class ElementType:
             return Values(raw.view(NUMPY_DTYPES[self.name]), self.name)
         decoded = self.block.decode(raw.reshape(-1).view(self.block.dtype))
         count = len(raw)
-        offsets = None if decoded.offsets is None else decoded.offsets.reshape(count, -1)
+        factors = decoded.factors
+        if factors is not None and self.block.layout.row_factors:  # one and the same for all rows
+            factors = factors.repeat(count)
         return Codes(
             self.block.layout,
             decoded.codes.reshape(count, into),
             decoded.scales.reshape(count, -1),
-            offsets=offsets,
+            offsets=_by_rows(decoded.offsets, count),
+            factors=_by_rows(factors, count),
+            offset_factors=_by_rows(decoded.offset_factors, count),
         )
+
+
+def _by_rows(numbers: NDArray[Any] | None, rows: int) -> NDArray[Any] | None:
+    return None if numbers is None else numbers.reshape(rows, -1)
 
 
 def _element_type(name: str) -> ElementType:
