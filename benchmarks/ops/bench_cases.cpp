@@ -1,6 +1,7 @@
 #include "bench_cases.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "ops/cases.h"
 #include "ops/random_weights.h"
@@ -14,8 +15,8 @@ using test::RandomGateUp;
 using test::RandomWeight;
 using test::Rng;
 
-constexpr size_t kColdBytes = size_t(384) << 20;     // above the last-level cache of any machine we know
-constexpr size_t kColdTurnBytes = size_t(96) << 20;  // of weights that take turns with others
+constexpr size_t kColdBytes = size_t(384) << 20;    // above the last-level cache of any machine we know
+constexpr size_t kSharedBytes = size_t(192) << 20;  // of weights that take turns in the same memory
 
 // One weight in as many copies as it takes to miss the caches, handed out in turn.
 class ColdWeight {
@@ -37,9 +38,28 @@ class ColdWeight {
 
 std::string name_of(const cases::WeightSpec& spec) {
   if (spec.kind == WeightKind::kBF16) return "bf16";
-  return error_text(weight_kind_name(spec.kind), " g", spec.group_size,
-                    spec.scales == DType::kF32 ? " f32" : "", spec.zeros ? " zero points" : "",
-                    spec.offsets ? " offsets" : "", spec.table == cases::kWideTable ? " wide" : "");
+  std::string scales;
+  if (spec.scales != DType::kBF16) scales = error_text(" ", dtype_name(spec.scales));
+  if (has_factors(spec.scales))
+    scales += error_text(" x ", dtype_name(spec.factors), spec.row_factors ? " a row" : "");
+  return error_text(weight_kind_name(spec.kind), " g", spec.group_size, scales,
+                    spec.zeros ? " zero points" : "", spec.offsets ? " offsets" : "",
+                    spec.table == cases::kWideTable   ? " wide"
+                    : spec.table == cases::kE2M1Table ? " e2m1"
+                                                      : "");
+}
+
+// The plain kind that a kind is to be nearly as fast as: of its width and groups; of fp8 it is bf16.
+int64_t plain_place(const cases::WeightSpec& spec) {
+  const int bits = weight_format(spec.kind).bits;
+  for (int64_t i = 0; i < int64_t(std::size(cases::kWeightSpeed)); ++i) {
+    const cases::WeightSpec& plain = cases::kWeightSpeed[i];
+    if (spec.kind == WeightKind::kFp8 && plain.kind == WeightKind::kBF16) return i;
+    const bool is_plain = plain.scales == DType::kBF16 && !plain.zeros && !plain.offsets &&
+                          weight_format(plain.kind).meaning == CodeMeaning::kInteger;
+    if (is_plain && weight_format(plain.kind).bits == bits && plain.group_size == spec.group_size) return i;
+  }
+  return -1;
 }
 
 std::shared_ptr<Matrix> activations(Rng& rng, int64_t rows, int64_t columns) {
@@ -99,8 +119,72 @@ std::vector<BenchCase> gelu_cases(Device& device) {
   return all;
 }
 
+// Memory in which weights of all kinds lie at the same addresses: where a buffer lies may change the time of a read by
+// a third. Its bytes are such that every kind and type of scale finds ordinary numbers.
+class SharedMemory {
+ public:
+  SharedMemory() : bytes_(int64_t(kSharedBytes)) {
+    Rng rng(9);
+    for (size_t i = 0; i < kSharedBytes; i += 8) {
+      const uint64_t word = 0x3838383838383838u | (rng.bits() & 0x0707070707070707u);
+      std::memcpy(bytes_.as<char>() + i, &word, sizeof(word));
+    }
+  }
+  char* begin() const { return bytes_.as<char>(); }
+
+ private:
+  AlignedBytes bytes_;
+};
+
+// A weight in shared memory: as many copies as it holds, handed out in turn, or one that the caches may hold.
+class SharedWeight {
+ public:
+  SharedWeight(std::shared_ptr<SharedMemory> memory, const cases::WeightSpec& spec, int64_t n, int64_t k,
+               bool cold)
+      : memory_(std::move(memory)) {
+    weight_ = {.kind = spec.kind,
+               .n = n,
+               .k = k,
+               .group_size = spec.group_size,
+               .scale_dtype = spec.scales,
+               .factor_dtype = spec.factors,
+               .row_factors = spec.row_factors,
+               .table = spec.table};
+    weight_.data = memory_->begin();
+    // What has_side() asks; next() sets what they point to.
+    if (spec.zeros) weight_.zeros = reinterpret_cast<const uint8_t*>(memory_->begin());
+    if (spec.offsets) weight_.offsets = memory_->begin();
+    bytes_ = cpu16::matrix_bytes(spec.kind, n, k);
+    for (const SideFormat& format : kSides) bytes_ += side_bytes(format.side);
+    copies_ = cold ? std::max<int64_t>(1, int64_t(kSharedBytes) / bytes_) : 1;
+    LLAMA4RT_CHECK(kInternal, bytes_ <= int64_t(kSharedBytes), "a weight of ", bytes_, " bytes");
+  }
+  const Weight& next() {
+    const char* at = memory_->begin() + turn_++ % copies_ * bytes_;
+    weight_.data = at;
+    at += cpu16::matrix_bytes(weight_.kind, weight_.n, weight_.k);
+    for (const SideFormat& format : kSides) {
+      if (side_bytes(format.side) == 0) continue;
+      set_side(weight_, format.side, at);
+      at += side_bytes(format.side);
+    }
+    return weight_;
+  }
+  double bytes() const { return double(bytes_); }
+
+ private:
+  int64_t side_bytes(Side side) const {
+    return cpu16::num_blocks(weight_.n) * side_block_bytes(weight_, side);
+  }
+
+  std::shared_ptr<SharedMemory> memory_;
+  Weight weight_;
+  int64_t bytes_ = 0, copies_ = 1, turn_ = 0;
+};
+
+template <class AnyWeight>
 BenchCase linear_case(Device& device, Rng& rng, const cases::LinearCase& c, const cases::WeightSpec& spec,
-                      const std::shared_ptr<ColdWeight>& weight) {
+                      const std::shared_ptr<AnyWeight>& weight) {
   const auto x = activations(rng, c.tokens, c.k);
   const auto out = std::make_shared<Matrix>(c.tokens, c.n);
   return {.op = "linear",
@@ -129,10 +213,12 @@ std::vector<BenchCase> linear_cases(Device& device, const cases::WeightSpec& spe
 std::vector<BenchCase> kinds_cases(Device& device, const cases::LinearCase& c) {
   std::vector<BenchCase> all;
   Rng rng(8);
-  for (const cases::WeightSpec& spec : cases::kWeightSpeed)
+  const auto memory = std::make_shared<SharedMemory>();
+  for (const cases::WeightSpec& spec : cases::kWeightSpeed) {
     all.push_back(linear_case(device, rng, c, spec,
-                              std::make_shared<ColdWeight>(RandomWeight(rng, spec, 1, c.n, c.k),
-                                                           c.tokens < 64 ? kColdTurnBytes : 0)));
+                              std::make_shared<SharedWeight>(memory, spec, c.n, c.k, c.tokens < 64)));
+    all.back().beside = plain_place(spec);
+  }
   return all;
 }
 

@@ -18,6 +18,7 @@ struct BenchCase {
   double bytes = 0;   // that one call must move: weights once, activations once, keys and values once
   double flops = 0;   // that the formula in ops.h needs, a multiply-add counted as 2
   std::function<void()> run;
+  int64_t beside = -1;  // of its group, the case that it is compared with
 };
 
 // Cases that share weights come as one group: it is built, timed in turns and dropped before the next.
