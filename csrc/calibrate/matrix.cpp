@@ -37,6 +37,8 @@ int64_t Matrix::bytes(const Weight& shape, bool offsets) {
 Matrix::Matrix(const Weight& shape, bool offsets) : view_(shape) {
   LLAMA4RT_CHECK(kInternal, shape.layout == Layout::kCpu16 || !shape.quantized(),
                  "a matrix of codes must be cpu16");
+  LLAMA4RT_CHECK(kInternal, !has_factors(shape.scale_dtype),
+                 "a matrix of codes must have scales without factors");
   const auto size = size_t(std::max<int64_t>(bytes(shape, offsets), int64_t(kAlignment)));
   // calloc would not align: zeroed below, page by page as blocks are stored; what is never stored must be zero too.
   memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)));
@@ -60,13 +62,15 @@ class Matrix::Blocks final : public BlockStore {
   }
   void load(int64_t index, PackedBlock& block) override {
     copy(block.data, data_ + index * spec_.data_bytes_per_block());
-    copy(block.scales, scales_ + index * spec_.scale_bytes_per_block());
-    copy(block.offsets, offsets_ + index * spec_.offset_bytes_per_block());
+    copy(block.side(Side::kScales), scales_ + index * side_block_bytes(spec_, Side::kScales));
+    copy(block.side(Side::kOffsets), offsets_ + index * side_block_bytes(spec_, Side::kOffsets));
   }
   void store(int64_t index, const PackedBlock& block) override {
     put(data_ + index * spec_.data_bytes_per_block(), block.data);
-    put(scales_ + index * spec_.scale_bytes_per_block(), block.scales);
-    put(offsets_ + index * spec_.offset_bytes_per_block(), block.offsets);
+    const auto& scales = block.sides[size_t(Side::kScales)];
+    const auto& offsets = block.sides[size_t(Side::kOffsets)];
+    put(scales_ + index * side_block_bytes(spec_, Side::kScales), scales);
+    put(offsets_ + index * side_block_bytes(spec_, Side::kOffsets), offsets);
   }
 
  private:
@@ -137,9 +141,8 @@ void Matrix::read_codes(uint8_t* codes, float* scales, float* offsets, int64_t e
         to[k + j] = uint8_t(word >> cpu16::bit_offset(one.kind, j) & mask);
     }
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t at = cpu16::scale_index(row, g, groups);
-      scales[i * groups + g] = llama4rt::scale_at(one.scales, one.scale_dtype, at);
-      if (one.offsets) offsets[i * groups + g] = llama4rt::scale_at(one.offsets, one.scale_dtype, at);
+      scales[i * groups + g] = group_scale(one, row, g);
+      if (one.offsets) offsets[i * groups + g] = group_offset(one, row, g);
     }
   });
 }
