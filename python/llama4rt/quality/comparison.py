@@ -47,7 +47,7 @@ def compare_window(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def summed_up(parts: Mapping[str, Sequence[NDArray[Any]]]) -> tuple[Mean, Comparison]:
+def summed_up(parts: Mapping[str, list[NDArray[Any]]]) -> tuple[Mean, Comparison]:
     """parts: what compare_window() gave, window by window. (loss of q, the comparison)."""
     p_loss = [-w.astype(np.float64) for w in parts["p_logprob"]]
     q_loss = [-w.astype(np.float64) for w in parts["q_logprob"]]
