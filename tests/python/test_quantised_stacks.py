@@ -11,7 +11,7 @@ from array_checkpoint import ArrayCheckpoint, all_formats
 from llama4rt.convert.formats.split_stacks import with_split_stacks
 from llama4rt.errors import CheckpointError
 from quantised_stacks import FUSED, SPLIT, stacked
-from quantised_writers import WRITERS, Written
+from quantised_writers import WRITERS, Written, four_bit
 from random_checkpoints import Floats, Stored
 from test_quantised_formats import check_equal, values_of
 
@@ -149,6 +149,23 @@ def test_shapes_that_stacks_may_say(shape: list[int], numbers: Floats) -> None:
         assert problems == []
     else:
         assert len(problems) == 1 and f"{STACK}.gate_proj.weight_shape: is I64 [{len(shape)}]" in problems[0]
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_all_experts_as_one_linear_of_bitsandbytes(nested: bool, text: bool, numbers: Floats) -> None:
+    """The stream is that of a stack; how many experts there are, config.json says."""
+    written = four_bit(numbers.reshape(EXPERTS * OUT, IN), nested=nested)
+    sizes: dict[str, Any] = {"num_local_experts": EXPERTS}
+    tensors = {f"{STACK}.gate_proj.{end}": stored for end, stored in written.tensors.items()}
+    layer = all_formats(ArrayCheckpoint(tensors, {"text_config": sizes} if text else sizes))
+    meant = written.meant.reshape(EXPERTS, OUT, IN)
+    for expert in range(EXPERTS):
+        name = f"{STACK}.{expert}.gate_proj.weight"
+        assert layer.problems(name, (OUT, IN)) == []
+        check_equal(values_of(layer.rows(name)), Written({}, meant[expert], {}, written.bound))
+    for config in ({}, {"num_local_experts": 7}, {"num_local_experts": "3"}, {"num_local_experts": 0}):
+        assert set(all_formats(ArrayCheckpoint(tensors, config)).names()) == {f"{STACK}.gate_proj.weight"}
 
 
 def test_an_expert_in_a_stack_and_alone_is_refused(numbers: Floats) -> None:

@@ -10,13 +10,15 @@
     weight.quant_state.bitsandbytes__nf4, or __fp4
                          U8, a JSON text: quant_type, blocksize, shape, and nested_blocksize, nested_offset
 
-Stacks of experts [E, out, in] are read, too. An engine's table holds whole numbers, so the 16 fractions become whole
-numbers times a unit (whole_number_table.py): a value is off by at most 0.4 % of its block's absmax, and absmax * unit
-is rounded to fp32. Blocks run over the flattened matrix; where 16 inputs in a row never share two of them, codes go in.
-Elsewhere (inputs not a multiple of 16: never of Llama 4's text) the numbers themselves are given, exact in fp32.
+Stacks of experts [E, out, in] are read, too, also as one linear [E * out, in]: the stream is the same. An engine's
+table holds whole numbers, so the 16 fractions become whole numbers times a unit (whole_number_table.py): a value is off
+by at most 0.4 % of its block's absmax, and absmax * unit is rounded to fp32. Blocks run over the flattened matrix;
+where 16 inputs in a row never share two of them, codes go in. Elsewhere (inputs not a multiple of 16: never of Llama
+4's text) the numbers themselves are given, exact in fp32.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +28,7 @@ from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.bitsandbytes_state import QuantState, read_state
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.parts import Parts, numbers_of
-from llama4rt.convert.formats.stacked_experts import matrices_of
+from llama4rt.convert.formats.stacked_experts import is_stack, matrices_of
 from llama4rt.convert.formats.whole_number_table import whole_number_table
 from llama4rt.convert.stored_rows import GROUP_SIZES, TABLE_SIZE, CodeLayout, Codes, Values
 from llama4rt.errors import CheckpointError
@@ -87,6 +89,7 @@ class FourBitStream:
         self.table: NDArray[np.float32] = np.zeros(TABLE_SIZE, np.float32)
         try:
             self.state = read_state(base, self.parts, f"{_STATE}{kind}", self.is_nested)
+            self.state = replace(self.state, shape=_stacked(module, self.state.shape, base.config()))
             self.problems = self._misshapen()
             if not self.problems:
                 self.table = self.parts.numbers(base, "weight.quant_map")
@@ -144,6 +147,21 @@ class FourBitStream:
         inner = self.parts.numbers(base, "weight.nested_quant_map")[stored]
         absmax: NDArray[np.float32] = numbers_of(inner, outer) + np.float32(self.state.nested_offset)
         return absmax
+
+
+def _stacked(module: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of all experts' matrices as one linear, the shape of a stack."""
+    text = config.get("text_config")
+    experts = (text if isinstance(text, Mapping) else config).get("num_local_experts")
+    if (
+        len(shape) != 2
+        or not is_stack(module)
+        or type(experts) is not int
+        or experts < 1
+        or shape[0] % experts
+    ):
+        return shape
+    return experts, shape[0] // experts, shape[1]
 
 
 class FourBitLinear:
