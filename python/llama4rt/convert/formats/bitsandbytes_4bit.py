@@ -33,8 +33,8 @@ from llama4rt.convert.formats.whole_number_table import whole_number_table
 from llama4rt.convert.stored_rows import GROUP_SIZES, TABLE_SIZE, CodeLayout, Codes, Values
 from llama4rt.errors import CheckpointError
 
-_STATE = "weight.quant_state.bitsandbytes__"
-_TYPES = ("nf4", "fp4")
+STATE = "quant_state.bitsandbytes__"
+TYPES = ("nf4", "fp4")
 _NESTED_MAP = 256
 _STORAGES = {
     "U8": 1,
@@ -46,7 +46,7 @@ _ROUNDED = (
     "its table of 16 fractions was rounded to whole numbers; "
     "a value is off by at most {:.2f} % of its block's largest"
 )
-_CUT_ROWS = (
+CUT_ROWS = (
     "its blocks do not lie in runs of inputs, so its numbers were taken and stored as the build's options say"
 )
 
@@ -61,8 +61,8 @@ class Bitsandbytes4bit:
     def detect(checkpoint: Checkpoint) -> Mapping[str, StoredMatrix]:
         found: dict[str, StoredMatrix] = {}
         for name in checkpoint.names():
-            module, state, kind = name.partition(f".{_STATE}")
-            if state and kind in _TYPES:
+            module, state, kind = name.partition(f".weight.{STATE}")
+            if state and kind in TYPES:
                 stream = FourBitStream(checkpoint, module, kind)
                 found |= {
                     name: FourBitLinear(stream, index) for name, index in matrices_of(module, stream.experts)
@@ -73,22 +73,18 @@ class Bitsandbytes4bit:
 class FourBitStream:
     """The tensors of one module in this form, and what they say."""
 
-    def __init__(self, base: Checkpoint, module: str, kind: str) -> None:
-        named = (
-            "weight",
-            "weight.absmax",
-            "weight.quant_map",
-            "weight.nested_absmax",
-            "weight.nested_quant_map",
-        )
-        self.parts = Parts(base, {part: f"{module}.{part}" for part in (*named, f"{_STATE}{kind}")})
-        self.module = module
+    def __init__(self, base: Checkpoint, module: str, kind: str, of_parameter: bool = False) -> None:
+        """of_parameter: `module` is the name of a parameter, in the place of a module's with its `.weight`."""
+        parts = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", f"{STATE}{kind}")
+        weight = module if of_parameter else f"{module}.weight"
+        self._places = {"weight": weight} | {f"weight.{part}": f"{weight}.{part}" for part in parts}
+        self.parts = Parts(base, self._places)
         self.kind = kind
         self.problems: list[str] = []
         self.state = QuantState((0, 0), 1, 1, 0.0)
         self.table: NDArray[np.float32] = np.zeros(TABLE_SIZE, np.float32)
         try:
-            self.state = read_state(base, self.parts, f"{_STATE}{kind}", self.is_nested)
+            self.state = read_state(base, self.parts, f"weight.{STATE}{kind}", self.is_nested)
             self.state = replace(self.state, shape=_stacked(module, self.state.shape, base.config()))
             self.problems = self._misshapen()
             if not self.problems:
@@ -118,7 +114,7 @@ class FourBitStream:
                 ("weight.nested_absmax", ("F32",), (-(-blocks // self.state.nested_blocksize),)),
                 ("weight.nested_quant_map", ("F32",), (_NESTED_MAP,)),
             ]
-        missing = [f"{self.module}.{part}: is missing" for part, _, _ in wanted if part not in self.parts]
+        missing = [f"{self._places[part]}: is missing" for part, _, _ in wanted if part not in self.parts]
         return missing or self.parts.misshapen(wanted)
 
     @property
@@ -173,7 +169,7 @@ class FourBitLinear:
         self._first_row = index * self._out
         size = next((s for s in GROUP_SIZES if stream.state.blocksize % s == self._into % s == 0), None)
         layout = None
-        note = _CUT_ROWS
+        note = CUT_ROWS
         if size is not None:
             self._table = whole_number_table(tuple(stream.table.tolist()))
             layout = CodeLayout("table4", size, "F32", table=self._table.numbers)
@@ -201,4 +197,4 @@ class FourBitLinear:
         return Codes(layout, codes, numbers_of(scales, np.float32(self._table.unit)))
 
 
-__all__ = ["Bitsandbytes4bit", "FourBitLinear", "FourBitStream"]
+__all__ = ["CUT_ROWS", "STATE", "TYPES", "Bitsandbytes4bit", "FourBitLinear", "FourBitStream"]
