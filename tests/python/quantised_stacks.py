@@ -59,6 +59,13 @@ def modelopt_nvfp4(values: Floats, own: bool = False) -> Written:
     return Written(tensors, E2M1[codes] * of_each, _modelopt("NVFP4"))
 
 
+def four_bit_parameter(values: Floats, nested: bool = False) -> Written:
+    """bitsandbytes' replace_parameter_4bit: what belongs to a weight belongs to the parameter itself."""
+    written = four_bit(values, nested=nested)
+    written.tensors = {part.removeprefix("weight"): stored for part, stored in written.tensors.items()}
+    return Written(written.tensors, written.meant, written.config)
+
+
 def _input_scale() -> dict[str, Stored]:
     return {"_input_scale": stored(np.asarray(0.5, np.float32), "F32")}
 
@@ -76,6 +83,8 @@ FUSED: dict[str, Callable[[Floats, int], Written]] = {
     "modelopt-fp8-output": lambda v, axis: modelopt_fp8(v, "output"),
     "modelopt-nvfp4": lambda v, axis: modelopt_nvfp4(v),
     "modelopt-nvfp4-own": lambda v, axis: modelopt_nvfp4(v, own=True),
+    "nf4": lambda v, axis: four_bit_parameter(v),
+    "nf4-nested": lambda v, axis: four_bit_parameter(v, nested=True),
 }
 
 

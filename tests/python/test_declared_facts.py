@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_checkpoint import ArrayCheckpoint, all_formats
 from llama4rt.convert.formats.layer import FormatLayer
 from llama4rt.convert.locate import open_checkpoint
 from llama4rt.errors import CheckpointError
@@ -132,6 +133,33 @@ def test_biases_of_the_vision_tower_are_its_own(kind: str, numbers: Floats) -> N
     assert set(layer.names()) == {f"{module}.weight", f"{module}.bias"}
     assert layer.problems(f"{module}.weight", (OUT, IN)) == layer.problems(f"{module}.bias", (OUT,)) == []
     np.testing.assert_array_equal(values_of(layer.rows(f"{module}.weight")), written.meant)
+
+
+# --- AutoAWQ's ScaledActivation
+
+
+@pytest.mark.parametrize("name", ["activation_fn", "act_fn"])
+@pytest.mark.parametrize("mlp", ["experts.1", "shared_expert"])
+def test_what_divides_an_activation_divides_what_it_multiplies(name: str, mlp: str, numbers: Floats) -> None:
+    """The output of an MLP is the same: down (act(gate) / s * up) = down (act(gate) * (up / s))."""
+    at = f"model.layers.0.feed_forward.{mlp}"
+    divisor = np.random.default_rng(1).uniform(0.3, 3, OUT).astype(np.float16)
+    tensors: dict[str, Stored] = {f"{at}.{name}.scales": ("F16", divisor)}
+    written = WRITERS["awq"](numbers)
+    for part in ("gate_proj", "up_proj"):
+        tensors |= {f"{at}.{part}.{end}": stored for end, stored in written.tensors.items()}
+    layer = all_formats(ArrayCheckpoint(tensors, written.config))
+    assert set(layer.names()) == {f"{at}.gate_proj.weight", f"{at}.up_proj.weight"}
+    assert layer.problems(f"{at}.up_proj.weight", (OUT, IN)) == []
+    gate, up = (values_of(layer.rows(f"{at}.{part}_proj.weight")) for part in ("gate", "up"))
+    np.testing.assert_array_equal(gate, written.meant)
+    np.testing.assert_allclose(up, written.meant / divisor.astype(np.float64)[:, None], rtol=2.0**-23)
+    np.testing.assert_array_equal(values_of(layer.rows(f"{at}.up_proj.weight", 9, 50)), up[9:50])
+    tensors[f"{at}.{name}.scales"] = ("F16", divisor[1:])
+    (problem,) = all_formats(ArrayCheckpoint(tensors, written.config)).problems(
+        f"{at}.up_proj.weight", (OUT, IN)
+    )
+    assert f"{name}.scales: is F16 [{OUT - 1}]; expected" in problem
 
 
 # --- which version of GPTQ a file is

@@ -190,6 +190,24 @@ def test_bitsandbytes_4bit_of_rows_that_are_no_blocks() -> None:
     np.testing.assert_array_equal(rows.array, functional.dequantize_4bit(codes, state).numpy())
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_bitsandbytes_4bit_of_a_parameter(nested: bool) -> None:
+    """Rows are whole blocks: its kernel for CPUs takes wrong scales of others (0.50.2)."""
+    parametrize = program("bitsandbytes.nn.parametrize")
+    module = torch.nn.Module()
+    module.gate_up_proj = torch.nn.Parameter(torch.stack([matrix(seed, IN, 128) for seed in range(3)]))
+    parametrize.replace_parameter_4bit(module, "gate_up_proj", compress_statistics=nested)
+    meant = module.gate_up_proj.detach().numpy()  # dequantised there, when it is asked for
+    at = "model.layers.0.feed_forward.experts."
+    tensors = {f"{at}{name}": stored_of(tensor) for name, tensor in module.state_dict().items()}
+    layer = all_formats(ArrayCheckpoint(tensors, {}))
+    assert set(layer.names()) == {f"{at}gate_up_proj"}
+    for expert in range(3):
+        rows = layer.rows(f"{at}gate_up_proj", 5, 70, expert)
+        assert isinstance(rows, Values)
+        np.testing.assert_array_equal(rows.array, meant[expert][:, 5:70])
+
+
 def test_bitsandbytes_int8() -> None:
     functional = program("bitsandbytes.functional")
     codes, largest, _ = functional.int8_vectorwise_quant(matrix().half())

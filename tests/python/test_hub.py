@@ -93,6 +93,7 @@ def test_only_what_is_read_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
             "README.md": False,
             "modeling_llama4.py": False,
             "consolidated.00.pth": True,
+            "adapter_model.bin": True,
             "original/consolidated.00.pth": False,
             "pytorch_model.bin": False,
             "model.gguf": False,

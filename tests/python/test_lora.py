@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,16 @@ def unfused_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(
-    source: Path, adapters: Any, expected: Values, tmp_path: Path, vision: bool = False
+    source: Path,
+    adapters: Any,
+    expected: Values,
+    tmp_path: Path,
+    vision: bool = False,
+    config: Mapping[str, Any] = CONFIG,
 ) -> tuple[str, ...]:
     report = build(source, tmp_path / "out.l4e", weights="bf16", lora=adapters)
     found = engine_weights(tmp_path / "out.l4e")
-    wanted = expected_weights(CONFIG, expected) | (expected_vision(expected) if vision else {})
+    wanted = expected_weights(config, expected) | (expected_vision(expected) if vision else {})
     assert found.keys() == wanted.keys()
     for name, matrices in wanted.items():
         for e, matrix in enumerate(matrices):
@@ -265,6 +270,25 @@ def test_stacks_whose_shapes_say_too_little(tmp_path: Path) -> None:
     double = CONFIG | {"intermediate_size": H // 2}  # gate_up is square
     source = write_values(tmp_path / "double", double, base_values(config=double))
     assert "may be gate_up_proj" in refusal(source, [tmp_path / "adapter"], tmp_path)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("width", [H, H // 2])
+def test_square_stacks_lie_as_the_others_do(width: int, swapped: bool, tmp_path: Path) -> None:
+    """Down is square, or gate_up; the adapter's other stack says which way round PEFT took them, whichever is first."""
+    config = CONFIG | {"intermediate_size": width}
+    values = base_values(config=config)
+    source = write_values(tmp_path / "base", config, values)
+    adapter = Adapter(target_parameters=["experts.gate_up_proj", "experts.down_proj"])
+    for path, into, out in (("gate_up_proj", H, 2 * width), ("down_proj", width, H)):
+        at = EXPERTS + (".base_layer" if path == "gate_up_proj" else "")
+        a, b = adapter.stack(at, E, *((into, out) if swapped else (out, into)))
+        added(values, f"{EXPERTS}.{path}", stack_delta(a, b, E, 1.0, swapped=swapped))
+    adapter.config["lora_alpha"] = 2
+    check(source, [adapter.write(tmp_path / "adapter")], values, tmp_path, config=config)
+    # As in the file's order, so in the other.
+    adapter.tensors = dict(reversed(adapter.tensors.items()))
+    check(source, [adapter.write(tmp_path / "reversed")], values, tmp_path, config=config)
 
 
 # --- more than products

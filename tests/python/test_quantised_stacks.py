@@ -11,7 +11,7 @@ from array_checkpoint import ArrayCheckpoint, all_formats
 from llama4rt.convert.formats.split_stacks import with_split_stacks
 from llama4rt.errors import CheckpointError
 from quantised_stacks import FUSED, SPLIT, stacked
-from quantised_writers import WRITERS, Written
+from quantised_writers import WRITERS, Written, four_bit
 from random_checkpoints import Floats, Stored
 from test_quantised_formats import check_equal, values_of
 
@@ -39,12 +39,27 @@ def test_fused_stacks(kind: str, part: str, axis: int, numbers: Floats) -> None:
     assert set(layer.names()) - {f"{name}_input_scale"} == {name}
     assert layer.problems(name, (EXPERTS, IN, OUT)) == []
     for expert in range(EXPERTS):
-        meant = written.meant[expert].T
-        np.testing.assert_array_equal(values_of(layer.rows(name, expert=expert)), meant)
-        np.testing.assert_array_equal(values_of(layer.rows(name, 7, 40, expert)), meant[7:40])
+        for first, last in ((0, None), (7, 40)):
+            rows = layer.rows(name, first, last, expert)
+            found = values_of(rows).T if getattr(rows, "transposed", False) else values_of(rows)
+            np.testing.assert_array_equal(found, written.meant[expert].T[first:last])
     assert np.corrcoef(written.meant.reshape(-1), stack.reshape(-1))[0, 1] > 0.99
     wrong = layer.problems(name, (EXPERTS, OUT, IN))
     assert wrong and name in wrong[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 64), (3, 25, 33), (2, 7, 96)])
+def test_fused_stacks_of_bitsandbytes_of_any_shape(shape: tuple[int, ...]) -> None:
+    """Rows of odd length share bytes, and blocks run on over rows and experts."""
+    written = FUSED["nf4-nested"](np.random.default_rng(2).standard_normal(shape).astype(np.float32), 2)
+    name = f"{STACK}.gate_up_proj"
+    layer = all_formats(ArrayCheckpoint({f"{name}{end}": one for end, one in written.tensors.items()}, {}))
+    assert layer.problems(name, shape) == []
+    for expert in range(shape[0]):
+        for first, last in ((0, None), (3, 20), (4, 4 + shape[2] // 2)):
+            found = values_of(layer.rows(name, first, last, expert)).T
+            np.testing.assert_array_equal(found, written.meant[expert].T[first:last])
+    assert "do not lie in runs of inputs" in layer.names()[name].note
 
 
 @pytest.mark.parametrize("kind", SPLIT)
@@ -149,6 +164,23 @@ def test_shapes_that_stacks_may_say(shape: list[int], numbers: Floats) -> None:
         assert problems == []
     else:
         assert len(problems) == 1 and f"{STACK}.gate_proj.weight_shape: is I64 [{len(shape)}]" in problems[0]
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_all_experts_as_one_linear_of_bitsandbytes(nested: bool, text: bool, numbers: Floats) -> None:
+    """The stream is that of a stack; how many experts there are, config.json says."""
+    written = four_bit(numbers.reshape(EXPERTS * OUT, IN), nested=nested)
+    sizes: dict[str, Any] = {"num_local_experts": EXPERTS}
+    tensors = {f"{STACK}.gate_proj.{end}": stored for end, stored in written.tensors.items()}
+    layer = all_formats(ArrayCheckpoint(tensors, {"text_config": sizes} if text else sizes))
+    meant = written.meant.reshape(EXPERTS, OUT, IN)
+    for expert in range(EXPERTS):
+        name = f"{STACK}.{expert}.gate_proj.weight"
+        assert layer.problems(name, (OUT, IN)) == []
+        check_equal(values_of(layer.rows(name)), Written({}, meant[expert], {}, written.bound))
+    for config in ({}, {"num_local_experts": 7}, {"num_local_experts": "3"}, {"num_local_experts": 0}):
+        assert set(all_formats(ArrayCheckpoint(tensors, config)).names()) == {f"{STACK}.gate_proj.weight"}
 
 
 def test_an_expert_in_a_stack_and_alone_is_refused(numbers: Floats) -> None:

@@ -33,6 +33,7 @@ DOWNLOAD_PATTERNS = (
     "consolidated*.pth",
     "fp8_scales_*.pt",
     "int4_scales_*.pt",
+    "adapter_model.bin",
     *FILES_IN_FOLDERS.values(),
     *LICENSE_PATTERNS,
 )

@@ -21,7 +21,7 @@ def source_files(where: Path) -> list[Path]:
     from llama4rt.convert.locate import DOWNLOAD_PATTERNS
 
     if where.is_dir():
-        patterns = (*DOWNLOAD_PATTERNS, "*.gguf", "adapter_model.bin")
+        patterns = (*DOWNLOAD_PATTERNS, "*.gguf")
         found = {path for pattern in patterns for path in where.glob(pattern)}
     else:
         found = {*part_paths(where), where.with_name("config.json")}

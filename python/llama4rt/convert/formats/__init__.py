@@ -6,6 +6,7 @@ several tensors, inside any container: it finds those matrices, and FormatLayer 
 
 from llama4rt.convert.formats.awq import Awq
 from llama4rt.convert.formats.bitsandbytes_4bit import Bitsandbytes4bit
+from llama4rt.convert.formats.bitsandbytes_fused import FusedFourBit
 from llama4rt.convert.formats.compressed_tensors import PackedIntegers
 from llama4rt.convert.formats.eight_bit import Float8, Int8
 from llama4rt.convert.formats.fp4 import Fp4
@@ -35,6 +36,7 @@ FORMATS: tuple[type[Format], ...] = (
     Gptq,
     Awq,
     Bitsandbytes4bit,
+    FusedFourBit,
     Mlx,
     PlainStacks,
 )

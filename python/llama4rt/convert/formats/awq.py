@@ -4,8 +4,11 @@
     qzeros    I32 [groups, out / 8]  zero points in the same order, as they are
     scales    F16, BF16 or F32 [groups, out]
     bias      [out], zeros that some writers add (but of the vision tower, where it is a tensor of its own)
+    activation_fn.scales or act_fn.scales, beside gate_proj and up_proj
+              F16, BF16 or F32 [out of up_proj]: AutoAWQ's ScaledActivation, by which act(gate) is divided
 
-value = (code - zero) * scale, rounded to fp32 once.
+value = (code - zero) * scale, rounded to fp32 once. What divides an activation divides the rows of up_proj as well, so
+it goes into their scales: fp32(scale / divisor), one rounding more.
 """
 
 from collections.abc import Mapping
@@ -19,9 +22,11 @@ from llama4rt.convert.formats.integer_codes import integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.packed_bits import unpack_bits
 from llama4rt.convert.formats.parts import Parts, kept_type, zero_bias
-from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, group_size_for, repeat_groups
+from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, as_float32, group_size_for, repeat_groups
 
 _CODES = ".qweight"
+_MULTIPLIED = ".up_proj"  # with the activation of gate_proj
+_ACTIVATIONS = ("activation_fn", "act_fn")
 _PER_WORD = 8
 _OUTPUT_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -55,7 +60,12 @@ class AwqLinear:
     def __init__(self, base: Checkpoint, module: str) -> None:
         self._module = module
         named = ("qweight", "qzeros", "scales", *zero_bias(module))
-        self._parts = Parts(base, {part: f"{module}.{part}" for part in named})
+        places = {part: f"{module}.{part}" for part in named}
+        if module.endswith(_MULTIPLIED):
+            mlp = module.removesuffix(_MULTIPLIED)
+            places |= {name: f"{mlp}.{name}.scales" for name in _ACTIVATIONS}
+        self._parts = Parts(base, places)
+        self._divisor = next((name for name in _ACTIVATIONS if name in self._parts), None)
         self._into = self._parts.info("qweight").shape[0]
         scales = self._parts.info("scales")
         groups, self._out = scales.shape
@@ -63,7 +73,8 @@ class AwqLinear:
         size = group_size_for(self._into // groups, self._into) if divides else None
         layout = None
         if size is not None:
-            layout = integer_layout(4, size, kept_type(scales.dtype), has_zeros=True)
+            dtype = kept_type(scales.dtype) if self._divisor is None else "F32"
+            layout = integer_layout(4, size, dtype, has_zeros=True)
         self._repeat = 1 if size is None else -(-(self._into // groups) // size)
         self.info = TensorInfo("AWQ", (self._out, self._into), layout, self._parts.stored)
 
@@ -81,6 +92,7 @@ class AwqLinear:
                 ("scales", FLOAT_DTYPES, (groups or 1, out)),
                 ("qzeros", ("I32",), (groups, out // _PER_WORD)),
                 ("bias", FLOAT_DTYPES, (out,)),
+                *((name, FLOAT_DTYPES, (out,)) for name in _ACTIVATIONS),
             ]
         )
         if problems and parts.info("qweight").shape[0] == out:
@@ -105,6 +117,12 @@ class AwqLinear:
         codes = _outputs(parts.array(base, "qweight")[:, start:stop])[cut]
         zeros = _outputs(parts.array(base, "qzeros")[:, start:stop])[cut]
         scales: NDArray[Any] = parts.array(base, "scales")[:, first:last].T
+        if self._divisor is not None:
+            divisor = parts.numbers(base, self._divisor)[first:last, None]
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # what is no number is refused where it is stored
+                scales = as_float32(scales, parts.info("scales").dtype) / divisor
         groups = -(-self._into // layout.group_size)
         return Codes(
             layout,

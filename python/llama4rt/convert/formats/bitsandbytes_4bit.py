@@ -10,13 +10,15 @@
     weight.quant_state.bitsandbytes__nf4, or __fp4
                          U8, a JSON text: quant_type, blocksize, shape, and nested_blocksize, nested_offset
 
-Stacks of experts [E, out, in] are read, too. An engine's table holds whole numbers, so the 16 fractions become whole
-numbers times a unit (whole_number_table.py): a value is off by at most 0.4 % of its block's absmax, and absmax * unit
-is rounded to fp32. Blocks run over the flattened matrix; where 16 inputs in a row never share two of them, codes go in.
-Elsewhere (inputs not a multiple of 16: never of Llama 4's text) the numbers themselves are given, exact in fp32.
+Stacks of experts [E, out, in] are read, too, also as one linear [E * out, in]: the stream is the same. An engine's
+table holds whole numbers, so the 16 fractions become whole numbers times a unit (whole_number_table.py): a value is off
+by at most 0.4 % of its block's absmax, and absmax * unit is rounded to fp32. Blocks run over the flattened matrix;
+where 16 inputs in a row never share two of them, codes go in. Elsewhere (inputs not a multiple of 16: never of Llama
+4's text) the numbers themselves are given, exact in fp32.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,13 +28,13 @@ from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.bitsandbytes_state import QuantState, read_state
 from llama4rt.convert.formats.interfaces import StoredMatrix
 from llama4rt.convert.formats.parts import Parts, numbers_of
-from llama4rt.convert.formats.stacked_experts import matrices_of
+from llama4rt.convert.formats.stacked_experts import is_stack, matrices_of
 from llama4rt.convert.formats.whole_number_table import whole_number_table
 from llama4rt.convert.stored_rows import GROUP_SIZES, TABLE_SIZE, CodeLayout, Codes, Values
 from llama4rt.errors import CheckpointError
 
-_STATE = "weight.quant_state.bitsandbytes__"
-_TYPES = ("nf4", "fp4")
+STATE = "quant_state.bitsandbytes__"
+TYPES = ("nf4", "fp4")
 _NESTED_MAP = 256
 _STORAGES = {
     "U8": 1,
@@ -44,7 +46,7 @@ _ROUNDED = (
     "its table of 16 fractions was rounded to whole numbers; "
     "a value is off by at most {:.2f} % of its block's largest"
 )
-_CUT_ROWS = (
+CUT_ROWS = (
     "its blocks do not lie in runs of inputs, so its numbers were taken and stored as the build's options say"
 )
 
@@ -59,8 +61,8 @@ class Bitsandbytes4bit:
     def detect(checkpoint: Checkpoint) -> Mapping[str, StoredMatrix]:
         found: dict[str, StoredMatrix] = {}
         for name in checkpoint.names():
-            module, state, kind = name.partition(f".{_STATE}")
-            if state and kind in _TYPES:
+            module, state, kind = name.partition(f".weight.{STATE}")
+            if state and kind in TYPES:
                 stream = FourBitStream(checkpoint, module, kind)
                 found |= {
                     name: FourBitLinear(stream, index) for name, index in matrices_of(module, stream.experts)
@@ -71,22 +73,19 @@ class Bitsandbytes4bit:
 class FourBitStream:
     """The tensors of one module in this form, and what they say."""
 
-    def __init__(self, base: Checkpoint, module: str, kind: str) -> None:
-        named = (
-            "weight",
-            "weight.absmax",
-            "weight.quant_map",
-            "weight.nested_absmax",
-            "weight.nested_quant_map",
-        )
-        self.parts = Parts(base, {part: f"{module}.{part}" for part in (*named, f"{_STATE}{kind}")})
-        self.module = module
+    def __init__(self, base: Checkpoint, module: str, kind: str, of_parameter: bool = False) -> None:
+        """of_parameter: `module` is the name of a parameter, in the place of a module's with its `.weight`."""
+        parts = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", f"{STATE}{kind}")
+        weight = module if of_parameter else f"{module}.weight"
+        self._places = {"weight": weight} | {f"weight.{part}": f"{weight}.{part}" for part in parts}
+        self.parts = Parts(base, self._places)
         self.kind = kind
         self.problems: list[str] = []
         self.state = QuantState((0, 0), 1, 1, 0.0)
         self.table: NDArray[np.float32] = np.zeros(TABLE_SIZE, np.float32)
         try:
-            self.state = read_state(base, self.parts, f"{_STATE}{kind}", self.is_nested)
+            self.state = read_state(base, self.parts, f"weight.{STATE}{kind}", self.is_nested)
+            self.state = replace(self.state, shape=_stacked(module, self.state.shape, base.config()))
             self.problems = self._misshapen()
             if not self.problems:
                 self.table = self.parts.numbers(base, "weight.quant_map")
@@ -115,7 +114,7 @@ class FourBitStream:
                 ("weight.nested_absmax", ("F32",), (-(-blocks // self.state.nested_blocksize),)),
                 ("weight.nested_quant_map", ("F32",), (_NESTED_MAP,)),
             ]
-        missing = [f"{self.module}.{part}: is missing" for part, _, _ in wanted if part not in self.parts]
+        missing = [f"{self._places[part]}: is missing" for part, _, _ in wanted if part not in self.parts]
         return missing or self.parts.misshapen(wanted)
 
     @property
@@ -146,6 +145,21 @@ class FourBitStream:
         return absmax
 
 
+def _stacked(module: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of all experts' matrices as one linear, the shape of a stack."""
+    text = config.get("text_config")
+    experts = (text if isinstance(text, Mapping) else config).get("num_local_experts")
+    if (
+        len(shape) != 2
+        or not is_stack(module)
+        or type(experts) is not int
+        or experts < 1
+        or shape[0] % experts
+    ):
+        return shape
+    return experts, shape[0] // experts, shape[1]
+
+
 class FourBitLinear:
     """One matrix of a stream: the whole, or an expert's."""
 
@@ -155,7 +169,7 @@ class FourBitLinear:
         self._first_row = index * self._out
         size = next((s for s in GROUP_SIZES if stream.state.blocksize % s == self._into % s == 0), None)
         layout = None
-        note = _CUT_ROWS
+        note = CUT_ROWS
         if size is not None:
             self._table = whole_number_table(tuple(stream.table.tolist()))
             layout = CodeLayout("table4", size, "F32", table=self._table.numbers)
@@ -183,4 +197,4 @@ class FourBitLinear:
         return Codes(layout, codes, numbers_of(scales, np.float32(self._table.unit)))
 
 
-__all__ = ["Bitsandbytes4bit", "FourBitLinear", "FourBitStream"]
+__all__ = ["CUT_ROWS", "STATE", "TYPES", "Bitsandbytes4bit", "FourBitLinear", "FourBitStream"]

@@ -24,7 +24,7 @@ from llama4rt.convert.formats.small_floats import E2M1_DOUBLED, half_of
 from llama4rt.convert.stored_rows import GROUP_SIZES, CodeLayout, Codes, group_size_for
 from llama4rt.errors import CheckpointError
 
-_STACKS = (".experts.gate_up_proj", ".experts.down_proj")
+STACKS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 class FusedFloat8:
@@ -36,7 +36,7 @@ class FusedFloat8:
     @staticmethod
     def detect(checkpoint: Checkpoint) -> Mapping[str, StoredMatrix]:
         names = checkpoint.names()
-        found = [n for n, info in names.items() if n.endswith(_STACKS) and info.dtype == "F8_E4M3"]
+        found = [n for n, info in names.items() if n.endswith(STACKS) and info.dtype == "F8_E4M3"]
         return {name: Float8Stack(checkpoint, name) for name in found}
 
 
@@ -49,7 +49,13 @@ class FusedNvfp4:
     @staticmethod
     def detect(checkpoint: Checkpoint) -> Mapping[str, StoredMatrix]:
         names = checkpoint.names()
-        found = [n for n, info in names.items() if n.endswith(_STACKS) and info.dtype == "U8"]
+        found = [
+            name
+            for name, info in names.items()
+            if name.endswith(STACKS)
+            and info.dtype == "U8"
+            and f"{name}.quant_map" not in names  # bitsandbytes'
+        ]
         return {name: Nvfp4Stack(checkpoint, name) for name in found}
 
 
@@ -170,4 +176,4 @@ class Nvfp4Stack:
         ]
 
 
-__all__ = ["Float8Stack", "FusedFloat8", "FusedNvfp4", "Nvfp4Stack"]
+__all__ = ["STACKS", "Float8Stack", "FusedFloat8", "FusedNvfp4", "Nvfp4Stack"]

@@ -30,6 +30,11 @@ def matrices_of(module: str, experts: int | None) -> Iterator[tuple[str, int]]:
             yield f"{stack[1]}.{expert}.{stack[2]}_proj.weight", expert
 
 
+def is_stack(module: str) -> bool:
+    """Whether a module of this name has the matrices of all experts."""
+    return _STACK.fullmatch(module) is not None
+
+
 class PlainStacks:
     """The Format of stacks of plain numbers."""
 
@@ -64,4 +69,4 @@ class PlainSlice:
         return Values(stack.array[0][first:last], stack.dtype)
 
 
-__all__ = ["PlainSlice", "PlainStacks", "matrices_of"]
+__all__ = ["PlainSlice", "PlainStacks", "is_stack", "matrices_of"]

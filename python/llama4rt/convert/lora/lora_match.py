@@ -60,6 +60,7 @@ class _Matcher:
     weight: float
     changes: Changes = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    ways: set[bool] = field(default_factory=set)  # in which stacks lie, as far as is known: swapped or not
 
     def __post_init__(self) -> None:
         self.by_name = {_bare(name): name for name in self.names}
@@ -85,7 +86,7 @@ class _Matcher:
                 module.b = tensor
         for tensor in whole:  # first: a factor is added to what takes the base's place
             self._whole(tensor)
-        for module in modules.values():
+        for module in sorted(modules.values(), key=self._is_open):  # what the others say, decides these
             self._module(module)
         self._check_saved(whole)
 
@@ -201,28 +202,47 @@ class _Matcher:
             )
             self._add(place, scale, factors, None)
 
-    def _parameter(self, module: _Module, experts: BaseExperts) -> tuple[str, bool]:
-        """(name of the parameter, whether in and out have changed places): by shapes, and where they fit both
-        parameters by the names in the settings.
-        """
+    def _fits(self, module: _Module, experts: BaseExperts) -> list[tuple[str, bool]]:
+        """(name of the parameter, whether in and out have changed places) of all readings that the shapes leave."""
         a, b = self.files.infos[module.a].shape, self.files.infos[module.b].shape
-        fits = [
+        return [
             (parameter, swapped)
             for parameter, (into, out) in experts.sizes.items()
             for swapped, wanted in ((False, (into, out)), (True, (out, into)))
-            if (a[1], b[0]) == wanted
+            if (a[-1], b[0]) == wanted
         ]
+
+    def _is_open(self, module: _Module) -> bool:
+        """Whether the shapes of a stack leave more than one reading."""
+        bare = _bare(module.path)
+        if not (module.a and module.b and bare.endswith(".feed_forward.experts")):
+            return False
+        if not (self.files.infos[module.a].shape and self.files.infos[module.b].shape):
+            return False
+        experts = base_experts(bare, self.by_name, self.names)
+        return experts is not None and len(self._fits(module, experts)) > 1
+
+    def _parameter(self, module: _Module, experts: BaseExperts) -> tuple[str, bool]:
+        """(name of the parameter, whether in and out have changed places): by shapes; where they fit both parameters,
+        by the names in the settings; where they fit both ways round, as the adapter's other stacks are: which way it
+        is, PEFT asks the module, and experts of a model have one kind of module.
+        """
+        a, b = self.files.infos[module.a].shape, self.files.infos[module.b].shape
+        fits = self._fits(module, experts)
         if len({parameter for parameter, _ in fits}) > 1:
             fits = [fit for fit in fits if fit[0] in self._parameters_at(module)]
         if not fits or a[0] % experts.experts:
             raise CheckpointError(
                 f"changes matrices [{b[0]}, {a[1]}] with {a[0]} ranks in all; the base has {experts.described()}"
             )
+        if len(fits) > 1 and len(self.ways) == 1:
+            fits = [fit for fit in fits if fit[1] in self.ways]
         if len(fits) > 1:
             raise CheckpointError(
                 f"may be {' or '.join(sorted({name for name, _ in fits}))} with in and out either way round, by its "
                 "shapes; merge this adapter with PEFT"
             )
+        self.ways.add(fits[0][1])
         return fits[0]
 
     def _parameters_at(self, module: _Module) -> tuple[str, ...]:
