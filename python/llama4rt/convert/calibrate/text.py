@@ -41,7 +41,7 @@ def read_text(source: str | os.PathLike[str]) -> tuple[str, bytes]:
     path = os.fspath(source)
     try:
         with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(min(os.fstat(file.fileno()).st_size, _MAX_BYTES) + 1)
     except OSError as error:
         raise ConfigError(
             f"{path}: the calibration text cannot be read: {error.strerror or error}"
