@@ -103,4 +103,13 @@ def _windows(ids: Sequence[int], longest: int, max_tokens: int) -> list[Sequence
     return windows
 
 
-__all__ = ["BUILTIN", "CalibrationText", "begin_token", "calibration_text", "read_text"]
+def some_windows(windows: Sequence[Sequence[int]], tokens: int) -> Sequence[Sequence[int]]:
+    """Windows of about so many tokens, spread evenly, long and short ones as there are."""
+    turns = [windows[at : at + len(_LENGTHS)] for at in range(0, len(windows), len(_LENGTHS))]
+    count = max(1, round(len(turns) * tokens / sum(map(len, windows))))
+    if count >= len(turns):
+        return windows
+    return [window for i in range(count) for window in turns[i * len(turns) // count]]
+
+
+__all__ = ["BUILTIN", "CalibrationText", "begin_token", "calibration_text", "read_text", "some_windows"]
