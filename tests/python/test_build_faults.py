@@ -131,13 +131,18 @@ def test_faults_at_every_call(what: int, error: int, flags: int, bench: Bench, s
 
 
 def test_killed_at_every_call(bench: Bench, soak: bool) -> None:
-    """Evenly spread over the build's calls: before one, after one, and with half of its bytes written."""
+    """Evenly spread over the build's calls: before one, after one, and with half of its bytes written; and after the
+    first of each name, as the shortest states lie between a few of them.
+    """
     kills = KILLS if soak else 3 * SHORT_FORM
     cases = []
     for i in range(kills):
         old = bool(i // 3 % 2)
         calls = bench.calls[old]
         cases.append([(KILL_BEFORE, KILL_AFTER, KILL_TORN)[i % 3], 1 + i * len(calls) // kills, 0, old])
+    for old, calls in bench.calls.items():
+        firsts = {name: i for i, (name, _) in reversed(list(enumerate(calls, 1)))}
+        cases += [[KILL_AFTER, i, 0, old] for i in firsts.values()]
     lefts = set()
     for case, result in zip(cases, bench.run(cases), strict=True):
         where = (case, result)

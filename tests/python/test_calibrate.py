@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +288,38 @@ def test_bits_are_kept_and_used(bits: float, offsets: bool, moe: Path, text: Pat
     assert bits - 0.3 < 8 * size / weights <= bits
 
 
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_the_same_weights_from_numbers_of_other_types(
+    dtype: str, dense: Path, text: Path, tmp_path: Path
+) -> None:
+    source = checkpoint(tmp_path / "source", DENSE, dtype=dtype)
+    files = [tmp_path / "ours.l4e", tmp_path / "theirs.l4e"]
+    for directory, file in zip((source, dense), files, strict=True):
+        build(directory, file, calibrate=text, calibrate_tokens=256)
+    assert weights_of(files[0]) == weights_of(files[1])
+
+
+def test_codes_of_a_gguf_file_stay_beside_calibrated_numbers(
+    text: Path, vision_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    from gguf_models import byte_tokenizer, write_llama4
+
+    def type_of(name: str) -> str:
+        return "F32" if "gate_inp" in name else "Q8_0" if "attn" in name or "token_embd" in name else "BF16"
+
+    write_llama4(vision_checkpoint("scout_vision"), tmp_path / "m.gguf", type_of, **byte_tokenizer())
+    for name, options in (("plain", {}), ("calibrated", {"calibrate": text, "calibrate_tokens": 256})):
+        build(tmp_path / "m.gguf", tmp_path / f"{name}.l4e", **options)
+    plain, calibrated = (weights_of(tmp_path / f"{name}.l4e") for name in ("plain", "calibrated"))
+    for name in plain:
+        if name.startswith("layers.") and ".attn." in name:
+            assert plain[name] == calibrated[name], name
+    assert all(
+        plain[f"layers.{i}.moe.shared.down"] != calibrated[f"layers.{i}.moe.shared.down"] for i in (0, 1)
+    )
+
+
 def test_too_few_bits_are_refused(dense: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the narrowest codes of this model take 4\.\d+ bits"):
         build(dense, tmp_path / "out.l4e", calibrate=text, calibrate_tokens=TOKENS, bits=4.01)
@@ -332,6 +365,16 @@ def test_a_text_that_is_none(dense: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=said):
             build(dense, tmp_path / "out.l4e", calibrate=path)
+
+
+def test_measured_windows_are_like_all() -> None:
+    from llama4rt.convert.calibrate.text import _LENGTHS, some_windows
+
+    windows = [[i] * length for i, length in enumerate(_LENGTHS * 32)]
+    some = some_windows(windows, 8192)
+    assert sum(map(len, some)) == 8192 and sorted(map(len, some)) == sorted(_LENGTHS * 4)
+    assert some[0][0] == 0 and some[-1][0] > 180  # spread over the text
+    assert some_windows(windows[:20], 8192) == windows[:20]
 
 
 def test_the_builtin_text_is_small_and_enough(dense: Path, tmp_path: Path) -> None:

@@ -144,16 +144,8 @@ def test_a_model_larger_than_the_memory(bits: float | None, tmp_path: Path) -> N
     planned, size = plan_of(SCALED, TOKENS, 2), size_of(SCALED)
     assert planned < 0.7 * size
     options = json.dumps({"calibrate": "builtin", "calibrate_tokens": TOKENS, "bits": bits})
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        PROGRAM,
-        str(source),
-        str(tmp_path / "out.l4e"),
-        str(planned),
-    ]
+    files = [str(source), str(tmp_path / "out.l4e")]
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *files, str(planned)]
     done = subprocess.run([*command, options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout) << 10

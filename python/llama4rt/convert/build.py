@@ -73,10 +73,13 @@ def build(
     numbers of the config's. mmproj: the vision tower of a GGUF model, whose own files hold none: its file, or the
     label or name of one where the model is, or "auto" for the only one there. lora: adapters of PEFT that are merged
     first, each a directory or hub id, or a pair of one and the weight that it counts with (docs/checkpoints.md).
-    progress(done, total) counts source bytes. The same checkpoint, adapters and options give the same bytes. On any
-    error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but not open is refused
-    before anything is written, and so is an `out` that an engine has open. What Ctrl-C or a kill interrupts leaves
-    out.tmp and out.journal; the same build goes on with them, to the same bytes, unless resume is False.
+    calibrate: a file of text, or "builtin", whose inputs decide how weights are rounded (docs/calibration.md), with at
+    most calibrate_tokens tokens; bits: of a calibrated weight on average, at most, by mixed widths; offsets: int4
+    groups have one. progress(done, total) counts source bytes. The same checkpoint, adapters and options give the
+    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but
+    not open is refused before anything is written, and so is an `out` that an engine has open. What Ctrl-C or a kill
+    interrupts leaves out.tmp and out.journal; the same build goes on with them, to the same bytes, unless resume is
+    False.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from llama4rt.convert.calibrate.options import (
     CalibrationOptions,
 )
 from llama4rt.convert.calibrate.state import State, StateFile
-from llama4rt.convert.calibrate.text import CalibrationText, calibration_text
+from llama4rt.convert.calibrate.text import CalibrationText, calibration_text, some_windows
 from llama4rt.convert.calibrate.walk import LayerWalk, Windows
 from llama4rt.convert.calibrate.widths import (
     bits_per_weight,
@@ -128,7 +128,7 @@ class Preparation:
         if found is not None and found.phase == "round":
             advance(self.weights // 2)
             return found.measured
-        windows = _some(self._text.windows, MEASURING_TOKENS)
+        windows = some_windows(self._text.windows, MEASURING_TOKENS)
         walk = LayerWalk(self._checkpoint, self._mapping, windows, self._calibration(windows), advance)
         measured: list[Any] = []
         if found is not None and found.stream.shape[0] == sum(map(len, windows)):
@@ -189,12 +189,6 @@ def calibrated_targets(mapping: TensorMapping, options: BuildOptions) -> list[Ta
             f"(weights is {options.weights!r}; matrices that come quantised keep their codes)"
         )
     return targets
-
-
-def _some(windows: Windows, tokens: int) -> Windows:
-    """Windows of about so many tokens together, spread evenly."""
-    part = max(1, round(sum(map(len, windows)) / tokens))
-    return windows[::part]
 
 
 def _text(checkpoint: Checkpoint, config: ModelConfig, wanted: CalibrationOptions) -> CalibrationText:

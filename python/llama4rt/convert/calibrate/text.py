@@ -41,7 +41,7 @@ def read_text(source: str | os.PathLike[str]) -> tuple[str, bytes]:
     path = os.fspath(source)
     try:
         with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(min(os.fstat(file.fileno()).st_size, _MAX_BYTES) + 1)
     except OSError as error:
         raise ConfigError(
             f"{path}: the calibration text cannot be read: {error.strerror or error}"
@@ -103,4 +103,13 @@ def _windows(ids: Sequence[int], longest: int, max_tokens: int) -> list[Sequence
     return windows
 
 
-__all__ = ["BUILTIN", "CalibrationText", "begin_token", "calibration_text", "read_text"]
+def some_windows(windows: Sequence[Sequence[int]], tokens: int) -> Sequence[Sequence[int]]:
+    """Windows of about so many tokens, spread evenly, long and short ones as there are."""
+    turns = [windows[at : at + len(_LENGTHS)] for at in range(0, len(windows), len(_LENGTHS))]
+    count = max(1, round(len(turns) * tokens / sum(map(len, windows))))
+    if count >= len(turns):
+        return windows
+    return [window for i in range(count) for window in turns[i * len(turns) // count]]
+
+
+__all__ = ["BUILTIN", "CalibrationText", "begin_token", "calibration_text", "read_text", "some_windows"]
