@@ -312,8 +312,10 @@ void bind_engine_writer(py::module_& m) {
            py::arg("offset_factors") = py::none())
       .def(
           "add_error",
-          [](EngineWriter& writer, const std::string& name, double squared, double weight_squared, double max_abs) {
-            writer.add_error(name, {.squared = squared, .weight_squared = weight_squared, .max_abs = max_abs});
+          [](EngineWriter& writer, const std::string& name, double squared, double weight_squared,
+             double max_abs) {
+            writer.add_error(name,
+                             {.squared = squared, .weight_squared = weight_squared, .max_abs = max_abs});
           },
           py::arg("name"), py::arg("squared"), py::arg("weight_squared"), py::arg("max_abs"))
       .def(

@@ -45,7 +45,7 @@ def planned_bytes(
 def _weights(targets: Sequence[Target], layouts: Mapping[str, CodeLayout], threads: int) -> int:
     plain = sum(2 * target.experts * target.n * target.k for target in targets)
     codes = max(
-        (stored_bytes(target, layouts[target.name]) for target in targets if target.name in layouts),
+        (stored_bytes(target, layouts[target.name], "cpu") for target in targets if target.name in layouts),
         default=0,
     )
     k = max(target.k for target in targets)

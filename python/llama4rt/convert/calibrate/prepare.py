@@ -107,7 +107,9 @@ class Preparation:
             )
         else:
             measured = self._measured(state, found, advance)
-            layouts = chosen_layouts(self._targets, self._kinds, measured, self._wanted.bits)
+            layouts = chosen_layouts(
+                self._targets, self._kinds, measured, self._wanted.bits, self._options.target
+            )
         walk = LayerWalk(
             self._checkpoint,
             self._mapping,
@@ -166,7 +168,7 @@ class Preparation:
         )
 
     def _remarks(self, layouts: Mapping[str, CodeLayout]) -> list[str]:
-        bits = bits_per_weight(self._targets, layouts)
+        bits = bits_per_weight(self._targets, layouts, self._options.target)
         return [
             f"calibrated with {self._text.tokens} tokens of {self._text.name}; "
             f"{described_widths(self._targets, layouts)}: {bits:.3f} bits of a weight"

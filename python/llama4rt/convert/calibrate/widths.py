@@ -11,7 +11,8 @@ from llama4rt.errors import ConfigError
 
 Grid = tuple[str, int, bool, str]  # as _core.Calibration takes it
 
-_SCALE_BITS = 16  # bf16
+_SCALE_BYTES = 2  # bf16
+_UNIT_BYTES = {"cpu": 4, "cuda": 32}  # of a row's codes that are stored together (csrc/weights/layout.h)
 
 
 def candidates(target: str, offsets: bool) -> list[CodeLayout]:
@@ -28,21 +29,25 @@ def grid_of(layout: CodeLayout) -> Grid:
     return layout.kind, layout.group_size, layout.offsets, layout.scale_dtype
 
 
-def stored_bytes(target: Target, layout: CodeLayout) -> int:
-    """Of codes, scales and offsets, padding of the last group included."""
-    groups = -(-target.k // layout.group_size)
-    scales = groups * _SCALE_BITS * (2 if layout.offsets else 1)
-    row = groups * layout.group_size * CODE_KINDS[layout.kind].bits + scales
-    return target.experts * target.n * row // 8
+def stored_bytes(target: Target, layout: CodeLayout, device: str) -> int:
+    """Of codes, scales and offsets, padding included."""
+    unit = _UNIT_BYTES[device]
+    codes = -(-target.k * CODE_KINDS[layout.kind].bits // (8 * unit)) * unit
+    scales = -(-target.k // layout.group_size) * _SCALE_BYTES * (2 if layout.offsets else 1)
+    return target.experts * target.n * (codes + scales)
 
 
-def bits_per_weight(targets: Sequence[Target], layouts: Mapping[str, CodeLayout]) -> float:
-    size = sum(stored_bytes(target, layouts[target.name]) for target in targets)
+def bits_per_weight(targets: Sequence[Target], layouts: Mapping[str, CodeLayout], device: str) -> float:
+    size = sum(stored_bytes(target, layouts[target.name], device) for target in targets)
     return 8 * size / sum(target.experts * target.n * target.k for target in targets)
 
 
 def chosen_layouts(
-    targets: Sequence[Target], kinds: Sequence[CodeLayout], measured: Sequence[Any], bits: float
+    targets: Sequence[Target],
+    kinds: Sequence[CodeLayout],
+    measured: Sequence[Any],
+    bits: float,
+    device: str,
 ) -> dict[str, CodeLayout]:
     """measured: of each layer, (name within it, costs of `kinds`, plain cost of the first, harm) of each matrix.
 
@@ -54,7 +59,10 @@ def chosen_layouts(
         _, costs, plain, harm = found[layer_of(target.name) or 0, within_layer(target.name)]
         losses = [harm * cost / plain if plain > 0 else 0.0 for cost in costs]
         matrices.append(
-            [Choice(stored_bytes(target, kind), loss) for kind, loss in zip(kinds, losses, strict=True)]
+            [
+                Choice(stored_bytes(target, kind, device), loss)
+                for kind, loss in zip(kinds, losses, strict=True)
+            ]
         )
     weights = sum(target.experts * target.n * target.k for target in targets)
     try:
