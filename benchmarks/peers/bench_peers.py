@@ -169,7 +169,8 @@ class Run:
 
 def report_of(model: str, run: Run) -> dict[str, Any]:
     from llama4rt import _core
-    from llama4rt.cli.bench_cost import ModelCost, machine
+    from llama4rt.cli.bench_cost import ModelCost
+    from llama4rt.cli.provenance import machine
 
     files, args = run.files, run.args
     config = json.loads((files.checkpoint / "config.json").read_text())

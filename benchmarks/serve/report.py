@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt import build_info
-from llama4rt.cli.bench_cost import machine
+from llama4rt.cli.provenance import machine
 
 
 def show(numbers: dict[str, Any], out: Path | None, note: str) -> None:

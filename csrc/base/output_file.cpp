@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -28,9 +29,10 @@ bool same_file(const struct stat& a, const struct stat& b) {
 
 }  // namespace
 
-OutputFile::OutputFile(const std::string& path, uint64_t size) : path_(path), temporary_(path + ".tmp") {
+OutputFile::OutputFile(const std::string& path, uint64_t size, bool adopt)
+    : path_(path), temporary_(path + ".tmp") {
   check_not_in_use();
-  create_and_lock();
+  create_and_lock(adopt ? size : 0);
   try {
     reserve(size);
   } catch (...) {
@@ -39,14 +41,19 @@ OutputFile::OutputFile(const std::string& path, uint64_t size) : path_(path), te
   }
 }
 
-OutputFile::~OutputFile() { discard(); }
+OutputFile::~OutputFile() {
+  if (kept_ && fd_ >= 0) close(std::exchange(fd_, -1));
+  discard();
+}
 
-void OutputFile::create_and_lock() {
+// adopted_size: of a leftover to take over; 0 takes over none.
+void OutputFile::create_and_lock(uint64_t adopted_size) {
   // Each turn that does not end here means that another process came between; several in a row mean a fight.
   for (int i = 0; i < kTries; ++i) {
     fd_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd_ < 0 && errno == EEXIST) {
-      remove_leftover();
+      take_leftover(adopted_size);
+      if (adopted_) return;
       continue;
     }
     if (fd_ < 0) fail(error_text(temporary_, ": cannot be created"), errno);
@@ -63,8 +70,8 @@ void OutputFile::create_and_lock() {
                                                "choose another output"));
 }
 
-// The temporary of a killed writer goes; whatever else has the name stays, and is an error.
-void OutputFile::remove_leftover() const {
+// The temporary of a killed writer goes, or becomes ours; whatever else has the name stays, and is an error.
+void OutputFile::take_leftover(uint64_t adopted_size) {
   struct stat found{};
   if (lstat(temporary_.c_str(), &found) != 0) {
     if (errno == ENOENT) return;
@@ -79,7 +86,8 @@ void OutputFile::remove_leftover() const {
     throw Error(ErrorKind::kInternal, error_text(temporary_, ": ", foreign,
                                                  ", and no build left it there; remove "
                                                  "it or choose another output"));
-  const int fd = open(temporary_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  const bool adopt = adopted_size > 0 && uint64_t(found.st_size) == adopted_size;
+  const int fd = open(temporary_.c_str(), (adopt ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0) {
     if (errno == ENOENT) return;
     fail(error_text(temporary_, ": cannot be opened"), errno);
@@ -87,6 +95,11 @@ void OutputFile::remove_leftover() const {
   const bool locked = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   struct stat mine{}, named{};
   const bool same = fstat(fd, &mine) == 0 && lstat(temporary_.c_str(), &named) == 0 && same_file(mine, named);
+  if (adopt && !locked && same && mine.st_size == found.st_size) {
+    fd_ = fd;
+    adopted_ = true;
+    return;
+  }
   // Under the lock, so that two writers do not remove each other's.
   const int code = !locked && same && unlink(temporary_.c_str()) != 0 ? errno : 0;
   close(fd);
@@ -122,6 +135,19 @@ void OutputFile::reserve(uint64_t size) const {
     code = posix_fallocate(fd_, 0, off_t(size));
   } while (code == EINTR);
   if (code != 0) fail(error_text(temporary_, ": cannot reserve ", size, " bytes"), code);
+}
+
+void OutputFile::clear(uint64_t offset, uint64_t bytes) const {
+  if (bytes == 0) return;
+  // At once where the file system can: most of a large file is cleared when little of it was written.
+  constexpr int kHole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  if (fallocate(fd_, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(bytes)) == 0) return;
+  if (fallocate(fd_, kHole, off_t(offset), off_t(bytes)) == 0 &&
+      posix_fallocate(fd_, off_t(offset), off_t(bytes)) == 0)
+    return;
+  const std::vector<char> zeros(size_t(std::min(bytes, kIoChunk)));
+  for (uint64_t done = 0; done < bytes; done += zeros.size())
+    write_at(offset + done, zeros.data(), std::min(bytes - done, uint64_t(zeros.size())));
 }
 
 void OutputFile::write_at(uint64_t offset, const void* data, uint64_t bytes) const {

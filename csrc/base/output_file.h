@@ -2,7 +2,8 @@
 // beside it, which has its full size from the start (a full disk is an early error) and is locked against a
 // second writer; publish() flushes and renames it, the destructor removes it. The temporary is always a file
 // that this writer created: no link is followed, nothing that exists is written to. What a killed process left
-// behind (a regular file, unlocked, ours, of one name) is removed first; anything else of that name is an error.
+// behind (a regular file, unlocked, ours, of one name) is removed first, or adopted where that is asked for;
+// anything else of that name is an error.
 // A file under the final name that somebody has open with MappedFile::share_lock() is not replaced: its owner
 // would serve a file that nobody can find any more. Errors are kInternal and name the path.
 #pragma once
@@ -14,8 +15,9 @@ namespace llama4rt {
 
 class OutputFile {
  public:
-  // Reserves `size` bytes, all zero.
-  OutputFile(const std::string& path, uint64_t size);
+  // Reserves `size` bytes, all zero. adopt: takes over the bytes that a killed process, or keep_temporary(),
+  // left behind, where they are exactly as many; adopted() says whether.
+  OutputFile(const std::string& path, uint64_t size, bool adopt = false);
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -25,11 +27,17 @@ class OutputFile {
   void read_at(uint64_t offset, void* data, uint64_t bytes) const;
   // Makes the file at least this long.
   void reserve(uint64_t size) const;
+  // Makes bytes zero again, of an adopted file.
+  void clear(uint64_t offset, uint64_t bytes) const;
   void publish();
 
+  bool adopted() const { return adopted_; }
+  // The destructor leaves the temporary behind, for a later writer to adopt.
+  void keep_temporary() { kept_ = true; }
+
  private:
-  void create_and_lock();
-  void remove_leftover() const;
+  void create_and_lock(uint64_t adopted_size);
+  void take_leftover(uint64_t adopted_size);
   void check_not_in_use() const;
   bool is_named() const;
   void discard() noexcept;
@@ -37,6 +45,8 @@ class OutputFile {
   std::string path_;
   std::string temporary_;
   int fd_ = -1;
+  bool adopted_ = false;
+  bool kept_ = false;
 };
 
 }  // namespace llama4rt

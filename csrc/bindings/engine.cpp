@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/engine_options.h"
 #include "bindings/gil.h"
 #include "model/shape.h"
 #include "weights/layout.h"
@@ -130,6 +131,7 @@ void bind_request(py::module_& m) {
   integer("logprobs", [](Request& r) -> auto& { return r.sampling.logprobs; });
   integer("prompt_logprobs", [](Request& r) -> auto& { return r.prompt_logprobs; });
   flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
+  integer("score_from", [](Request& r) -> auto& { return r.score_from; });
   integer("assume_computed", [](Request& r) -> auto& { return r.assume_computed; });
   flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
   flag("report_progress", [](Request& r) -> auto& { return r.report_progress; });
@@ -168,6 +170,20 @@ py::object logits_array(TokenEvent& event) {
   const py::capsule owner(rows.get(), [](void* p) { delete static_cast<LogitRows*>(p); });
   static_cast<void>(rows.release());
   return py::array_t<float>(shape, data, owner);
+}
+
+// (place of the first token, float32 [tokens], int32 [tokens, top], float32 [tokens, top])
+py::object scores(const TokenEvent& event) {
+  if (!event.scores) return py::none();
+  const ScoredTokens& s = *event.scores;
+  const auto count = py::ssize_t(s.logprobs.size()), num_top = py::ssize_t(s.num_top);
+  py::array_t<int32_t> ids({count, num_top});
+  py::array_t<float> logprobs({count, num_top});
+  for (size_t i = 0; i < s.top.size(); ++i) {
+    ids.mutable_data()[i] = s.top[i].first;
+    logprobs.mutable_data()[i] = s.top[i].second;
+  }
+  return py::make_tuple(s.first, py::array_t<float>(count, s.logprobs.data()), ids, logprobs);
 }
 
 py::object prompt_logprobs(const TokenEvent& event) {
@@ -211,6 +227,7 @@ void bind_event(py::module_& m) {
       .def_property_readonly("logprobs", [](const PyEvent& e) { return token_logprobs(e.event); })
       .def_property_readonly("prompt_logprobs", [](const PyEvent& e) { return prompt_logprobs(e.event); })
       .def_property_readonly("logits", [](const PyEvent& e) { return e.logits; })
+      .def_property_readonly("scores", [](const PyEvent& e) { return scores(e.event); })
       .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
       .def_property_readonly("prompt_computed", [](const PyEvent& e) { return e.event.prompt_computed; })
       .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
@@ -295,55 +312,6 @@ struct ReleaseGilDeleter {
 };
 
 using EngineHolder = std::unique_ptr<Engine, ReleaseGilDeleter>;
-
-template <class T>
-void take_option(const py::kwargs& given, const char* name, T& value, size_t& taken) {
-  if (!given.contains(name)) return;
-  try {
-    value = given[name].cast<T>();
-  } catch (const py::cast_error&) {
-    throw py::type_error(error_text(name, " has the wrong type, or does not fit into 64 bits"));
-  }
-  ++taken;
-}
-
-// Keyword arguments of Engine(), Engine.dummy() and plan(); `model` takes those of WeightOptions too.
-EngineOptions engine_options(const py::kwargs& given, WeightOptions* model = nullptr) {
-  EngineOptions o;
-  size_t taken = 0;
-  take_option(given, "device", o.device, taken);
-  take_option(given, "num_threads", o.num_threads, taken);
-  take_option(given, "max_model_len", o.max_model_len, taken);
-  take_option(given, "max_num_seqs", o.max_num_seqs, taken);
-  take_option(given, "kv_cache_bytes", o.kv_cache_bytes, taken);
-  take_option(given, "block_size", o.block_size, taken);
-  take_option(given, "max_batched_tokens", o.max_batched_tokens, taken);
-  take_option(given, "kv_cache_dtype", o.kv_cache_dtype, taken);
-  take_option(given, "kv_cache_dtype_local", o.kv_cache_dtype_local, taken);
-  take_option(given, "activations", o.activations, taken);
-  take_option(given, "cuda_prefill", o.cuda_prefill, taken);
-  take_option(given, "cuda_run_ahead", o.cuda_run_ahead, taken);
-  take_option(given, "cuda_overlap", o.cuda_overlap, taken);
-  take_option(given, "prefix_cache", o.prefix_cache, taken);
-  take_option(given, "max_waiting", o.max_waiting, taken);
-  take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);
-  take_option(given, "memory_bytes", o.memory_bytes, taken);
-  if (model) {
-    std::string kind = "int4", head = "bf16", vision = "bf16";
-    take_option(given, "weights", kind, taken);
-    take_option(given, "group_size", model->group_size, taken);
-    take_option(given, "experts_only", model->experts_only, taken);
-    take_option(given, "lm_head", head, taken);
-    take_option(given, "vision", vision, taken);
-    model->weights = weight_kind(kind);
-    model->lm_head = weight_kind(head);
-    model->vision = weight_kind(vision);
-    LLAMA4RT_CHECK(kConfig, valid_group_size(model->group_size), "group_size is ", model->group_size,
-                   "; it must be ", group_size_names());
-  }
-  if (taken != given.size()) throw py::type_error("unknown keyword argument; see _core.pyi");
-  return o;
-}
 
 EngineHolder open_engine(const py::object& path, const py::kwargs& given) {
   const EngineOptions options = engine_options(given);

@@ -5,10 +5,12 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -79,17 +81,21 @@ py::dict weight_dict(const EngineFile& file, const std::string& name) {
   return out;
 }
 
-py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert) {
+py::array_t<float> dequantize(const EngineFile& file, const std::string& name, int64_t expert, int64_t first,
+                              std::optional<int64_t> last) {
   const Weight stack = file.weight(name);
   LLAMA4RT_CHECK(kRequest, expert >= 0 && expert < stack.num_experts, name, ": expert ", expert,
                  " is outside 0..", stack.num_experts - 1);
-  py::array_t<float> out({stack.n, stack.k});
+  const int64_t stop = last.value_or(stack.n);
+  LLAMA4RT_CHECK(kRequest, first >= 0 && first <= stop && stop <= stack.n, name, " has no rows ", first,
+                 " to ", stop, ": it has ", stack.n);
+  py::array_t<float> out({stop - first, stack.k});
   float* const values = out.mutable_data();
   const WithoutGil no_gil;
   const Weight w = expert_view(stack, expert);
-  ThreadPool(0).parallel_for(w.n, 16, [&](int64_t begin, int64_t end) {
+  ThreadPool(0).parallel_for(stop - first, 16, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, n, k);
+      for (int64_t k = 0; k < w.k; ++k) values[n * w.k + k] = weight_value(w, first + n, k);
   });
   return out;
 }
@@ -204,6 +210,31 @@ void import_rows(EngineWriter& writer, const std::string& name, int64_t expert, 
   writer.import_rows(name, expert, stored, source, w.scale_dtype);
 }
 
+// The error of a weight as Python keeps it: the sums, so that a resumed build reports what another would.
+py::tuple error_sums(const PackError& error) {
+  return py::make_tuple(error.squared, error.weight_squared, error.max_abs);
+}
+
+py::tuple complete(EngineWriter& writer, const std::string& name) {
+  EngineWriter::Complete done;
+  {
+    const WithoutGil no_gil;
+    done = writer.complete(name);
+  }
+  py::dict checksums;
+  for (const auto& [tensor, hash] : done.checksums) checksums[py::str(tensor)] = hash;
+  return py::make_tuple(checksums, error_sums(done.error));
+}
+
+bool restore(EngineWriter& writer, const std::string& name, const std::map<std::string, uint64_t>& checksums,
+             const std::tuple<double, double, double>& error) {
+  EngineWriter::Complete done;
+  done.checksums.assign(checksums.begin(), checksums.end());
+  std::tie(done.error.squared, done.error.weight_squared, done.error.max_abs) = error;
+  const WithoutGil no_gil;
+  return writer.restore(name, done);
+}
+
 uint64_t finish(EngineWriter& writer, const py::dict& metadata) {
   std::vector<std::pair<std::string, std::string>> entries;
   for (const auto& [key, value] : metadata)
@@ -257,7 +288,8 @@ void bind_engine_file(py::module_& m) {
           },
           py::arg("name"))
       .def("weight", &weight_dict, py::arg("name"))
-      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0)
+      .def("dequantize", &dequantize, py::arg("name"), py::arg("expert") = 0, py::arg("first") = 0,
+           py::arg("last") = py::none())
       .def("verify", &EngineFile::verify, py::arg("num_threads") = 0, py::call_guard<WithoutGil>());
 }
 
@@ -277,7 +309,13 @@ void bind_engine_writer(py::module_& m) {
            py::arg("n"), py::arg("k"), py::arg("group_size") = 0, py::arg("scale_dtype") = "BF16",
            py::arg("zeros") = false, py::arg("offsets") = false, py::arg("table") = py::none())
       .def(
-          "begin", [](EngineWriter& writer) { writer.begin(); }, py::call_guard<WithoutGil>())
+          "begin",
+          [](EngineWriter& writer, bool resume) {
+            return writer.begin(EngineWriter::kMetadataReserve, resume);
+          },
+          py::arg("resume") = false, py::call_guard<WithoutGil>())
+      .def("complete", &complete, py::arg("name"))
+      .def("restore", &restore, py::arg("name"), py::arg("checksums"), py::arg("error"))
       .def("write_tensor", &write_tensor, py::arg("name"), py::arg("data"))
       .def("quantize_rows", &quantize_rows, py::arg("name"), py::arg("expert"), py::arg("rows"),
            py::arg("source"), py::arg("dtype"), py::arg("transposed"))
@@ -293,7 +331,8 @@ void bind_engine_writer(py::module_& m) {
           },
           py::arg("name"))
       .def("finish", &finish, py::arg("metadata"))
-      .def("abort", &EngineWriter::abort, py::call_guard<WithoutGil>());
+      .def("abort", &EngineWriter::abort, py::call_guard<WithoutGil>())
+      .def("suspend", &EngineWriter::suspend, py::call_guard<WithoutGil>());
 }
 
 }  // namespace

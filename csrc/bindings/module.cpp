@@ -223,6 +223,8 @@ PYBIND11_MODULE(_core_in_main, m) {
   bind_format(m);
   bind_engine(m);
   bind_ops(m);
+  bind_observed_engine(m);
+  bind_quality(m);
 }
 
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {

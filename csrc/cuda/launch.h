@@ -6,6 +6,7 @@
 #include <memory>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "cuda/launch_shape.h"
 #include "cuda/runtime.h"
@@ -32,6 +33,14 @@ struct KernelLaunch final : simt::Launch {
     closure_bytes = sizeof *this;
   }
   void call() const override { std::apply(kernel, arguments); }
+  const void* address() const override { return reinterpret_cast<const void*>(kernel); }
+  std::vector<std::pair<const void*, size_t>> argument_bytes() const override {
+    return std::apply(
+        [](const auto&... value) {
+          return std::vector<std::pair<const void*, size_t>>{{&value, sizeof value}...};
+        },
+        arguments);
+  }
 };
 
 template <class... P, class... A>

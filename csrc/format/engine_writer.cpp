@@ -243,7 +243,7 @@ void EngineWriter::plan_offsets() {
   data_bytes_ = at - data_offset_;
 }
 
-void EngineWriter::begin(uint64_t metadata_reserve) {
+bool EngineWriter::begin(uint64_t metadata_reserve, bool resume) {
   const std::lock_guard lock(mutex_);
   require(State::kDeclaring, "begin()");
   plan_offsets();
@@ -251,8 +251,9 @@ void EngineWriter::begin(uint64_t metadata_reserve) {
   const uint64_t own = make_header({}, std::vector<uint64_t>(tensors_.size())).size() + weights_.size() * 40;
   data_offset_ = round_up(kHeaderLengthBytes + own + metadata_reserve, engine_format::kDataAlignment);
   plan_offsets();
-  output_.emplace(path_, data_offset_ + data_bytes_);
+  output_.emplace(path_, data_offset_ + data_bytes_, resume);
   state_ = State::kWriting;
+  return output_->adopted();
 }
 
 // --- payload
@@ -406,6 +407,64 @@ PackError EngineWriter::report(const std::string& name) const {
   return at->second.error;
 }
 
+// --- resuming
+
+bool EngineWriter::is_written(const std::string& name) const {
+  const auto weight = weights_.find(name);
+  if (weight != weights_.end())
+    return std::all_of(weight->second.written.begin(), weight->second.written.end(), only_padding_missing);
+  const auto plain = plain_written_.find(name);
+  if (plain == plain_written_.end())
+    fail(error_text(path_, ": ", json::printable(name), " was not declared"));
+  return plain->second;
+}
+
+std::vector<const StoredTensor*> EngineWriter::stored_parts(const std::string& name) const {
+  std::vector<const StoredTensor*> parts;
+  for (const char* part : {"", ".scales", ".zeros", ".offsets"})
+    if (const auto at = index_.find(name + part); at != index_.end()) parts.push_back(&tensors_[at->second]);
+  return parts;
+}
+
+EngineWriter::Complete EngineWriter::complete(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  require(State::kWriting, "complete()");
+  if (!is_written(name)) fail(error_text(path_, ": ", name, " is not written completely"));
+  Complete done;
+  std::vector<char> buffer;
+  for (const StoredTensor* tensor : stored_parts(name))
+    done.checksums.emplace_back(tensor->name, known_hashes_[tensor->name] = hash(*tensor, buffer));
+  if (const auto weight = weights_.find(name); weight != weights_.end()) done.error = weight->second.error;
+  return done;
+}
+
+bool EngineWriter::restore(const std::string& name, const Complete& done) {
+  const std::lock_guard lock(mutex_);
+  require(State::kWriting, "restore()");
+  if (!output_->adopted()) fail(error_text(path_, ": restore() needs what another writer left"));
+  is_written(name);  // an unknown name fails here
+  const std::map<std::string, uint64_t> wanted(done.checksums.begin(), done.checksums.end());
+  const std::vector<const StoredTensor*> parts = stored_parts(name);
+  std::vector<char> buffer;
+  const bool same = wanted.size() == parts.size() &&
+                    std::all_of(parts.begin(), parts.end(), [&](const StoredTensor* tensor) {
+                      const auto at = wanted.find(tensor->name);
+                      return at != wanted.end() && at->second == hash(*tensor, buffer);
+                    });
+  if (!same) {
+    for (const StoredTensor* tensor : parts) output_->clear(tensor->offset, tensor->bytes);
+    return false;
+  }
+  known_hashes_.insert(wanted.begin(), wanted.end());
+  if (const auto weight = weights_.find(name); weight != weights_.end()) {
+    for (std::vector<bool>& expert : weight->second.written) expert.assign(expert.size(), true);
+    weight->second.error = done.error;
+  } else {
+    plain_written_[name] = true;
+  }
+  return true;
+}
+
 // --- finish
 
 void EngineWriter::check_complete() const {
@@ -425,6 +484,16 @@ void EngineWriter::check_complete() const {
     fail(error_text(path_, ": ", count, " declared tensors were not written completely: ", missing));
 }
 
+uint64_t EngineWriter::hash(const StoredTensor& tensor, std::vector<char>& buffer) const {
+  Xxh64 hash;
+  for (uint64_t at = 0; at < tensor.bytes; at += kIoChunk) {
+    buffer.resize(size_t(std::min(kIoChunk, tensor.bytes - at)));
+    output_->read_at(tensor.offset + at, buffer.data(), buffer.size());
+    hash.update(buffer.data(), buffer.size());
+  }
+  return hash.digest();
+}
+
 std::vector<uint64_t> EngineWriter::hash_payload() {
   std::vector<uint64_t> hashes(tensors_.size());
   std::vector<size_t> order(tensors_.size());  // largest first, so that threads finish together
@@ -436,13 +505,8 @@ std::vector<uint64_t> EngineWriter::hash_payload() {
     std::vector<char> buffer;
     for (size_t i = next++; i < order.size(); i = next++) {
       const StoredTensor& tensor = tensors_[order[i]];
-      Xxh64 hash;
-      for (uint64_t at = 0; at < tensor.bytes; at += kIoChunk) {
-        buffer.resize(size_t(std::min(kIoChunk, tensor.bytes - at)));
-        output_->read_at(tensor.offset + at, buffer.data(), buffer.size());
-        hash.update(buffer.data(), buffer.size());
-      }
-      hashes[order[i]] = hash.digest();
+      const auto known = known_hashes_.find(tensor.name);
+      hashes[order[i]] = known != known_hashes_.end() ? known->second : hash(tensor, buffer);
     }
   });
   return hashes;
@@ -520,6 +584,13 @@ uint64_t EngineWriter::finish(const std::vector<std::pair<std::string, std::stri
   output_.reset();
   state_ = State::kFinished;
   return data_offset_ + data_bytes_;
+}
+
+void EngineWriter::suspend() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (output_) output_->keep_temporary();
+  output_.reset();
+  if (state_ != State::kFinished) state_ = State::kAborted;
 }
 
 void EngineWriter::abort() noexcept {

@@ -27,6 +27,8 @@ namespace llama4rt {
 
 class EngineWriter {
  public:
+  static constexpr uint64_t kMetadataReserve = 65'536;  // bytes
+
   // layout: of every packed weight.
   explicit EngineWriter(std::string path, int num_threads = 0, Layout layout = Layout::kCpu16);
   ~EngineWriter();  // abort()
@@ -41,8 +43,10 @@ class EngineWriter {
   void declare_weight(const std::string& name, const Weight& shape, bool zeros, bool offsets = false);
 
   // metadata_reserve: bytes kept for the metadata given to finish(). More is possible, at the cost of moving
-  // the payload then.
-  void begin(uint64_t metadata_reserve = 65'536);
+  // the payload then. resume: goes on in the temporary file that suspend(), or a killed process, left of a
+  // writer with the same declarations; true where there is one. Everything must then be written again that
+  // restore() does not vouch for.
+  bool begin(uint64_t metadata_reserve = kMetadataReserve, bool resume = false);
 
   // Bytes of a plain tensor. Floating-point values must be finite (kCheckpoint).
   void write_tensor(const std::string& name, std::span<const std::byte> data);
@@ -56,6 +60,17 @@ class EngineWriter {
   // The error of what quantize_rows has packed into `name` so far.
   PackError report(const std::string& name) const;
 
+  // What a later writer needs to go on: the stored tensors of a completely written tensor or weight, with
+  // their checksums, and the error so far.
+  struct Complete {
+    std::vector<std::pair<std::string, uint64_t>> checksums;
+    PackError error;
+  };
+  Complete complete(const std::string& name);
+  // After begin() was true: takes over what complete() said of `name`, unless bytes in the file say otherwise;
+  // then false, and its bytes are zero.
+  bool restore(const std::string& name, const Complete& done);
+
   // The shape of a weight as declared; throws kInternal for an unknown name.
   Weight declared_weight(const std::string& name) const;
 
@@ -64,6 +79,8 @@ class EngineWriter {
   // bytes.
   uint64_t finish(const std::vector<std::pair<std::string, std::string>>& metadata);
   void abort() noexcept;
+  // As abort(), but leaves what is written for begin(resume).
+  void suspend() noexcept;
 
  private:
   enum class State { kDeclaring, kWriting, kFinished, kAborted };
@@ -81,7 +98,10 @@ class EngineWriter {
   PlannedWeight& weight_of(const std::string& name);
   void mark_rows(std::vector<bool>& written, const std::string& name, std::span<const int64_t> rows) const;
   void convert_rows(const StoredTensor& tensor, std::span<const int64_t> rows, const SourceMatrix& source);
+  bool is_written(const std::string& name) const;
+  std::vector<const StoredTensor*> stored_parts(const std::string& name) const;
   void check_complete() const;
+  uint64_t hash(const StoredTensor& tensor, std::vector<char>& buffer) const;
   std::vector<uint64_t> hash_payload();
   std::string make_header(const std::vector<std::pair<std::string, std::string>>& metadata,
                           const std::vector<uint64_t>& hashes) const;
@@ -98,6 +118,7 @@ class EngineWriter {
   std::map<std::string, PlannedWeight> weights_;
   std::map<std::string, std::vector<bool>> plain_rows_;  // plain tensors written by rows
   std::map<std::string, bool> plain_written_;
+  std::map<std::string, uint64_t> known_hashes_;  // of complete stored tensors
   uint64_t data_offset_ = 0;
   uint64_t data_bytes_ = 0;
 };

@@ -125,6 +125,8 @@ class Ops {
   void all_gather(Tensor x);
 
  protected:
+  friend class ObservingOps;  // ops/observe.h: calls these of another device's ops, once checked
+
   virtual void do_embed(Tensor out, const Weight& table, Tensor ids) = 0;
   virtual void do_scatter_rows(Tensor x, Tensor rows, Tensor src) = 0;
   virtual void do_gather_rows(Tensor out, Tensor x, Tensor rows) = 0;

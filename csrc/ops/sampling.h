@@ -23,7 +23,12 @@ inline float weight_on_grid(float weight) {
 // <= ln 2 / 2, with Cephes' polynomial for e^r. ln 2 in two parts, the first with few bits, so that n * part
 // is exact.
 inline float sampling_exp(float x) {
-  const float clamped = x < -87.f ? -87.f : x;
+  // Of negative numbers, more bits mean less. A choice between floats compilers turn into a branch, and no
+  // vectors of a loop over it.
+  constexpr int32_t kSmallest = std::bit_cast<int32_t>(-87.f);
+  const auto bits = int32_t(std::bit_cast<uint32_t>(x) | 0x80000000u);
+  const int32_t below = -int32_t(bits > kSmallest);
+  const float clamped = std::bit_cast<float>((bits & ~below) | (kSmallest & below));
   const auto n = int32_t(clamped * 1.44269504f - 0.5f);  // truncation rounds a negative value to nearest
   const float r = (clamped - float(n) * 0.693359375f) + float(n) * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -34,7 +39,7 @@ inline float sampling_exp(float x) {
   p = p * r + 5.0000001201e-1f;
   const float e = p * (r * r) + r + 1.f;
   const float scaled = e * std::bit_cast<float>((n + 127) << 23);
-  return x < -87.f ? 0.f : scaled;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(scaled) & ~below);
 }
 
 // One row of logits and what is asked of it.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llama4rt.convert.build import build
     from llama4rt.engine.async_engine import AsyncEngine
     from llama4rt.engine.engine import Engine
-    from llama4rt.engine.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs
+    from llama4rt.engine.outputs import CompletionOutput, Delta, RequestOutput, TokenLogprobs, TokenScores
     from llama4rt.engine.sampling_params import SamplingParams
     from llama4rt.errors import (
         CheckpointError,
@@ -47,6 +47,7 @@ _HOME = {
     "SamplingParams": "llama4rt.engine.sampling_params",
     "StructuredOutput": "llama4rt.structured",
     "TokenLogprobs": "llama4rt.engine.outputs",
+    "TokenScores": "llama4rt.engine.outputs",
     "Tokenizer": "llama4rt.text.tokenizer",
     "build": "llama4rt.convert.build",
     "build_info": "llama4rt._core",
@@ -70,6 +71,7 @@ __all__ = [
     "SamplingParams",
     "StructuredOutput",
     "TokenLogprobs",
+    "TokenScores",
     "Tokenizer",
     "__version__",
     "build",

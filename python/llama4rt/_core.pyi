@@ -1,7 +1,7 @@
 """The native module. Thin on purpose: convert, release the GIL, call. People use llama4rt.Engine and llama4rt.build."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,10 @@ class EngineFile:
 
         Of "table4" also "table".
         """
-    def dequantize(self, name: str, expert: int = 0) -> NDArray[np.float32]:
-        """float32 [N, K]: the values every device means, rows in stored order."""
+    def dequantize(
+        self, name: str, expert: int = 0, first: int = 0, last: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [rows, K]: the values every device means, of rows first..last (None: to the end) in stored order."""
     def verify(self, num_threads: int = 0) -> list[str]:
         """Names of tensors whose bytes do not match their checksum, in file order; empty when all is well.
 
@@ -109,8 +111,15 @@ class EngineWriter:
 
         table: the 16 numbers of "table4", and of it alone.
         """
-    def begin(self) -> None:
-        """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC)."""
+    def begin(self, resume: bool = False) -> bool:
+        """Fixes the layout: creates the temporary file at its final size (fails early with ENOSPC).
+
+        resume: goes on in the temporary that suspend() or a killed process left, where it has this size; true then.
+        """
+    def complete(self, name: str) -> tuple[dict[str, int], tuple[float, float, float]]:
+        """(checksums of its stored tensors, sums of its error) of what is written completely."""
+    def restore(self, name: str, checksums: dict[str, int], error: tuple[float, float, float]) -> bool:
+        """Takes over what complete() said; False, and its bytes are zero, where the bytes found have others."""
     def write_tensor(self, name: str, data: NDArray[Any]) -> None: ...
     def quantize_rows(
         self,
@@ -156,6 +165,8 @@ class EngineWriter:
         The writer adds `checksums`, `weights` (descriptors with rms_error and max_error) and `header_checksum` to the
         metadata.
         """
+    def suspend(self) -> None:
+        """Ends the writer without a file; what is written stays for begin(resume=True)."""
     def abort(self) -> None:
         """Removes the temporary file. Safe to call at any time, more than once."""
 
@@ -204,6 +215,7 @@ class Request:
     logprobs: int  # -1: none, 0: the chosen token's, n: and the n best
     prompt_logprobs: int  # -1: none
     return_logits: bool  # score(): float32 [tokens, vocab], no generation
+    score_from: int  # not 0: scores of prompt tokens from this one on, no generation
     assume_computed: int  # with Engine.dummy: so many prompt tokens are taken as computed
     use_prefix_cache: bool
     report_progress: bool  # events with prompt_computed, of index 0
@@ -221,6 +233,8 @@ class Event:
         list[tuple[float, list[tuple[int, float]]]] | None
     )  # entry 0 is for token 1; first event of index 0
     logits: NDArray[np.float32] | None
+    # Of one chunk: place of its first token, log-probabilities [tokens], best ids and theirs [tokens, prompt_logprobs].
+    scores: tuple[int, NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]] | None
     prompt_computed: int  # -1, or prompt tokens done so far: the event then says only this, and cached_tokens
     cached_tokens: int  # prompt tokens found in the prefix cache (first event)
     finish_reason: str  # "", "stop", "length", "abort" or "error"
@@ -365,6 +379,34 @@ def list_weights(
     vision: str = "bf16",
 ) -> list[tuple[str, str, list[int], int]]:
     """(name, kind, [E, N, K], bytes with scales) of every weight that build() would store with such options."""
+
+# --- quality ----------------------------------------------------------------------------------------------------------
+
+class ObservedEngine:
+    """An engine file that runs one prompt at a time and shows what its ops do. The GIL is held meanwhile."""
+
+    def __init__(
+        self,
+        path: _Path,
+        observer: Callable[[str, list[str], dict[str, NDArray[Any]], dict[str, NDArray[Any]]], None],
+        **options: Any,
+    ) -> None:
+        """observer(op, names of the tensors it reads, operands before it, outputs after it): copies, for each op in
+        turn; what it raises ends the run. Options of Engine.
+        """
+    @property
+    def device(self) -> str: ...
+    def run(self, token_ids: Sequence[int]) -> None:
+        """The prompt in one step: it may have at most max_batched_tokens, and no more than an attention chunk."""
+    def close(self) -> None: ...
+
+def compare_logits(
+    p: NDArray[np.float32], q: NDArray[np.float32], next: NDArray[np.int32], num_threads: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Of each row of two models' logits [rows, vocab]: "divergence" of q from p in nats (float64), "p_logprob" and
+    "q_logprob" of the token that follows, "p_best" and "q_best", and whether both are "finite". num_threads 0: all
+    processors. GIL released.
+    """
 
 # --- ops, for tests ---------------------------------------------------------------------------------------------------
 

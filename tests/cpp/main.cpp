@@ -59,6 +59,15 @@ Registrar::Registrar(const char* file, const char* name, std::function<void()> b
   registry().push_back({path + "." + name, std::move(body)});
 }
 
+namespace {
+std::vector<std::function<void()>>& preparations() {
+  static std::vector<std::function<void()>> all;
+  return all;
+}
+}  // namespace
+
+BeforeTests::BeforeTests(std::function<void()> body) { preparations().push_back(std::move(body)); }
+
 void fail(const char* file, int line, const std::string& message) {
   if (++failures_of_running_test > kMaxReports) return;
   std::printf("  %s:%d: %s\n", file, line, message.c_str());
@@ -106,6 +115,13 @@ int run_all(const std::vector<std::string>& wanted, const std::vector<std::strin
   std::vector<TestCase> tests = registry();
   std::sort(tests.begin(), tests.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   int counts[3] = {};
+  try {
+    if (!list)
+      for (const auto& prepare : preparations()) prepare();
+  } catch (const std::exception& e) {
+    std::printf("FAIL before the first test: %s\n", e.what());
+    return 1;
+  }
   for (const TestCase& test : tests) {
     const auto named_by = [&](const std::vector<std::string>& filters) {
       return std::any_of(filters.begin(), filters.end(),

@@ -25,6 +25,11 @@ struct Registrar {
   Registrar(const char* file, const char* name, std::function<void()> body);
 };
 
+// Registers what has to be done once before the first test; when it throws, none runs.
+struct BeforeTests {
+  explicit BeforeTests(std::function<void()> body);
+};
+
 // Records a failure of the running test.
 void fail(const char* file, int line, const std::string& message);
 

@@ -60,13 +60,14 @@ def tiff(tags: list[tuple[int, int, int, int]], body: bytes = b"") -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(all_tags)) + directory + bytes(4) + bytes(range(16)) + body
 
 
-def overlapping_tags(count: int, size: int) -> bytes:
+def overlapping_tags(count: int, size: int, *others: tuple[int, int, int, int]) -> bytes:
     """Every tag holds all of the file."""
-    return tiff([(40_000 + i, 7, size, 8) for i in range(count)], bytes(size))
+    return tiff([*others, *((40_000 + i, 7, size, 8) for i in range(count))], bytes(size))
 
 
 def exif_of_overlapping_tags(count: int, size: int) -> bytes:
-    return b"Exif\0\0" + overlapping_tags(count, size)
+    """And the picture is to be turned by a quarter."""
+    return b"Exif\0\0" + overlapping_tags(count, size, (274, 3, 1, 6))
 
 
 def bmp_of_runs(side: int) -> bytes:

@@ -26,6 +26,7 @@ sys.modules["benchmark_models"] = models
 _spec.loader.exec_module(models)
 
 Values = dict[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
 Stored = tuple[str, NDArray[Any]]  # safetensors dtype, raw elements
 
 TINY: dict[str, Any] = {key: value for key, value in models.PRESETS["tiny"].items() if key != "vision_config"}
@@ -240,6 +241,8 @@ __all__ = [
     "SMALL",
     "TINY",
     "VISION",
+    "Floats",
+    "Stored",
     "bf16_values",
     "engine_weights",
     "expected_vision",

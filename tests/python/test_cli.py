@@ -83,7 +83,8 @@ NUMBERS = (Integer, Integers, Real, Quantity)
 TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
-    "--allowed-hosts", "--allowed-origins", "--trusted-proxies",
+    "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
+    "checkpoint", "--text", "--against", "--json",
 }  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def required(command: str, option: str) -> list[str]:
     return {
         "build": ["x", "-o", "y"], "generate": ["x"] if option == "--token-ids" else ["x", "-p", "x"],
         "chat": ["x"], "verify": ["x"], "bench": ["x"], "plan": ["x"],
+        "eval": ["x", "--text", "x"], "diff": ["x", "x"],
     }.get(command, [])  # fmt: skip
 
 

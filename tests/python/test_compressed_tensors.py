@@ -9,18 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_checkpoint import ArrayCheckpoint, codes_of
 from llama4rt import build
 from llama4rt._core import EngineFile
-from llama4rt.convert import stored_rows
-from llama4rt.convert.checkpoint import TensorInfo
-from llama4rt.convert.formats.compressed_tensors import (
-    CompressedTensorsInt4,
-    declared_group_sizes,
-    unpack_codes,
-)
+from llama4rt.convert.formats.compressed_tensors import PackedIntegers, declared_bits
 from llama4rt.convert.formats.layer import FormatLayer
+from llama4rt.convert.formats.packed_bits import unpack_bits
+from llama4rt.convert.formats.scale_grid import declared_blocks
 from llama4rt.convert.locate import check_quantization_method
-from llama4rt.convert.stored_rows import CodeLayout, Codes
+from llama4rt.convert.stored_rows import CodeLayout
 from llama4rt.errors import CheckpointError
 from numpy.typing import NDArray
 from random_checkpoints import (
@@ -41,33 +38,15 @@ from random_checkpoints import (
 CONFIG = TINY | {"num_hidden_layers": 2, "interleave_moe_layer_step": 2}
 
 
-class Arrays:
-    """A checkpoint over a dict, as much of one as a format asks for."""
-
-    def __init__(self, tensors: Mapping[str, Stored], group_size: int | None = None) -> None:
-        self.tensors = tensors
-        self.group_size = group_size
-
-    def config(self) -> dict[str, Any]:
-        weights = {} if self.group_size is None else {"group_size": self.group_size}
-        return {"quantization_config": {"config_groups": {"group_0": {"weights": weights}}}}
-
-    def names(self) -> dict[str, TensorInfo]:
-        return {name: TensorInfo(dtype, array.shape) for name, (dtype, array) in self.tensors.items()}
-
-    def rows(self, name: str, first: int = 0, last: int | None = None) -> stored_rows.Values:
-        dtype, array = self.tensors[name]
-        return stored_rows.Values(array[first:last], dtype)
+def arrays(tensors: Mapping[str, Stored], group_size: int | None = None) -> ArrayCheckpoint:
+    weights = {} if group_size is None else {"group_size": group_size}
+    return ArrayCheckpoint(
+        tensors, {"quantization_config": {"config_groups": {"group_0": {"weights": weights}}}}
+    )
 
 
-def layer_over(base: Arrays) -> FormatLayer:
-    return FormatLayer(base, CompressedTensorsInt4.detect(base))  # type: ignore[arg-type]
-
-
-def codes_of(layer: FormatLayer, name: str, first: int = 0, last: int | None = None) -> Codes:
-    rows = layer.rows(name, first, last)
-    assert isinstance(rows, Codes)
-    return rows
+def layer_over(base: ArrayCheckpoint) -> FormatLayer:
+    return FormatLayer(base, PackedIntegers.detect(base))
 
 
 def pack_columns(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -119,8 +98,8 @@ def random_linear(
 def test_golden_row() -> None:
     """-8..7 is 0x76543210, 0xFEDCBA98."""
     packed = np.array([[0x76543210, 0xFEDCBA98]], dtype=np.uint32).view(np.int32)
-    assert unpack_codes(packed, 16).tolist() == [list(range(16))]
-    assert unpack_codes(packed, 11).tolist() == [list(range(11))]
+    assert unpack_bits(packed, 4, 16).tolist() == [list(range(16))]
+    assert unpack_bits(packed, 4, 11).tolist() == [list(range(11))]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 8), (5, 13), (16, 128), (33, 257)])
@@ -129,10 +108,12 @@ def test_unpacking_agrees_with_the_package(shape: tuple[int, int]) -> None:
     helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     values = torch.randint(-8, 8, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(1))
     packed = helpers.pack_to_int32(values, 4)
-    assert np.array_equal(unpack_codes(packed.numpy(), shape[1]).astype(np.int8) - 8, values.numpy())
+    assert np.array_equal(unpack_bits(packed.numpy(), 4, shape[1]).astype(np.int8) - 8, values.numpy())
     assert np.array_equal(pack_columns((values.numpy() + 8).astype(np.uint8)), packed.numpy())
     along_rows = helpers.pack_to_int32(values, 4, packed_dim=0)
-    assert np.array_equal(unpack_codes(along_rows.numpy().T, shape[0]).T.astype(np.int8) - 8, values.numpy())
+    assert np.array_equal(
+        unpack_bits(along_rows.numpy().T, 4, shape[0]).T.astype(np.int8) - 8, values.numpy()
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -155,7 +136,7 @@ def test_values_agree_with_the_package(strategy: str, group: int | None, symmetr
     packed = PackedQuantizationCompressor.compress(local, scheme)
     meant = PackedQuantizationCompressor.decompress(packed, scheme)["weight"].float().numpy()
     dtypes = {torch.int32: "I32", torch.int64: "I64", torch.float32: "F32"}
-    layer = layer_over(Arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()}, group))
+    layer = layer_over(arrays({f"m.{n}": (dtypes[t.dtype], t.numpy()) for n, t in packed.items()}, group))
     assert layer.problems("m.weight", (out, into)) == []
     info = layer.names()["m.weight"]
     assert info.codes == CodeLayout("int4", group or 128, "F32", zeros=not symmetric)
@@ -189,7 +170,7 @@ def test_group_sizes(into: int, groups: int, declared: int | None, engine_group:
         "m.weight_packed": ("I32", np.zeros((8, -(-into // 8)), np.int32)),
         "m.weight_scale": ("BF16", np.zeros((8, groups), np.uint16)),
     }
-    layer = layer_over(Arrays(tensors, declared))
+    layer = layer_over(arrays(tensors, declared))
     problems = layer.problems("m.weight", (8, into))
     if engine_group is None:
         (problem,) = problems
@@ -202,11 +183,11 @@ def test_group_sizes(into: int, groups: int, declared: int | None, engine_group:
 def test_a_last_word_that_is_not_full_needs_weight_shape() -> None:
     codes, scales, _, meant = random_linear(np.random.default_rng(4), 5, 13, 13)
     tensors = pack("m", codes, scales)
-    layer = layer_over(Arrays(tensors))
+    layer = layer_over(arrays(tensors))
     assert layer.problems("m.weight", (5, 13)) == []
     np.testing.assert_array_equal(codes_of(layer, "m.weight").values().array, meant)
     del tensors["m.weight_shape"]
-    assert layer_over(Arrays(tensors)).problems("m.weight", (5, 13)) == [
+    assert layer_over(arrays(tensors)).problems("m.weight", (5, 13)) == [
         "m.weight_shape: is missing; 13 inputs do not fill words of 8 codes"
     ]
 
@@ -215,7 +196,7 @@ def test_a_last_word_that_is_not_full_needs_weight_shape() -> None:
 def test_wide_groups_repeat_their_scales(group: int, engine_group: int) -> None:
     rng = np.random.default_rng(3)
     codes, scales, zeros, values = random_linear(rng, 16, 512, group, asymmetric=True)
-    layer = layer_over(Arrays(pack("m", codes, scales, zeros), group))
+    layer = layer_over(arrays(pack("m", codes, scales, zeros), group))
     assert layer.problems("m.weight", (16, 512)) == []
     ours = codes_of(layer, "m.weight")
     assert ours.layout.group_size == engine_group
@@ -233,7 +214,7 @@ def test_another_layout_means_the_same(into: int, asymmetric: bool, scale_dtype:
     codes, scales, zeros, values = random_linear(
         rng, 8, into, 128, asymmetric=asymmetric, scale_dtype=scale_dtype
     )
-    layer = layer_over(Arrays(pack("m", codes, scales, zeros), 128))
+    layer = layer_over(arrays(pack("m", codes, scales, zeros), 128))
     ours = codes_of(layer, "m.weight")
     for group in (128, 64, 32):
         finer = ours.in_layout(CodeLayout("int4", group, "F32", zeros=True))
@@ -448,7 +429,8 @@ def put(part: str, dtype: str, array: NDArray[Any]) -> Any:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put("weight_packed", "I32", np.zeros((128, 32), np.int32)), r"I32 \[128, 32\]; expected I32 \[128, 16\]"),
+        (put("weight_packed", "I32", np.zeros((128, 33), np.int32)), r"I32 \[128, 33\]; expected I32 \[128, 16\]"),
+        (put("weight_packed", "I32", np.zeros((128, 32), np.int32)), r"zero_point: is .*; expected I32 \[32, 2\]"),
         (put("weight_packed", "F32", np.zeros((128, 16), np.float32)), r"F32 \[128, 16\]; expected I32"),
         (put("weight_scale", "BF16", np.zeros((64, 2), np.uint16)), r"BF16 \[64, 2\]; expected .* \[128, 2\]"),
         (put("weight_scale", "I32", np.zeros((128, 2), np.int32)), r"expected BF16 or F16 or F32 \[128, 2\]"),
@@ -457,10 +439,10 @@ def put(part: str, dtype: str, array: NDArray[Any]) -> Any:
         (put("weight_zero_point", "I32", np.zeros((16, 3), np.int32)), r"zero_point: is I32 \[16, 3\]; expected"),
         (put("weight_zero_point", "I8", np.full((128, 2), 8, np.int8)), r"a value outside -8\.\.7"),
         (put("weight_shape", "I64", np.array([128, 64])), r"weight_shape: says \[128, 64\]; expected \[128, 128\]"),
-        (put("weight_g_idx", "I32", np.arange(128, dtype=np.int32)), r"weight_g_idx: reorders the inputs"),
+        (put("weight_g_idx", "I32", np.arange(128, dtype=np.int32)), r"weight_g_idx: names a group outside 0\.\.1"),
         (put("weight_g_idx", "I32", np.arange(64, dtype=np.int32)), r"weight_g_idx: is I32 \[64\]"),
         (put("weight", "BF16", np.zeros((128, 128), np.uint16)), r"o_proj.weight: is BF16 .*no such tensor"),
-        (put("input_scale", "F32", np.ones(1, np.float32)), r"input_scale: .*no such tensor"),
+        (put("input_shift", "F32", np.ones(1, np.float32)), r"input_shift: .*no such tensor"),
         (lambda tensors, name: tensors.pop(f"{name}.weight_scale"), r"weight_scale: is missing"),
     ],
 )  # fmt: skip
@@ -491,7 +473,7 @@ def test_early_files_have_plain_zero_points(tmp_path: Path) -> None:
     assert np.array_equal(file.dequantize("layers.0.attn.o"), meant)
 
 
-@pytest.mark.parametrize("method", ["fbgemm_fp8", "gptq", "bitsandbytes", 7, []])
+@pytest.mark.parametrize("method", ["aqlm", "torchao", "unheard-of", 7, []])
 def test_other_quantisations_are_refused_by_name(method: Any) -> None:
     with pytest.raises(CheckpointError, match="quant_method is"):
         check_quantization_method({"quantization_config": {"quant_method": method}})
@@ -513,15 +495,24 @@ def test_other_quantisations_are_refused_by_name(method: Any) -> None:
     ],
 )
 def test_odd_quantisation_configs_declare_nothing(config: dict[str, Any]) -> None:
-    assert declared_group_sizes(config) == []
+    assert declared_blocks(config) == []
+    assert declared_bits(config) == []
 
 
-def test_declared_group_sizes_are_found_everywhere() -> None:
-    groups = {"group_0": {"weights": {"group_size": 64}}, "group_1": {"weights": {"group_size": 128}}}
+def test_what_the_config_declares_is_found_everywhere() -> None:
+    groups = {
+        "group_0": {"weights": {"group_size": 64, "num_bits": 3}},
+        "group_1": {"weights": {"block_structure": [128, 64]}},
+    }
     quantization = {"quant_method": "compressed-tensors", "config_groups": groups}
-    assert declared_group_sizes({"quantization_config": quantization}) == [64, 128]
-    assert declared_group_sizes({"compression_config": quantization}) == [64, 128]
-    assert declared_group_sizes({"text_config": {"quantization_config": quantization}}) == [64, 128]
+    for config in (
+        {"quantization_config": quantization},
+        {"compression_config": quantization},
+        {"text_config": {"quantization_config": quantization}},
+    ):
+        assert declared_blocks(config) == [(1, 64), (128, 64)]
+        assert declared_bits(config) == [3]
+    assert declared_blocks({"quantization_config": {"weight_block_size": [32, 16]}}) == [(32, 16)]
 
 
 def test_gate_up_helper() -> None:

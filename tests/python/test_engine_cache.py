@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama4rt.convert import engine_cache
+from llama4rt.convert import engine_cache, source_state
 from llama4rt.convert.engine_cache import engine_path
 from llama4rt.errors import EngineFileError
 from random_checkpoints import SMALL, random_values, write_values
@@ -103,12 +103,12 @@ def test_large_files_are_sampled_in_many_places(at: int, tmp_path: Path) -> None
     """Training changes every page; the samples are a page every few, the first and the last among them."""
     path = tmp_path / "large"
     path.write_bytes(bytes(LARGE))
-    before = engine_cache._sample(path)
+    before = source_state._sample(path)
     page = at // 4096 * 4096
     span = LARGE // 63  # more than the distance of two samples
     rewrite(path, lambda data: data[:page] + b"\1" * span + data[page + span :] if page + span <= LARGE
             else data[: LARGE - 1] + b"\1")  # fmt: skip
-    assert engine_cache._sample(path) != before
+    assert source_state._sample(path) != before
 
 
 def test_other_options_directories_and_versions_are_other_engines(

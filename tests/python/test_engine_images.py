@@ -260,14 +260,44 @@ def test_parts_of_messages(engine: Engine, tmp_path: Path) -> None:
         )
 
 
-def test_a_template_that_loses_a_picture_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            "{{ m.content[0].type }}",
+            r"have 2 pictures, and the .* chat template writes no <\|image\|>: .*text alone",
+        ),
+        (
+            "{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %}",
+            r"have 2 pictures, and the .* chat template writes no <\|image\|>: .*text alone",
+        ),
+        (
+            "<|image|>",
+            r"have 2 pictures, and the .* chat template writes 1 <\|image\|>\. It must write one for each",
+        ),
+        (
+            "{% for p in m.content %}<|image|><|image|>{% endfor %}",
+            r"2 pictures, .* template writes 4 <\|image",
+        ),
+    ],
+)
+def test_a_template_that_loses_pictures_is_named(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, body: str, says: str
+) -> None:
+    """Also where it only shows the prompt; text alone it may still write."""
     from llama4rt.text.chat_template import ChatTemplate
 
-    template = ChatTemplate("{{ bos_token }}{% for m in messages %}{{ m.content[0].type }}{% endfor %}")
+    pictures = [
+        {"role": "user", "content": [{"type": "image", "image": ONE}, {"type": "image", "image": TWO}]}
+    ]
+    template = ChatTemplate("{{ bos_token }}{% for m in messages %}" + body + "{% endfor %}")
     monkeypatch.setattr(engine._prompts, "_chat_template", template)
     try:
-        with pytest.raises(RequestError, match=r"0 .*placeholders and came with 1 image"):
-            engine.chat([{"role": "user", "content": [{"type": "image", "image": ONE}]}])
+        for use in (engine.chat, engine.apply_chat_template):
+            with pytest.raises(RequestError, match=says):
+                use(pictures)
+        if "image" not in body:
+            assert engine.chat([{"role": "user", "content": "Hi"}], GREEDY)
     finally:
         template.close()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from llama4rt import build
 from llama4rt._core import EngineFile
+from llama4rt.cli.main import main
 from llama4rt.convert import locate
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.stored_rows import Values
@@ -43,8 +44,10 @@ class Halves:
 
 
 class HalfMatrix:
+    note = ""
+
     def __init__(self, name: str, part: TensorInfo) -> None:
-        self.info = TensorInfo("halves", part.shape, None, (name,))
+        self.info = TensorInfo("halves", part.shape, None, (name,), self.note)
 
     def problems(self, base: Checkpoint, shape: tuple[int, ...]) -> list[str]:
         return [] if shape == self.info.shape else [f"{self.info.stored[0]}: is {self.info}"]
@@ -77,6 +80,21 @@ def test_a_registered_format_is_read(source: Path, tmp_path: Path, monkeypatch: 
         np.testing.assert_array_equal(np.stack(found[name]), bf16_values(np.stack(matrices)), err_msg=name)
 
 
+def test_what_a_matrix_says_of_itself_is_said_aloud(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all matrices with one note, once: in the report, in the file, and on the command line."""
+    monkeypatch.setattr(locate, "FORMATS", (*locate.FORMATS, Halves))
+    monkeypatch.setattr(HalfMatrix, "note", "halves are doubled")
+    report = build(source, tmp_path / "out.l4e")
+    assert report.notes == (f"{O_PROJ}_half and 1 more: halves are doubled",)
+    main(["inspect", str(tmp_path / "out.l4e")])
+    assert f"note: {report.notes[0]}\n" in capsys.readouterr().out
+    main(["build", str(source), "-q", "-o", str(tmp_path / "again.l4e")])
+    assert f"note: {report.notes[0]}\n" in capsys.readouterr().out
+    assert (tmp_path / "again.l4e").read_bytes() == (tmp_path / "out.l4e").read_bytes()
+
+
 def test_matrices_of_a_format_are_quantised_as_asked(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +119,7 @@ def test_bad_numbers_are_named_by_the_stored_tensor(
 
 def test_what_no_format_reads_is_refused_by_name(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match="quant_method is 'halves'; llama4rt reads compressed-tensors int4"
+        CheckpointError, match="quant_method is 'halves'; llama4rt reads compressed-tensors integers"
     ):
         build(source, tmp_path / "out.l4e")
     write_config(source, TINY)

@@ -92,7 +92,8 @@ def test_only_what_is_read_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
             "NOTICE": True,
             "README.md": False,
             "modeling_llama4.py": False,
-            "consolidated.00.pth": False,
+            "consolidated.00.pth": True,
+            "original/consolidated.00.pth": False,
             "pytorch_model.bin": False,
             "model.gguf": False,
         }

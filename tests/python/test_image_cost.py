@@ -99,7 +99,9 @@ def test_exif_data_that_overlap_are_not_read() -> None:
     exif = hostile.exif_of_overlapping_tags(3000, 20_000)  # 60 MB, were each read
     file = hostile.encoded(Image.new("RGB", (8, 6)), "JPEG", exif=exif)
     assert cpu_seconds(lambda: decode(file, ImageLimits())) < 0.5
-    assert decode(file, ImageLimits()).size == (8, 6)
+    assert decode(file, ImageLimits()).size == (8, 6)  # not turned
+    few = hostile.encoded(Image.new("RGB", (8, 6)), "JPEG", exif=hostile.exif_of_overlapping_tags(1, 100))
+    assert decode(few, ImageLimits()).size == (6, 8)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -316,6 +316,15 @@ def test_a_redirect_is_checked_like_the_first_address() -> None:
                 fetch(f"{url}/{path}", LIMITS, may_connect=only_first)
 
 
+def test_a_redirect_stays_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | bytes] = ["http://example.com/b", b"from anybody"]
+    monkeypatch.setattr(fetch_module, "_get", lambda *_: answers.pop(0))
+    with pytest.raises(ImageError, match="redirects from https to something else"):
+        fetch("https://example.com/a", ImageLimits())
+    answers[:] = ["https://example.com/b", b"the picture"]
+    assert fetch("http://example.com/a", ImageLimits()) == b"the picture"
+
+
 def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that answers otherwise the second time is never asked a second time."""
     real, asked = socket.getaddrinfo, []

@@ -52,7 +52,9 @@ def sizes() -> list[tuple[int, int]]:
     thin = [(rng.randint(1, 40), rng.randint(1, 9000))[:: rng.choice((1, -1))] for _ in range(500)]
     # Around multiples of a tile, where the choice of canvas changes.
     edges = [tuple(336 * rng.randint(1, 17) + rng.randint(-2, 2) for _ in range(2)) for _ in range(1000)]
-    return [(h, w) for h, w in uniform + thin + edges]
+    # Where double precision gives another size.
+    rounded = [(7624, 10483), (2562, 9943), (2793, 1197), (1343, 158)]
+    return [(h, w) for h, w in uniform + thin + edges + rounded]
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["as published", "resize_to_max_canvas"])

@@ -409,6 +409,8 @@ def test_n_predict_without_a_limit(server: RunningServer, engine: Engine) -> Non
         (CHAT, {"n_predict": 0, "max_completion_tokens": None}, "n_predict"),
         (CHAT, {"n_cmpl": 2, "n": 3}, "n_cmpl"),
         (RESPONSES, {"n": 2}, "n"),
+        (CHAT, {"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+        (COMPLETIONS, {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
         (CHAT, {"typical_p": 0}, "typical_p"),
         (CHAT, {"allowed_token_ids": []}, "allowed_token_ids"),
         (CHAT, {"allowed_token_ids": [1 << 30]}, "allowed_token_ids"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,9 +120,46 @@ def test_a_schema(client: Any) -> None:
     assert isinstance(json.loads(reply.output_text)["x"], bool)
 
 
+def test_log_probabilities_of_a_stream_are_those_of_the_whole(client: Any) -> None:
+    fields = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    (message,) = respond(client, "Hello", **fields).output
+    whole = [entry.model_dump() for entry in message.content[0].logprobs]
+    assert len(whole) > 3 and all(len(entry["top_logprobs"]) == 2 for entry in whole)
+    events = list(respond(client, "Hello", stream=True, **fields))
+    in_deltas = [e.logprobs for e in events if e.type == "response.output_text.delta"]
+    assert all(in_deltas[:3]), "they come with their text"
+    in_deltas = [entry for entries in in_deltas for entry in entries]
+    assert [entry.token for entry in in_deltas] == [entry["token"] for entry in whole][: len(in_deltas)]
+    assert len(whole) - len(in_deltas) <= 1  # the end of the turn has no text
+    (message,) = events[-1].response.output
+    assert [entry.model_dump() for entry in message.content[0].logprobs] == whole
+
+
+def test_includes_are_known_and_named_where_there_is_nothing(client: Any) -> None:
+    """Each name that OpenAI's client knows is taken; what nothing can be said of, the reply names with the reason."""
+    known = list(typing.get_args(openai.types.responses.ResponseIncludable))
+    assert respond(client, "Hi", include=["message.output_text.logprobs"]).model_extra == {"store": False}
+    reply = respond(client, "Hi", include=known)
+    named = [text.partition(": ")[0] for text in reply.x_llama4rt_not_included]
+    assert sorted([*named, "message.output_text.logprobs"]) == sorted(known)
+    assert "reasoning.encrypted_content: the model does not reason" in str(reply.x_llama4rt_not_included)
+    final = list(respond(client, "Hi", include=known, stream=True))[-1].response
+    assert final.x_llama4rt_not_included == reply.x_llama4rt_not_included
+    with pytest.raises(
+        openai.BadRequestError, match=r"did you mean 'message\.output_text\.logprobs'"
+    ) as caught:
+        respond(client, "Hi", include=["message.output_text.logprob"])
+    assert caught.value.param == "include"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"include": ["everything"]}, "include"),
+        ({"extra_body": {"prompt_logprobs": 1}}, "prompt_logprobs"),
+        ({"extra_body": {"return_progress": True}, "stream": True}, "return_progress"),
+        ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
+        ({"stream_options": {"continuous_usage_stats": True}, "stream": True}, "stream_options"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),

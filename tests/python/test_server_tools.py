@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -407,6 +408,72 @@ def test_auto_and_none(client: Any, engine: Engine) -> None:
     )
     reply = ask(client, temperature=0, max_completion_tokens=20).choices[0].message
     assert reply.content == own or reply.tool_calls
+
+
+FORMS: dict[str, Any] = {
+    "json_schema": {"json_schema": {"name": "t", "schema": {
+        "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"],
+        "additionalProperties": False}}},
+    "json_object": {},
+    "regex": {"regex": "[a-z ]{3,20}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(FORMS))
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_a_response_format_beside_tools_leaves_calls_possible(
+    client: Any, kind: str, choice: str | None
+) -> None:
+    """As in OpenAI's API: the model calls where it would call, and its text has the format."""
+    import jsonschema
+
+    fields = {} if choice is None else {"tool_choice": choice}
+    fields |= {"response_format": {"type": kind, **FORMS[kind]}}
+    message = ask(client, temperature=0, **fields).choices[0].message
+    (call,) = message.tool_calls
+    assert message.content is None and call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Oslo"}
+    chunks = list(ask(client, temperature=0, stream=True, **fields))
+    pieces = [p.function for c in chunks for p in c.choices[0].delta.tool_calls or ()]
+    assert "".join(piece.arguments for piece in pieces) == call.function.arguments
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+    texts = []
+    for seed in range(40):
+        for output in ask(client, seed=seed, temperature=2, n=16, **fields).choices:
+            assert output.message.content is None or output.message.tool_calls is None
+            if output.finish_reason == "stop":
+                texts.append(output.message.content)
+        if texts:
+            break
+    assert texts
+    for text in texts:
+        if kind == "regex":
+            assert re.fullmatch(FORMS[kind]["regex"], text)
+        else:
+            schema = FORMS[kind].get("json_schema", {"schema": {"type": "object"}})["schema"]
+            jsonschema.validate(json.loads(text), schema)
+
+
+def test_what_constrains_all_output_leaves_no_calls(client: Any) -> None:
+    """vLLM's guided_ fields are for whatever comes."""
+    for output in ask(client, extra_body={"guided_regex": "a{3,9}"}, temperature=2, n=16).choices:
+        assert output.message.tool_calls is None and set(output.message.content) == {"a"}
+
+
+def test_a_call_stands_at_the_beginning_of_formatted_text_or_nowhere() -> None:
+    call = '{"name": "f", "parameters": {"a": 1}}'
+    for text, content, calls in (
+        (call, None, 1),
+        (f"[{call}, {call}]", None, 2),
+        (f'{{"calls": [{call}]}}', f'{{"calls": [{call}]}}', 0),
+        (f'["x", {call}]', f'["x", {call}]', 0),
+        (f'{{"name": "g", "of": {call}}}', f'{{"name": "g", "of": {call}}}', 0),
+        (f"f {call}", f"f {call}", 0),
+    ):
+        for pieces in ([text], list(text)):
+            message = shaped(pieces, only_first=True)
+            assert message["content"] == content and len(message.get("tool_calls", ())) == calls, pieces
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import datetime
 import json
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -135,9 +136,11 @@ def test_a_keyword_is_enforced(engine: Engine, keyword: str, soak: bool) -> None
 
 
 def takes(engine: Engine, schema: Any, text: str) -> bool:
-    """Whether an output may be exactly this text."""
+    """Whether an output may be exactly this text. schema: or a StructuredOutput."""
     assert engine.tokenizer is not None
-    matcher = engine._grammars()._compiled(StructuredOutput.json_schema(schema)).matcher
+    if not isinstance(schema, StructuredOutput):
+        schema = StructuredOutput.json_schema(schema)
+    matcher = engine._grammars()._compiled(schema).matcher
     ids = [*engine.tokenizer.encode(text), engine.config["eos_token_ids"][0]]
     return bool(matcher.deep_copy().validate_tokens(ids) == len(ids))
 
@@ -313,6 +316,56 @@ def test_grammar(engine: Engine) -> None:
     assert {o.text for o in written(engine, StructuredOutput.grammar(gbnf), n=8)} <= {"yes", "no"}
 
 
+OTHER = {"type": "object", "properties": {"name": {"enum": ["f"]}, "parameters": {"type": "object"}},
+         "required": ["name", "parameters"], "additionalProperties": False}  # fmt: skip
+NAMED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"$ref": "#/$defs/age"}},
+    "required": ["name"],
+    "additionalProperties": False,
+    "$defs": {"age": {"type": "integer"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "right", "wrong"),
+    [
+        (StructuredOutput.json_schema(NAMED), ['{"name": "f"}', '{"name": "x", "age": 3}'], ['{"age": 3}', "3"]),
+        (StructuredOutput.json_object(), ["{}", '{"name": "f", "age": 3}'], ["[]", "3"]),
+        (StructuredOutput.json_schema({"type": "array", "items": {"type": "boolean"}}), ["[true]"], ["[1]"]),
+        (StructuredOutput.regex(r"[a-z]+|\{x\}"), ["abc", "{x}"], ["{y}", "3"]),
+        (StructuredOutput.choice(["red", "green"]), ["red", "green"], ["gray", "r"]),
+        (StructuredOutput.grammar('start: "{" WORD "}"\nWORD: /[a-z]+/'), ["{word}"], ["{3}", "word"]),
+        (StructuredOutput.grammar('root ::= "yes" | "no"'), ["yes"], ["maybe"]),
+    ],
+)  # fmt: skip
+def test_another_form_beside(
+    engine: Engine, own: StructuredOutput, right: list[str], wrong: list[str]
+) -> None:
+    """What it takes alone, JSON of the other schema, and nothing between the two."""
+    both = own.or_json(OTHER)
+    for text in right:
+        assert takes(engine, own, text) and takes(engine, both, text), text
+    for text in ('{"name": "f", "parameters": {}}', '{"name": "f", "parameters": {"a": [1, {}]}}'):
+        assert takes(engine, both, text), text
+        assert takes(engine, own, text) == (own == StructuredOutput.json_object()), text
+    for text in (*wrong, '{"name": "g", "parameters": {}}', '{"name": "f", "age": 3, "parameters": {}}'):
+        assert not takes(engine, both, text) or takes(engine, own, text), text
+    with pytest.raises(RequestError, match="no other form"):
+        both.or_json(OTHER)
+
+
+def test_refusals_belong_to_a_form_and_what_stands_beside(engine: Engine) -> None:
+    own = StructuredOutput.grammar("start: nothing_like_it")
+    for structured in (own, own.or_json(OTHER)):
+        with pytest.raises(RequestError):
+            written(engine, structured)
+    fine = StructuredOutput.json_schema(NAMED)
+    with pytest.raises(RequestError):
+        written(engine, fine.or_json({"allOf": [{"type": "string"}, {"type": "integer"}]}))
+    assert takes(engine, fine, '{"name": "f"}')
+
+
 def test_wrong_sources(engine: Engine) -> None:
     for make in (
         lambda: StructuredOutput.regex("(a"),
@@ -382,3 +435,16 @@ def test_aborted_outputs_leave_nothing_behind(engine: Engine) -> None:
     while engine.stats()["running"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_closed_engine_leaves_no_threads_of_masks() -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("llama4rt-masks")}
+
+    before = threads()
+    with Engine(engine_path(), num_threads=1, kv_cache_memory="16MiB") as engine:
+        written(engine, StructuredOutput.choice(["red", "green"]), n=4)
+        assert threads() - before
+    for thread in threads() - before:
+        thread.join(20)
+    assert not threads() - before

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llama4rt import CheckpointError, EngineFileError, RequestError
 from llama4rt.convert.tokenizer_files import with_tokenizer
+from llama4rt.text.byte_level_bpe import BYTE_OF
 from llama4rt.text.detokenizer import Detokenizer
 from llama4rt.text.tokenizer import (
     HuggingFaceTokenizer,
@@ -25,7 +26,7 @@ from llama4rt.text.tokenizer import (
     parse_tiktoken_ranks,
     split_for_tiktoken,
 )
-from llama4rt.text.tokenizer_json import _BYTE_OF, read_tokenizer_json
+from llama4rt.text.tokenizer_json import read_tokenizer_json
 from llama4rt.text.vocabulary import Vocabulary
 
 meta = pytest.importorskip("llama_models.llama4.tokenizer")
@@ -317,7 +318,7 @@ def test_tokens_that_merges_do_not_reach() -> None:
 def pair_of_files(change: Any = None) -> dict[str, bytes]:
     """tokenizer.model of 258 ranks, and the same as tokenizer.json after `change`(vocab, added)."""
     model = TiktokenTokenizer(small_ranks())
-    letters = {byte: char for char, byte in _BYTE_OF.items()}
+    letters = {byte: char for char, byte in BYTE_OF.items()}
     vocab = {"".join(letters[b] for b in model.token_bytes(i)): i for i in range(258)}
     added = [{"id": i, "content": name, "special": True} for name, i in model.special_tokens.items()]
     if change is not None:

@@ -60,11 +60,11 @@ def tensors(source: Path, changes: dict[str, tuple[str, np.ndarray[Any, Any]]]) 
 
 def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
     for name, content, words in (
-        ("model.gguf", b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp.*original checkpoint"),
-        ("model", b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp"),
-        ("consolidated.00.pth", b"PK\3\4", "convert_llama4_weights_to_hf"),
-        ("pytorch_model.bin", pickle.dumps({}), "pickle.*save_pretrained"),
-        ("any", b"PK\3\4", "pickle"),
+        ("model.gguf", b"GGML\3\0\0\0", "does not begin as a GGUF file does"),
+        ("model", b"GGUF\3\0\0\0", "the file ends inside the number of tensors"),
+        ("consolidated.00.pth", b"PK\3\4", "name the directory it is in"),
+        ("pytorch_model.bin", pickle.dumps({}), "only Meta's consolidated.*save_pretrained"),
+        ("any", b"PK\3\4", "only Meta's consolidated"),
         (
             "model.safetensors",
             b"\0" * 8,
@@ -80,10 +80,10 @@ def test_files_in_the_place_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["scout-Q4_K_M.gguf"], r"scout-Q4_K_M\.gguf is a GGUF file"),
-        (["consolidated.00.pth", "consolidated.01.pth"], "convert_llama4_weights_to_hf"),
+        (["scout-Q4_K_M.gguf"], r"scout-Q4_K_M\.gguf does not begin as a GGUF file"),
+        (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated\.00\.pth: has no zip directory"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "save_pretrained it as safetensors"),
-        (["model.pt"], "cannot be read; llama4rt reads safetensors only"),
+        (["model.pt"], "cannot be read; of PyTorch's own files llama4rt reads only Meta's"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
          r"2 shards .*not model\.safetensors\.index\.json.*download"),
         (["scout.safetensors"], "scout.safetensors is; if it is the whole model, call it model.safetensors"),
@@ -150,19 +150,12 @@ def test_shards_that_are_missing_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
-        ({"quant_method": "fp8"}, "'fp8' .FP8."),
-        ({"quant_method": "fbgemm_fp8", "modules_to_not_convert": []}, "'fbgemm_fp8' .FP8 .FBGEMM"),
-        ({"quant_method": "awq", "bits": 4}, "'awq' .AWQ."),
-        ({"quant_method": "gptq", "bits": 4}, "'gptq' .GPTQ."),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "ModelOpt, NVFP4"),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "FP8"),
-        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "NVFP4"),
-        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "int8"),
+        ({"quant_method": "aqlm"}, "'aqlm' .AQLM."),
+        ({"quant_method": "hqq", "quant_config": {}}, "'hqq' .HQQ."),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": []}, "'mxfp4' .MXFP4."),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "marlin-24"),
         ({"quant_method": "compressed-tensors", "format": "mixed-precision",
-          "config_groups": {"group_0": {"format": "float-quantized"}}}, r"config_groups\.group_0\.format.*FP8"),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized",
-          "config_groups": {"group_0": {"weights": {"num_bits": 8}}}}, "num_bits is 8"),
+          "config_groups": {"group_0": {"format": "sparse-bitmask"}}}, r"config_groups\.group_0\.format.*sparse"),
         ({"quant_method": "unheard-of"}, "'unheard-of'; llama4rt reads"),
     ],
 )  # fmt: skip
@@ -189,19 +182,14 @@ def zeros(dtype: str, *shape: int) -> tuple[str, np.ndarray[Any, Any]]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({f"{PROJ}.weight": zeros("F8_E4M3", 64, 64), f"{PROJ}.weight_scale": zeros("F32", 1)}, "FP8"),
-        ({f"{PROJ}.weight_packed": zeros("U8", 64, 32), f"{PROJ}.weight_scale": zeros("F8_E4M3", 64, 4),
-          f"{PROJ}.weight_global_scale": zeros("F32", 1)}, "NVFP4"),
-        ({f"{PROJ}.weight": zeros("U8", 64, 32), f"{PROJ}.weight_scale": zeros("F8_E4M3", 64, 4),
-          f"{PROJ}.weight_scale_2": zeros("F32", 1)}, "NVFP4"),
-        ({f"{PROJ}.qweight": zeros("I32", 64, 8), f"{PROJ}.qzeros": zeros("I32", 1, 8)},
-         "AWQ"),
-        ({f"{PROJ}.qweight": zeros("I32", 8, 64), f"{PROJ}.qzeros": zeros("I32", 1, 8),
-          f"{PROJ}.g_idx": zeros("I32", 64)}, "GPTQ"),
-        ({f"{PROJ}.weight": zeros("U8", 2048, 1), f"{PROJ}.weight.absmax": zeros("U8", 64),
-          f"{PROJ}.weight.quant_state.bitsandbytes__nf4": zeros("U8", 80)}, "bitsandbytes"),
-        ({f"{PROJ}.weight": zeros("I8", 64, 64), f"{PROJ}.SCB": zeros("F32", 64)}, "bitsandbytes"),
-        ({f"{PROJ}.weight": zeros("I8", 64, 64), f"{PROJ}.weight_scale": zeros("F32", 64, 1)}, "int8"),
+        ({f"{PROJ}.weight": zeros("F8_E5M2", 64, 64), f"{PROJ}.weight_scale": zeros("F32", 1)}, "FP8"),
+        ({f"{PROJ}.weight": zeros("U8", 64, 32), f"{PROJ}.weight_scale_2": zeros("F32", 1)}, "NVFP4"),
+        ({f"{PROJ}.weight_blocks": zeros("U8", 64, 2, 16), f"{PROJ}.weight_scales": zeros("U8", 64, 2)}, "MXFP4"),
+        ({f"{PROJ}.weight": zeros("F8_E4M3", 64, 64), f"{PROJ}.weight_scale": zeros("F32", 1),
+          f"{PROJ}.pre_quant_scale": zeros("F32", 64)}, "a kind that scales activations before .*"),
+        ({f"{PROJ}.weight": zeros("U8", 2048, 1), f"{PROJ}.weight.absmax": zeros("U8", 64)}, "bitsandbytes"),
+        ({f"{PROJ}.weight": zeros("F32", 64, 64), f"{PROJ}.SCB": zeros("F32", 64)}, "bitsandbytes"),
+        ({f"{PROJ}": zeros("I8", 64, 64)}, "int8"),
     ],
 )  # fmt: skip
 def test_quantisations_that_only_the_tensors_say(
@@ -230,7 +218,7 @@ def rename(source: Path, change: Callable[[str], str]) -> None:
 
 def test_meta_s_own_names(source: Path, tmp_path: Path) -> None:
     rename(source, meta_name)
-    assert re.search("Meta's own names .*convert_llama4_weights_to_hf", refusal(source, tmp_path))
+    assert re.search("Meta's own names .*read from consolidated", refusal(source, tmp_path))
 
 
 def test_an_unknown_prefix_is_named_once(source: Path, tmp_path: Path) -> None:

@@ -288,6 +288,20 @@ def test_a_client_who_leaves_ends_his_fork(forking):
     assert forking.pid == pid
 
 
+def test_an_answer_for_the_one_before_is_not_taken(forking, monkeypatch):
+    """Its fork had just ended when its client left: the child says so to whoever comes next, who asks again."""
+    forking.start()
+    exchange = ChildProcess._exchange
+    early = [b"a"]
+    monkeypatch.setattr(ChildProcess, "_exchange", lambda *given: early.pop() if early else exchange(*given))
+    assert forking.call(b"echo on") == b"on"
+    early.append(b"a")
+    gone = Client("gone")
+    gone.gone.set()
+    with pytest.raises(ChildAbandoned):
+        forking.call(b"echo on", gone)
+
+
 def test_a_fork_ends_with_its_child():
     child = ChildProcess("worker_child", FORK, "the test")
     client = Client("someone")

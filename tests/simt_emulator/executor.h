@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "simt_emulator/fiber.h"
@@ -53,6 +54,9 @@ struct Launch {
   bool overlaps = false;     // may start before the kernel before is done
   virtual ~Launch() = default;
   virtual void call() const = 0;
+  // The kernel, and where its arguments lie and how many bytes they have: for whoever runs compiled code instead.
+  virtual const void* address() const = 0;
+  virtual std::vector<std::pair<const void*, size_t>> argument_bytes() const = 0;
 };
 
 struct Block;

@@ -51,6 +51,23 @@ bool can_run(const StreamState& s) {
   return !s.queue.empty() && (!s.queue.front().ready || s.queue.front().ready());
 }
 
+OtherExecutor* other = nullptr;
+
+void note_host_wrote(const void* p, size_t bytes) {
+  checker::host_wrote(p, bytes);
+  if (other) other->host_wrote(p, bytes);
+}
+
+// Runs `first` and the launches behind it with nothing between.
+void run_elsewhere(const Operation& first, StreamState& s) {
+  std::vector<std::shared_ptr<const Launch>> launches = {first.launch};
+  while (!s.queue.empty() && s.queue.front().launch) {
+    launches.push_back(s.queue.front().launch);
+    s.queue.pop_front();
+  }
+  other->run(launches);
+}
+
 // Runs queued work of all streams until `done`.
 void drain_until(const std::function<bool()>& done) {
   const HeapAccess open;
@@ -64,7 +81,10 @@ void drain_until(const std::function<bool()>& done) {
     s.queue.pop_front();
     try {
       if (op.launch) {
-        run_grid(*op.launch, s.running);
+        if (other)
+          run_elsewhere(op, s);
+        else
+          run_grid(*op.launch, s.running);
         continue;
       }
       op.run();
@@ -89,6 +109,12 @@ bool drops_launches = false;
 DroppedLaunches::DroppedLaunches() { drops_launches = true; }
 DroppedLaunches::~DroppedLaunches() { drops_launches = false; }
 
+void use_executor(OtherExecutor* executor) { other = executor; }
+void as_if_a_kernel_wrote(const void* p, size_t bytes) {
+  checker::as_if_a_kernel_wrote(p, bytes);
+  if (other) other->kernel_before_wrote(p, bytes);
+}
+
 void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch) {
   if (drops_launches) return;
   launch->overlaps = launch->overlaps && stream.overlaps();
@@ -103,8 +129,8 @@ using simt::submit;
 
 SystemInfo system_info() { return {.driver = 13000, .runtime = 13000, .devices = 1, .problem = {}}; }
 DeviceInfo device_info(int) {
-  return {.name = "emulated sm_90",
-          .major = 9,
+  return {.name = simt::other ? "the PTX executor" : "emulated sm_90",
+          .major = simt::other ? simt::other->compute_major() : 9,
           .minor = 0,
           .multiprocessors = 4,
           .memory = size_t(8) << 30,
@@ -117,7 +143,7 @@ Stream::Stream(bool overlap) {
   auto* s = new simt::StreamState;
   simt::streams().push_back(s);
   handle_ = s;
-  overlaps_ = overlap;
+  overlaps_ = overlap && (!simt::other || simt::other->compute_major() == 9);
 }
 Stream::~Stream() {
   std::erase(simt::streams(), static_cast<simt::StreamState*>(handle_));
@@ -138,7 +164,7 @@ void Stream::copy_to_device(void* dst, const void* src, size_t bytes) {
   submit(*this, {.run = [=] {
     simt::live_allocation(dst, bytes, "copy to the device");
     std::memcpy(dst, src, bytes);
-    simt::checker::host_wrote(dst, bytes);
+    simt::note_host_wrote(dst, bytes);
   }});
 }
 void Stream::copy_to_host(void* dst, const void* src, size_t bytes) {
@@ -154,7 +180,7 @@ void Stream::copy_on_device(void* dst, const void* src, size_t bytes) {
     simt::live_allocation(src, bytes, "copy on the device");
     simt::live_allocation(dst, bytes, "copy on the device");
     std::memmove(dst, src, bytes);
-    simt::checker::host_wrote(dst, bytes);
+    simt::note_host_wrote(dst, bytes);
   }});
 }
 void Stream::fill(void* dst, int byte, size_t bytes) {
@@ -162,7 +188,7 @@ void Stream::fill(void* dst, int byte, size_t bytes) {
   submit(*this, {.run = [=] {
     simt::live_allocation(dst, bytes, "fill");
     std::memset(dst, byte, bytes);
-    simt::checker::host_wrote(dst, bytes);
+    simt::note_host_wrote(dst, bytes);
   }});
 }
 

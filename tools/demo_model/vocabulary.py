@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import regex
 from llama4rt.text.chat_template import ChatTemplate
-from llama4rt.text.tokenizer import _SPLIT_PATTERN
+from llama4rt.text.tokenizer import SPLIT_PATTERN
 
 from tools.demo_model import documents, needles, questions, scenes
 
@@ -51,7 +51,7 @@ def corpus(seed: int = 0, rounds: int = 4000) -> Iterator[str]:
 def train(texts: Iterator[str], num_ranks: int) -> list[bytes]:
     """The ranks, 256 single bytes first: the most frequent pair becomes one token until there are enough."""
     pieces: Counter[bytes] = Counter()
-    split = regex.compile(_SPLIT_PATTERN)
+    split = regex.compile(SPLIT_PATTERN)
     for text in texts:
         for piece in split.findall(text):
             if not any(c.isdigit() for c in piece):

@@ -144,18 +144,20 @@ Engine::Engine(const std::string& path, const EngineOptions& options, std::uniqu
       config_(file_->config()),
       device_(std::move(device)) {
   if (!device_) device_ = device_for(device_of(*file_, options), options);
+  if (options.observer) device_ = std::make_unique<ObservingDevice>(std::move(device_), *options.observer);
   device_->make_current();
   file_->require_layout(device_->traits().layout, device_->name());
   Llama4Weights::load(*file_);  // what is missing is said before gigabytes are moved
   if (config_.vision) VisionWeights::load(*file_);
   plan_ = plan_engine(*file_, on_device(options, *device_));
   if (device_->traits().has_own_memory) weights_ = std::make_unique<DeviceWeights>(*file_, *device_);
-  start(options, weights_ ? *weights_ : *file_);
+  start(options, weights());
 }
 
 Engine::Engine(const DummyModel& model, const EngineOptions& options, std::unique_ptr<Device> device)
     : owner_(getpid()), config_(model.config), device_(std::move(device)) {
   if (!device_) device_ = device_for(device_of(model, options), options);
+  if (options.observer) device_ = std::make_unique<ObservingDevice>(std::move(device_), *options.observer);
   device_->make_current();
   plan_ = plan_engine(model, on_device(options, *device_));
   WeightOptions weights = model.weights;
@@ -204,7 +206,7 @@ uint64_t Engine::submit(Request request) {
                  request.assume_computed == 0 ||
                      (!file_ && request.assume_computed > 0 &&
                       request.assume_computed < int64_t(request.prompt_token_ids.size()) &&
-                      request.images.empty() && request.prompt_logprobs < 0 && !request.return_logits),
+                      request.images.empty() && request.prompt_logprobs < 0 && request.generates()),
                  "assume_computed is ", request.assume_computed,
                  "; it is for random weights, text without prompt logprobs, and less than the prompt's ",
                  request.prompt_token_ids.size(), " tokens");

@@ -18,6 +18,7 @@
 
 #include "format/engine_file.h"
 #include "ops/device.h"
+#include "ops/observe.h"
 #include "runtime/engine/step_loop.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/runner/dummy_weights.h"
@@ -41,8 +42,9 @@ struct EngineOptions {  // 0: the engine chooses
   bool cuda_overlap = true;
   bool prefix_cache = true;
   int64_t max_waiting = 0;
-  int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
-  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
+  int64_t image_cache_bytes = 0;    // encoded pictures, in use or kept
+  int64_t memory_bytes = 0;         // of the device, for everything; 0 on a GPU: what is free
+  OpsObserver* observer = nullptr;  // sees every op (ops/observe.h); outlives the engine
 };
 
 // A model without a file: random weights of this shape (runtime/runner/dummy_weights.h).
@@ -92,6 +94,9 @@ class Engine {
   const std::string& device_name() const { return device_name_; }
   const MemoryPlan& plan() const { return plan_; }
   const EngineFile* file() const { return file_.get(); }  // null for random weights
+  // What ops are given, until close().
+  const WeightSource& weights() const { return weights_ ? *weights_ : *file_; }
+  Device& device() { return *device_; }
 
  private:
   struct Submission {

@@ -16,7 +16,7 @@ void read_row(Sampler& sampler, std::span<float> row, const SequenceState& s, co
   if (request.return_logits) return;
   if (output.host_reads) {
     result.finite = sampler.logprobs(result.of_next_token, row, s.tokens[size_t(output.position + 1)],
-                                     request.prompt_logprobs);
+                                     std::max<int64_t>(request.prompt_logprobs, 0));
     return;
   }
   SampleRequest sample = output.sample;
@@ -50,13 +50,18 @@ std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
   for (size_t i = 0; i < chunks.size(); ++i) {
     const Chunk& chunk = chunks[i];
     SequenceState& s = sequence_of(chunk);
+    const Request& request = s.request->request;
     const int64_t wanted_end = std::min(chunk.end(), s.rows_wanted);
     const int64_t wanted_begin = std::max(chunk.begin, s.rows_done);
     for (int64_t p = wanted_begin; p < wanted_end; ++p) outputs.push_back(output_row(s, i, p));
-    if (s.request->request.return_logits) {
+    if (request.return_logits) {
       const int64_t rows = std::max<int64_t>(wanted_end - wanted_begin, 0);
       s.logits = {0, config_.vocab_size, {}};
       reserve(s.logits.values, rows * config_.vocab_size);
+    } else if (request.score_from > 0) {
+      s.scores = {};
+      s.scores.first = wanted_begin + 1;
+      s.scores.num_top = std::clamp<int64_t>(request.prompt_logprobs, 0, config_.vocab_size);
     } else if (chunk.samples()) {
       outputs.push_back(output_row(s, i, chunk.end() - 1));
     }
@@ -99,6 +104,9 @@ void Reporter::use_row(SequenceState& s, int64_t position, std::span<const float
   if (s.request->request.return_logits) {
     s.logits.values.insert(s.logits.values.end(), row.begin(), row.end());
     ++s.logits.rows;
+  } else if (s.request->request.score_from > 0) {
+    s.scores.logprobs.push_back(result.of_next_token.logprob);
+    s.scores.top.insert(s.scores.top.end(), result.of_next_token.top.begin(), result.of_next_token.top.end());
   } else if (position < s.rows_wanted) {
     s.prompt_logprobs.push_back(std::move(result.of_next_token));
   } else {
@@ -111,7 +119,7 @@ void Reporter::finish_chunk(const Chunk& chunk) {
   if (s.is_finished() || s.rows_wanted == 0) return;
   s.rows_done = std::max(s.rows_done, std::min(chunk.end(), s.rows_wanted));
   s.max_cached_tokens = s.rows_done < s.rows_wanted ? s.rows_done : INT64_MAX;
-  if (s.request->request.return_logits) report_logits(s);
+  if (!s.request->request.generates()) report_rows(s);
 }
 
 void Reporter::accept(SequenceState& s, SampledToken& sampled) {
@@ -137,10 +145,15 @@ void Reporter::report_progress(const Chunk& chunk) {
   event.cached_tokens = std::max<int64_t>(s.cached_tokens, 0);
 }
 
-// The logits of one chunk at a time: those of a long prompt are never in memory together here.
-void Reporter::report_logits(SequenceState& s) {
+// What the caller wants of one chunk's rows: that of a long prompt is never in memory together here.
+void Reporter::report_rows(SequenceState& s) {
+  const bool scores = s.request->request.score_from > 0;
+  if (scores && s.scores.logprobs.empty()) return;  // the chunk lies before the first wanted token
   TokenEvent& event = report(s);
-  event.logits = std::exchange(s.logits, {});
+  if (scores)
+    event.scores = std::exchange(s.scores, {});
+  else
+    event.logits = std::exchange(s.logits, {});
   if (s.rows_done == s.rows_wanted) conclude(s, event, "length");
 }
 
@@ -166,7 +179,7 @@ TokenEvent& Reporter::report(SequenceState& s) {
   if (s.reported) return event;
   s.reported = true;
   event.cached_tokens = std::max<int64_t>(s.cached_tokens, 0);
-  const bool asked = request.prompt_logprobs >= 0 && !request.return_logits && s.index == 0;
+  const bool asked = request.prompt_logprobs >= 0 && request.generates() && s.index == 0;
   if (asked && int64_t(s.prompt_logprobs.size()) == s.rows_wanted)
     event.prompt_logprobs = std::move(s.prompt_logprobs);
   return event;

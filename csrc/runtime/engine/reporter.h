@@ -50,7 +50,7 @@ class Reporter {
   void read_on_host(const ModelRunner::Step& step, const StepRows& rows);
   void use_row(SequenceState& s, int64_t position, std::span<const float> row, RowResult& result);
   void accept(SequenceState& s, SampledToken& sampled);
-  void report_logits(SequenceState& s);
+  void report_rows(SequenceState& s);
   TokenEvent& report(SequenceState& s);
   void conclude(SequenceState& s, TokenEvent& event, const std::string& reason);
 

@@ -17,11 +17,13 @@ struct RequestState;
 
 struct SequenceState : Sequence {
   RequestState* request = nullptr;
-  int index = 0;            // which of the n
-  int64_t rows_wanted = 0;  // prompt positions whose logits the caller wants: the first so many
+  int index = 0;  // which of the n
+  // The caller wants numbers of the rows of prompt positions [rows_done, rows_wanted) still.
+  int64_t rows_wanted = 0;
   int64_t rows_done = 0;
   std::vector<TokenLogprobs> prompt_logprobs;
   LogitRows logits;       // of the step's chunk
+  ScoredTokens scores;    // likewise
   bool reported = false;  // has had its first event
 
   bool is_finished() const { return status == SequenceStatus::kFinished; }
@@ -43,7 +45,7 @@ inline SequenceState& sequence_of(const Chunk& chunk) { return static_cast<Seque
 
 // Whether the caller wants numbers of this row beyond those of a token chosen from it.
 inline bool host_reads(const SequenceState& s, int64_t position) {
-  return s.request->request.return_logits || position < s.rows_wanted;
+  return !s.request->request.generates() || position < s.rows_wanted;
 }
 
 inline SampleRequest sample_request(const SequenceState& s) {

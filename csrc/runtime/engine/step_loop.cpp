@@ -96,8 +96,10 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
     s->request = &state;
     s->index = i;
     if (r.return_logits) s->rows_wanted = prompt;
-    if (!r.return_logits && r.prompt_logprobs >= 0 && i == 0) s->rows_wanted = prompt - 1;
-    if (s->rows_wanted > 0) s->max_cached_tokens = 0;
+    if (!r.return_logits && (r.prompt_logprobs >= 0 || r.score_from > 0) && i == 0)
+      s->rows_wanted = prompt - 1;
+    if (r.score_from > 0) s->rows_done = r.score_from - 1;  // the row before a token decides it
+    if (s->rows_wanted > 0) s->max_cached_tokens = s->rows_done;
     if (i > 0) s->leader = state.sequences[0].get();
     state.sequences.push_back(std::move(s));
     ++state.live;

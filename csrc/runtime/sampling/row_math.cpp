@@ -15,7 +15,8 @@ constexpr int64_t kLanes = 16;
 constexpr int64_t kSumLanes = 8;
 
 // Sum of one block in an order fixed by position: lanes, then lane by lane.
-double block_sum(const float* x, int64_t count) {
+template <class Number>
+double block_sum(const Number* x, int64_t count) {
   double lanes[kSumLanes] = {};
   int64_t i = 0;
   for (; i + kSumLanes <= count; i += kSumLanes)
@@ -113,6 +114,22 @@ double RowView::log_sum_exp() const {
     for (int64_t i = 0; i < count; ++i) e[i] = sampling_exp(row_[begin + i] - max_);
     total += block_sum(e, count);
   }
+  return double(max_) + std::log(total);
+}
+
+double RowView::log_sum_exp(const float* other, double& mean_difference) const {
+  double total = 0, differences = 0;
+  float e[kRowBlock];
+  double weighted[kRowBlock];
+  for (int64_t begin = 0; begin < size_; begin += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, size_ - begin);
+    for (int64_t i = 0; i < count; ++i) e[i] = sampling_exp(row_[begin + i] - max_);
+    for (int64_t i = 0; i < count; ++i)
+      weighted[i] = double(e[i]) * (double(row_[begin + i]) - double(other[begin + i]));
+    total += block_sum(e, count);
+    differences += block_sum(weighted, count);
+  }
+  mean_difference = differences / total;
   return double(max_) + std::log(total);
 }
 

@@ -28,6 +28,8 @@ class RowView {
   std::vector<std::pair<int32_t, float>> top(int64_t k) const;
   // log of the sum of e^x over the row.
   double log_sum_exp() const;
+  // The same, and the mean of row[i] - other[i] under the row's own distribution.   other: [size]
+  double log_sum_exp(const float* other, double& mean_difference) const;
 
  private:
   const float* row_ = nullptr;

@@ -131,7 +131,7 @@ void check_request(const Request& request, const RequestLimits& limits) {
   const auto length = int64_t(request.prompt_token_ids.size());
   LLAMA4RT_CHECK(kRequest, length > 0, "prompt_token_ids is empty; a prompt needs at least one token");
   // A request that generates needs room for one token after its prompt.
-  const int64_t longest = limits.max_model_len - (request.return_logits ? 0 : 1);
+  const int64_t longest = limits.max_model_len - (request.generates() ? 1 : 0);
   LLAMA4RT_CHECK(kRequest, length <= longest, "the prompt has ", length, " tokens, but max_model_len is ",
                  limits.max_model_len, ": it may have ", longest, " at most");
   for (size_t i = 0; i < request.prompt_token_ids.size(); ++i)
@@ -159,8 +159,13 @@ void check_request(const Request& request, const RequestLimits& limits) {
   check(kFrequencyPenalty, s.frequency_penalty);
   check(kLogprobs, s.logprobs);
   check(kPromptLogprobs, request.prompt_logprobs);
-  LLAMA4RT_CHECK(kRequest, !request.return_logits || request.n == 1, "n is ", request.n,
-                 "; it must be 1 with return_logits");
+  LLAMA4RT_CHECK(kRequest, request.generates() || request.n == 1, "n is ", request.n,
+                 "; it must be 1 with return_logits or score_from");
+  LLAMA4RT_CHECK(kRequest, request.score_from == 0 || !request.return_logits,
+                 "score_from cannot go with return_logits: one asks for numbers, the other for all logits");
+  LLAMA4RT_CHECK(kRequest, request.score_from == 0 || (request.score_from > 0 && request.score_from < length),
+                 "score_from is ", request.score_from, "; it must be in 1..", length - 1,
+                 ", as the first of the prompt's ", length, " tokens follows none");
 
   LLAMA4RT_CHECK(kRequest, s.logit_bias.size() <= kMaxLogitBias, "logit_bias has ", s.logit_bias.size(),
                  " entries; at most ", kMaxLogitBias, " are allowed");

@@ -54,11 +54,16 @@ struct Request {
   bool ignore_eos = false;              // of the model's end tokens only
   int64_t prompt_logprobs = -1;         // -1: none
   bool return_logits = false;           // logits of every prompt token, no generation
+  // Not 0: log probabilities of the prompt's tokens from this one on, and no generation. prompt_logprobs says
+  // how many of the best tokens are wanted beside each. What lies before may come from the prefix cache.
+  int64_t score_from = 0;
   // Benchmarks of random weights only: so many prompt tokens are taken as computed. Their place in the cache
   // is taken and holds whatever it held.
   int64_t assume_computed = 0;
   bool use_prefix_cache = true;
   bool report_progress = false;  // an event for each chunk of the prompt, of index 0
+
+  bool generates() const { return !return_logits && score_from == 0; }
 };
 
 struct TokenLogprobs {
@@ -71,6 +76,14 @@ struct LogitRows {
   int64_t rows = 0;
   int64_t columns = 0;
   std::vector<float> values;
+};
+
+// Log probabilities of consecutive prompt tokens, each given all before it, and of the best tokens in its place.
+struct ScoredTokens {
+  int64_t first = 0;                           // place of the first in the prompt
+  int64_t num_top = 0;                         // best tokens of each, best first
+  std::vector<float> logprobs;                 // [tokens]
+  std::vector<std::pair<int32_t, float>> top;  // [tokens, num_top]
 };
 
 struct OutputToken {
@@ -86,7 +99,8 @@ struct TokenEvent {
   // With the first event of index 0, when asked for: entry i is for prompt token i + 1.
   std::optional<std::vector<TokenLogprobs>> prompt_logprobs;
   std::optional<LogitRows> logits;
-  int64_t prompt_computed = -1;  // prompt tokens done so far, in an event that says only this
+  std::optional<ScoredTokens> scores;  // of one chunk, in an event that says only this
+  int64_t prompt_computed = -1;        // prompt tokens done so far, in an event that says only this
   // Prompt tokens found in the prefix cache; with the sequence's first event, and with every one of progress.
   int64_t cached_tokens = 0;
   std::string finish_reason;   // "", "stop", "length", "abort" or "error"

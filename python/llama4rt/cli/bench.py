@@ -8,7 +8,6 @@ import json
 import math
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -90,7 +89,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
-    from llama4rt.cli.bench_cost import machine
+    from llama4rt.cli.provenance import commit, machine
 
     longest = max(args.depth) + max(max(args.prompt), max(args.gen) + _DECODE_SLACK + max(args.batch)) + 2
     start = time.perf_counter()
@@ -134,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
             "load_seconds": round(load_seconds, 3),
             "plan": plan,
             "build": _core.build_info(),
-            "commit": _commit(),
+            "commit": commit(),
             "results": [asdict(result) for result in results],
         }
         print(json.dumps(report, indent=2))
@@ -198,7 +197,7 @@ def _limits(device: str, threads: int) -> dict[str, float]:
 
 def _device_name(device: str) -> str:
     from llama4rt import _core
-    from llama4rt.cli.bench_cost import machine
+    from llama4rt.cli.provenance import machine
 
     if not device.startswith("cuda"):
         return str(machine()["cpu"])
@@ -358,15 +357,3 @@ def _print_table(results: list[Result], name: str, size: int, threads: int, limi
 
 def _percent(fraction: float | None) -> str:
     return "" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.0f} %"
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that this package runs from, if it does."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()

@@ -5,7 +5,6 @@ Deliberately optimistic for us to be measured against: every needed byte is read
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from llama4rt import _core
@@ -107,29 +106,3 @@ class ModelCost:
 
 def _is_expert_stack(name: str) -> bool:
     return name.endswith((".moe.gate_up", ".moe.down"))
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import os
-    import platform
-
-    model = next((value for key, value in _cpuinfo() if key == "model name"), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": model,
-        "cpus": _core.available_cpus(),
-        "memory_gib": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
-def _cpuinfo() -> Iterator[tuple[str, str]]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                key, _, value = line.partition(":")
-                yield key.strip(), value.strip()
-    except OSError:
-        return

@@ -26,7 +26,7 @@ def add_engine_options(
         "file",
         metavar="FILE",
         nargs="?" if or_demo or or_config else None,
-        help="an engine file; or a checkpoint directory or hub id, built into the cache the first time"
+        help="an engine file; or a checkpoint directory, GGUF file or hub id, built into the cache the first time"
         + ("; without it, the demo model that ships with llama4rt" if or_demo else ""),
     )
     group = parser.add_argument_group("engine")
@@ -67,6 +67,9 @@ def add_engine_options(
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
     group.add_argument("--group-size", type=GROUP_SIZE, choices=GROUP_SIZES, help="likewise")
+    group.add_argument(
+        "--mmproj", metavar="FILE", help="when FILE is a GGUF model: the file of its vision tower"
+    )
 
 
 def add_kv_cache_dtypes(parser: "argparse._ActionsContainer") -> None:
@@ -143,6 +146,7 @@ def engine_file(args: argparse.Namespace) -> str:
                 num_threads=args.threads,
                 weights=args.weights,
                 group_size=args.group_size,
+                mmproj=args.mmproj,
                 target=_target(args.device),
             )
         )

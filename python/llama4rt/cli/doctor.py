@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def examine() -> dict[str, Any]:
     """What is there, as JSON values."""
     from llama4rt import _core
-    from llama4rt.cli.bench_cost import machine
+    from llama4rt.cli.provenance import machine
 
     cuda = _core.find_cuda()
     usable = [i for i, device in enumerate(cuda["devices"]) if not device["problem"]]

@@ -191,6 +191,8 @@ def _lines(facts: Mapping[str, Any], every_weight: bool) -> Iterable[str]:
         yield f"{_size(size):>12}  {name}"
     for part in source.get("skipped") or []:
         yield f"left out: {part['part']} (tensors: {part['tensors']}, {_size(part['bytes'])})"
+    for line in source.get("notes") or []:
+        yield f"note: {line}"
     yield from _licenses(facts["licenses"])
 
 

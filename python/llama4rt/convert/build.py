@@ -2,14 +2,18 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama4rt import _core
 from llama4rt.convert.build_options import TARGETS, BuildOptions
 from llama4rt.convert.check_opens import check_opens
+from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint
 from llama4rt.convert.config import parse_config
+from llama4rt.convert.journal import Journal
 from llama4rt.convert.locate import open_checkpoint
+from llama4rt.convert.lora.located import Adapter, located_adapters
+from llama4rt.convert.lora.lora_merge import with_adapters
 from llama4rt.convert.names import map_tensors
 from llama4rt.convert.write_engine import EngineBuild
 from llama4rt.errors import CheckpointError, ConfigError
@@ -17,12 +21,17 @@ from llama4rt.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What build() made. worst: (weight, relative RMS error, maximum error) of the most damaged weights."""
+    """What build() made. worst: (weight, relative RMS error, maximum error) of the most damaged weights; notes: what of
+    the checkpoint was left unused, assumed, or did not go in exactly, a sentence each. resumed: the part of the work
+    that an interrupted build had done, 0 to 1.
+    """
 
     path: str
     bytes: int
     seconds: float
     worst: tuple[tuple[str, float, float], ...]
+    notes: tuple[str, ...] = ()
+    resumed: float = 0.0
 
 
 def build(
@@ -37,20 +46,28 @@ def build(
     vision: str = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
+    lora: Sequence[Adapter] = (),
+    resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
-    """Builds the engine file `out` from `src`, a checkpoint directory or a hub id.
+    """Builds the engine file `out` from `src`: a checkpoint directory, a GGUF file (any part of a split one), or a hub
+    id, with a label for a repository of GGUF files: owner/name:Q4_K_M.
 
     target: whose kernels read the file, "cpu" (what "auto" means) or "cuda"; a file serves one of them. weights,
     group_size: of the matrices that are quantised; quantize says which: "linear" (experts, dense MLP and
-    attention) or "experts" (routed and shared). Matrices that the checkpoint already has as compressed-tensors
-    int4 keep their codes, whatever `weights` says. lm_head: "bf16", "int8", "int4", or "auto": int8 if all other
+    attention) or "experts" (routed and shared). Matrices that the checkpoint already has quantised
+    keep their codes, whatever `weights` says. lm_head: "bf16", "int8", "int4", or "auto": int8 if all other
     matrices are quantised here, and bf16 beside unquantised ones and in checkpoints that come quantised.
     vision: how the vision tower is stored, where there is one; "int8" leaves matrices whose inputs are not
     whole groups in bf16, "none" leaves the tower out and so builds a model of text alone. rope_scaling replaces
-    numbers of the config's. progress(done, total) counts source bytes. The same checkpoint and options give the
-    same bytes. On any error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build
-    but not open is refused before anything is written, and so is an `out` that an engine has open.
+    numbers of the config's. mmproj: the vision tower of a GGUF model, whose own files hold none: its file, or the
+    label or name of one where the model is, or "auto" for the only one there. lora: adapters of PEFT that are merged
+    first, each a directory or hub id, or a pair of one and the weight that it counts with (docs/checkpoints.md).
+    progress(done, total) counts source bytes. The same checkpoint, adapters and options give the same bytes. On any
+    error, Ctrl-C included, nothing is left under the name `out`. A checkpoint that would build but not open is refused
+    before anything is written, and so is an `out` that an engine has open. What Ctrl-C or a kill interrupts leaves
+    out.tmp and out.journal; the same build goes on with them, to the same bytes, unless resume is False.
     Raises CheckpointError, ConfigError, or Llama4RTError.
     """
     start = time.perf_counter()
@@ -65,23 +82,26 @@ def build(
     if os.path.isdir(path):
         raise ConfigError(f"{path}: is a directory; the output must be a file name, such as model.l4e")
     try:
-        size, worst = _write(src, path, options, num_threads or 0, rope_scaling, progress)
+        checkpoint = with_adapters(open_checkpoint(src, mmproj), located_adapters(lora))
+        size, worst, notes, resumed = _write(
+            checkpoint, path, options, num_threads or 0, rope_scaling, resume, progress
+        )
     except OSError as error:  # of the checkpoint's files: what is written is the native writer's
         name = os.fsdecode(error.filename or os.fspath(src))
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
-    return BuildReport(path, size, time.perf_counter() - start, worst)
+    return BuildReport(path, size, time.perf_counter() - start, worst, notes, resumed)
 
 
 def _write(
-    src: str | os.PathLike[str],
+    checkpoint: Checkpoint,
     path: str,
     options: BuildOptions,
     num_threads: int,
     rope_scaling: Mapping[str, float] | None,
+    resume: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[int, tuple[tuple[str, float, float], ...]]:
-    """(bytes of the file, its worst errors)."""
-    checkpoint = open_checkpoint(src)
+) -> tuple[int, tuple[tuple[str, float, float], ...], tuple[str, ...], float]:
+    """(bytes of the file, its worst errors, notes, the part that was done before)."""
     if checkpoint.contains(path):
         raise ConfigError(f"{path}: is part of the checkpoint; the output must be another file")
     config = parse_config(
@@ -91,11 +111,16 @@ def _write(
         vision=options.vision != "none",
     )
     mapping = map_tensors(config, checkpoint)
-    quantized = any(piece.source.info.codes for target in mapping.targets for piece in target.pieces)
+    # With codes, or of no plain type: quantised in a way whose codes cannot go in.
+    infos = (piece.source.info for target in mapping.targets for piece in target.pieces)
+    quantized = any(info.codes or info.dtype not in FLOAT_DTYPES for info in infos)
     options = options.resolved(quantized)
     engine = EngineBuild(checkpoint, config, mapping, options, progress or (lambda done, total: None))
     check_opens(engine.files, config, options)
-    return engine.write(_core.EngineWriter(path, num_threads, options.target))
+    journal = Journal(path, engine.identity(), resume)
+    size, worst = engine.write(_core.EngineWriter(path, num_threads, options.target), journal)
+    done, total = engine.resumed
+    return size, worst, engine.notes, done / max(1, total)
 
 
 __all__ = ["BuildReport", "build"]

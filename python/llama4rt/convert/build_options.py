@@ -1,5 +1,6 @@
 """BuildOptions: what a build may be told, and how each weight of the engine file is therefore stored."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from llama4rt import _core
@@ -99,4 +100,23 @@ def storage_of(target: Target, options: BuildOptions) -> Storage:
     return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)
 
 
-__all__ = ["LAYOUTS", "TARGETS", "BuildOptions", "Storage", "lm_head_kind", "storage_of"]
+def rounding_notes(targets: Iterable[Target], options: BuildOptions) -> list[str]:
+    """A sentence for each kind of number that a checkpoint has as codes and an engine file cannot hold as such."""
+    rounded: dict[tuple[str, str], list[str]] = {}
+    for target in targets:
+        storage = storage_of(target, options)
+        if storage.kind == "plain" or storage.imported is not None:
+            continue
+        become = storage.kind if storage.is_quantized else "bf16"
+        for piece in target.pieces:
+            if piece.source.info.codes is not None:
+                rounded.setdefault((piece.source.info.dtype, become), []).append(target.name)
+    lines = []
+    for (dtype, become), found in rounded.items():
+        names = list(dict.fromkeys(found))
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{others}: its {dtype} numbers are rounded to {become}")
+    return lines
+
+
+__all__ = ["LAYOUTS", "TARGETS", "BuildOptions", "Storage", "lm_head_kind", "rounding_notes", "storage_of"]

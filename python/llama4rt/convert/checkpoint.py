@@ -8,6 +8,7 @@ convert/ knows only this protocol.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from llama4rt.convert.stored_rows import CodeLayout, Codes, Values
@@ -27,6 +28,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     codes: CodeLayout | None = None  # how rows() gives it, when it gives codes
     stored: tuple[str, ...] = ()  # names of the tensors it is made of, the main one first; empty: its own
+    note: str = ""  # where its numbers do not go in exactly: why, in words that follow the name of a matrix
 
     def __str__(self) -> str:
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
@@ -94,8 +96,27 @@ class Checkpoint(TensorNames, Protocol):
     def source_hash(self) -> str:
         """Names the checkpoint without reading its weights: "sha256:..."."""
 
+    def notes(self) -> Sequence[str]:
+        """What a person who builds from it should know, a sentence each: parts left unused, facts assumed."""
+
+    def paths(self) -> Sequence[Path]:
+        """The files of weights, and of what else it reads."""
+
     def contains(self, path: str) -> bool:
         """Whether an existing file is one of the checkpoint's, under whatever name."""
+
+
+def notes_of_matrices(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """A line for each note that matrices have, with the first of them by its stored name."""
+    named: dict[str, list[str]] = {}
+    for name, info in tensors.items():
+        if info.note:
+            named.setdefault(info.note, []).append(info.stored_name(name))
+    lines = []
+    for note, names in named.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{others}: {note}")
+    return lines
 
 
 def plain_problems(name: str, info: TensorInfo, shape: tuple[int, ...]) -> list[str]:
@@ -128,4 +149,12 @@ def _kinds(problems: Sequence[str]) -> list[str]:
     return lines
 
 
-__all__ = ["FLOAT_DTYPES", "Checkpoint", "TensorInfo", "TensorNames", "plain_problems", "raise_problems"]
+__all__ = [
+    "FLOAT_DTYPES",
+    "Checkpoint",
+    "TensorInfo",
+    "TensorNames",
+    "notes_of_matrices",
+    "plain_problems",
+    "raise_problems",
+]

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama4rt.convert.source_state import files_state, source_files
 from llama4rt.errors import EngineFileError
-
-_WHOLE_BYTES = 1 << 20  # of a file whose every byte counts
-_SAMPLES = 64  # of a larger one
-_SAMPLE_BYTES = 4096
 
 # Format version and what builds put in: changes when a build would make another file.
 ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first, tokenizer ranks"
@@ -40,62 +37,48 @@ def engine_path(
 ) -> Path:
     """The engine file of `source`: itself, or one in the cache that is built now if need be.
 
-    source: an engine file, a checkpoint directory, or a hub id. options: of llama4rt.build that decide what is in
-    the engine; they are part of its name. notify is told before something slow happens.
+    source: an engine file, a checkpoint directory, a GGUF file, or a hub id. options: of llama4rt.build that decide
+    what is in the engine; they are part of its name. notify is told before something slow happens.
     """
-    if os.path.isfile(source):
+    if os.path.isfile(source) and not source.endswith(".gguf"):
         return Path(source)
     if source.endswith(".l4e"):
         raise EngineFileError(f"{source}: no such file")
     options = {name: value for name, value in options.items() if value is not None}
-    from llama4rt.convert.locate import locate
+    from llama4rt.convert.locate import locate, locate_vision
 
-    if not os.path.isdir(source):
+    if not os.path.exists(source):
         notify(f"looking for {source} on the hub")
-    directory, name = locate(source)
-    path = cache_directory() / f"{_safe_name(name)}-{_key(directory, options)}.l4e"
+    where, name = locate(source)
+    if "mmproj" in options:
+        options["mmproj"] = str(locate_vision(source, where, options["mmproj"]))
+    path = cache_directory() / f"{_safe_name(name)}-{_key(where, options)}.l4e"
     if not path.is_file():
         from llama4rt.convert.build import build
 
         path.parent.mkdir(parents=True, exist_ok=True)
         notify(f"building {path} from {source} (once)")
-        build(directory, path, num_threads=num_threads, progress=progress, **options)
+        build(where, path, num_threads=num_threads, progress=progress, **options)
     return path
 
 
-def _key(directory: Path, options: dict[str, Any]) -> str:
-    """Names what an engine is made from without reading gigabytes: names, sizes, times and samples of the files.
+def _key(where: Path, options: dict[str, Any]) -> str:
+    """Names what an engine is made from: its files, those of the vision tower and adapters among them, and options."""
+    from llama4rt.convert.lora.located import located_adapters
 
-    A checkpoint trained further has the same names and sizes, and after `cp -p` or from an archive with fixed times the
-    same times; then the samples differ. An edit of a few bytes may miss the samples; then the time differs. A hub
-    snapshot's files are links to blobs that never change, so its key is as stable as the download.
-    """
-    from llama4rt.convert.locate import DOWNLOAD_PATTERNS
-
-    files = sorted(
-        {path for pattern in DOWNLOAD_PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    )
-    state = {
-        "directory": str(directory.resolve()),
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files],
-        "options": options,
+    files = source_files(where)
+    if "mmproj" in options:
+        files.append(Path(options["mmproj"]))
+    adapters = located_adapters(options.get("lora", ()))
+    state: dict[str, Any] = {
+        "directory": str(where.resolve()),
+        "files": files_state(files),
+        "options": {name: value for name, value in options.items() if name != "lora"},
         "contents": ENGINE_CONTENTS,
     }
+    if adapters:
+        state["lora"] = [(files_state(source_files(path)), weight) for path, _, weight in adapters]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sample(path: Path) -> str:
-    """A hash of a small file, or of places spread over a large one, its first and last bytes among them."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= _WHOLE_BYTES:
-            digest.update(file.read())
-        else:
-            for i in range(_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _safe_name(name: str) -> str:

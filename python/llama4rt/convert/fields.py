@@ -9,9 +9,11 @@ from llama4rt.errors import ConfigError
 class Fields:
     """Reads the members of one JSON object. A null is a missing key: it takes the default, if there is one."""
 
-    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], prefix: str = "", file: str = "config.json") -> None:
+        """prefix: what the members are called by in messages; file: where they are from."""
         self.values = values
         self.prefix = prefix
+        self.file = file
 
     def get(self, name: str) -> Any:
         return self.values.get(name)
@@ -59,7 +61,7 @@ class Fields:
         if value is None:
             value = default
         if value is None:
-            raise ConfigError(f"{self.prefix}{name} is missing from config.json")
+            raise ConfigError(f"{self.prefix}{name} is missing from {self.file}")
         return value
 
 

@@ -39,7 +39,7 @@ _PLAIN_NAME = re.compile(r"[\w.() +-]{1,100}", re.ASCII)  # narrower than what a
 _LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"  # all that a clone without Git LFS has of a file
 )
-_MAX_POINTER_BYTES = 1024
+MAX_POINTER_BYTES = 1024
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -69,7 +69,7 @@ def read_if_there(path: Path, limit: int) -> bytes | None:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     if len(content) != info.st_size:
         raise CheckpointError(f"{path}: changed while it was read")
-    _check_no_pointer(path, content)
+    check_no_pointer(path, content)
     return content
 
 
@@ -113,13 +113,14 @@ def check_weight_file(path: Path) -> None:
     where = resolve(path)
     if where is None or not where.is_file():
         raise CheckpointError(f"{path}: is missing")
-    if where.stat().st_size <= _MAX_POINTER_BYTES:
+    if where.stat().st_size <= MAX_POINTER_BYTES:
         with open(where, "rb") as file:
-            _check_no_pointer(path, file.read(_MAX_POINTER_BYTES))
+            check_no_pointer(path, file.read(MAX_POINTER_BYTES))
 
 
-def _check_no_pointer(path: Path, content: bytes) -> None:
-    if content.startswith(_LFS_POINTER) and len(content) <= _MAX_POINTER_BYTES:
+def check_no_pointer(path: Path, content: bytes) -> None:
+    """content: of a file of at most MAX_POINTER_BYTES; of a larger one anything. Raises CheckpointError."""
+    if content.startswith(_LFS_POINTER) and len(content) <= MAX_POINTER_BYTES:
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in the checkpoint, or download it "
             "with huggingface_hub"
@@ -184,6 +185,8 @@ __all__ = [
     "KEPT_FILES",
     "LICENSE_PATTERNS",
     "MAX_JSON_BYTES",
+    "MAX_POINTER_BYTES",
+    "check_no_pointer",
     "check_weight_file",
     "hub_revision",
     "is_there",

@@ -19,6 +19,7 @@ from llama4rt.convert.config import ModelConfig
 from llama4rt.errors import CheckpointError
 
 VISION_PREFIXES = ("vision_model.", "multi_modal_projector.")
+_ONE_BY_ONE = re.compile(r"(.*)feed_forward\.experts\.(\d+)\.(gate|up|down)_proj\.")
 _COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that some exports store; the engine computes them
 _MAX_PROBLEMS = 100_000
 
@@ -165,12 +166,9 @@ class _Mapper:
         self.tensors = self.checkpoint.names()
         # Llama4ForConditionalGeneration keeps the decoder under a name of its own.
         self.prefix = "language_model." if any(n.startswith("language_model.") for n in self.tensors) else ""
-        # Layers whose experts are stored one by one.
+        # (layer, whether down) of experts that are stored one by one.
         self.unfused = {
-            name[:at]
-            for name in self.tensors
-            if (at := name.find("feed_forward.experts.")) >= 0
-            and name[at + len("feed_forward.experts.")].isdigit()
+            (match[1], match[3] == "down") for name in self.tensors if (match := _ONE_BY_ONE.match(name))
         }
 
     def mapping(self) -> TensorMapping:
@@ -255,12 +253,18 @@ class _Mapper:
     def _experts(self, spec: _core.TensorSpec) -> Iterator[Piece]:
         _, layer, rest = spec.name.split(".", 2)
         at = self._layer(layer)
-        if at in self.unfused:
+        stack = at + _FUSED_EXPERTS[rest]
+        if (at, rest == "moe.down") in self.unfused:
+            if stack in self.tensors:
+                self.used.add(stack)
+                self.problems.append(
+                    f"{stack}: is there, and single experts are too; only one of the two can count"
+                )
             for expert in range(spec.experts):
                 yield from self._parts(spec, at + _EXPERT[rest], expert)
             return
         width = sum(rows for _, rows in spec.parts)
-        fused = self._find(at + _FUSED_EXPERTS[rest], (spec.experts, spec.k, width))
+        fused = self._find(stack, (spec.experts, spec.k, width))
         if not fused:
             return
         for expert in range(spec.experts):
@@ -273,7 +277,12 @@ class _Mapper:
         """None, with the problems noted, when the tensor is not there as it should be."""
         found = self.tensors.get(name)
         if found is None:
-            self.problems.append(f"{name}: is missing; expected {TensorInfo('BF16', shape)}")
+            words = f"{name}: is missing; expected {TensorInfo('BF16', shape)}"
+            if name.endswith("lm_head.weight") and f"{self.prefix}{_TEXT['embed']}" in self.tensors:
+                words += (
+                    '; a model whose head is its embedding says "tie_word_embeddings": true in config.json'
+                )
+            self.problems.append(words)
             return None
         self.used.add(name)
         problems = self.checkpoint.problems(name, shape)

@@ -20,7 +20,10 @@ NUMPY_DTYPES = {
     "I8": "i1",
     "U8": "u1",
     "I32": "<i4",
+    "U32": "<u4",
     "I64": "<i8",
+    "F8_E4M3": "u1",  # small floats travel as their codes
+    "F8_E8M0": "u1",
 }
 # Inputs that may share a scale in an engine file, largest first: each is a multiple of the next.
 GROUP_SIZES = tuple(reversed(_core.group_sizes()))

@@ -22,19 +22,13 @@ _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 _METHODS = {
     "aqlm": "AQLM",
     "auto-round": "AutoRound",
-    "awq": "AWQ",
     "bitnet": "BitNet",
-    "bitsandbytes": "bitsandbytes",
     "eetq": "EETQ",
     "exl2": "EXL2",
     "exl3": "EXL3",
-    "fbgemm_fp8": "FP8 (FBGEMM)",
-    "fp8": "FP8",
     "fp_quant": "FP-Quant",
-    "gptq": "GPTQ",
     "higgs": "HIGGS",
     "hqq": "HQQ",
-    "modelopt": "NVIDIA ModelOpt",
     "mxfp4": "MXFP4",
     "quanto": "Quanto",
     "quark": "AMD Quark",
@@ -42,15 +36,9 @@ _METHODS = {
     "torchao": "torchao",
     "vptq": "VPTQ",
 }
-# Formats of compressed-tensors; pack-quantized of 4 bits is read.
+# Formats of compressed-tensors that are not read.
 _COMPRESSED = {
-    "float-quantized": "FP8 (compressed-tensors float-quantized)",
-    "naive-quantized": "compressed-tensors naive-quantized",
-    "int-quantized": "int8 (compressed-tensors int-quantized)",
     "marlin-24": "compressed-tensors marlin-24",
-    "mxfp4-pack-quantized": "MXFP4 (compressed-tensors)",
-    "mxfp8-quantized": "MXFP8 (compressed-tensors)",
-    "nvfp4-pack-quantized": "NVFP4 (compressed-tensors)",
     "sparse-24-bitmask": "2:4 sparse (compressed-tensors)",
     "sparse-bitmask": "sparse (compressed-tensors)",
 }
@@ -63,7 +51,7 @@ def refuse_file(path: Path) -> CheckpointError:
             start = file.read(64)
     except OSError as error:
         return CheckpointError(f"{path}: {error.strerror}")
-    if start.startswith(b"GGUF"):
+    if path.suffix == ".gguf":
         return CheckpointError(f"{path}: {_gguf('this')}")
     if path.suffix in _PICKLES or start.startswith(b"PK\x03\x04"):
         return CheckpointError(f"{path}: {_pickle('this', path.name)}")
@@ -83,8 +71,8 @@ def check_directory(directory: Path) -> None:
     base = read_json_object(path).get("base_model_name_or_path")
     of = f" of {base!r:.200}" if isinstance(base, str) and base else ""
     raise CheckpointError(
-        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; merge it into its "
-        "base model first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+        f"{directory}: has adapter_config.json, so it is an adapter (LoRA){of}, not a whole model; name the base "
+        "model in its place, and merge the adapter with --lora DIR"
     )
 
 
@@ -109,6 +97,7 @@ def refuse_directory(directory: Path, looked_for: Sequence[str]) -> CheckpointEr
     elif tensors:
         what += f" ({tensors[0]} is; if it is the whole model, call it model.safetensors)"
     elif gguf:
+        check_weight_file(directory / gguf[0])
         what += f" ({_gguf(gguf[0])})"
     elif pickles:
         what += f" ({_pickle(pickles[0], pickles[0])})"
@@ -116,21 +105,18 @@ def refuse_directory(directory: Path, looked_for: Sequence[str]) -> CheckpointEr
 
 
 def _gguf(name: str) -> str:
-    return (
-        f"{name} is a GGUF file of llama.cpp and cannot be read; llama4rt reads safetensors only: build from the "
-        "original checkpoint it was made from"
-    )
+    return f"{name} does not begin as a GGUF file does; download it again"
 
 
 def _pickle(name: str, file: str) -> str:
-    how = (
-        "convert Meta's own files with transformers' convert_llama4_weights_to_hf.py"
-        if file.startswith("consolidated")
-        else "load it with transformers and save_pretrained it as safetensors"
-    )
+    if file.startswith("consolidated"):
+        return (
+            f"{name} is a file of Meta's own form; name the directory it is in, with all of its consolidated.NN.pth "
+            "and params.json"
+        )
     return (
-        f"{name} cannot be read; llama4rt reads safetensors only, because reading a pickle of PyTorch can run "
-        f"code: {how}"
+        f"{name} cannot be read; of PyTorch's own files llama4rt reads only Meta's consolidated.NN.pth: load it with "
+        "transformers and save_pretrained it as safetensors"
     )
 
 
@@ -147,42 +133,33 @@ def check_quantization(config: Mapping[str, Any], known: Iterable[str], titles: 
     reads = f"llama4rt reads {', '.join(titles)} and checkpoints that are not quantised; {_ORIGINAL}"
     if method is not None and method not in known:
         title = _METHODS.get(method) if isinstance(method, str) else None
-        algorithm = quantization.get("quant_algo")  # ModelOpt's: FP8, NVFP4
-        title = f"{title}, {algorithm}" if title and isinstance(algorithm, str) else title
         named = f" ({title})" if title else ""
         raise CheckpointError(f"quantization_config.quant_method is {method!r:.80}{named}; {reads}")
-    for where, form, bits in _declared_formats(quantization):
-        if form in _COMPRESSED:
+    for where, form in _declared_formats(quantization):
+        if isinstance(form, str) and form in _COMPRESSED:
             raise CheckpointError(f"{where}format is {form!r} ({_COMPRESSED[form]}); {reads}")
-        if form == "pack-quantized" and bits not in (None, 4):
-            raise CheckpointError(
-                f"{where}weights.num_bits is {bits!r:.20}, format 'pack-quantized'; {reads}"
-            )
 
 
-def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(where, format, bits) of each group; only those that all groups share a kind with are worth a refusal."""
+def _declared_formats(quantization: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(where, format) of each group."""
     whole = quantization.get("format")
     groups = quantization.get("config_groups")
     found = []
     for name, group in groups.items() if isinstance(groups, Mapping) else ():
         if not isinstance(group, Mapping):
             continue
-        weights = group.get("weights")
-        bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
         own = group.get("format")
         where = f"quantization_config.config_groups.{name:.40}." if own else "quantization_config."
-        found.append((where, own or whole, bits))
-    return found or [("quantization_config.", whole, None)]
+        found.append((where, own or whole))
+    return found or [("quantization_config.", whole)]
 
 
 def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     """Raises CheckpointError where the tensors themselves are of a quantisation or naming that nothing here reads."""
     for title, found in (
         ("an adapter (LoRA)", _ending(tensors, ".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight")),
+        ("a kind that scales activations before (SmoothQuant, ModelOpt's AWQ)", _ending(tensors, ".pre_quant_scale")),
         ("bitsandbytes", [n for n in tensors if ".quant_state.bitsandbytes__" in n or n.endswith((".absmax", ".SCB"))]),
-        ("GPTQ", _ending(tensors, ".g_idx") if _ending(tensors, ".qweight") else []),
-        ("AWQ", _ending(tensors, ".qweight")),
         ("NVFP4", _nvfp4(tensors)),
         ("MXFP4", [n for n, info in tensors.items() if n.endswith("_blocks") and info.dtype == "U8"]),
         ("FP8", [n for n, info in tensors.items() if info.dtype.startswith("F8_E") and info.dtype != "F8_E8M0"]),
@@ -190,8 +167,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ):  # fmt: skip
         if found and title.startswith("an adapter"):
             raise CheckpointError(
-                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; merge it into its base model "
-                "first (PEFT's merge_and_unload, then save_pretrained) and build what that saves"
+                f"{source}: {found[0]} is a tensor of {title}, not of a whole model; name the base "
+                "model in its place, and merge the adapter with --lora DIR"
             )
         if found:
             info = tensors[found[0]]
@@ -204,8 +181,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], source: str) -> None:
     ]
     if meta:
         raise CheckpointError(
-            f"{source}: the tensors have Meta's own names ({meta[0]}); convert the checkpoint with transformers' "
-            "convert_llama4_weights_to_hf.py, or take the repository that Meta publishes for transformers"
+            f"{source}: the tensors have Meta's own names ({meta[0]}), which are read from consolidated.NN.pth with "
+            "params.json beside them, not from safetensors; build from the files that Meta publishes"
         )
 
 

@@ -1,21 +1,26 @@
 """EngineBuild: writes an engine file from a checkpoint's rows, a few megabytes at a time."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from llama4rt import _core
-from llama4rt.convert.build_options import LAYOUTS, BuildOptions, storage_of
-from llama4rt.convert.checkpoint import Checkpoint, raise_problems
+from llama4rt.convert.build_options import LAYOUTS, BuildOptions, rounding_notes, storage_of
+from llama4rt.convert.checkpoint import Checkpoint, notes_of_matrices, raise_problems
 from llama4rt.convert.config import ModelConfig
+from llama4rt.convert.journal import Journal
 from llama4rt.convert.names import VISION_PREFIXES, Piece, Target, TensorMapping
+from llama4rt.convert.source_state import files_state
 from llama4rt.convert.stored_rows import Codes, Values
 from llama4rt.convert.tokenizer_files import with_tokenizer
 from llama4rt.errors import CheckpointError
 
 _SLICE_BYTES = 16 << 20  # of rows handed over at once: bounds the memory of a build and the wait for Ctrl-C
+_HELD_BYTES = 64 << 20  # of the checkpoint's pages
 _WORST = 5
 
 
@@ -41,6 +46,8 @@ class EngineBuild:
             _source_bytes(piece, target.k) for target in mapping.targets for piece in target.pieces
         )
         self._done = 0
+        self._resumed = 0
+        self._held = 0  # source bytes that were read since pages were let go
         self._problems: list[str] = []
 
     @property
@@ -48,25 +55,71 @@ class EngineBuild:
         """Name -> content of the checkpoint's files that the engine file holds."""
         return self._files
 
-    def write(self, writer: _core.EngineWriter) -> tuple[int, tuple[tuple[str, float, float], ...]]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this build: the checkpoint's own, those of the matrices it uses, and what of
+        their codes is rounded.
+        """
+        sources = {p.source.tensor: p.source.info for target in self._mapping.targets for p in target.pieces}
+        rounded = rounding_notes(self._mapping.targets, self._options)
+        return (*self._checkpoint.notes(), *notes_of_matrices(sources), *rounded)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides every byte of the file, for a journal: plain values."""
+        storage = {name: asdict(storage) for name, storage in self._storage.items()}
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in self._files.items()}
+        return {
+            "version": _core.version(),
+            "checkpoint": self._checkpoint.source_hash(),
+            "source files": files_state(self._checkpoint.paths()),
+            "options": asdict(self._options),
+            "plan": hashlib.sha256(_json([self._config.canonical(), storage, files]).encode()).hexdigest(),
+        }
+
+    def write(
+        self, writer: _core.EngineWriter, journal: Journal
+    ) -> tuple[int, tuple[tuple[str, float, float], ...]]:
         """Writes the whole file; returns its bytes and the worst errors: (weight, relative RMS, maximum)."""
         try:
             self._check_tied_head()
             self._declare(writer)
-            writer.begin()
-            self._progress(0, self._total)
+            there = journal.begin(writer, [target.name for target in self._mapping.targets])
+            self._resume(there)
             for target in self._mapping.targets:
-                self._write_target(writer, target)
+                if target.name not in there:
+                    self._write_target(writer, target)
+                    if not self._problems:
+                        journal.done(writer, target.name)
             raise_problems(self._problems, "tensors cannot be used")
             for name, content in self._files.items():
                 writer.write_tensor(f"files/{name}", np.frombuffer(content, dtype=np.uint8))
             size = writer.finish(self._metadata())
-        except BaseException:
+        except Exception:
             writer.abort()
+            journal.close(keep=False)
             raise
+        except BaseException:  # Ctrl-C: the next build goes on from here
+            if journal.has_lines:
+                writer.suspend()
+            else:
+                writer.abort()
+            journal.close(keep=journal.has_lines)
+            raise
+        journal.close(keep=False)
         quantized = [name for name, storage in self._storage.items() if storage.is_quantized]
         reports = sorted(((name, *writer.report(name)) for name in quantized), key=lambda r: (-r[1], r[0]))
         return size, tuple(reports[:_WORST])
+
+    def _resume(self, there: set[str]) -> None:
+        """Counts what an interrupted build has done."""
+        sizes = {t.name: sum(_source_bytes(p, t.k) for p in t.pieces) for t in self._mapping.targets}
+        self._resumed = self._done = sum(sizes[name] for name in there)
+        self._progress(self._done, self._total)
+
+    @property
+    def resumed(self) -> tuple[int, int]:
+        """(source bytes that an interrupted build had done, all)."""
+        return self._resumed, self._total
 
     def _check_tied_head(self) -> None:
         head = self._mapping.tied_head
@@ -139,7 +192,12 @@ class EngineBuild:
                 self._write_rows(writer, target, piece, first, last, rows)
             except CheckpointError as error:  # NaN or Inf: go on, so that one error lists every bad tensor
                 self._problems.append(f"{_place(piece, first)}: {error}")
-            self._advance(_source_bytes(piece, target.k) * (last - first) // piece.count)
+            size = _source_bytes(piece, target.k) * (last - first) // piece.count
+            self._held += size
+            if self._held >= _HELD_BYTES:  # a stack of experts may be larger than the machine's memory
+                self._checkpoint.release(source.tensor)
+                self._held = 0
+            self._advance(size)
 
     def _write_rows(
         self,
@@ -176,11 +234,13 @@ class EngineBuild:
         }
         if self._config.vision:
             quantization["vision"] = options.vision
-        source = {
+        source: dict[str, Any] = {
             "hash": self._checkpoint.source_hash(),
             "name": self._checkpoint.name,
             "skipped": self._skipped(),
         }
+        if self.notes:
+            source["notes"] = list(self.notes)
         if self._checkpoint.revision is not None:
             source["revision"] = self._checkpoint.revision
         return {

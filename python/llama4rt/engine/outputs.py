@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,17 @@ class Progress:
     total: int  # prompt tokens
     cached: int  # found in the prefix cache
     processed: int  # done, cached ones included
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """The log-probabilities of a prompt's tokens, each given all tokens before it."""
+
+    first: int  # place in the prompt of the first one scored
+    logprobs: "NDArray[np.float32]"  # [tokens]
+    top_ids: "NDArray[np.int32]"  # [tokens, top] the likeliest tokens at each place, best first
+    top_logprobs: "NDArray[np.float32]"  # [tokens, top]
+    num_cached_tokens: int  # prompt tokens found in the prefix cache
 
 
 @dataclass(slots=True)

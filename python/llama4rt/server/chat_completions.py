@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.calls.tool_shaper import ToolShaper
 from llama4rt.server.chat_messages import plain_messages, template_options, text_size
-from llama4rt.server.constraints import forced_call, structured_output
+from llama4rt.server.constraints import call_beside, forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
 from llama4rt.server.logprobs import LogprobsWriter, plain_prompt_logprobs
@@ -35,6 +36,15 @@ class ChatEndpoint:
         self._service.check_open()
         body = await parsed(request, ChatRequest, self._service)
         return await respond(self._service, request, ChatReply(self._service, body), stream=bool(body.stream))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one event of the engine adds to a message. logprobs: of its tokens, whose text may come later."""
+
+    deltas: list[dict[str, Any]]
+    logprobs: list[dict[str, Any]]
+    reason: str | None
 
 
 class ChatReply(GeneratedReply):
@@ -94,6 +104,8 @@ class ChatReply(GeneratedReply):
         elif self._tools:
             # <|python_start|> says something; the shaper drops the others.
             more["skip_special_tokens"] = False
+            if structured is not None and self._has_form():
+                structured = structured.or_json(call_beside(body))
         return sampling_params(
             body,
             max_tokens=self._max_tokens,
@@ -107,7 +119,17 @@ class ChatReply(GeneratedReply):
             return PlainShaper()
         names = [tool.function.name for tool in self._tools]
         tokenizer = self._tokenizer("chat")
-        return ToolShaper(names, tokenizer.special_pattern, single=self._body.parallel_tool_calls is False)
+        return ToolShaper(
+            names,
+            tokenizer.special_pattern,
+            single=self._body.parallel_tool_calls is False,
+            only_first=self._has_form(),
+        )
+
+    def _has_form(self) -> bool:
+        """Whether a response_format says how text must look."""
+        form = self._body.response_format
+        return form is not None and form.type != "text"
 
     # --- the reply ------------------------------------------------------------------------------------------
 
@@ -170,16 +192,15 @@ class ChatReply(GeneratedReply):
             yield data_line({**head, "choices": [], "usage": self.usage()})
         yield DONE
 
-    async def deltas(self) -> AsyncGenerator[list[tuple[dict[str, Any], str | None]], None]:
-        """(delta, finish reason) of a chat with one output, for other forms of it."""
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """What comes of a chat with one output, for other forms of it."""
         async for events in self.generation.events():
-            out: list[tuple[dict[str, Any], str | None]] = []
+            out: list[Piece] = []
             for index, event in events:
                 if isinstance(event, Delta):
                     deltas, reason = self._shaped(index, event)
-                    out += [(delta, None) for delta in deltas]
-                    if reason is not None:
-                        out.append(({}, reason))
+                    logprobs = [] if self._logprobs is None else self._logprobs.chat(event.logprobs or ())
+                    out.append(Piece(deltas, logprobs, reason))
             yield out
 
     def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:

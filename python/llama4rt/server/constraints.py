@@ -100,6 +100,24 @@ def forced_call(body: ChatRequest) -> StructuredOutput | None:
         raise ApiError(400, str(error), param="tools") from None
 
 
+def call_beside(body: ChatRequest) -> dict[str, Any]:
+    """For tool_choice "auto" beside a response_format: the schema of a call that may come instead of the text, as in
+    OpenAI's API. Of the arguments it says what "auto" says without a response_format: nothing.
+    """
+    call = {
+        "type": "object",
+        "properties": {
+            "name": {"enum": list(dict.fromkeys(tool.function.name for tool in body.tools or ()))},
+            "parameters": {"type": "object"},
+        },
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+    if not body.parallel_tool_calls:
+        return call
+    return {"anyOf": [call, {"type": "array", "items": call, "minItems": 1, "maxItems": _MAX_CALLS}]}
+
+
 def _parameters(tool: Tool, i: int, not_enforced: list[str]) -> dict[str, Any]:
     """The schema of its arguments. What a relaxed one does without is added to not_enforced."""
     schema = dict(

@@ -206,7 +206,7 @@ def check(
     if unknown and strict:
         known = [*kind.__struct_encode_fields__, *refused, *ignored]
         raise ApiError(
-            400, f"unknown field {unknown[0]!r:.80}{_nearest(unknown[0], known)}", param=unknown[0][:80]
+            400, f"unknown field {unknown[0]!r:.80}{nearest(unknown[0], known)}", param=unknown[0][:80]
         )
     return unknown
 
@@ -222,10 +222,10 @@ def _decoded(data: bytes, where: str) -> Any:
 def inner_hint(error: Exception) -> str:
     """A hint for msgspec's error about a field of an inner object, or nothing."""
     found = _UNKNOWN.search(str(error)[:500])
-    return _nearest(found.group(1), field_names()) if found else ""
+    return nearest(found.group(1), field_names()) if found else ""
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an error, or nothing."""
     found = difflib.get_close_matches(name[:64], list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""

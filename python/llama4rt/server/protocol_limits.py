@@ -10,6 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.half_closed import ResetWatch, begin_reply
 
 # Bytes that the parser gets at once: a longer value of a header is put together piece by piece.
 _PIECE = 1 << 16
@@ -35,6 +36,7 @@ def limited_protocol(
         _body_bytes = 0
         _refusing = False
         _deadline: asyncio.TimerHandle | None = None
+        _reset_watch: ResetWatch | None = None  # once the client sends no more
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -45,8 +47,23 @@ def limited_protocol(
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_deadline()
+            if self._reset_watch is not None:
+                self._reset_watch.stop()
             self._end_cycles()
             super().connection_lost(exc)
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """True: the connection stays, for replies to what came whole. uvicorn would close it."""
+            if self._reset_watch is not None:
+                return True
+            waiting = self._waiting()
+            if self._refusing or not waiting or not self._reading_head:
+                return False
+            self._stop_deadline()
+            waiting[-1].keep_alive = False
+            begin_reply(waiting[0])
+            self._reset_watch = ResetWatch(self.loop, self.transport, lambda: bool(self._waiting()))
+            return True
 
         def data_received(self, data: bytes) -> None:
             for begin in range(0, len(data), _PIECE):
@@ -83,8 +100,7 @@ def limited_protocol(
             self._reading_head = False
             self._stop_deadline()
             super().on_headers_complete()
-            self._open_cycles = [cycle for cycle in self._open_cycles if not cycle.response_complete]
-            self._open_cycles.append(self.cycle)
+            self._open_cycles = [*self._waiting(), self.cycle]
 
         def on_body(self, body: bytes) -> None:
             self._other_bytes -= len(body)
@@ -122,9 +138,13 @@ def limited_protocol(
             self.transport.write_eof()
             self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
+        def _waiting(self) -> list[RequestResponseCycle]:
+            """Requests without a whole reply, oldest first."""
+            return [cycle for cycle in self._open_cycles if not cycle.response_complete]
+
         def _end_cycles(self) -> list[RequestResponseCycle]:
             """Tells all requests that their client has gone, and returns those that had no whole reply."""
-            waiting = [cycle for cycle in self._open_cycles if not cycle.response_complete]
+            waiting = self._waiting()
             self._open_cycles = []
             self.pipeline.clear()
             for cycle in waiting:

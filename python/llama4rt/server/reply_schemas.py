@@ -114,6 +114,7 @@ class ResponseReply(TypedDict):
     model: str
     output: list[dict[str, Any]]
     x_llama4rt_not_enforced: NotRequired[list[str]]
+    x_llama4rt_not_included: NotRequired[list[str]]
 
 
 class ModelReply(TypedDict):

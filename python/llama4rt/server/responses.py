@@ -18,6 +18,7 @@ from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import ChatReply
 from llama4rt.server.generated_reply import respond
 from llama4rt.server.http import dumps, parsed
+from llama4rt.server.known_fields import nearest
 from llama4rt.server.open_json import json_value
 from llama4rt.server.protocol import (
     Body,
@@ -39,9 +40,20 @@ from llama4rt.server.protocol import (
     Tool,
     ToolCall,
 )
+from llama4rt.server.response_items import StreamedItems, call_item, message_item
 from llama4rt.server.service import Service, new_id
 
 _LOGPROBS = "message.output_text.logprobs"
+# What OpenAI's API can add to a response beside them, and why there is nothing to add.
+_NOTHING_TO_INCLUDE = {
+    "code_interpreter_call.outputs": "there is no code interpreter",
+    "computer_call_output.output.image_url": "there is no computer to use",
+    "file_search_call.results": "there is no file search",
+    "message.input_image.image_url": "a response holds no input",
+    "reasoning.encrypted_content": "the model does not reason apart from its answer",
+    "web_search_call.action.sources": "there is no web search",
+    "web_search_call.results": "there is no web search",
+}
 _ECHOED = ("text", "tool_choice", "tools", "metadata")
 
 
@@ -67,8 +79,7 @@ class ResponsesEndpoint:
 
 def chat_request(body: ResponsesRequest) -> ChatRequest:
     """The same question in the words of the chat API. ApiError 400 for what has no words there."""
-    if (body.n or 1) != 1 or (body.n_cmpl or 1) != 1:
-        raise ApiError(400, "n is not 1; a response has one output", param="n")
+    _refuse(body)
     messages: list[ChatMessage] = []
     if body.instructions is not None:
         messages.append(ChatMessage(role="system", content=body.instructions))
@@ -89,6 +100,40 @@ def chat_request(body: ResponsesRequest) -> ChatRequest:
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body.text.format if body.text else None),
     )
+
+
+def _refuse(body: ResponsesRequest) -> None:
+    """What the chat API would answer, and the form of a response has no place for."""
+    if (body.n or 1) != 1 or (body.n_cmpl or 1) != 1:
+        raise ApiError(400, "n is not 1; a response has one output", param="n")
+    if body.prompt_logprobs is not None:
+        raise ApiError(
+            400, "prompt_logprobs is not supported: use /v1/chat/completions", param="prompt_logprobs"
+        )
+    if body.return_progress:
+        raise ApiError(
+            400, "return_progress is not supported: use /v1/chat/completions", param="return_progress"
+        )
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
+    if body.stream_options is not None and body.stream_options.continuous_usage_stats:
+        raise ApiError(
+            400,
+            "continuous_usage_stats is not supported: the last event has the usage",
+            param="stream_options",
+        )
+    for i, name in enumerate(body.include or ()):
+        if name != _LOGPROBS and name not in _NOTHING_TO_INCLUDE:
+            hint = nearest(name, [_LOGPROBS, *_NOTHING_TO_INCLUDE])
+            raise ApiError(400, f"include.{i}: {name!r:.80} is not known{hint}", param="include")
+
+
+def _not_included(body: ResponsesRequest) -> dict[str, Any]:
+    """What the client wanted to see and there is not, as a field of the reply, if there is any."""
+    names = [name for name in dict.fromkeys(body.include or ()) if name in _NOTHING_TO_INCLUDE]
+    if not names:
+        return {}
+    return {"x_llama4rt_not_included": [f"{name}: {_NOTHING_TO_INCLUDE[name]}" for name in names]}
 
 
 def _add_item(messages: list[ChatMessage], item: InputItem, where: str) -> None:
@@ -198,14 +243,12 @@ class _ResponseForm:
         message = choice["message"]
         output: list[dict[str, Any]] = []
         if message.get("content"):
-            item = _message(new_id("msg"), message["content"])
+            item = message_item(message["content"])
             if choice["logprobs"] is not None:
                 item["content"][0]["logprobs"] = choice["logprobs"]["content"]
             output.append(item)
         for call in message.get("tool_calls") or ():
-            output.append(
-                _call(new_id("fc"), call["id"], call["function"]["name"], call["function"]["arguments"])
-            )
+            output.append(call_item(call["id"], call["function"]["name"], call["function"]["arguments"]))
         response = self._response(output, choice["finish_reason"], reply["usage"])
         if "x_llama4rt_not_enforced" in reply:
             response["x_llama4rt_not_enforced"] = reply["x_llama4rt_not_enforced"]
@@ -214,13 +257,13 @@ class _ResponseForm:
     async def events(self, chat: ChatReply) -> AsyncGenerator[bytes, None]:
         yield self._event("response.created", response=self._response([], None, None))
         yield self._event("response.in_progress", response=self._response([], None, None))
-        items = _Items(self)
+        items = StreamedItems(self._event)
         reason = None
-        async for deltas in chat.deltas():
+        async for pieces in chat.pieces():
             lines = []
-            for delta, finished in deltas:
-                reason = finished or reason
-                lines += items.take(delta)
+            for piece in pieces:
+                reason = piece.reason or reason
+                lines += items.take(piece)
             if lines:
                 yield b"".join(lines)
         yield b"".join(items.close())
@@ -231,9 +274,6 @@ class _ResponseForm:
 
     def failed(self, error: ApiError) -> bytes:
         return self._event("error", message=error.message, code=error.code, param=error.param)
-
-    def event(self, kind: str, **fields: Any) -> bytes:
-        return self._event(kind, **fields)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         data = dumps({"type": kind, "sequence_number": self._number, **fields})
@@ -265,6 +305,7 @@ class _ResponseForm:
             "tools": self._echoed["tools"] or [],
             "top_p": body.top_p,
             "metadata": self._echoed["metadata"] or {},
+            **_not_included(body),
             "usage": None if usage is None else {
                 "input_tokens": usage["prompt_tokens"],
                 "input_tokens_details": usage["prompt_tokens_details"],
@@ -273,80 +314,3 @@ class _ResponseForm:
                 "total_tokens": usage["total_tokens"],
             },
         }  # fmt: skip
-
-
-class _Items:
-    """The items of a stream, one open at a time."""
-
-    def __init__(self, form: _ResponseForm) -> None:
-        self._form = form
-        self._open: dict[str, Any] | None = None
-        self._call_index = -1
-        self.done: list[dict[str, Any]] = []
-
-    def take(self, delta: dict[str, Any]) -> list[bytes]:
-        lines: list[bytes] = []
-        if delta.get("content"):
-            if self._open is None or self._open["type"] != "message":
-                lines += self.close() + self._begin(_message(new_id("msg"), "", "in_progress"))
-            item = self._item()
-            item["content"][0]["text"] += delta["content"]
-            lines.append(
-                self._say("response.output_text.delta", content_index=0, delta=delta["content"], logprobs=[])
-            )
-        for piece in delta.get("tool_calls", ()):
-            if piece["index"] != self._call_index:
-                self._call_index = piece["index"]
-                call = _call(new_id("fc"), piece["id"], piece["function"]["name"], "", "in_progress")
-                lines += self.close() + self._begin(call)
-            text = piece["function"].get("arguments")
-            if text:
-                self._item()["arguments"] += text
-                lines.append(self._say("response.function_call_arguments.delta", delta=text))
-        return lines
-
-    def close(self) -> list[bytes]:
-        if self._open is None:
-            return []
-        item = self._open
-        item["status"] = "completed"
-        if item["type"] == "message":
-            part = item["content"][0]
-            lines = [
-                self._say("response.output_text.done", content_index=0, text=part["text"], logprobs=[]),
-                self._say("response.content_part.done", content_index=0, part=part),
-            ]
-        else:
-            fields = {"arguments": item["arguments"], "name": item["name"]}
-            lines = [self._say("response.function_call_arguments.done", **fields)]
-        lines.append(self._form.event("response.output_item.done", output_index=len(self.done), item=item))
-        self.done.append(item)
-        self._open = None
-        return lines
-
-    def _begin(self, item: dict[str, Any]) -> list[bytes]:
-        self._open = item
-        shown = {**item, "content": []} if item["type"] == "message" else item
-        lines = [self._form.event("response.output_item.added", output_index=len(self.done), item=shown)]
-        if item["type"] == "message":
-            lines.append(self._say("response.content_part.added", content_index=0, part=item["content"][0]))
-        return lines
-
-    def _item(self) -> dict[str, Any]:
-        assert self._open is not None
-        return self._open
-
-    def _say(self, kind: str, **fields: Any) -> bytes:
-        return self._form.event(kind, item_id=self._item()["id"], output_index=len(self.done), **fields)
-
-
-def _message(item_id: str, text: str, status: str = "completed") -> dict[str, Any]:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": [part]}
-
-
-def _call(item_id: str, call_id: str, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
-    return {
-        "id": item_id, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
-        "status": status,
-    }  # fmt: skip

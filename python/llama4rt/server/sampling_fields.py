@@ -26,6 +26,10 @@ def sampling_params(
     body: Sampling, *, max_tokens: int | None, logprobs: int | None, **more: Any
 ) -> SamplingParams:
     """ApiError 400 for what is out of range."""
+    if body.prompt_logprobs is not None and body.stream:  # as vLLM
+        raise ApiError(
+            400, "prompt_logprobs comes with whole replies; stream is true", param="prompt_logprobs"
+        )
     fields: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(body, name)) is not None}
     for alias, name in _ALIASES.items():
         value = getattr(body, alias)

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.half_closed import FLAG as HALF_CLOSED
 from llama4rt.server.http import dumps
 from llama4rt.server.service import Service
 
@@ -69,7 +70,7 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
         gone = asyncio.ensure_future(until_disconnected(receive))
-        minding = asyncio.ensure_future(self._mind(send))
+        minding = asyncio.ensure_future(self._mind(send, scope.get("state", {})))
         self._service.remember(sending)
         try:
             await asyncio.wait({sending, gone, minding}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,10 +107,14 @@ class EventStream:
         self._writing = False
         self._since = time.monotonic()
 
-    async def _mind(self, send: Send) -> None:
-        """Beats while nothing is written; returns when one write has waited too long for its reader."""
+    async def _mind(self, send: Send, state: dict[str, Any]) -> None:
+        """Beats while nothing is written; returns when one write has waited too long for its reader. state: of the
+        scope.
+        """
         options = self._service.options
         while True:
+            if state.pop(HALF_CLOSED, False) and not self._writing:
+                await self._write(send, _HEARTBEAT)  # for the answer of the client's kernel
             patience = options.slow_reader_seconds if self._writing else options.heartbeat_seconds
             left = self._since + patience - time.monotonic()
             if left > 0:

@@ -183,5 +183,4 @@ class _Kept:
 
 def _digest(output: StructuredOutput) -> bytes:
     """Refusals are many and their sources long."""
-    text = f"{output.kind} {output.complete} {output.reserve} {output.source}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(repr(output).encode("utf-8", "surrogatepass")).digest()

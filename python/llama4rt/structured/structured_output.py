@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama4rt.errors import RequestError
@@ -42,6 +42,7 @@ class StructuredOutput:
     complete: bool = False
     reserve: int = 64  # characters that a started optional part of the output may still need at least
     not_enforced: tuple[str, ...] = ()  # keywords that a schema with "x-llama4rt-relaxed" does without
+    alternative: str | None = None  # a JSON schema that the output may follow instead
 
     @staticmethod
     def json_schema(
@@ -104,6 +105,14 @@ class StructuredOutput:
         """A context-free grammar in Lark's syntax, as llguidance reads it, or in llama.cpp's GBNF."""
         return StructuredOutput("grammar", _text(text, "the grammar"))
 
+    def or_json(self, schema: "Mapping[str, Any]") -> "StructuredOutput":
+        """This, or else JSON of that schema."""
+        if self.complete or self.alternative is not None:
+            raise RequestError(
+                "an output that must be complete, or has an alternative, takes no other form beside"
+            )
+        return replace(self, alternative=StructuredOutput.json_schema(schema).source)
+
     @property
     def what(self) -> str:
         """How errors name it."""
@@ -111,12 +120,18 @@ class StructuredOutput:
 
     def compiled_form(self) -> str:
         """What llguidance takes. ValueError or RecursionError for what it refuses already here."""
+        form = self._own_form()
+        if self.alternative is None:
+            return form
+        grammars = [_named("own", form), _named("other", _json_form(self.alternative))]
+        return json.dumps({"grammars": [{"lark_grammar": "start: @own | @other"}, *grammars]})
+
+    def _own_form(self) -> str:
         import llguidance
 
         matcher = llguidance.LLMatcher
         if self.kind == "json_schema":
-            schema = json.dumps(rewritten(json.loads(self.source)))
-            return matcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+            return _json_form(self.source)
         if self.kind == "regex":
             return matcher.grammar_from_regex(self.source)
         if self.kind == "choice":
@@ -125,6 +140,22 @@ class StructuredOutput:
                 + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(self.source))
             )
         return llguidance.grammar_from("grammar", self.source)
+
+
+def _json_form(source: str) -> str:
+    import llguidance
+
+    schema = json.dumps(rewritten(json.loads(source)))
+    return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+
+
+def _named(name: str, form: str) -> dict[str, Any]:
+    """A grammar as a part of another one. form: Lark's, or the library's own JSON with one grammar."""
+    try:
+        (grammar,) = json.loads(form)["grammars"]
+    except ValueError:
+        grammar = {"lark_grammar": form}
+    return {**grammar, "name": name}
 
 
 def _text(text: Any, what: str) -> str:

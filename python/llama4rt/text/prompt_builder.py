@@ -167,7 +167,23 @@ class PromptBuilder:
         messages, named = take_pictures(messages)
         if named:
             self._require_vision()
-        return self.chat_template.encode(tokenizer, messages, tools, **options), named
+        ids = self.chat_template.encode(tokenizer, messages, tools, **options)
+        self._check_template(ids, len(named))
+        return ids, named
+
+    def _check_template(self, ids: list[int], pictures: int) -> None:
+        """RequestError for a template that loses pictures, or makes places for more than there are."""
+        tokens = ImageTokens.of(self._config, self.tokenizer)
+        if tokens is None or not tokens.complete or tokens.patch in ids:
+            return
+        places = ids.count(tokens.image)
+        if places != pictures:
+            raise RequestError(
+                f"messages have {pictures} picture{'' if pictures == 1 else 's'}, and the checkpoint's chat template "
+                f"writes {places or 'no'} {PLACEHOLDER}"
+                f"{': it is made for text alone' if places == 0 else ''}. It must write one for each: put a "
+                "chat_template.jinja that does beside the checkpoint, and build the engine file anew"
+            )
 
     def encode(self, prompt: str | Sequence[int], *, placeholders: bool = False) -> list[int]:
         """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are.

@@ -20,7 +20,7 @@ from llama4rt.text.vocabulary import RANKS_FILE, Vocabulary
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _UPPER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
 _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
-_SPLIT_PATTERN = "|".join(
+SPLIT_PATTERN = "|".join(
     [
         rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_CONTRACTION}",
         rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_CONTRACTION}",
@@ -145,8 +145,11 @@ class RankTokenizer(Tokenizer):
         self._added = vocabulary.added
         names = sorted(self._added, key=len, reverse=True)
         self._added_pattern = re.compile("|".join(map(re.escape, names))) if names else None
-        self._ids = None if vocabulary.ids == list(range(len(vocabulary.ids))) else vocabulary.ids
-        ranks = {token: rank for rank, token in enumerate(vocabulary.tokens)}
+        # tiktoken wants all bytes; those without a token get ranks behind all others, and no id: they are dropped.
+        silent = [bytes([byte]) for byte in vocabulary.missing_bytes]
+        in_order = not silent and vocabulary.ids == list(range(len(vocabulary.ids)))
+        self._ids = None if in_order else vocabulary.ids
+        ranks = {token: rank for rank, token in enumerate([*vocabulary.tokens, *silent])}
         try:
             self._encoding = tiktoken.Encoding(
                 name="llama4", pat_str=vocabulary.pattern, mergeable_ranks=ranks, special_tokens={}
@@ -178,7 +181,10 @@ class RankTokenizer(Tokenizer):
         ranks: list[int] = []
         for piece in split_for_tiktoken(text):
             ranks += self._encoding.encode_ordinary(piece)
-        return ranks if self._ids is None else [self._ids[rank] for rank in ranks]
+        if self._ids is None:
+            return ranks
+        known = len(self._ids)
+        return [self._ids[rank] for rank in ranks if rank < known]
 
 
 class TiktokenTokenizer(RankTokenizer):
@@ -217,7 +223,7 @@ def load_tokenizer(read_file: Callable[[str], bytes | None]) -> Tokenizer | None
 def read_tokenizer_model(data: bytes) -> Vocabulary:
     """Raises EngineFileError."""
     ranks = parse_tiktoken_ranks(data)
-    return Vocabulary(_SPLIT_PATTERN, list(ranks), list(range(len(ranks))), llama4_special_tokens(len(ranks)))
+    return Vocabulary(SPLIT_PATTERN, list(ranks), list(range(len(ranks))), llama4_special_tokens(len(ranks)))
 
 
 def parse_tiktoken_ranks(data: bytes) -> dict[bytes, int]:

@@ -14,6 +14,11 @@ from llama4rt.errors import EngineFileError
 RANKS_FILE = "tokenizer.ranks"
 MAX_TOKEN_ID = 2_000_000
 _VERSION = 1
+# Bytes that a vocabulary may lack, since no text of assigned characters but control characters has them: they stand in
+# no UTF-8 or begin unassigned planes, or are control characters without a use in text. Such tokenizers drop them.
+_DISPENSABLE = bytes(
+    [*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)]
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,12 @@ class Vocabulary:
     special: dict[str, int]
     added: dict[str, int] = field(default_factory=dict)
     unused: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def missing_bytes(self) -> list[int]:
+        """Single bytes without a token, in order."""
+        known = {token[0] for token in self.tokens if len(token) == 1}
+        return [byte for byte in range(256) if byte not in known]
 
     def bytes_by_id(self) -> dict[int, bytes]:
         found = {**self.unused, **dict(zip(self.ids, self.tokens, strict=True))}
@@ -76,10 +87,11 @@ class Vocabulary:
     def check(self, where: str) -> None:
         """Raises EngineFileError unless every text can be encoded, and no token or id comes twice."""
         known = set(self.tokens)
-        missing = [byte for byte in range(256) if bytes([byte]) not in known]
-        if missing:
+        missing = self.missing_bytes
+        needed = [byte for byte in missing if byte not in _DISPENSABLE]
+        if needed:
             raise EngineFileError(
-                f"{where}: {len(missing)} single bytes have no token, the first is {missing[0]}"
+                f"{where}: {len(missing)} single bytes have no token, the first that texts need is {needed[0]}"
             )
         if b"" in known or len(known) != len(self.tokens) or len(set(self.ids)) != len(self.ids):
             raise EngineFileError(f"{where}: a token is empty or comes twice")

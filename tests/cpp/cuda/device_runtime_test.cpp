@@ -140,7 +140,7 @@ TEST(tokens_that_may_not_come_are_those_of_the_cpu) {
   write_tiny_engine(dir / "cuda.l4e", vision_engine(Layout::kCudaTile));
   Engine cpu(dir / "cpu.l4e", options(), std::make_unique<ReferenceDevice>());
   const auto plain = tokens_of(run_all(cpu, requests()));
-  for (int kind = 0; kind < 4; ++kind) {
+  for (int kind = 0; kind < 6; ++kind) {
     SCOPE("kind ", kind);
     std::vector<Request> all = requests();
     for (size_t i = 0; i < all.size(); ++i) {
@@ -150,6 +150,8 @@ TEST(tokens_that_may_not_come_are_those_of_the_cpu) {
       if (kind == 1) p.bad_words = {{own[0], own[1]}, {own[2], own[3], own[4]}};
       if (kind == 2) p.allowed_token_ids = {own[0], own[1], own[2], 7, 8, 9};
       if (kind == 3) p.temperature = 1, p.typical_p = 0.6, all[i].seed = int64_t(i);
+      if (kind == 4) p.repetition_penalty = 8;
+      if (kind == 5) p.frequency_penalty = 2;
     }
     const auto expected = tokens_of(run_all(cpu, all));
     CHECK(expected != plain);
@@ -296,6 +298,12 @@ TEST(a_replayed_step_computes_anew) {
   CHECK_EQ(submitted, 2);  // directly, and for the record
   CHECK_EQ(device.num_graphs(), 1);
   device.forget_captured();
+  CHECK_EQ(device.num_graphs(), 0);
+  // Records name the scratch they were made with.
+  for (int run = 0; run < 2; ++run)
+    device.run_captured(17, [&] { device.ops().rmsnorm(out, x, gain, 1e-5f); });
+  CHECK_EQ(device.num_graphs(), 1);
+  device.scratch(size_t(device.scratch_bytes().values) + 1);
   CHECK_EQ(device.num_graphs(), 0);
   for (const Tensor& t : {x, weight, out, direct}) device.deallocate(t.data, 0);
 }

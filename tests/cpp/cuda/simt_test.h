@@ -14,6 +14,7 @@
 #ifdef LLAMA4RT_SIMT_EMULATOR
 #include "simt_emulator/checker.h"
 #include "simt_emulator/executor.h"
+#include "simt_emulator/host_runtime.h"
 #endif
 
 namespace llama4rt::test {
@@ -65,7 +66,7 @@ inline std::string describe(const Schedule&) { return "on the GPU"; }
 // Inputs that in a model come from the kernel before: whoever reads them must have waited for it.
 inline void as_if_a_kernel_wrote([[maybe_unused]] const cuda::DeviceBuffer& buffer) {
 #ifdef LLAMA4RT_SIMT_EMULATOR
-  simt::checker::as_if_a_kernel_wrote(buffer.data(), buffer.size());
+  simt::as_if_a_kernel_wrote(buffer.data(), buffer.size());
 #endif
 }
 

@@ -52,6 +52,7 @@ const BadHeader kBadHeaders[] = {
     {"\"data_offsets\":[0,", "\"data_offsets\":[-1,", "data_offsets[0] must be an integer >= 0"},
     {"\"data_offsets\":[0,", "\"data_offsets\":[0,0,", "list of two integers"},
     {"\"data_offsets\":[0,", "\"data_offsets\":[999999999,", "run backwards"},
+    {"\"data_offsets\":[0,", "\"data_offsets\":[2561,", "run backwards: 2561 to 2560"},
     {"\"data_offsets\":[0,2560]", "\"data_offsets\":[0,99999999999]", "payload ends at 99999999999"},
     {"\"data_offsets\":[0,2560]", "\"data_offsets\":[0,18446744073709551615]", "must be an integer >= 0"},
     {"\"data_offsets\":[2560,2688]", "\"data_offsets\":[2432,2560]", "overlapping what ends at 2560"},
@@ -301,6 +302,11 @@ TEST(bad_frames) {
   const size_t at = escaped.find("\"header_checksum\":\"") + 19;
   escaped.replace(at, 1, "\\u0030");
   CHECK(contains(message_of(assemble(escaped, data)), "header"));
+  // A tensor without a checksum.
+  std::string unguarded = header;
+  const std::string entry = ",\\\"norm\\\":\\\"";
+  unguarded.erase(unguarded.find(entry), entry.size() + 16 + 2);
+  CHECK(contains(message_of(assemble(unguarded, data)), "checksums: norm is missing"));
   // Deep nesting and very many values end in an error, not in a stack overflow or a full memory.
   CHECK(contains(message_of(assemble("{\"a\":" + std::string(100000, '['), "")), "nested deeper than 64"));
   std::string many = "{\"a\":[0";
@@ -311,6 +317,26 @@ TEST(bad_frames) {
     crowd +=
         (i ? ",\"" : "\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
   CHECK(contains(message_of(assemble(crowd + "}", "")), "more than 65536 tensors"));
+}
+
+TEST(each_stored_file_must_be_listed) {
+  const TempDir dir;
+  EngineWriter writer(dir / "x.l4e", 1);
+  for (const char* name : {"files/a", "files/b"}) writer.declare_tensor(name, "U8", {1});
+  writer.begin();
+  const std::vector<std::byte> byte(1);
+  for (const char* name : {"files/a", "files/b"}) writer.write_tensor(name, byte);
+  auto metadata = sample_metadata();
+  for (auto& [key, value] : metadata)
+    if (key == "files") value = R"(["a"])";
+  std::string message;
+  try {
+    writer.finish(metadata);
+    EngineFile(dir / "x.l4e");
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  CHECK(message.find("files/b is stored but not listed") != std::string::npos);
 }
 
 TEST(every_truncation_is_refused) {

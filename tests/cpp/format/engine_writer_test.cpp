@@ -199,6 +199,7 @@ TEST(plain_tensors_must_be_finite) {
   CHECK(message.find("element 1500000 is NaN") != std::string::npos);
   CHECK_THROWS(kCheckpoint, writer.write_tensor("h", bytes_of(std::vector<uint16_t>{0, 0x7c00})));
   CHECK_THROWS(kCheckpoint, writer.write_tensor("b", bytes_of(std::vector<uint16_t>{0, 0xff80})));
+  CHECK_THROWS(kCheckpoint, writer.write_tensor("b", bytes_of(std::vector<uint16_t>{0x7fc0, 0})));
   writer.write_tensor("h", bytes_of(std::vector<uint16_t>{0, 0x7bff}));
   writer.write_tensor("bytes", bytes_of(std::vector<uint8_t>{255, 255, 255, 255}));
 }

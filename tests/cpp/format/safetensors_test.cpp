@@ -73,6 +73,8 @@ TEST(bad_checkpoints) {
            R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
            4),
        "b: payload begins at 0, overlapping"},
+      {container(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8),
+       "needs 4 bytes, but data_offsets give 8"},
       {container(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "leaving a hole after 0"},
       {container(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})", 4),
        "unknown field \"x\""},

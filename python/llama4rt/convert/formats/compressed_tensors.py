@@ -1,213 +1,207 @@
-"""compressed-tensors `pack-quantized` int4: recognise it, unpack it, bit for bit.
+"""compressed-tensors `pack-quantized` integers of 1 to 8 bits: recognise them, unpack them, bit for bit.
 
 A linear [out, in] is stored as
-    weight_packed      int32 [out, ceil(in / 8)]    8 codes along `in`, the first in the lowest 4 bits, code = q + 8
-    weight_scale       [out, groups]                value = (q - zero) * scale
-    weight_zero_point  int32 [ceil(out / 8), groups], asymmetric only: packed along `out`, also offset by 8
-                       (early files: int8 [out, groups], neither packed nor offset)
+    weight_packed      int32 [out, ceil(in * bits / 32)]  a dense stream of codes along `in`, the first in the lowest
+                       bits, code = q + 2^(bits - 1)
+    weight_scale       [out, groups], or one number       value = (q - zero) * scale
+    weight_zero_point  int32 [ceil(out * bits / 32), groups], asymmetric only: packed along `out`, offset as the codes
+                       (early files, or one for the matrix: int8, shaped as the scales, neither packed nor offset)
     weight_shape       int64 [2]
-    weight_g_idx       int32 [in], with activation ordering only; refused unless it changes nothing
+    weight_g_idx       int32 [in], with activation ordering only
+
+Codes of less than 4 bits become 4 bits, those of 5 to 7 become 8, at the same values. Where weight_g_idx scatters
+groups over the inputs, the numbers are given (input_groups.py).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
+from llama4rt.convert.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
+from llama4rt.convert.formats.input_groups import GROUPS_OF_THEIR_OWN, InputGroups, groups_of_inputs
+from llama4rt.convert.formats.integer_codes import integer_codes, integer_layout
 from llama4rt.convert.formats.interfaces import StoredMatrix
+from llama4rt.convert.formats.packed_bits import unpack_bits, words_of
+from llama4rt.convert.formats.parts import Parts, kept_type, numbers_of
+from llama4rt.convert.formats.scale_grid import declared_blocks, grid_of
 from llama4rt.convert.quantization_config import quantization_config
-from llama4rt.convert.stored_rows import (
-    GROUP_SIZES,
-    CodeLayout,
-    Codes,
-    Values,
-    as_float32,
-    group_size_for,
-    repeat_groups,
-)
+from llama4rt.convert.stored_rows import GROUP_SIZES, Codes, Values, as_float32
 from llama4rt.errors import CheckpointError
 
-CODES_PER_WORD = 8
-_SCALE_DTYPES = ("BF16", "F16", "F32")
 _PACKED = ".weight_packed"
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+_USUAL_BITS = 4
 
 
-class CompressedTensorsInt4:
+class PackedIntegers:
     """The Format."""
 
-    title: ClassVar[str] = "compressed-tensors int4 (pack-quantized)"
+    title: ClassVar[str] = "compressed-tensors integers (pack-quantized)"
     quant_methods: ClassVar[tuple[str, ...]] = ("compressed-tensors",)
 
     @staticmethod
     def detect(checkpoint: Checkpoint) -> Mapping[str, StoredMatrix]:
-        """Every module with a `weight_packed`, but for those of bytes: these are nvfp4-pack-quantized."""
-        declared = declared_group_sizes(checkpoint.config())
+        """Every module with a `weight_packed`, but for those of bytes: these are FP4."""
+        config = checkpoint.config()
         packed = [n for n, info in checkpoint.names().items() if n.endswith(_PACKED) and info.dtype != "U8"]
         modules = [name.removesuffix(_PACKED) for name in packed]
-        return {f"{module}.weight": PackedLinear(checkpoint, module, declared) for module in modules}
+        return {f"{module}.weight": PackedLinear(checkpoint, module, config) for module in modules}
 
 
 class PackedLinear:
     """One linear in this form. `module` is its full name, without `.weight...`."""
 
-    def __init__(self, base: Checkpoint, module: str, declared: Iterable[int]) -> None:
-        """declared: group sizes that the config names; they decide where a last group may be short."""
-        self.module = module
-        names = base.names()
-        self._parts = {part: names[f"{module}.{part}"] for part in _PARTS if f"{module}.{part}" in names}
-        self._declared = tuple(declared)
-        self.out, self.into = _shape(base, module, self._parts)
-        scale = self._parts.get("weight_scale", TensorInfo("", ()))
-        self._scale_dtype = scale.dtype
-        self._groups = scale.shape[1] if len(scale.shape) == 2 else 1
-        zero = self._parts.get("weight_zero_point")
-        self._zeros_packed = zero is not None and zero.dtype != "I8"
-        self.source_group = _source_group(self.into, self._groups, self._declared)
-        size = None if self.source_group is None else group_size_for(self.source_group, self.into)
-        layout = None
-        if size is not None:
-            scales = "BF16" if self._scale_dtype == "BF16" else "F32"
-            layout = CodeLayout("int4", size, scales, zeros=zero is not None)
-        stored = tuple(f"{module}.{part}" for part in self._parts)
-        self.info = TensorInfo("int4", (self.out, self.into), layout, stored)
+    def __init__(self, base: Checkpoint, module: str, config: Mapping[str, Any]) -> None:
+        """config: the checkpoint's; the groups it names decide where a last one may be short."""
+        self._module = module
+        self._parts = Parts(base, {part: f"{module}.{part}" for part in _PARTS})
+        self._said = self._said_shape(base)
+        self._bits, self._out, self._into = self._sizes(declared_bits(config))
+        blocks = declared_blocks(config)
+        scale = self._parts.info("weight_scale")
+        self._grid = grid_of(scale.shape, self._out, self._into, blocks)
+        self._groups: InputGroups | None = None
+        layout, note = None, ""
+        if self._grid is not None:
+            sizes = [columns for rows, columns in blocks if rows == self._grid.rows]
+            of_grid = [self._grid.columns, *sizes]
+            self._groups = groups_of_inputs(
+                base, self._parts, "weight_g_idx", self._into, self._grid.shape[1], of_grid
+            )
+        if self._groups is not None and self._groups.size is not None:
+            dtype = kept_type(scale.dtype)
+            has_zeros = "weight_zero_point" in self._parts
+            layout = integer_layout(self._bits, self._groups.size, dtype, has_zeros)
+        elif self._groups is not None and self._groups.is_listed:
+            note = GROUPS_OF_THEIR_OWN
+        kind = f"int{self._bits}"
+        self.info = TensorInfo(kind, (self._out, self._into), layout, self._parts.stored, note)
 
     def problems(self, base: Checkpoint, shape: tuple[int, ...]) -> list[str]:
         """Reads the small companions whose values matter: weight_shape and weight_g_idx."""
+        parts = self._parts
         if len(shape) != 2:
-            return [f"{self.module}{_PACKED}: is a packed matrix; expected {TensorInfo('BF16', shape)}"]
+            return [
+                f"{parts.said('weight_packed')}: is a packed matrix; expected {TensorInfo('BF16', shape)}"
+            ]
         out, into = shape
-        problems: list[str] = []
-        if "weight_scale" not in self._parts:
-            problems.append(f"{self.module}.weight_scale: is missing")
-        for part, dtypes, wanted in (
-            ("weight_packed", ("I32",), (out, -(-into // CODES_PER_WORD))),
-            ("weight_scale", _SCALE_DTYPES, (out, self._groups)),
-            ("weight_zero_point", ("I8", "I32"), (self._zero_rows(out), self._groups)),
-            ("weight_shape", ("I64", "I32"), (2,)),
-            ("weight_g_idx", ("I32", "I64"), (into,)),
-        ):
-            found = self._parts.get(part)
-            if found is not None and (found.dtype not in dtypes or found.shape != wanted):
-                expected = TensorInfo(" or ".join(dtypes), wanted)
-                problems.append(f"{self.module}.{part}: is {found}; expected {expected}")
-        if "weight_scale" in self._parts and _source_group(into, self._groups, self._declared) is None:
-            problems.append(
-                f"{self.module}.weight_scale: {self._groups} groups over {into} inputs; groups of a multiple of "
-                f"{GROUP_SIZES[-1]} inputs, or whole rows, can be imported"
-            )
-        return problems or self._value_problems(base, out, into)
-
-    def rows(self, base: Checkpoint, first: int, last: int | None, expert: int | None) -> Codes:
-        """Scales and zeros are repeated where one source group covers several groups of the layout."""
-        layout = self.info.codes
-        assert expert is None and layout is not None and self.source_group is not None
-        last = self.out if last is None else last
-        packed = _array(base, f"{self.module}.weight_packed", first, last)
-        scales = _array(base, f"{self.module}.weight_scale", first, last)
-        if self._scale_dtype != "BF16":
-            scales = as_float32(scales, self._scale_dtype)
-        groups = -(-self.into // layout.group_size)
-        repeat = groups if self.source_group >= self.into else self.source_group // layout.group_size
-        zeros = self._zeros(base, first, last) if layout.zeros else None
-        return Codes(
-            layout,
-            unpack_codes(packed, self.into),
-            repeat_groups(scales, repeat, groups),
-            None if zeros is None else repeat_groups(zeros, repeat, groups),
+        problems = parts.misshapen(
+            [
+                ("weight_packed", ("I32",), (out, words_of(into, self._bits))),
+                ("weight_shape", ("I64", "I32"), (2,)),
+                ("weight_g_idx", ("I32", "I64"), (into,)),
+            ]
         )
-
-    def _value_problems(self, base: Checkpoint, out: int, into: int) -> list[str]:
-        problems = []
-        if "weight_shape" in self._parts:
-            said = _array(base, f"{self.module}.weight_shape").tolist()
-            if said != [out, into]:
-                problems.append(f"{self.module}.weight_shape: says {said}; expected {[out, into]}")
-        elif self.into != into:
+        if self._said is not None and self._said != [out, into]:
+            return [f"{parts.said('weight_shape')}: says {self._said}; expected {[out, into]}"]
+        if self._said is None and self._into != into:
+            per_word = 32 / self._bits
             problems.append(
-                f"{self.module}.weight_shape: is missing; {into} inputs do not fill words of {CODES_PER_WORD} codes"
+                f"{self._module}.weight_shape: is missing; {into} inputs do not fill words of {per_word:g} codes"
             )
-        if "weight_g_idx" in self._parts and self.source_group is not None:
-            order = _array(base, f"{self.module}.weight_g_idx")
-            # All -1 is how the format's own library says "not ordered".
-            plain = np.arange(into) // self.source_group
-            if not (np.array_equal(order, plain) or bool((order == -1).all())):
-                problems.append(
-                    f'{self.module}.weight_g_idx: reorders the inputs (activation ordering "group"), which engine '
-                    'files cannot hold; quantise with actorder "weight" or without'
-                )
+        if "weight_scale" not in parts:
+            problems.append(f"{self._module}.weight_scale: is missing")
+        return problems or self._scale_problems(out, into)
+
+    def rows(self, base: Checkpoint, first: int, last: int | None, expert: int | None) -> Values | Codes:
+        assert expert is None and self._grid is not None and self._groups is not None
+        parts, layout = self._parts, self.info.codes
+        last = self._out if last is None else last
+        codes = unpack_bits(parts.array(base, "weight_packed", first, last), self._bits, self._into)
+        grid_rows = np.arange(first, last) // self._grid.rows
+        scales = parts.array(base, "weight_scale").reshape(self._grid.shape)[grid_rows]
+        zeros = self._zeros(base, first, last)
+        dtype = parts.info("weight_scale").dtype
+        if layout is None:
+            of_input = self._groups.of_input
+            middle = np.float32(1 << (self._bits - 1))
+            shift = middle if zeros is None else zeros[:, of_input].astype(np.float32)
+            return Values(
+                numbers_of(codes.astype(np.float32) - shift, as_float32(scales[:, of_input], dtype)), "F32"
+            )
+        of_group = self._groups.of_group
+        given = None if zeros is None else np.ascontiguousarray(zeros[:, of_group])
+        return integer_codes(layout, self._bits, codes, np.ascontiguousarray(scales[:, of_group]), given)
+
+    def _said_shape(self, base: Checkpoint) -> list[int] | None:
+        shape = self._parts.info("weight_shape")
+        if shape.shape != (2,) or shape.dtype not in ("I64", "I32"):
+            return None
+        said: list[int] = self._parts.array(base, "weight_shape").tolist()
+        return said
+
+    def _sizes(self, declared: Sequence[int]) -> tuple[int, int, int]:
+        """(bits, out, in); of a damaged linear, about."""
+        packed = self._parts.info("weight_packed").shape
+        if len(packed) != 2:
+            return _USUAL_BITS, 0, 0
+        usual = [*declared, _USUAL_BITS]
+        if self._said is not None:
+            for bits in (*usual, *range(1, 9)):
+                if self._said[1] > 0 and words_of(self._said[1], bits) == packed[1]:
+                    return bits, packed[0], self._said[1]
+        return usual[0], packed[0], packed[1] * 32 // usual[0]
+
+    def _scale_problems(self, out: int, into: int) -> list[str]:
+        parts, scale, grid = self._parts, self._parts.info("weight_scale"), self._grid
+        if scale.dtype not in FLOAT_DTYPES or grid is None:
+            groups = scale.shape[1] if len(scale.shape) == 2 else 1
+            wanted = TensorInfo(" or ".join(FLOAT_DTYPES), (out, groups))
+            if scale.dtype in FLOAT_DTYPES and scale.shape == (out, groups):
+                return [self._group_problem(into, groups)]
+            return [f"{parts.said('weight_scale')}: is {scale}; expected {wanted}"]
+        if self._groups is None or (self._groups.size is None and not self._groups.is_listed):
+            return [self._group_problem(into, grid.shape[1])]
+        problems = list(self._groups.problems)
+        zero = parts.info("weight_zero_point")
+        packed = ("I32", (words_of(out, self._bits), grid.shape[1]))
+        if "weight_zero_point" in parts and (zero.dtype, zero.shape) not in (packed, ("I8", scale.shape)):
+            expected = f"{TensorInfo(*packed)} or {TensorInfo('I8', scale.shape)}"
+            problems.append(f"{parts.said('weight_zero_point')}: is {zero}; expected {expected}")
         return problems
 
-    def _zero_rows(self, out: int) -> int:
-        """Rows in which the zero points of `out` outputs are stored."""
-        return -(-out // CODES_PER_WORD) if self._zeros_packed else out
+    def _group_problem(self, into: int, groups: int) -> str:
+        return (
+            f"{self._parts.said('weight_scale')}: {groups} groups over {into} inputs; groups of a multiple of "
+            f"{GROUP_SIZES[-1]} inputs, or whole rows, can be imported"
+        )
 
-    def _zeros(self, base: Checkpoint, first: int, last: int) -> NDArray[np.uint8]:
-        name = f"{self.module}.weight_zero_point"
-        if not self._zeros_packed:
-            zeros = _array(base, name, first, last).astype(np.int16) + 8
-            if bool(((zeros < 0) | (zeros > 15)).any()):
-                raise CheckpointError(f"{name}: holds a value outside -8..7")
-            return zeros.astype(np.uint8)
-        start, stop = first // CODES_PER_WORD, -(-last // CODES_PER_WORD)
-        codes = unpack_codes(_array(base, name, start, stop).T, (stop - start) * CODES_PER_WORD).T
-        offset = first - start * CODES_PER_WORD
-        return np.ascontiguousarray(codes[offset : offset + last - first])
+    def _zeros(self, base: Checkpoint, first: int, last: int) -> NDArray[np.uint8] | None:
+        """Zero points as codes, [rows, groups of the checkpoint]."""
+        parts, grid = self._parts, self._grid
+        if "weight_zero_point" not in parts or grid is None:
+            return None
+        if parts.info("weight_zero_point").dtype == "I8":
+            middle = 1 << (self._bits - 1)
+            stored = parts.array(base, "weight_zero_point").reshape(grid.shape)[
+                np.arange(first, last) // grid.rows
+            ]
+            zeros = stored.astype(np.int16) + middle
+            if bool(((zeros < 0) | (zeros >= 2 * middle)).any()):
+                name = parts.said("weight_zero_point")
+                raise CheckpointError(f"{name}: holds a value outside {-middle}..{middle - 1}")
+            plain: NDArray[np.uint8] = zeros.astype(np.uint8)
+            return plain
+        start = first - first % 32  # a whole number of words
+        words = slice(start * self._bits // 32, words_of(last, self._bits))
+        packed = parts.array(base, "weight_zero_point")[words]
+        codes = unpack_bits(packed.T, self._bits, last - start)[:, first - start :]
+        return np.ascontiguousarray(codes.T)
 
 
-def declared_group_sizes(config: Mapping[str, Any]) -> list[int]:
-    """Group sizes that config.json's quantization_config names."""
-    quantization = quantization_config(config)
-    groups = None if quantization is None else quantization.get("config_groups")
-    sizes = []
+def declared_bits(config: Mapping[str, Any]) -> list[int]:
+    """Widths that config.json's quantization_config names."""
+    quantization = quantization_config(config) or {}
+    groups = quantization.get("config_groups")
+    found = []
     for group in groups.values() if isinstance(groups, Mapping) else []:
         weights = group.get("weights") if isinstance(group, Mapping) else None
-        size = weights.get("group_size") if isinstance(weights, Mapping) else None
-        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-            sizes.append(size)
-    return sizes
+        bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
+        if type(bits) is int and 1 <= bits <= 8:
+            found.append(bits)
+    return found
 
 
-def unpack_codes(packed: NDArray[Any], into: int) -> NDArray[np.uint8]:
-    """int32 [rows, words] -> codes 0..15 [rows, into]."""
-    pairs = np.ascontiguousarray(packed).astype("<i4", copy=False).view(np.uint8)
-    codes = np.empty((pairs.shape[0], 2 * pairs.shape[1]), dtype=np.uint8)
-    np.bitwise_and(pairs, 15, out=codes[:, 0::2])
-    np.right_shift(pairs, 4, out=codes[:, 1::2])
-    return np.ascontiguousarray(codes[:, :into])
-
-
-def _shape(base: Checkpoint, module: str, parts: Mapping[str, TensorInfo]) -> tuple[int, int]:
-    """[out, in] of a packed linear; of a damaged one, about. weight_shape only decides how full the last word is."""
-    words = parts["weight_packed"].shape
-    if len(words) != 2:
-        return 0, 0
-    into = words[1] * CODES_PER_WORD
-    shape = parts.get("weight_shape")
-    if shape is not None and shape.shape == (2,) and shape.dtype in ("I64", "I32"):
-        said = int(_array(base, f"{module}.weight_shape")[1])
-        if -(-said // CODES_PER_WORD) == words[1]:
-            into = said
-    return words[0], into
-
-
-def _source_group(into: int, groups: int, declared: Iterable[int]) -> int | None:
-    """Inputs that share a scale, `into` when a whole row does; None when the groups are of no size that can be read."""
-    if groups == 1:
-        return into
-    candidates = [size for size in declared if -(-into // size) == groups]
-    if not candidates and groups > 0 and into % groups == 0:
-        candidates = [into // groups]
-    return next((size for size in candidates if size % GROUP_SIZES[-1] == 0), None)
-
-
-def _array(base: Checkpoint, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
-    """Rows of a part, which is plain."""
-    rows = base.rows(name, first, last)
-    assert isinstance(rows, Values)
-    return rows.array
-
-
-__all__ = ["CompressedTensorsInt4", "PackedLinear", "declared_group_sizes", "unpack_codes"]
+__all__ = ["PackedIntegers", "PackedLinear", "declared_bits"]

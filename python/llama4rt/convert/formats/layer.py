@@ -3,6 +3,7 @@ they are made of; CheckpointLayer, what all of them have from the one below.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
@@ -38,6 +39,12 @@ class CheckpointLayer:
 
     def source_hash(self) -> str:
         return self._base.source_hash()
+
+    def notes(self) -> Sequence[str]:
+        return self._base.notes()
+
+    def paths(self) -> Sequence[Path]:
+        return self._base.paths()
 
     def contains(self, path: str) -> bool:
         return self._base.contains(path)

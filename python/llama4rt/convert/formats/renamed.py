@@ -6,6 +6,7 @@ Only names change, and only where it is clear what they mean; a checkpoint with 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.formats.layer import CheckpointLayer
@@ -57,8 +58,7 @@ class RenamedCheckpoint(CheckpointLayer):
         self._stored = stored
         infos = base.names()
         self._names = {
-            new: TensorInfo(infos[old].dtype, infos[old].shape, infos[old].codes, infos[old].stored or (old,))
-            for new, old in stored.items()
+            new: replace(infos[old], stored=infos[old].stored or (old,)) for new, old in stored.items()
         }
 
     def names(self) -> Mapping[str, TensorInfo]:

@@ -23,6 +23,7 @@ from llama4rt.convert.files import (
     read_file,
     read_json_object,
 )
+from llama4rt.convert.formats.quantization_files import quantization_file, with_quantization
 from llama4rt.convert.stored_rows import NUMPY_DTYPES, Values
 from llama4rt.errors import CheckpointError
 
@@ -44,7 +45,9 @@ class SafetensorsDirectory:
         self._directory = directory
         self.name = name
         self.revision = hub_revision(directory)
-        self._config = read_json_object(directory / "config.json")
+        config = read_json_object(directory / "config.json")
+        self._quantization_file = quantization_file(config, directory)
+        self._config = with_quantization(config, self._quantization_file)
         generation = directory / "generation_config.json"
         self._generation_config = read_json_object(generation) if is_there(generation) else {}
         self._shards: dict[str, _core.SafetensorsFile] = {}
@@ -88,7 +91,8 @@ class SafetensorsDirectory:
     def source_hash(self) -> str:
         """sha256 over config.json and, for each shard by name: name, size and header (not the weights themselves).
 
-        Each item goes in as its length (8 bytes, little endian) and its bytes.
+        The file that says in config.json's place how the weights were quantised comes after config.json. Each item
+        goes in as its length (8 bytes, little endian) and its bytes.
         """
         digest = hashlib.sha256()
 
@@ -97,6 +101,8 @@ class SafetensorsDirectory:
             digest.update(item)
 
         add(read_file(self._directory / "config.json", MAX_JSON_BYTES))
+        if self._quantization_file is not None:
+            add(read_file(self._quantization_file, MAX_JSON_BYTES))
         for shard in sorted(self._shards):
             path = self._directory / shard
             add(shard.encode())
@@ -106,10 +112,15 @@ class SafetensorsDirectory:
                 add(file.read(length))
         return f"sha256:{digest.hexdigest()}"
 
-    def contains(self, path: str) -> bool:
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def paths(self) -> list[Path]:
         names = (*self._shards, *KEPT_FILES, *FILES_IN_FOLDERS.values(), *self.licenses(), _INDEX)
-        files = [self._directory / name for name in names]
-        return os.path.exists(path) and any(f.exists() and os.path.samefile(f, path) for f in files)
+        return [path for name in names if (path := self._directory / name).is_file()]
+
+    def contains(self, path: str) -> bool:
+        return os.path.exists(path) and any(os.path.samefile(file, path) for file in self.paths())
 
     def _open_shards(self) -> None:
         index = self._read_index()

@@ -50,12 +50,20 @@ class ToolShaper:
     """One output's."""
 
     def __init__(
-        self, names: Collection[str], special: re.Pattern[str] | None = None, *, single: bool = False
+        self,
+        names: Collection[str],
+        special: re.Pattern[str] | None = None,
+        *,
+        single: bool = False,
+        only_first: bool = False,
     ) -> None:
-        """special: matches special tokens, which are no content. single: only the first call comes out."""
+        """special: matches special tokens, which are no content. single: only the first call comes out. only_first:
+        calls are what the output begins with, or there are none.
+        """
         self._names = frozenset(names)
         self._special = special
         self._single = single
+        self._only_first = only_first
         self._held = ""  # not decided yet, from _at on
         self._at = 0
         self._calls = 0  # that came out
@@ -103,6 +111,9 @@ class ToolShaper:
             return True
         if self._after_call:
             return self._step_after_call(out, final)
+        if self._only_first and self._base + self._at > 0:
+            self._content(out, len(self._held))
+            return True
         place = self._next_candidate()
         if place > self._at:
             self._content(out, place)

@@ -1,0 +1,131 @@
+"""How large an error rounding explains, as a variance for every element of a step's result.
+
+Of a matrix three things are rounded: its weights (the engine file keeps their relative RMS error), the activations in
+front of it (docs/numerics.md), and sums in fp32. Errors of single weights and activations are taken as independent, so
+variances add. The weights of a group share a step, and the step grows with the largest of them: so a matrix's error is
+shared among its groups by the squares of their largest weights. Errors of numbers without a step, such as bf16, grow
+with each number.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama4rt.convert.config import ModelConfig
+from llama4rt.quality.diff.reference import softmax_weights
+
+Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+FP32 = 2.0**-24
+_BF16 = 2.0**-8 / 3**0.5  # of a number just above a power of two; of others it is less
+_FP8 = 2.0**-4 / 3**0.5
+_FP8_SMALLEST = 2.0**-9  # steps below 2^-6
+_WHOLE = 128  # inputs that a matrix without groups is looked at together
+
+
+@dataclass(frozen=True)
+class MatrixRounding:
+    """Of one matrix of the engine file, on one device."""
+
+    weight_error: float  # relative RMS
+    group: int
+    steps: bool  # a group's weights are multiples of one number
+    activation_levels: float  # of a group's largest magnitude: 127, 32767; 0: not integers
+    bf16_activations: bool  # on a GPU
+
+    @staticmethod
+    def of(weight: Mapping[str, Any], device: str, activations: str) -> "MatrixRounding":
+        """weight: an entry of the file's own list. activations: "int8" or "int16", of a CPU."""
+        kind, group = str(weight["kind"]), int(weight.get("group_size") or 0)
+        levels = 0.0
+        if device == "cpu" and kind != "bf16":
+            eight = activations == "int8" and kind != "int8"
+            levels = 127.0 if eight else 32767.0
+        return MatrixRounding(
+            float(weight["rms_error"]),
+            group or _WHOLE,
+            steps=bool(group),
+            activation_levels=levels,
+            bf16_activations=device.startswith("cuda"),
+        )
+
+    def variance(self, x: Array, rows: Array) -> Wide:
+        """[T, N] of x [T, K] times rows [N, K] transposed."""
+        size = _by_group(rows, self.group, np.square, np.add)  # [N, groups] sums of squares
+        count = _by_group(np.ones((1, rows.shape[1]), np.float32), self.group, np.square, np.add)
+        energy = _by_group(x, self.group, np.square, np.add)  # [T, groups]
+        relative = rows.shape[1] * FP32**2 + (_BF16**2 if self.bf16_activations else 0)
+        of_activations = relative * energy / count
+        if self.activation_levels:
+            step = _by_group(x, self.group, np.abs, np.maximum) / self.activation_levels
+            of_activations = of_activations + step**2 / 12
+        of_weight = size / count  # [N, groups] of each of the group's
+        if self.steps:
+            largest = _by_group(rows, self.group, np.abs, np.maximum) ** 2
+            total = float((largest * count).sum())
+            of_weight = largest * (float(size.sum()) / total if total > 0 else 0)
+        return np.asarray(of_activations @ size.T + energy @ (self.weight_error**2 * of_weight).T)
+
+
+def attention_variance(q: Array, k: Array, v: Array, config: ModelConfig, kv_dtype: str, device: str) -> Wide:
+    """[T, Hq * D] of rounded keys and values, and on a GPU of queries and softmax weights in bf16."""
+    T, D = len(q), config.head_dim
+    per_kv = config.num_attention_heads // config.num_key_value_heads
+    weights = softmax_weights(q, k, config)  # [Hq, T, T]
+
+    def heads(x: Array) -> Wide:
+        return np.asarray(x.reshape(T, -1, D).transpose(1, 0, 2), dtype=np.float64)
+
+    def repeated(x: Wide) -> Wide:
+        return np.asarray(np.repeat(x, per_kv, axis=0))
+
+    queries, keys, values = heads(q), repeated(heads(k)), repeated(heads(v))
+    gpu = device.startswith("cuda")
+    of_key, of_value = (_kv_variance(x, kv_dtype) for x in (keys, values))
+    of_query = _BF16**2 * queries**2 if gpu else np.zeros_like(queries)
+    # Of a score: what rounds its key, its query, and the sum of D products.
+    scores = queries**2 @ of_key.transpose(0, 2, 1) + of_query @ (keys**2).transpose(0, 2, 1)
+    scores = scores / D + 16 * FP32**2 * (1 + (queries**2 @ (keys**2).transpose(0, 2, 1)) / D)
+    if gpu or kv_dtype == "int8":
+        scores = scores + _BF16**2  # of a softmax weight, which moves like its score
+    out = weights @ values
+    moved = weights**2 * scores
+    from_scores = moved @ values**2 - 2 * out * (moved @ values) + out**2 * moved.sum(axis=-1, keepdims=True)
+    total = np.maximum(from_scores, 0) + weights**2 @ of_value + (16 * FP32) ** 2 * (weights @ values**2)
+    return np.asarray(total.transpose(1, 0, 2).reshape(T, -1))
+
+
+def transform_variance(heads: Array, config: ModelConfig) -> Wide:
+    """[T, heads * D] of rotation and norm in fp32: cos and sin are rounded, and so are frequencies, which tells at late
+    positions.
+    """
+    T, D = len(heads), config.head_dim
+    pairs = heads.reshape(T, -1, D // 2, 2).astype(np.float64)
+    size = np.repeat((pairs**2).sum(axis=-1), 2, axis=-1).reshape(T, -1)
+    angle = 4 + np.arange(T)[:, None]
+    return np.asarray((angle * FP32) ** 2 * size + D * FP32**2 * size)
+
+
+def _kv_variance(x: Wide, kv_dtype: str) -> Wide:
+    """Of every stored element of x [heads, T, D]."""
+    if kv_dtype == "f32":
+        return np.zeros_like(x)
+    if kv_dtype == "int8":
+        step = np.abs(x).max(axis=-1, keepdims=True) / 127
+        return np.broadcast_to(step**2 / 12, x.shape)
+    if kv_dtype == "fp8":
+        return np.asarray((_FP8 * x) ** 2 + _FP8_SMALLEST**2 / 12)
+    return np.asarray((_BF16 * x) ** 2)
+
+
+def _by_group(x: Array, group: int, of_each: Any, together: Any) -> Wide:
+    """[rows, groups]: `of_each` number, reduced over each group of columns; the last group may be short."""
+    starts = np.arange(0, x.shape[1], group)
+    return np.asarray(together.reduceat(of_each(x).astype(np.float64), starts, axis=1))
+
+
+__all__ = ["FP32", "MatrixRounding", "attention_variance", "transform_variance"]

@@ -1,0 +1,17 @@
+// Puts the executor in the emulator's place: what cuda::launch() starts then runs as PTX.
+#pragma once
+
+#include <string>
+
+#include "ptx_executor/global_space.h"
+#include "ptx_executor/library.h"
+
+namespace llama4rt::ptx_executor {
+
+// From the folder of PTX on, for the rest of the process. To be called before any device memory is used.
+void install(const std::string& folder);
+
+// What was installed; throws when nothing was.
+Library& library();
+
+}  // namespace llama4rt::ptx_executor
