@@ -216,10 +216,7 @@ void EngineFile::read_weights() {
                                         path() + ": weights", {.max_values = kLimits.max_values});
   if (!value.object()) fail("weights must be a JSON object");
   for (const auto& [name, descriptor] : *value.object()) {
-    const WeightInfo info = read_weight(name, descriptor);
-    if (const std::string refusal = weight_refusal(info.view); !refusal.empty())
-      fail(error_text("weights: ", json::printable(name), ": ", refusal));
-    weights_.emplace(name, info);
+    weights_.emplace(name, read_weight(name, descriptor));
   }
 }
 

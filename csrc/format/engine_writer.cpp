@@ -215,8 +215,6 @@ void EngineWriter::declare_weight(const std::string& name, const Weight& shape, 
     fail(error_text(path_, ": ", name, ": ", w.format().name, " has no offsets"));
   if (!valid_scale_dtype(w.scale_dtype))
     fail(error_text(path_, ": ", name, ": scales must be BF16, F16, F32, I8 or F8_E4M3"));
-  const std::string refusal = weight_refusal(w);
-  LLAMA4RT_CHECK(kConfig, refusal.empty(), path_, ": ", name, ": ", refusal);
 
   add_tensor(name, find_stored_dtype(w.quantized() ? "U8" : "BF16"), engine_format::packed_shape(w));
   for (const SideFormat& format : kSides)

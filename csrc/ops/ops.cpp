@@ -56,8 +56,6 @@ void check_weight(const char* op, const char* what, const Weight& w, Layout layo
   if (!w.quantized()) return;
   LLAMA4RT_CHECK(kInternal, w.layout != Layout::kRowMajor, op, ": ", what, " is ", describe_weight(w),
                  "; quantised weights are never row_major");
-  const std::string refusal = weight_refusal(w);
-  LLAMA4RT_CHECK(kInternal, refusal.empty(), op, ": ", what, ": ", refusal);
   LLAMA4RT_CHECK(kInternal, valid_group_size(w.group_size), op, ": ", what, " has group size ", w.group_size,
                  "; expected ", group_size_names());
   LLAMA4RT_CHECK(kInternal, w.scales && valid_scale_dtype(w.scale_dtype), op, ": ", what, " ",

@@ -34,8 +34,8 @@ constexpr std::string_view layout_name(Layout layout) {
 // Whether a GPU's kernels read it. Tables (kRowMajor) are on any device.
 constexpr bool is_gpu_layout(Layout layout) { return layout == Layout::kCudaTile; }
 
-// How scales and offsets may be stored: as numbers, or as numbers of 8 bits that are multiplied with a factor, fp32, that
-// kFactorInputs inputs share (each product rounded to fp32; GGUF's K-quants and NVFP4 have such scales).
+// How scales and offsets may be stored: as numbers, or as numbers of 8 bits that are multiplied with a factor, fp32,
+// that kFactorInputs inputs share (each product rounded to fp32; GGUF's K-quants and NVFP4 have such scales).
 inline constexpr int kFactorInputs = 256;
 constexpr bool has_factors(DType scale_dtype) {
   return scale_dtype == DType::kI8 || scale_dtype == DType::kF8E4M3;
@@ -71,8 +71,5 @@ struct Weight {
   int implied_zero() const { return offsets ? 0 : format().zero; }
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
 };
-
-// Why a device of its layout has no kernels for this weight: a sentence, or empty when it has.
-std::string weight_refusal(const Weight& w);
 
 }  // namespace llama4rt

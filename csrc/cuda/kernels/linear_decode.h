@@ -28,7 +28,7 @@ inline int64_t decode_row_groups(const Weight& w) { return ceil_div(w.n, int64_t
 
 // Whether the kernel takes this kind of weight, of one matrix or of a stack.
 inline bool decode_supports(const Weight& w) {
-  if (w.layout != Layout::kCudaTile || !weight_refusal(w).empty()) return false;
+  if (w.layout != Layout::kCudaTile) return false;
   return w.n <= int64_t(1) << 30 && num_k_splits(w) <= 65535;
 }
 // Splits of K that run beside each other for so many places: all, or 1 when one after the other is as fast,

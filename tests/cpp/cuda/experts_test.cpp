@@ -144,11 +144,25 @@ TEST(every_shared_case_conforms) {
 
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
-  for (const cases::WeightSpec& spec : cases::gpu_weight_specs()) {
+  for (const cases::WeightSpec& spec : cases::kWeightSpecs) {
     const cases::ExpertsCase c{.tokens = 3, .hidden = 210, .width = 23, .experts = 5, .top_k = 2};
     check_gate_up(rng, c, spec, spec);
     check_down(rng, c, spec, spec, true);
   }
+}
+
+// A shared expert of another table, or of the same: two launches, or one.
+TEST(shared_experts_of_general_weights_conform) {
+  Rng rng(6);
+  const cases::ExpertsCase c{.tokens = 2, .hidden = 1100, .width = 20, .experts = 3, .top_k = 2};
+  cases::WeightSpec other = kGeneralSpecs[5];
+  other.table = cases::kWideTable;
+  for (const cases::WeightSpec& shared : {kGeneralSpecs[5], other})
+    check_gate_up(rng, c, kGeneralSpecs[5], shared);
+  check_down(rng, {.tokens = 2, .hidden = 20, .width = 1100, .experts = 3}, kGeneralSpecs[0],
+             kGeneralSpecs[0], true);
+  check_down(rng, {.tokens = 2, .hidden = 20, .width = 1100, .experts = 3}, kGeneralSpecs[0], cases::kInt4,
+             true);
 }
 
 // Two splits of K; more than 256 tokens and picks, which walk over the splits one after the other; 40

@@ -118,6 +118,13 @@ inline Matrix random_activations(Rng& rng, int64_t rows, int64_t columns) {
   return m;
 }
 
+// Cut to the bits that a half has; zero below its normal range.
+inline fp16 half_of(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
+  if (exponent < 113) return {0};
+  return {uint16_t((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
+}
+
 // Owns the memory of one Weight. Elements of rows that are not filled are padding: q = 0, scale = 0.
 class RandomWeight {
  public:
@@ -255,13 +262,6 @@ class RandomWeight {
         return;
     }
   }
-  // Cut to the bits that a half has; zero below its normal range.
-  static fp16 half_of(float value) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
-    if (exponent < 113) return {0};
-    return {uint16_t((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
-  }
-
   static constexpr float kDeviation = 0.05f;
 
   Weight weight_;
