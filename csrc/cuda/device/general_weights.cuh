@@ -1,6 +1,6 @@
-// The kinds of weights of device/weight_tiles.cuh once more, for kernels that learn at run time how large a group is,
-// of which type its scale is, and whether there are zero points and offsets. kUnit is the number of columns after which
-// a group may end; a kernel takes groups that are multiples of it.
+// The kinds of weights of device/weight_tiles.cuh once more, for kernels that learn at run time of which type scales
+// are, and whether there are zero points and offsets. kUnit is the number of columns after which a group may end:
+// groups have as many columns, or with kMultiples any multiple of it, which is known at run time as well.
 //
 // Their order of additions is that of weight_tiles.cuh, and offsets come last in a split (device/group_sums.cuh).
 #pragma once
@@ -12,10 +12,11 @@
 namespace llama4rt::cuda {
 
 // A Bias holds what zero points mean to the lane's two rows, as there; functions also take what the launch says.
-template <int kUnitColumns>
+template <int kUnitColumns, bool kGroupsAreMultiples>
 struct GeneralInt4 : Int4Weights<kUnitColumns, true> {
   static constexpr bool kGeneral = true;
   static constexpr int kUnit = kUnitColumns;
+  static constexpr bool kMultiples = kGroupsAreMultiples;
   using Base = Int4Weights<kUnitColumns, true>;
   using Bias = typename Base::Bias;
   static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int step, int c, int h, const Bias& bias, int row,
@@ -29,11 +30,11 @@ struct GeneralInt4 : Int4Weights<kUnitColumns, true> {
 };
 
 // q - 128 as in Int8Weights, then + 128 - z: each step is a whole number of at most 256, exact in bf16.
-template <int kUnitColumns>
+template <int kUnitColumns, bool kGroupsAreMultiples>
 struct GeneralInt8 {
   using Symmetric = Int8Weights<kUnitColumns>;
   static constexpr int kTileColumns = 32, kSteps = 2, kGroup = kUnitColumns, kUnit = kUnitColumns;
-  static constexpr bool kScaled = true, kZeros = true, kGeneral = true;
+  static constexpr bool kScaled = true, kZeros = true, kGeneral = true, kMultiples = kGroupsAreMultiples;
   struct Bias {
     uint32_t plus[2];
   };
@@ -53,10 +54,10 @@ struct GeneralInt8 {
 };
 
 // Exponent and mantissa of e4m3 moved into the places of bf16, whose bias is 120 larger. Exact, subnormals too.
-template <int kUnitColumns>
+template <int kUnitColumns, bool kGroupsAreMultiples>
 struct GeneralFp8 {
   static constexpr int kTileColumns = 32, kSteps = 2, kGroup = kUnitColumns, kUnit = kUnitColumns;
-  static constexpr bool kScaled = true, kZeros = false, kGeneral = true;
+  static constexpr bool kScaled = true, kZeros = false, kGeneral = true, kMultiples = kGroupsAreMultiples;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
   static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int step, int c, int h, const Bias&, int,
@@ -74,10 +75,10 @@ struct GeneralFp8 {
 
 // Half a word has four codes, rows g and g + 8 of the even column, then of the odd one (weights/layout.h). Low bytes of
 // four bf16 are picked from the table at once, and high bytes; a code's top bit chooses between the table's halves.
-template <int kUnitColumns>
+template <int kUnitColumns, bool kGroupsAreMultiples>
 struct GeneralTable4 {
   static constexpr int kTileColumns = 64, kSteps = 4, kGroup = kUnitColumns, kUnit = kUnitColumns;
-  static constexpr bool kScaled = true, kZeros = false, kGeneral = true;
+  static constexpr bool kScaled = true, kZeros = false, kGeneral = true, kMultiples = kGroupsAreMultiples;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
   // Bytes of the codes of columns 8 c..: (row g, even), (row g + 8, even), (g, odd), (g + 8, odd).
@@ -111,5 +112,17 @@ struct GeneralTable4 {
     }
   }
 };
+
+template <class Weights>
+LLAMA4RT_DEVICE int group_shift_of(const GeneralArgs& g) {
+  static_assert(Weights::kUnit == 16 || Weights::kUnit == 32 || Weights::kUnit == 64);
+  if constexpr (Weights::kMultiples) return g.group_shift;
+  return Weights::kUnit == 16 ? 4 : Weights::kUnit == 32 ? 5 : 6;
+}
+// Whether a group begins at `column`, of K or of a split, or ends before it.
+template <class Weights>
+LLAMA4RT_DEVICE bool group_begins(const GeneralArgs& g, int column) {
+  return (column & ((1 << group_shift_of<Weights>(g)) - 1)) == 0;
+}
 
 }  // namespace llama4rt::cuda

@@ -23,9 +23,9 @@ LLAMA4RT_DEVICE float high_of_pair(uint32_t pair) { return ptx::float_from_bits(
 
 // The sum of a group, in each of its lanes: a lane has 8 columns of x as pairs of bf16, its neighbours the next. All
 // lanes of the warp together.
-LLAMA4RT_DEVICE float group_sum(const U32x4& x, int group_shift) {
+LLAMA4RT_DEVICE float group_sum(const uint32_t (&x)[4], int group_shift) {
   const auto pair = [](uint32_t p) { return ptx::add(low_of_pair(p), high_of_pair(p)); };
-  float sum = ptx::add(ptx::add(pair(x.x), pair(x.y)), ptx::add(pair(x.z), pair(x.w)));
+  float sum = ptx::add(ptx::add(pair(x[0]), pair(x[1])), ptx::add(pair(x[2]), pair(x[3])));
   for (int lanes = 1; lanes < 1 << (group_shift - 3); lanes *= 2)
     sum = ptx::add(sum, ptx::shuffle_xor(sum, lanes));
   return sum;

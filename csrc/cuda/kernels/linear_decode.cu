@@ -15,8 +15,8 @@ static_assert(kTileBytes == cuda_tile::kTileBytes);
 static_assert(Int4Weights<128, false>::kTileColumns == cuda_tile::tile_columns(WeightKind::kInt4));
 static_assert(Int8Weights<128>::kTileColumns == cuda_tile::tile_columns(WeightKind::kInt8));
 static_assert(BF16Weights::kTileColumns == cuda_tile::tile_columns(WeightKind::kBF16));
-static_assert(GeneralFp8<16>::kTileColumns == cuda_tile::tile_columns(WeightKind::kFp8));
-static_assert(GeneralTable4<16>::kTileColumns == cuda_tile::tile_columns(WeightKind::kTable4));
+static_assert(GeneralFp8<16, true>::kTileColumns == cuda_tile::tile_columns(WeightKind::kFp8));
+static_assert(GeneralTable4<16, false>::kTileColumns == cuda_tile::tile_columns(WeightKind::kTable4));
 static_assert(DecodeConfig<BF16Weights, 1>::kRows == kDecodeRows);
 static_assert(kFactorColumns == kFactorInputs);
 
@@ -70,7 +70,7 @@ void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens
                       .grid_y = int(decode_parts(w, args.tokens + args.picks))},
             .many_tokens = items_of_16(args, tokens),
             .tokens = tokens};
-  with_weights</*kZerosAtRunTime=*/false, Units<16, 32>, Units<16>>(w, call);
+  with_weights</*kZerosAtRunTime=*/false, Units<Exactly16, Exactly32, Any64>, Units<Any16>>(w, call);
 }
 
 void LinearDecode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* scratch,

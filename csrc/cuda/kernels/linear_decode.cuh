@@ -71,7 +71,9 @@ struct DecodeConfig {
 
   // Shared memory, in bytes. Scales have room for fp32.
   static constexpr int kScaleOffset = kStageTiles * kTileBytes;
-  static constexpr int kZeroOffset = kScaleOffset + kStageGroups * 16 * 4;
+  // Of general weights also for 256 bytes of factors, with offsets.
+  static constexpr int kScaleBytes = Weights::kGeneral && kStageGroups < 4 ? 256 : kStageGroups * 16 * 4;
+  static constexpr int kZeroOffset = kScaleOffset + kScaleBytes;
   static constexpr int kFactorOffset = kZeroOffset + (Weights::kZeros ? kStageGroups * 16 : 0);
   static constexpr int kStageBytes = kFactorOffset + (Weights::kGeneral ? 64 : 0);
   static constexpr int kRingBytes = kStages * kStageBytes;  // of a warp
@@ -186,10 +188,10 @@ struct DecodeBlock {
       } else {
         for (int j = 0; j < 8; ++j) v[j] = column + j < in_split ? from[j] : 0.0f;
       }
-      const U32x4 rounded = {ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]),
-                             ptx::pack_bf16(v[4], v[5]), ptx::pack_bf16(v[6], v[7])};
+      const uint32_t rounded[4] = {ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]),
+                                   ptx::pack_bf16(v[4], v[5]), ptx::pack_bf16(v[6], v[7])};
       unsigned char* const row = x + token * Config::kXRowBytes;
-      *reinterpret_cast<U32x4*>(row + column * 2) = rounded;
+      *reinterpret_cast<U32x4*>(row + column * 2) = {rounded[0], rounded[1], rounded[2], rounded[3]};
       if constexpr (Config::Weights::kGeneral) {
         if (!sums) continue;
         const int shift = a.general.group_shift;
@@ -234,17 +236,20 @@ struct Loader {
   // Stages that do not depend on the kernel before: weights of the dense matrix, in the first split.
   LLAMA4RT_DEVICE void load_early(const DecodeBlock<Config>& b) {
     if (b.a.tokens == 0) return;
-    b.start(walk);
-    point(b);
+    begin(b);
     while (loaded < Config::kStages - 1 && tiles_left > 0) load_stage(b, loaded++ * Config::kStageBytes);
   }
   // The rest of the ring. `offsets` are there.
   LLAMA4RT_DEVICE void fill_ring(const DecodeBlock<Config>& b) {
-    if (b.a.tokens == 0) {
-      b.start(walk);
-      if (!walk.done) point(b);
-    }
+    if (b.a.tokens == 0) begin(b);
     while (loaded < Config::kStages - 1) load_stage(b, loaded++ * Config::kStageBytes);
+  }
+
+  // A warp without rows has nothing to load.
+  LLAMA4RT_DEVICE void begin(const DecodeBlock<Config>& b) {
+    b.start(walk);
+    if (!b.has_rows) walk.done = true;
+    if (!walk.done) point(b);
   }
 
   // To the first stage of the walk's split.
@@ -279,7 +284,7 @@ struct Loader {
       b.next(walk);
       if (!walk.done) point(b);
     }
-    if (!walk.done && b.has_rows) {
+    if (!walk.done) {
       const uint32_t to = ring + uint32_t(place);
       for (int i = 0; i < Config::kStageTiles; ++i)
         ptx::copy_async_16(to + uint32_t(i * kTileBytes), tiles + i * kTileBytes, i < tiles_left ? 16 : 0);

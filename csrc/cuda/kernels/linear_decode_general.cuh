@@ -68,7 +68,8 @@ struct GeneralSides {
 
   // to: shared address of this lane's bytes at the start of the stage.
   LLAMA4RT_DEVICE void load(const GeneralArgs& g, uint32_t to, int lane) {
-    const int groups = Config::kStageColumns >> g.group_shift, chunks = groups * g.number_bytes;
+    const int groups = Config::kStageColumns >> group_shift_of<typename Config::Weights>(g),
+              chunks = groups * g.number_bytes;
     if (lane < chunks)
       ptx::copy_async_16(to + Config::kScaleOffset, scales, lane < scale_chunks_left ? 16 : 0);
     scales += chunks * 16;
@@ -106,18 +107,22 @@ struct GeneralSides {
   }
 };
 
-// The scales of a stage, of the lane's two rows: [kUnit columns][row].
+// Scales of the lane's two rows: [kUnit columns][row], of a stage, or of half of one where eight units would take too
+// many registers.
 template <class Config>
 struct StageScales {
-  static constexpr int kUnits = Config::kStageColumns / Config::Weights::kUnit;
+  using Weights = typename Config::Weights;
+  static constexpr int kUnits = Weights::kUnit == 16 ? 4 : Config::kStageColumns / Weights::kUnit;
+  static constexpr int kSteps = kUnits * Weights::kUnit / 16;  // of 16 columns
   float value[kUnits][2];
 
-  LLAMA4RT_DEVICE void load(const GeneralArgs& g, const unsigned char* stage, int row) {
+  // first: column of the stage.
+  LLAMA4RT_DEVICE void load(const GeneralArgs& g, const unsigned char* stage, int first, int row) {
+    const unsigned char* const scales = stage + Config::kScaleOffset;
     with_number_type(g.numbers, [&](auto number) {
       for (int u = 0; u < kUnits; ++u) {
-        const int group = u * Config::Weights::kUnit >> g.group_shift;
-        for (int h = 0; h < 2; ++h)
-          value[u][h] = number.at(stage + Config::kScaleOffset, group * 16 + row + 8 * h);
+        const int group = (first + u * Weights::kUnit) >> group_shift_of<Weights>(g);
+        for (int h = 0; h < 2; ++h) value[u][h] = number.at(scales, group * 16 + row + 8 * h);
       }
     });
     if (!g.has_factors) return;
@@ -159,15 +164,16 @@ LLAMA4RT_DEVICE void multiply_general_stage(Sums& sums, const GeneralArgs& g, in
                                             const uint32_t (&x_address)[Config::kTokenTiles]) {
   using Weights = typename Config::Weights;
   constexpr int kStepsOfUnit = Weights::kUnit / 16;
-  const int row = lane / 4, in_group = (1 << g.group_shift) - 1;  // a mask of columns
-  StageScales<Config> scales;
-  scales.load(g, stage, row);
+  const int row = lane / 4;
+  using Scales = StageScales<Config>;
+  Scales scales;
   Sums group_sums;
   group_sums.clear();
   U32x4 words;
   auto bias = Weights::bias(g.zero, g.zero);
   uint32_t x[Config::kTokenTiles][4];  // two steps of 16 columns, two registers each
   for (int step = 0; step < Config::kStageColumns / 16; ++step) {
+    if (step % Scales::kSteps == 0) scales.load(g, stage, step * 16, row);
     if (step % 2 == 0)
       for (int i = 0; i < Config::kTokenTiles; ++i)
         ptx::ldmatrix_x4(x[i], x_address[i] + uint32_t(step * 32));
@@ -175,18 +181,19 @@ LLAMA4RT_DEVICE void multiply_general_stage(Sums& sums, const GeneralArgs& g, in
       words = ptx::load_shared_v4(tiles + uint32_t(step / Weights::kSteps * kTileBytes));
     if (Weights::kZeros && step % kStepsOfUnit == 0 && g.has_zeros) {
       const unsigned char* const zeros =
-          stage + Config::kZeroOffset + (step * 16 >> g.group_shift) * 16 + row;
+          stage + Config::kZeroOffset + (step * 16 >> group_shift_of<Weights>(g)) * 16 + row;
       bias = Weights::bias(zeros[0], zeros[8]);
     }
     uint32_t w[4];
     Weights::fragment(w, words, step % Weights::kSteps, bias, g);
     for (int i = 0; i < Config::kTokenTiles; ++i)
       ptx::mma_m16n8k16(group_sums.value[i], w, x[i][step % 2 * 2], x[i][step % 2 * 2 + 1]);
-    if ((step + 1) % kStepsOfUnit != 0 || ((step + 1) * 16 & in_group) != 0) continue;
+    if ((step + 1) % kStepsOfUnit != 0 || !group_begins<Weights>(g, (step + 1) * 16)) continue;
     for (int i = 0; i < Config::kTokenTiles; ++i)
       for (int r = 0; r < 4; ++r)
         sums.value[i][r] =
-            ptx::fma(group_sums.value[i][r], scales.value[step / kStepsOfUnit][r / 2], sums.value[i][r]);
+            ptx::fma(group_sums.value[i][r], scales.value[step % Scales::kSteps / kStepsOfUnit][r / 2],
+                     sums.value[i][r]);
     group_sums.clear();
   }
 }

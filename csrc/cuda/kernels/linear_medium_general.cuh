@@ -13,7 +13,7 @@ LLAMA4RT_DEVICE void multiply_general_step(const RowsArgs& a, const GeneralTable
                                            const GeneralStep& step, int row_block,
                                            WeightColumns<Weights> (&columns)[kBlocks],
                                            const Multiply& multiply, const EachSum& each_sum) {
-  const int row = lane_index() / 4, in_group = (1 << table.g.group_shift) - 1;  // a mask of columns
+  const int row = lane_index() / 4;
   const bool last = step.step + 1 == steps_of_k(a);
   typename Weights::Bias bias[kBlocks];
   float factor[kBlocks][2] = {};
@@ -21,7 +21,7 @@ LLAMA4RT_DEVICE void multiply_general_step(const RowsArgs& a, const GeneralTable
   LLAMA4RT_ROLL
   for (int k16 = 0; k16 < kStepColumns / 16; ++k16) {
     const int column = step.step * kStepColumns + k16 * 16, group = column >> table.g.group_shift;
-    if (k16 == 0 || (column & in_group) == 0) {
+    if (k16 == 0 || group_begins<Weights>(table.g, column)) {
       LLAMA4RT_UNROLL
       for (int j = 0; j < kBlocks; ++j) {
         if ((row_block + j) * 16 >= a.n) continue;
@@ -38,7 +38,7 @@ LLAMA4RT_DEVICE void multiply_general_step(const RowsArgs& a, const GeneralTable
       columns[j].skip_step();
     }
     multiply(w, k16);
-    if (((column + 16) & in_group) == 0 || (last && k16 + 1 == kStepColumns / 16))
+    if (group_begins<Weights>(table.g, column + 16) || (last && k16 + 1 == kStepColumns / 16))
       each_sum([&](float& group_sum, float& sum, int j, int r) {
         sum = ptx::fma(group_sum, factor[j][r / 2], sum);
         group_sum = 0.0f;

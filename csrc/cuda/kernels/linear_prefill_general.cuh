@@ -65,7 +65,7 @@ LLAMA4RT_DEVICE void consume_general(const RowsArgs& a, int expert, int first_ro
   const int row[2] = {rows.row(0), rows.row(1)};
   const bool here[2] = {row_block[0] * 16 < a.n, row_block[1] * 16 < a.n};
   const int steps = general_steps(a), steps_of_split = general_steps_of_split(a);
-  const int in_group = (1 << table.g.group_shift) - 1, last_step = steps_of_k(a) - 1;
+  const int last_step = steps_of_k(a) - 1;
   const auto x_at = [&](const Place& p, int k16) {
     return ptx::wgmma_descriptor(p.memory() + uint32_t(k16 * 32), 16, 1024, Swizzle::k128B);
   };
@@ -97,7 +97,7 @@ LLAMA4RT_DEVICE void consume_general(const RowsArgs& a, int expert, int first_ro
         ptx::wgmma_fence();
         LLAMA4RT_UNROLL
         for (int j = 0; j < kPerPart; ++j) {
-          const bool goes_on = j > 0 || (column & in_group) != 0;  // the group
+          const bool goes_on = j > 0 || !group_begins<Weights>(table.g, column);  // the group
           ptx::wgmma_m64n128k16(group_sums, operand[part * kPerPart + j], x_at(now, part * kPerPart + j),
                                 goes_on);
         }
@@ -106,7 +106,7 @@ LLAMA4RT_DEVICE void consume_general(const RowsArgs& a, int expert, int first_ro
         ptx::wgmma_wait<0>();
         if (part + 1 == Config::kParts && lane_index() == 0) ptx::mbarrier_arrive(now.empty());
         const bool at_end = step.step == last_step && part + 1 == Config::kParts;
-        if (((column + Weights::kUnit) & in_group) != 0 && !at_end) continue;
+        if (!group_begins<Weights>(table.g, column + Weights::kUnit) && !at_end) continue;
         LLAMA4RT_UNROLL
         for (int j = 0; j < Config::kSums; ++j)
           sums[j] = ptx::fma(group_sums[j], weights.scale[part][j % 4 / 2], sums[j]);

@@ -52,10 +52,11 @@ __global__ void __launch_bounds__(kThreads) round_and_sum_rows_kernel(RoundRowsA
       const int k = split * kSplitColumns + column + j;
       v[j] = k < a.k ? from[k] : 0.0f;
     }
-    const U32x4 pairs = {ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]), ptx::pack_bf16(v[4], v[5]),
-                         ptx::pack_bf16(v[6], v[7])};
+    const uint32_t pairs[4] = {ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]),
+                               ptx::pack_bf16(v[4], v[5]), ptx::pack_bf16(v[6], v[7])};
     uint16_t* const first = to + split * (kSplitColumns + a.boxes * kBoxColumns);  // of the split
-    if (column < columns) *reinterpret_cast<U32x4*>(first + column) = pairs;
+    if (column < columns)
+      *reinterpret_cast<U32x4*>(first + column) = {pairs[0], pairs[1], pairs[2], pairs[3]};
     const float sum = group_sum(pairs, a.group_shift);
     if ((column & ((1 << a.group_shift) - 1)) == 0)
       put_group_sum(first + columns, column >> a.group_shift, a.group_shift, a.boxes, sum);

@@ -22,17 +22,32 @@ using SymmetricInt4 = Int4Weights<kGroup, false>;
 template <int kGroup>
 using AsymmetricInt4 = Int4Weights<kGroup, true>;
 
-// The units of a kernel for general weights, ascending from 16. Each is an instantiation; a larger one saves what is
-// done at every place where a group may end.
-template <int... kColumns>
+// The instantiations of a kernel for general weights: for groups of so many columns, or with kMultiples for those of a
+// multiple, which costs more where a group may end.
+template <int kColumns, bool kMultiples>
+struct Unit {};
+using Exactly16 = Unit<16, false>;
+using Exactly32 = Unit<32, false>;
+using Any16 = Unit<16, true>;
+using Any32 = Unit<32, true>;
+using Any64 = Unit<64, true>;
+template <class... EachUnit>  // ascending from 16
 struct Units {};
 
 // The same for the largest unit that is not above the group size.
-template <template <int> class Weights, int kUnit, int... kLarger, class Start>
-void with_unit(Units<kUnit, kLarger...>, int group_size, Start&& start) {
-  if constexpr (sizeof...(kLarger) > 0)
-    if (group_size > kUnit) return with_unit<Weights>(Units<kLarger...>(), group_size, start);
-  start.template operator()<Weights<kUnit>>();
+template <template <int, bool> class Weights, int kColumns, bool kMultiples, class Start>
+void with_unit(Units<Unit<kColumns, kMultiples>>, int, Start&& start) {
+  static_assert(kMultiples);
+  start.template operator()<Weights<kColumns, true>>();
+}
+template <template <int, bool> class Weights, int kColumns, bool kMultiples, int kNext, bool kNextMultiples,
+          class... Larger, class Start>
+void with_unit(Units<Unit<kColumns, kMultiples>, Unit<kNext, kNextMultiples>, Larger...>, int group_size,
+               Start&& start) {
+  static_assert(kMultiples || kNext == 2 * kColumns);
+  if (group_size >= kNext)
+    return with_unit<Weights>(Units<Unit<kNext, kNextMultiples>, Larger...>(), group_size, start);
+  start.template operator()<Weights<kColumns, kMultiples>>();
 }
 
 template <class UnitsOf4Bits, class UnitsOf8Bits, class Start>

@@ -24,7 +24,8 @@ namespace llama4rt::test {
 namespace {
 
 constexpr uint32_t kSeed = 34;
-constexpr float kMargin = 0.12f;  // of log probability, between the best token and the next
+constexpr float kMargin = 0.12f;    // of log probability, between the best token and the next
+constexpr float kDistance = 0.05f;  // of log probabilities from those of the reference; 0.026 found
 
 // The checker watches these kernels in their own tests; here it would only take time.
 #ifdef LLAMA4RT_SIMT_EMULATOR
@@ -130,7 +131,10 @@ TEST(every_kind_of_weight_gives_the_logits_of_the_reference) {
   for (const cases::WeightSpec& spec : kGeneralSpecs) {
     SCOPE(weight_kind_name(spec.kind), ", group ", spec.group_size, ", ", dtype_name(spec.scales), " scales");
     const auto run = [&](const char* name, Layout layout, const char* device) {
-      TinyEngine tiny{.layout = layout, .seed = kSeed, .codes = &spec};
+      TinyEngine tiny;
+      tiny.layout = layout;
+      tiny.codes = &spec;
+      tiny.seed = kSeed;
       tiny.config.attention_chunk_size = 8192;  // the whole prompt is one step
       write_tiny_engine(dir / name, tiny);
       EngineOptions with = o;
@@ -144,9 +148,9 @@ TEST(every_kind_of_weight_gives_the_logits_of_the_reference) {
     for (const auto& [key, output] : expected) {
       SCOPE("prompt ", key.first);
       const auto &want = output.logprobs.at(0).top, &got = found.at(key).logprobs.at(0).top;
-      CHECK_CLOSE(got.at(0).second, want.at(0).second, kMargin);
-      CHECK_CLOSE(got.at(1).second, want.at(1).second, kMargin);
-      if (want.at(0).second - want.at(1).second > kMargin) CHECK_EQ(got.at(0).first, want.at(0).first);
+      CHECK_CLOSE(got.at(0).second, want.at(0).second, kDistance);
+      CHECK_CLOSE(got.at(1).second, want.at(1).second, kDistance);
+      if (want.at(0).second - want.at(1).second > 2 * kDistance) CHECK_EQ(got.at(0).first, want.at(0).first);
     }
   }
 }
