@@ -15,6 +15,7 @@
 #include "cuda/device/general_weights.cuh"
 #include "cuda/device/group_sums.cuh"
 #include "cuda/device/side_numbers.cuh"
+#include "cuda/device/unroll.cuh"
 #include "cuda/kernels/decode_args.h"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/matrix.cuh"
@@ -120,6 +121,7 @@ struct StageScales {
   LLAMA4RT_DEVICE void load(const GeneralArgs& g, const unsigned char* stage, int first, int row) {
     const unsigned char* const scales = stage + Config::kScaleOffset;
     with_number_type(g.numbers, [&](auto number) {
+      LLAMA4RT_UNROLL
       for (int u = 0; u < kUnits; ++u) {
         const int group = (first + u * Weights::kUnit) >> group_shift_of<Weights>(g);
         for (int h = 0; h < 2; ++h) value[u][h] = number.at(scales, group * 16 + row + 8 * h);
@@ -172,6 +174,7 @@ LLAMA4RT_DEVICE void multiply_general_stage(Sums& sums, const GeneralArgs& g, in
   U32x4 words;
   auto bias = Weights::bias(g.zero, g.zero);
   uint32_t x[Config::kTokenTiles][4];  // two steps of 16 columns, two registers each
+  LLAMA4RT_UNROLL
   for (int step = 0; step < Config::kStageColumns / 16; ++step) {
     if (step % Scales::kSteps == 0) scales.load(g, stage, step * 16, row);
     if (step % 2 == 0)

@@ -15,7 +15,7 @@ namespace {
 template <class Config, class Args>
 bool is_right(void (*kernel)(Args)) {
   static ExpertRows product(
-      {.kind = WeightKind::kInt4, .group_size = 32, .zeros = true, .scales = DType::kI8, .offsets = true},
+      {.kind = WeightKind::kInt4, .group_size = 128, .zeros = true, .scales = DType::kI8, .offsets = true},
       {5, 0, 20}, 40, 1190, false);
   for (const int splits : {2, 1}) {
     const bool right =
