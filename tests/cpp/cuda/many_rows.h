@@ -19,9 +19,9 @@ inline const char* rows_kernel_name(RowsKernel kernel) {
 inline void multiply_rows(cuda::Stream& stream, RowsKernel kernel, cuda::RowsProduct product, Tensor x,
                           const Weight& w, int64_t picks_per_row = 1) {
   if (!product.picks) product.rows = x.size(0);
-  const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w.k) * 2));
+  const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w) * 2));
   product.x = rounded.data();
-  cuda::run_round_rows(stream, rounded.data(), x, product.picks, product.rows, picks_per_row);
+  cuda::run_round_rows(stream, rounded.data(), x, w, product.picks, product.rows, picks_per_row);
   if (kernel == RowsKernel::kPrefill) {
     cuda::LinearPrefill::run(stream, product, w, 3);  // three blocks share the tiles
   } else {

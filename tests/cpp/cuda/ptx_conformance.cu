@@ -158,6 +158,19 @@ struct Popcount {
     out[thread_x()] = uint32_t(ptx::popcount(in[thread_x()]));
   }
 };
+struct PickBytes {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    out[thread_x()] =
+        ptx::pick_bytes(in[thread_x()], in[thread_x() + 128], in[thread_x() + 256] & 0xffff7777);
+  }
+};
+struct FloatFromHalf {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    const uint32_t bits = in[thread_x()] & 0xbfff;  // no NaN, whose bits may differ; subnormals too
+    out[thread_x()] =
+        ptx::bits_from_float(ptx::float_from_half(uint16_t(thread_x() % 4 ? bits : bits & 0x83ff)));
+  }
+};
 struct PackBf16 {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     const float x = small_float(in[thread_x()]);
@@ -488,6 +501,8 @@ std::vector<PtxCase> ptx_cases() {
           plain<Fma>("fma"),
           plain<MulAdd>("mul, add, bits_from_float"),
           plain<Popcount>("popcount"),
+          plain<PickBytes>("pick_bytes"),
+          plain<FloatFromHalf>("float_from_half"),
           plain<PackBf16>("pack_bf16"),
           plain<FmaBf16x2>("fma_bf16x2"),
           plain<AndOr>("and_or"),
