@@ -119,7 +119,7 @@ class CodeLayout:
         return replace(self, scale_dtype="F32", factor_dtype="F32", row_factors=False)
 
     def with_wide_factors(self) -> "CodeLayout":
-        """The same with factors of fp32 for every FACTOR_INPUTS inputs, which keep all their numbers: as GPUs take them."""
+        """The same with factors of fp32 for every FACTOR_INPUTS inputs, as GPUs take them; they keep their numbers."""
         return replace(self, factor_dtype="F32", row_factors=False)
 
 

@@ -120,7 +120,8 @@ TEST(every_kind_of_weight_conforms) {
   size_t turn = 0;
   for (const cases::WeightSpec& each : cases::kWeightSpecs)
     for (int i = 0; i < 2; ++i, ++turn)
-      check_all(rng, i == 0 ? Op::kGateUp : Op(turn / 2 % 2), {.tokens = 19, .n = 41, .k = 210}, on_gpu(each));
+      check_all(rng, i == 0 ? Op::kGateUp : Op(turn / 2 % 2), {.tokens = 19, .n = 41, .k = 210},
+                on_gpu(each));
 }
 
 // More than one tile of rows of x and of w, more than one split of K, and more steps than the ring has

@@ -24,8 +24,9 @@ TEST(factors_that_a_gpu_does_not_take_are_refused) {
            .scale_dtype = DType::kI8};
   CHECK_EQ(weight_refusal(w), "");
   w.factor_dtype = DType::kF16;
-  CHECK_EQ(weight_refusal(w),
-           "\"int4\" weights with factors of halves are for CPUs; a GPU takes them in F32, one of 256 inputs");
+  CHECK_EQ(
+      weight_refusal(w),
+      "\"int4\" weights with factors of halves are for CPUs; a GPU takes them in F32, one of 256 inputs");
   w.factor_dtype = DType::kF32;
   w.row_factors = true;
   CHECK(weight_refusal(w).starts_with("\"int4\" weights with factors of rows are for CPUs"));
