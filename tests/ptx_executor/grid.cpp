@@ -26,8 +26,6 @@ void check_request(const Request& r) {
                  " threads, compiled for at most ", p.max_threads);
   LLAMA4RT_CHECK(kInternal, int64_t(r.parameters.size()) == p.parameter_bytes, r.name, ": ",
                  r.parameters.size(), " bytes of parameters, compiled for ", p.parameter_bytes);
-  LLAMA4RT_CHECK(kInternal, r.dynamic_shared == 0 || !p.dynamic_shared.empty(), r.name,
-                 ": dynamic shared memory that the kernel does not use");
   LLAMA4RT_CHECK(kInternal, p.declared_shared + int64_t(r.dynamic_shared) <= kMostSharedBytes, r.name, ": ",
                  p.declared_shared, " + ", r.dynamic_shared, " bytes of shared memory; a block has ",
                  kMostSharedBytes);

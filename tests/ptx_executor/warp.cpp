@@ -97,8 +97,8 @@ bool convene(Warp& w, const Instruction& i) {
     const uint32_t wanted = members[lane];
     uint32_t group = 0;  // lanes here that name the same
     for_each_lane(rest, [&](int l) { group |= members[l] == wanted ? 1u << l : 0u; });
-    if ((wanted >> lane & 1u) == 0) w.fault(lane, "names lanes without itself");
-    if ((group & ~wanted) == 0 && (wanted & live) == group) {
+    for_each_lane(group & ~wanted, [&](int l) { w.fault(l, "names lanes without itself"); });
+    if ((wanted & live) == group) {
       w.mask = group;
       return true;
     }

@@ -413,6 +413,7 @@ struct SlowSums {
 struct WaitsAndReverses {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     ptx::grid_wait();
+    ptx::grid_launch_dependents();
     out[thread_x()] = in[127 - thread_x()];
   }
 };
