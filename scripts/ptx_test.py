@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs the kernels' tests on the PTX that nvcc makes of the kernels: no GPU, and no C++ of the emulator's.
 
-    scripts/ptx_test.py [--target sm_90a sm_80] [FILTER...]
+    scripts/ptx_test.py [--target sm_90a,sm_80] [--require] [FILTER...]
 
-Compiles what changed (scripts/ptx_compile.py), runs llama4rt_ptx_tests on it, and fails as well when a kernel was never
-launched, when a kernel that waits for the one before never lets the next one start, or the other way round. Filters are
-those of the test program; with any, nothing is asked of kernels that were not launched.
+Compiles what changed (scripts/ptx_compile.py), builds llama4rt_ptx_tests in build/tests and runs it; fails as well when
+a kernel was never launched, when a kernel that waits for the one before never lets the next one start, or the other way
+round. Filters are those of the test program; with any, nothing is asked of kernels that were not launched. Without a
+compiler it says so and exits with status 0, or 1 with --require.
 
 sm_80 is what every other GPU compiles from: the same tests without the kernels that need Hopper.
 """
@@ -21,12 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from cuda_compile import find_nvcc
+
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "build/tests/tests/cpp/llama4rt_ptx_tests"
+BUILD = ROOT / "build/tests"
+PROGRAM = BUILD / "tests/cpp/llama4rt_ptx_tests"
 ENTRY = re.compile(r"\.entry (\w+)\(")
-# Kernels of sm_90a alone, which are empty or trap elsewhere; the tests of the executor itself need no second run.
+# Kernels of sm_90a alone, which are empty or trap elsewhere. Those of the tests themselves (in an anonymous namespace) and
+# the tests of the executor need no second run.
 HOPPER_ONLY = re.compile(r"attention_hopper_kernel|linear_prefill_kernel|12_GLOBAL__N_1")
-NOT_ON_SM_80 = ["-hopper", "-ptx/", "-engine"]
+NOT_ON_SM_80 = ["-hopper", "-ptx/"]
 
 
 def as_the_host_spells(name: str) -> str:
@@ -61,13 +66,16 @@ def findings(target: str, kernels: dict[str, str], used: set[str]) -> list[str]:
     return found
 
 
-def run(target: str, filters: list[str]) -> bool:
-    folder = ROOT / "build/ptx" / target
-    compiled = subprocess.run(
-        [sys.executable, ROOT / "scripts/ptx_compile.py", "--target", target], check=False
+def compiled(target: str) -> Path | None:
+    """The folder of PTX; None when something does not compile, which has been said."""
+    script = ROOT / "scripts/ptx_compile.py"
+    done = subprocess.run(
+        [sys.executable, script, "--target", target], stdout=subprocess.DEVNULL, check=False
     )
-    if compiled.returncode != 0:
-        return False
+    return ROOT / "build/ptx" / target if done.returncode == 0 else None
+
+
+def run(target: str, folder: Path, filters: list[str]) -> bool:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         notes = Path(directory) / "used"
@@ -81,7 +89,8 @@ def run(target: str, filters: list[str]) -> bool:
         print(f"ptx-test: {target}: {problem}")
     print(
         f"ptx-test: {target}: {len(used & kernels.keys())} of {len(kernels)} kernels launched, "
-        f"{len(problems)} findings, {time.monotonic() - start:.0f} s"
+        f"{len(problems)} findings, {time.monotonic() - start:.0f} s",
+        flush=True,
     )
     return status == 0 and not problems
 
@@ -90,9 +99,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", nargs="+", default=["sm_90a", "sm_80"])
+    parser.add_argument("--target", default="sm_90a,sm_80", help="which of these (sm_90a,sm_80)")
+    parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
     options, filters = parser.parse_known_args()
-    passed = [run(target, filters) for target in options.target]
+    if find_nvcc() is None:
+        print(
+            "ptx-test: no nvcc here (CUDA_HOME, PATH or the nvidia-cuda-nvcc package); NO KERNEL WAS RUN AS PTX"
+        )
+        return 1 if options.require else 0
+    folders = {target: compiled(target) for target in options.target.split(",")}
+    built = subprocess.run(["cmake", "--build", BUILD, "--target", PROGRAM.name], check=False)
+    if built.returncode != 0:
+        return 1
+    passed = [folder is not None and run(target, folder, filters) for target, folder in folders.items()]
     return 0 if all(passed) else 1
 
 

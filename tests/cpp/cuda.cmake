@@ -72,7 +72,7 @@ add_library(llama4rt_ptx_executor STATIC EXCLUDE_FROM_ALL ${ptx_executor_sources
 target_compile_options(llama4rt_ptx_executor PRIVATE -fno-strict-aliasing -ffp-contract=off)
 target_link_libraries(llama4rt_ptx_executor PUBLIC llama4rt_simt_emulator PRIVATE llama4rt_simt_flags)
 file(GLOB ptx_tests CONFIGURE_DEPENDS ptx/*_test.cpp)
-add_executable(llama4rt_ptx_tests EXCLUDE_FROM_ALL main.cpp ptx/install.cpp ${ptx_tests}
+add_executable(llama4rt_ptx_tests EXCLUDE_FROM_ALL main.cpp poison_freed_memory.cpp ptx/install.cpp ${ptx_tests}
                                   ${PROJECT_SOURCE_DIR}/csrc/make_device.cpp $<TARGET_OBJECTS:llama4rt_simt_kernels>
                                   $<TARGET_OBJECTS:llama4rt_both_tests>)
 target_link_libraries(llama4rt_ptx_tests PRIVATE llama4rt_ptx_executor llama4rt_reference llama4rt_simt_flags)

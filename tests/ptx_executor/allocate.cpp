@@ -113,20 +113,22 @@ void allocate(Program& p, const std::vector<Uses>& uses) {
   for (Unit u = 1; u < units; ++u)
     if (ranges[u].begin != SIZE_MAX) order.push_back(u);
   std::sort(order.begin(), order.end(), [&](Unit a, Unit b) { return ranges[a].begin < ranges[b].begin; });
-  // Free places of each size, and when those taken become free. The lowest first: it was used last.
-  std::map<uint32_t, std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>>> free;
+  // Free places of each kind of register, and when those taken become free. The lowest first: it was used last. Where lanes
+  // have parted, some still need a value when others have the next one in its place: so only registers that keep a lane at
+  // the same bytes may follow each other.
+  std::map<uint8_t, std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>>> free;
   using Taken = std::pair<size_t, Unit>;  // until behind which instruction
   std::priority_queue<Taken, std::vector<Taken>, std::greater<>> taken;
   uint32_t next = p.place_units;
   for (const Unit u : order) {
     while (!taken.empty() && taken.top().first < ranges[u].begin) {
-      free[p.size_of[taken.top().second]].push(p.place[taken.top().second]);
+      free[p.bits_of[taken.top().second]].push(p.place[taken.top().second]);
       taken.pop();
     }
-    auto& fitting = free[p.size_of[u]];
+    auto& fitting = free[p.bits_of[u]];
     if (fitting.empty()) {
       p.place[u] = next;
-      next += p.size_of[u];
+      next += places_of(p.bits_of[u]);
     } else {
       p.place[u] = fitting.top();
       fitting.pop();

@@ -40,15 +40,13 @@ SharedSpace make_shared(const Request& r) {
 }  // namespace
 
 Block::Block(Grid& g, simt::Dim3 at)
-    : grid(&g),
-      index(at),
-      shared(make_shared(*g.request)),
-      threads(g.request->threads) {
+    : grid(&g), index(at), shared(make_shared(*g.request)), threads(g.request->threads) {
   const Program& p = *g.request->program;
   const int num_warps = (threads + kLanes - 1) / kLanes;
   static uint32_t blocks_ever = 0;
   if (simt::options().check)
-    order = std::make_unique<Order>(++blocks_ever, num_warps, p.shared_begin, shared_end(*g.request) - p.shared_begin);
+    order = std::make_unique<Order>(++blocks_ever, num_warps, p.shared_begin,
+                                    shared_end(*g.request) - p.shared_begin);
   const size_t file_bytes = p.place_units * kPlaceBytes;
   files_.resize(size_t(num_warps) * file_bytes + kPlaceBytes);
   unsigned char* first =

@@ -11,10 +11,6 @@ namespace {
 
 using Kind = Type::Kind;
 
-// Predicates have a size of their own: all their lanes lie in one word, so they may not follow on a register whose lanes
-// some threads still need.
-uint8_t places_of(int bits) { return bits == 1 ? 1 : bits <= 32 ? 2 : 4; }
-
 // PTX lets bits stand for anything of their size, and signed for unsigned; floats are floats or bits.
 bool agree(Type register_type, Type wanted) {
   if (register_type.kind == wanted.kind) return true;
@@ -38,7 +34,7 @@ Decoder::Decoder(const Entry& entry, Program& program) : entry_(entry), program_
 // Registers get their places when all is decoded; the others have theirs from the start.
 Unit Decoder::add_unit(int bits) {
   const Unit u = program_.num_units();
-  program_.size_of.push_back(places_of(bits));
+  program_.bits_of.push_back(uint8_t(bits));
   program_.place.push_back(program_.place_units);
   if (program_.first_special > 1) program_.place_units += places_of(bits);
   return u;

@@ -69,6 +69,7 @@ class Stream {
       g->request = &r;
       g->global = &global_;
       g->number = global_.next_launch();
+      g->is_last = waiting_.size() == 1;
       g->before = before;
       g->blocks = r.grid.count();
       for (int i = g->blocks - 1; i >= 0; --i) g->not_started.push_back(block_at(r.grid, i));

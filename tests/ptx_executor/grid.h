@@ -29,6 +29,7 @@ struct Grid {
   const Request* request = nullptr;
   GlobalSpace* global = nullptr;
   uint32_t number = 0;                  // of the launch, counting all
+  bool is_last = false;                 // no launch is behind it
   Grid* before = nullptr;               // the launch that griddepcontrol.wait waits for; null: it has ended
   std::vector<simt::Dim3> not_started;  // from the back
   std::vector<std::unique_ptr<Block>> resident;

@@ -37,8 +37,8 @@ void Library::read(const std::string& file, const Change& change) {
     }
   const ModuleText& made = *(modules_[file] = std::make_unique<ModuleText>(file + ".ptx", change(text)));
   const Module& m = made.module();
-  LLAMA4RT_CHECK(kInternal, target_.empty() || target_ == m.target, path, " is for ", m.target, ", others for ",
-                 target_);
+  LLAMA4RT_CHECK(kInternal, target_.empty() || target_ == m.target, path, " is for ", m.target,
+                 ", others for ", target_);
   target_ = m.target;
   for (const std::string& name : m.names) {
     const std::string host_name = as_the_host_spells(name);
@@ -74,6 +74,5 @@ std::vector<std::string> Library::names() const {
   for (const auto& [name, module] : by_name_) all.push_back(name);
   return all;
 }
-
 
 }  // namespace llama4rt::ptx_executor

@@ -1,7 +1,7 @@
 // A kernel ready to run: instructions with resolved registers and the function that executes each.
 //
 // What an instruction names is a unit: a register, a special register or an immediate. Its lanes lie side by side in the
-// register file, at a place counted in 64 bytes: two for registers of up to 32 bits, four for 64-bit ones, one for a
+// register file, at a place counted in 64 bytes: one for 16-bit registers, two for 32-bit, four for 64-bit ones, one for a
 // predicate (the first word is a mask of lanes).
 #pragma once
 
@@ -71,11 +71,11 @@ struct Program {
   std::vector<Unit> pool;             // operands that are vectors, units read and written
   // Units: nobody's, registers, special registers, constants.
   Unit first_special = 1, first_constant = 1;
-  std::vector<uint8_t> size_of;          // of each unit, in places
+  std::vector<uint8_t> bits_of;          // of each unit; 1: a predicate
   std::vector<uint32_t> place;           // of each unit
   uint32_t place_units = 0;              // places in all: first those of special registers and constants
   std::vector<unsigned char> constants;  // the bytes of those first places
-  Unit num_units() const { return Unit(size_of.size()); }
+  Unit num_units() const { return Unit(bits_of.size()); }
   std::map<std::string, Unit> registers;
   std::map<std::string, Unit> specials;
   std::vector<ParameterPlace> parameters;
@@ -99,6 +99,9 @@ constexpr int64_t kMostSharedBytes = 227 << 10;
 // addresses of the space itself, so that a forgotten cvta shows.
 constexpr uint64_t kSharedWindow = (uint64_t(1) << 56) + 0x5a000000;
 constexpr uint64_t kParameterWindow = (uint64_t(1) << 57) + 0x3c000000;
+
+// 64 bytes each, for registers of so many bits.
+constexpr uint32_t places_of(int bits) { return bits <= 16 ? 1 : uint32_t(bits) / 16; }
 
 // Throws Error(kInternal) that lists every instruction it refuses.
 Program decode(const Module& module, const Entry& entry);

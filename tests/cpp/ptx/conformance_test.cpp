@@ -1,10 +1,9 @@
 // One tiny kernel per function of csrc/cuda/ptx: as nvcc compiled it, under every schedule, it must give what the
 // emulator's branch of the same function gives.
-#include "cuda/ptx_conformance.h"
-
 #include <bit>
 #include <cmath>
 
+#include "cuda/ptx_conformance.h"
 #include "ptx/snippet.h"
 #include "simt_emulator/host_runtime.h"
 

@@ -34,7 +34,8 @@ void add_arithmetic(std::vector<OpCase>& cases, Type t) {
     add("mul.hi", {t, t, t}, [=](uint64_t a, uint64_t b, uint64_t) {
       return is_signed ? uint64_t((value(a) * value(b)) >> bits) : a * b >> bits;
     });
-    add("mul.wide", {wide, t, t}, [=](uint64_t a, uint64_t b, uint64_t) { return uint64_t(value(a)) * uint64_t(value(b)); });
+    add("mul.wide", {wide, t, t},
+        [=](uint64_t a, uint64_t b, uint64_t) { return uint64_t(value(a)) * uint64_t(value(b)); });
     add("mad.wide", {wide, t, t, wide},
         [=](uint64_t a, uint64_t b, uint64_t c) { return uint64_t(value(a)) * uint64_t(value(b)) + c; });
   }
@@ -56,15 +57,17 @@ void check_division(Type t) {
     const std::vector<uint64_t> x = values_of(t, 1, 32), y = values_of(t, 2, 32);
     s.in.assign(x.begin(), x.begin() + 32);
     s.in.insert(s.in.end(), y.begin(), y.begin() + 32);
-    s.body = error_text("mul.wide.u32 %rd3, %r1, 8;\nadd.s64 %rd4, %rd1, %rd3;\nld.global", b, " ", r, "10, [%rd4];\n",
-                        "ld.global", b, " ", r, "11, [%rd4+256];\nor", b, " ", r, "11, ", r, "11, 1;\n", op, type, " ", r,
-                        "12, ", r, "10, ", r, "11;\nadd.s64 %rd4, %rd2, %rd3;\nmov.u64 %rd5, 0;\n",
+    s.body = error_text("mul.wide.u32 %rd3, %r1, 8;\nadd.s64 %rd4, %rd1, %rd3;\nld.global", b, " ", r,
+                        "10, [%rd4];\n", "ld.global", b, " ", r, "11, [%rd4+256];\nor", b, " ", r, "11, ", r,
+                        "11, 1;\n", op, type, " ", r, "12, ", r, "10, ", r,
+                        "11;\nadd.s64 %rd4, %rd2, %rd3;\nmov.u64 %rd5, 0;\n",
                         "st.global.u64 [%rd4], %rd5;\nst.global", b, " [%rd4], ", r, "12;\n");
     const std::vector<uint64_t> found = run_snippet(s);
     for (size_t lane = 0; lane < 32; ++lane) {
       const uint64_t dividend = x[lane], divisor = y[lane] | 1;
       // Schoolbook: magnitudes, then signs.
-      const bool n1 = is_signed && as_signed(dividend, bits) < 0, n2 = is_signed && as_signed(divisor, bits) < 0;
+      const bool n1 = is_signed && as_signed(dividend, bits) < 0,
+                 n2 = is_signed && as_signed(divisor, bits) < 0;
       const uint64_t a = n1 ? uint64_t(0) - uint64_t(as_signed(dividend, bits)) : dividend;
       const uint64_t d = n2 ? uint64_t(0) - uint64_t(as_signed(divisor, bits)) : divisor;
       const uint64_t magnitude = op[0] == 'd' ? a / d : a % d;
@@ -90,7 +93,8 @@ void add_bits(std::vector<OpCase>& cases, int bits) {
   const std::string n = std::to_string(bits);
   cases.push_back({"and.b" + n, {t, t, t}, [](uint64_t a, uint64_t b, uint64_t) { return a & b; }});
   cases.push_back({"or.b" + n, {t, t, t}, [](uint64_t a, uint64_t b, uint64_t) { return a | b; }});
-  cases.push_back({"xor.b" + n, {t, t, t}, [](uint64_t a, uint64_t b, uint64_t) { return (a | b) & ~(a & b); }});
+  cases.push_back(
+      {"xor.b" + n, {t, t, t}, [](uint64_t a, uint64_t b, uint64_t) { return (a | b) & ~(a & b); }});
   cases.push_back({"not.b" + n, {t, t}, [](uint64_t a, uint64_t, uint64_t) { return ~a; }});
   cases.push_back({"shl.b" + n, {t, t, kU32}, [=](uint64_t a, uint64_t s, uint64_t) {
                      for (uint64_t i = 0; i < std::min<uint64_t>(s, 64); ++i) a *= 2;
@@ -112,8 +116,10 @@ void add_bits(std::vector<OpCase>& cases, int bits) {
                      return zeros;
                    }});
   // Bit by bit, from the place on, as long as both lengths last.
-  for (const auto& [at, length] : {std::pair(0, 4), {5, 8}, {28, 16}, {bits - 1, 5}, {200, 3}, {3, 255}, {8, 0}, {259, 4}})
-    cases.push_back({"bfi.b" + n, {t, t, t},
+  for (const auto& [at, length] :
+       {std::pair(0, 4), {5, 8}, {28, 16}, {bits - 1, 5}, {200, 3}, {3, 255}, {8, 0}, {259, 4}})
+    cases.push_back({"bfi.b" + n,
+                     {t, t, t},
                      [=](uint64_t a, uint64_t b, uint64_t) {
                        for (int i = 0; i < (length & 255) && (at & 255) + i < bits; ++i) {
                          const uint64_t place = uint64_t(1) << ((at & 255) + i);
@@ -137,7 +143,8 @@ TEST(bits_follow_the_isa) {
   std::vector<OpCase> cases;
   for (const int bits : {16, 32, 64}) add_bits(cases, bits);
   for (const uint64_t table : {0xeau, 0xf8u, 0x96u, 0x01u, 0x80u, 0x5au})
-    cases.push_back({"lop3.b32", {kB32, kB32, kB32, kB32},
+    cases.push_back({"lop3.b32",
+                     {kB32, kB32, kB32, kB32},
                      [=](uint64_t a, uint64_t b, uint64_t c) {
                        uint64_t d = 0;
                        for (int i = 0; i < 32; ++i)

@@ -21,12 +21,20 @@ float as_float(uint64_t bits) { return std::bit_cast<float>(uint32_t(bits)); }
 
 TEST(ldmatrix_gives_rows_and_columns) {
   for (const bool transposed : {false, true}) {
-    Snippet s{.body = "mul.lo.u32 %r2, %r1, 48;\nmov.u32 %r3, here;\nadd.s32 %r2, %r2, %r3;\nmul.wide.u32 %rd3, %r1, 16;\n"
-                      "add.s64 %rd3, %rd1, %rd3;\nld.global.v2.u64 {%rd4, %rd5}, [%rd3];\nst.shared.v2.u64 [%r2], {%rd4, %rd5};\n"
-                      "bar.warp.sync 0xffffffff;\nldmatrix.sync.aligned.m8n8.x4" + std::string(transposed ? ".trans" : "") +
-                      ".shared.b16 {%r4, %r5, %r6, %r7}, [%r2];\nmul.wide.u32 %rd3, %r1, 16;\nadd.s64 %rd3, %rd2, %rd3;\n"
-                      "st.global.v4.u32 [%rd3], {%r4, %r5, %r6, %r7};\n",
-              .module = ".shared .align 16 .b8 here[1536];\n", .in = {}, .out_words = 64, .bounds = {}};
+    Snippet s{.body =
+                  "mul.lo.u32 %r2, %r1, 48;\nmov.u32 %r3, here;\nadd.s32 %r2, %r2, %r3;\nmul.wide.u32 %rd3, "
+                  "%r1, 16;\n"
+                  "add.s64 %rd3, %rd1, %rd3;\nld.global.v2.u64 {%rd4, %rd5}, [%rd3];\nst.shared.v2.u64 "
+                  "[%r2], {%rd4, %rd5};\n"
+                  "bar.warp.sync 0xffffffff;\nldmatrix.sync.aligned.m8n8.x4" +
+                  std::string(transposed ? ".trans" : "") +
+                  ".shared.b16 {%r4, %r5, %r6, %r7}, [%r2];\nmul.wide.u32 %rd3, %r1, 16;\nadd.s64 %rd3, "
+                  "%rd2, %rd3;\n"
+                  "st.global.v4.u32 [%rd3], {%r4, %r5, %r6, %r7};\n",
+              .module = ".shared .align 16 .b8 here[1536];\n",
+              .in = {},
+              .out_words = 64,
+              .bounds = {}};
     std::vector<uint16_t> halves(256);  // row r of the 32 has elements 8r ..
     for (size_t i = 0; i < 256; ++i) halves[i] = uint16_t(i * 257 + 3);
     s.in.resize(64);
@@ -45,12 +53,18 @@ TEST(ldmatrix_gives_rows_and_columns) {
 }
 
 TEST(mma_is_a_matrix_product) {
-  Snippet s{.body = "mul.wide.u32 %rd3, %r1, 40;\nadd.s64 %rd3, %rd1, %rd3;\n", .in = {}, .out_words = 64, .bounds = {}};
+  Snippet s{.body = "mul.wide.u32 %rd3, %r1, 40;\nadd.s64 %rd3, %rd1, %rd3;\n",
+            .in = {},
+            .out_words = 64,
+            .bounds = {}};
   for (int r = 0; r < 6; ++r) s.body += error_text("ld.global.u32 %r", 10 + r, ", [%rd3+", 4 * r, "];\n");
-  for (int r = 0; r < 4; ++r) s.body += error_text("ld.global.f32 %f", 10 + r, ", [%rd3+", 24 + 4 * r, "];\n");
-  s.body += "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f20, %f21, %f22, %f23}, {%r10, %r11, %r12, %r13}, {%r14, %r15}, "
-            "{%f10, %f11, %f12, %f13};\nmul.wide.u32 %rd4, %r1, 16;\nadd.s64 %rd4, %rd2, %rd4;\n"
-            "st.global.v4.f32 [%rd4], {%f20, %f21, %f22, %f23};\n";
+  for (int r = 0; r < 4; ++r)
+    s.body += error_text("ld.global.f32 %f", 10 + r, ", [%rd3+", 24 + 4 * r, "];\n");
+  s.body +=
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f20, %f21, %f22, %f23}, {%r10, %r11, %r12, "
+      "%r13}, {%r14, %r15}, "
+      "{%f10, %f11, %f12, %f13};\nmul.wide.u32 %rd4, %r1, 16;\nadd.s64 %rd4, %rd2, %rd4;\n"
+      "st.global.v4.f32 [%rd4], {%f20, %f21, %f22, %f23};\n";
   std::vector<uint32_t> words;
   for (int lane = 0; lane < 32; ++lane) {
     const int g = lane / 4, t = 2 * (lane % 4);
@@ -104,32 +118,45 @@ Snippet wgmma_snippet(const WgmmaCase& c) {
   constexpr int kOperand = 8192;
   std::vector<uint16_t> image((kOperand + 16384) / 2, 0);
   for (int row = 0; row < 64; ++row)
-    for (int k = 0; k < 16; ++k) image[size_t(place(row, k / 8) / 2 + k % 8)] = uint16_t(half_of(element(0, row, k)));
+    for (int k = 0; k < 16; ++k)
+      image[size_t(place(row, k / 8) / 2 + k % 8)] = uint16_t(half_of(element(0, row, k)));
   for (int row = 0; row < c.n; ++row)
     for (int k = 0; k < 16; ++k)
       image[size_t((kOperand + place(row, k / 8)) / 2 + k % 8)] = uint16_t(half_of(element(1, k, row)));
-  Snippet s{.body = {}, .module = ".extern .shared .align 1024 .b8 tile[];\n", .in = {}, .out_words = size_t(64 * c.n) / 2,
-            .threads = 128, .dynamic_shared = image.size() * 2, .bounds = {}};
+  Snippet s{.body = {},
+            .module = ".extern .shared .align 1024 .b8 tile[];\n",
+            .in = {},
+            .out_words = size_t(64 * c.n) / 2,
+            .threads = 128,
+            .dynamic_shared = image.size() * 2,
+            .bounds = {}};
   s.in.resize(image.size() / 4);
   std::memcpy(s.in.data(), image.data(), image.size() * 2);
-  s.body = "mov.u32 %r2, tile;\nshl.b32 %r3, %r1, 3;\nmov.u32 %r4, 0;\nadd.s32 %r5, %r2, %r3;\ncvt.u64.u32 %rd3, %r3;\n"
-           "add.s64 %rd3, %rd1, %rd3;\nFILL: ld.global.u64 %rd4, [%rd3];\nst.shared.u64 [%r5], %rd4;\nadd.s64 %rd3, %rd3, 1024;\n"
-           "add.s32 %r5, %r5, 1024;\nadd.s32 %r4, %r4, 1;\nsetp.lt.u32 %p1, %r4, 24;\n@%p1 bra FILL;\n";
+  s.body =
+      "mov.u32 %r2, tile;\nshl.b32 %r3, %r1, 3;\nmov.u32 %r4, 0;\nadd.s32 %r5, %r2, %r3;\ncvt.u64.u32 %rd3, "
+      "%r3;\n"
+      "add.s64 %rd3, %rd1, %rd3;\nFILL: ld.global.u64 %rd4, [%rd3];\nst.shared.u64 [%r5], %rd4;\nadd.s64 "
+      "%rd3, %rd3, 1024;\n"
+      "add.s32 %r5, %r5, 1024;\nadd.s32 %r4, %r4, 1;\nsetp.lt.u32 %p1, %r4, 24;\n@%p1 bra FILL;\n";
   if (c.proxy_fence) s.body += "fence.proxy.async.shared::cta;\n";
   s.body += "bar.sync 0;\n";
   // Descriptors: start / 16, leading / 16 at bit 16, stride / 16 at bit 32, the mode at bit 62.
   const uint64_t upper = uint64_t(c.swizzling) << 62 | uint64_t(stride / 16) << 32 | uint64_t(128 / 16) << 16;
-  s.body += error_text("shr.u32 %r6, %r2, 4;\ncvt.u64.u32 %rd5, %r6;\nor.b64 %rd5, %rd5, ", int64_t(upper), ";\nadd.s64 %rd6, %rd5, ",
-                       kOperand / 16, ";\nsetp.", c.accumulate ? "eq" : "ne", ".u32 %p2, 0, 0;\n");
+  s.body += error_text("shr.u32 %r6, %r2, 4;\ncvt.u64.u32 %rd5, %r6;\nor.b64 %rd5, %rd5, ", int64_t(upper),
+                       ";\nadd.s64 %rd6, %rd5, ", kOperand / 16, ";\nsetp.", c.accumulate ? "eq" : "ne",
+                       ".u32 %p2, 0, 0;\n");
   // Fragments of A from global memory, where the image lies row by row without swizzle of this kind: through shared.
   if (c.registers)
     for (int r = 0; r < 4; ++r) {
-      s.body += error_text("shr.u32 %r7, %r1, 5;\nshl.b32 %r7, %r7, 4;\nand.b32 %r8, %r1, 31;\nshr.u32 %r9, %r8, 2;\n"
-                           "add.s32 %r7, %r7, %r9;\nadd.s32 %r7, %r7, ", r % 2 * 8, ";\nand.b32 %r8, %r8, 3;\nshl.b32 %r8, %r8, 2;\n");
+      s.body += error_text(
+          "shr.u32 %r7, %r1, 5;\nshl.b32 %r7, %r7, 4;\nand.b32 %r8, %r1, 31;\nshr.u32 %r9, %r8, 2;\n"
+          "add.s32 %r7, %r7, %r9;\nadd.s32 %r7, %r7, ",
+          r % 2 * 8, ";\nand.b32 %r8, %r8, 3;\nshl.b32 %r8, %r8, 2;\n");
       // Row %r7, byte %r8 of chunk r / 2 (no swizzle only).
-      s.body += error_text("shr.u32 %r9, %r7, 3;\nshl.b32 %r9, %r9, 8;\nand.b32 %r7, %r7, 7;\nshl.b32 %r7, %r7, 4;\n"
-                           "add.s32 %r9, %r9, %r7;\nadd.s32 %r9, %r9, %r8;\nadd.s32 %r9, %r9, %r2;\nld.shared.u32 %r", 20 + r,
-                           ", [%r9+", r / 2 * 128, "];\n");
+      s.body += error_text(
+          "shr.u32 %r9, %r7, 3;\nshl.b32 %r9, %r9, 8;\nand.b32 %r7, %r7, 7;\nshl.b32 %r7, %r7, 4;\n"
+          "add.s32 %r9, %r9, %r7;\nadd.s32 %r9, %r9, %r8;\nadd.s32 %r9, %r9, %r2;\nld.shared.u32 %r",
+          20 + r, ", [%r9+", r / 2 * 128, "];\n");
     }
   std::string d;
   for (int i = 0; i < c.n / 2; ++i) {
@@ -138,17 +165,19 @@ Snippet wgmma_snippet(const WgmmaCase& c) {
   }
   if (c.fence) s.body += "wgmma.fence.sync.aligned;\n";
   s.body += error_text("wgmma.mma_async.sync.aligned.m64n", c.n, "k16.f32.bf16.bf16 {", d, "}, ",
-                       c.registers ? "{%r20, %r21, %r22, %r23}" : "%rd5", ", %rd6, %p2, ", c.scale_a, ", ", c.scale_b,
-                       c.registers ? ", 0;\n" : ", 0, 0;\n", "wgmma.commit_group.sync.aligned;\n");
+                       c.registers ? "{%r20, %r21, %r22, %r23}" : "%rd5", ", %rd6, %p2, ", c.scale_a, ", ",
+                       c.scale_b, c.registers ? ", 0;\n" : ", 0, 0;\n", "wgmma.commit_group.sync.aligned;\n");
   if (c.wait) s.body += "wgmma.wait_group.sync.aligned 0;\n";
   s.body += error_text("mul.wide.u32 %rd7, %r1, ", c.n * 2, ";\nadd.s64 %rd7, %rd2, %rd7;\n");
-  for (int i = 0; i < c.n / 2; ++i) s.body += error_text("st.global.f32 [%rd7+", 4 * i, "], %f", 20 + i, ";\n");
+  for (int i = 0; i < c.n / 2; ++i)
+    s.body += error_text("st.global.f32 [%rd7+", 4 * i, "], %f", 20 + i, ";\n");
   if (!c.wait) s.body += "wgmma.wait_group.sync.aligned 0;\n";
   return s;
 }
 
 void check_wgmma(const WgmmaCase& c) {
-  SCOPE("n ", c.n, c.registers ? ", registers" : "", ", swizzling ", int(c.swizzling), ", scales ", c.scale_a, " ", c.scale_b);
+  SCOPE("n ", c.n, c.registers ? ", registers" : "", ", swizzling ", int(c.swizzling), ", scales ", c.scale_a,
+        " ", c.scale_b);
   const std::vector<uint64_t> out = run_snippet(wgmma_snippet(c));
   for (int row = 0; row < 64; ++row)
     for (int n = 0; n < c.n; ++n) {
@@ -192,16 +221,21 @@ TEST(misuse_of_wgmma_is_reported) {
     s.body.replace(at, from.size(), to);
     return report_of(s);
   };
-  CHECK(contains(with_text("wgmma.fence.sync.aligned;\n", "wgmma.fence.sync.aligned;\nmov.f32 %f21, 0f00000000;\n"),
-                 "%f21 was written, and no wgmma.fence stands between"));
-  CHECK(contains(with_text("wgmma.commit_group.sync.aligned;\n", "wgmma.commit_group.sync.aligned;\nmov.u32 %r20, 0;\n", {.registers = true}),
+  CHECK(contains(
+      with_text("wgmma.fence.sync.aligned;\n", "wgmma.fence.sync.aligned;\nmov.f32 %f21, 0f00000000;\n"),
+      "%f21 was written, and no wgmma.fence stands between"));
+  CHECK(contains(with_text("wgmma.commit_group.sync.aligned;\n",
+                           "wgmma.commit_group.sync.aligned;\nmov.u32 %r20, 0;\n", {.registers = true}),
                  "writes %r20, which an unfinished wgmma uses"));
-  CHECK(contains(with_text("wgmma.wait_group.sync.aligned 0", "wgmma.wait_group.sync.aligned 1"), "which an unfinished wgmma writes"));
+  CHECK(contains(with_text("wgmma.wait_group.sync.aligned 0", "wgmma.wait_group.sync.aligned 1"),
+                 "which an unfinished wgmma writes"));
   CHECK(contains(with_text(", 1, 1, 0, 0;", ", 1, 1, 1, 0;"), "operand 6 is 1; only 0 is modelled"));
   CHECK(contains(with_text(", 1, 1, 0, 0;", ", 2, 1, 0, 0;"), "a scale is 1 or -1"));
-  CHECK(contains(with_text("add.s64 %rd6, %rd5, 512;", "or.b64 %rd6, %rd5, 49152;"), "sets bits that mean nothing"));
+  CHECK(contains(with_text("add.s64 %rd6, %rd5, 512;", "or.b64 %rd6, %rd5, 49152;"),
+                 "sets bits that mean nothing"));
   // Beyond the shared memory of the block.
-  CHECK(contains(with_text("add.s64 %rd6, %rd5, 512;", "add.s64 %rd6, %rd5, 1536;"), "bytes at shared address"));
+  CHECK(contains(with_text("add.s64 %rd6, %rd5, 512;", "add.s64 %rd6, %rd5, 1536;"),
+                 "bytes at shared address"));
 }
 
 }  // namespace llama4rt::test

@@ -2,6 +2,7 @@
 // that none goes stale unseen.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -74,22 +75,25 @@ inline Edit drop(const std::string& opcode) {
 inline Edit rename(const std::string& opcode, const std::string& other) {
   return each(opcode, [=](const auto& operands) { return joined(other, operands); });
 }
+// Statements that have fewer operands, or no vector there, are another form of the opcode and stay as they are.
 inline Edit swap(const std::string& opcode, size_t i, size_t j) {
   return each(opcode, [=](auto operands) {
-    std::swap(operands.at(i), operands.at(j));
+    if (std::max(i, j) < operands.size()) std::swap(operands[i], operands[j]);
     return joined(opcode, operands);
   });
 }
 inline Edit set(const std::string& opcode, size_t i, const std::string& value) {
   return each(opcode, [=](auto operands) {
-    operands.at(i) = value;
+    if (i < operands.size()) operands[i] = value;
     return joined(opcode, operands);
   });
 }
 // Two elements of the vector that operand k is.
 inline Edit swap_in(const std::string& opcode, size_t k, size_t i, size_t j) {
   return each(opcode, [=](auto operands) {
-    const size_t open = operands.at(k).find('{'), close = operands[k].find('}');
+    const size_t open = k < operands.size() ? operands[k].find('{') : std::string::npos;
+    if (open == std::string::npos) return joined(opcode, operands);
+    const size_t close = operands[k].find('}');
     auto parts = operands_of(operands[k].substr(open + 1, close - open - 1));
     std::swap(parts.at(i), parts.at(j));
     std::string list;
@@ -124,7 +128,8 @@ inline Edit replace(const std::string& from, const std::string& to) {
 }  // namespace mutate
 
 // What catches a fault in a file: the first line of a report, "wrong result", or nothing. `is_right` runs the kernel.
-inline std::string caught_in(const std::string& file, const Edit& edit, const std::function<bool()>& is_right) {
+inline std::string caught_in(const std::string& file, const Edit& edit,
+                             const std::function<bool()>& is_right) {
   const ptx_executor::Library::Changed changed(ptx_executor::library(), file, edit);
   try {
     return is_right() ? "" : "wrong result";

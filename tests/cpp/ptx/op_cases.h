@@ -15,7 +15,7 @@ struct OpCase {
   std::vector<ptx_executor::Type> types;  // destination, then sources
   // Of the bits of the sources, the bits of the result.
   std::function<uint64_t(uint64_t, uint64_t, uint64_t)> rule;
-  std::string more = {};  // further operands, behind the sources
+  std::string more = {};   // further operands, behind the sources
   uint64_t tolerance = 0;  // how far the bits of the result may be off
 };
 
@@ -27,14 +27,28 @@ inline std::vector<uint64_t> values_of(ptx_executor::Type type, int source, size
     values = {0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00001, 0x00000001,
               0x807fffff, 0x7f7fffff, 0x4f000000, 0xcf000000, 0x5f800000, 0x40490fdb, 0x3e99999a, 0xc1200000};
   else if (type == ptx_executor::kF64)
-    values = {0x0000000000000000, 0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000,
-              0xfff0000000000000, 0x7ff8000000000001, 0x0000000000000001, 0x41e0000000000000, 0xc1e0000000000000,
-              0x43f0000000000000, 0x400921fb54442d18};
+    values = {0x0000000000000000, 0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000,
+              0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001, 0x0000000000000001,
+              0x41e0000000000000, 0xc1e0000000000000, 0x43f0000000000000, 0x400921fb54442d18};
   else if (type.kind == Kind::kPredicate)
     values = {0, 1};
   else
-    values = {0, 1, 2, 3, 7, 31, 32, 33, 63, 64, 255, ~uint64_t(0), ~uint64_t(1), uint64_t(1) << (type.bits - 1),
-              (uint64_t(1) << (type.bits - 1)) - 1, 0x5555555555555555};
+    values = {0,
+              1,
+              2,
+              3,
+              7,
+              31,
+              32,
+              33,
+              63,
+              64,
+              255,
+              ~uint64_t(0),
+              ~uint64_t(1),
+              uint64_t(1) << (type.bits - 1),
+              (uint64_t(1) << (type.bits - 1)) - 1,
+              0x5555555555555555};
   uint64_t state = 1 + uint64_t(source) * 77;
   while (values.size() < count) {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -42,7 +56,8 @@ inline std::vector<uint64_t> values_of(ptx_executor::Type type, int source, size
   }
   // Another order for each source, so that pairs differ.
   std::vector<uint64_t> turned(values.size());
-  for (size_t i = 0; i < values.size(); ++i) turned[i] = values[(i * (2 * size_t(source) + 1) + size_t(source)) % values.size()];
+  for (size_t i = 0; i < values.size(); ++i)
+    turned[i] = values[(i * (2 * size_t(source) + 1) + size_t(source)) % values.size()];
   const uint64_t mask = type.bits == 64 ? ~uint64_t(0) : (uint64_t(1) << type.bits) - 1;
   for (uint64_t& v : turned) v &= mask;
   return turned;
@@ -83,7 +98,9 @@ inline void check_cases(const std::vector<OpCase>& cases) {
     }
     s.body += call + c.more + ";\n";
     const ptx_executor::Type d = c.types[0];
-    s.body += "mul.wide.u32 %rd60, %r1, 8;\nadd.s64 %rd60, %rd2, %rd60;\nmov.u64 %rd61, 0;\nst.global.u64 [%rd60], %rd61;\n";
+    s.body +=
+        "mul.wide.u32 %rd60, %r1, 8;\nadd.s64 %rd60, %rd2, %rd60;\nmov.u64 %rd61, 0;\nst.global.u64 [%rd60], "
+        "%rd61;\n";
     if (d.bits == 1)
       s.body += "selp.u32 %r51, 1, 0, %p20;\nst.global.u32 [%rd60], %r51;\n";
     else

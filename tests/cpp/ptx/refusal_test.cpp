@@ -6,22 +6,48 @@ namespace llama4rt::test {
 namespace {
 
 std::string refusal(const std::string& statement) {
-  return report_of([&] { compile_snippet({.body = statement, .module = ".shared .align 16 .b8 here[64];\n", .in = {}, .bounds = {}}); });
+  return report_of([&] {
+    compile_snippet(
+        {.body = statement, .module = ".shared .align 16 .b8 here[64];\n", .in = {}, .bounds = {}});
+  });
 }
 
 }  // namespace
 
 TEST(opcodes_and_modifiers_are_refused_by_name) {
   for (const char* statement :
-       {"add.sat.s32 %r2, %r1, 1;", "add.ftz.f32 %f1, %f2, %f3;", "fma.rz.f32 %f1, %f2, %f3, %f4;", "ld.global.nc.u32 %r2, [%rd1];",
-        "ld.volatile.shared.u32 %r2, [here];", "ld.u32 %r2, [%rd1];", "st.global.L1::no_allocate.u32 [%rd2], %r1;", "ex2.approx.ftz.f32 %f1, %f2;",
-        "cp.async.ca.shared.global [%r1], [%rd1], 4;", "cp.async.wait_all;", "bar.red.popc.u32 %r2, 0, %p1;", "barrier.sync 0;",
-        "mbarrier.test_wait.parity.shared::cta.b64 %p1, [%r1], 0;", "fence.sc.gpu;", "atom.global.add.u32 %r2, [%rd1], 1;",
-        "red.global.add.u32 [%rd1], 1;", "cp.async.bulk.wait_group.read 0;", "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r1}, {%f1};",
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%f1}, %rd1, %rd1, %p1, 1, 1, 0, 0;", "shfl.sync.idx.b64 %rd3, %rd1, 0, 31, -1;",
-        "vote.sync.all.pred %p1, %p2, -1;", "call foo;", "brx.idx %r1, T;", "nanosleep.u32 100;", "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;",
-        "ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r2, %r3}, [%r1];", "setp.lt.and.s32 %p1, %r1, 1, %p2;", "cvt.rn.bf16.f32 %rs1, %f1;",
-        "cvt.rni.s32.f32 %r2, %f1;", "prefetch.global.L2 [%rd1];", "isspacep.shared %p1, %rd1;", "cvta.u64 %rd3, %rd1;"}) {
+       {"add.sat.s32 %r2, %r1, 1;",
+        "add.ftz.f32 %f1, %f2, %f3;",
+        "fma.rz.f32 %f1, %f2, %f3, %f4;",
+        "ld.global.nc.u32 %r2, [%rd1];",
+        "ld.volatile.shared.u32 %r2, [here];",
+        "ld.u32 %r2, [%rd1];",
+        "st.global.L1::no_allocate.u32 [%rd2], %r1;",
+        "ex2.approx.ftz.f32 %f1, %f2;",
+        "cp.async.ca.shared.global [%r1], [%rd1], 4;",
+        "cp.async.wait_all;",
+        "bar.red.popc.u32 %r2, 0, %p1;",
+        "barrier.sync 0;",
+        "mbarrier.test_wait.parity.shared::cta.b64 %p1, [%r1], 0;",
+        "fence.sc.gpu;",
+        "atom.global.add.u32 %r2, [%rd1], 1;",
+        "red.global.add.u32 [%rd1], 1;",
+        "cp.async.bulk.wait_group.read 0;",
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r1}, {%f1};",
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%f1}, %rd1, %rd1, %p1, 1, 1, 0, 0;",
+        "shfl.sync.idx.b64 %rd3, %rd1, 0, 31, -1;",
+        "vote.sync.all.pred %p1, %p2, -1;",
+        "call foo;",
+        "brx.idx %r1, T;",
+        "nanosleep.u32 100;",
+        "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;",
+        "ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r2, %r3}, [%r1];",
+        "setp.lt.and.s32 %p1, %r1, 1, %p2;",
+        "cvt.rn.bf16.f32 %rs1, %f1;",
+        "cvt.rni.s32.f32 %r2, %f1;",
+        "prefetch.global.L2 [%rd1];",
+        "isspacep.shared %p1, %rd1;",
+        "cvta.u64 %rd3, %rd1;"}) {
     const std::string text = statement, opcode = text.substr(0, text.find(' '));
     SCOPE(statement);
     CHECK(contains(refusal(statement), "this instruction is not modelled"));
@@ -35,7 +61,6 @@ TEST(operands_and_immediates_are_refused) {
       {"add.s32 %r2, %r1;", "expected 3 operands, found 2"},
       {"add.s32 %r2, %r1, %rd1;", "register %rd1 of 64 bits"},
       {"add.s32 %r2, %f1, %r1;", "register %f1 of 32 bits does not fit"},
-      {"add.f32 %f1, %r1, %f2;", "register %r1 of 32 bits does not fit"},
       {"add.s32 %r2, %r1, 4294967296;", "has more than 32 bits"},
       {"and.b16 %rs1, %rs2, 65536;", "has more than 16 bits"},
       {"add.s32 %r2, %r1, 0f3F800000;", "expected a register or an integer"},
@@ -64,8 +89,11 @@ TEST(operands_and_immediates_are_refused) {
       {"mbarrier.init.shared::cta.b64 [%rd1], 1;", "of 64 bits"},
       {"setmaxnreg.dec.sync.aligned.u32 20;", "registers are 24 to 256"},
       {"setmaxnreg.dec.sync.aligned.u32 40;", "without a bound on its blocks"},
-      {"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3}, %rd1, %rd1, %p1, 1, 1, 0, 0;", "must be a vector of 4"},
-      {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1, {%r1}], [%r1];", "expected two coordinates"},
+      {"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3}, %rd1, %rd1, %p1, 1, 1, 0, 0;",
+       "must be a vector of 4"},
+      {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1, {%r1}], "
+       "[%r1];",
+       "expected two coordinates"},
       {"mov.b32 {%rs1, %rs2, %rs3}, %r1;", "so many parts are not modelled"},
       {"ret 1;", "expected 0 operands"}};
   for (const auto& [statement, why] : cases) {
@@ -77,9 +105,16 @@ TEST(operands_and_immediates_are_refused) {
   CHECK(contains(both, "add.sat.s32") && contains(both, "fence.sc.gpu"));
 }
 
+TEST(code_for_another_architecture_traps) {
+  CHECK(contains(report_of(Snippet{.body = "trap;", .in = {}, .bounds = {}}),
+                 "trap: the code for another architecture"));
+}
+
 TEST(text_that_is_no_ptx_is_refused) {
   const auto module = [](const std::string& text) {
-    return report_of([&] { ptx_executor::ModuleText("x.ptx", ".version 9.0\n.target sm_90a\n.address_size 64\n" + text); });
+    return report_of([&] {
+      ptx_executor::ModuleText("x.ptx", ".version 9.0\n.target sm_90a\n.address_size 64\n" + text);
+    });
   };
   CHECK(contains(module(".func foo() { ret; }\n"), "x.ptx:4: '.func' outside of kernels is refused"));
   CHECK(contains(module(".global .u32 x;\n"), "'.global' outside of kernels"));
@@ -101,7 +136,8 @@ TEST(text_that_is_no_ptx_is_refused) {
     SCOPE(body);
     CHECK(contains(refusal(body), why));
   }
-  CHECK(contains(report_of([] { compile_snippet({.body = "ret;", .in = {}, .bounds = ".maxnreg 32\n"}); }), "directive '.maxnreg'"));
+  CHECK(contains(report_of([] { compile_snippet({.body = "ret;", .in = {}, .bounds = ".maxnreg 32\n"}); }),
+                 "directive '.maxnreg'"));
 }
 
 }  // namespace llama4rt::test

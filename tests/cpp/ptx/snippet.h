@@ -31,12 +31,13 @@ inline std::set<std::string>& executed_opcodes() {
 }
 
 inline std::shared_ptr<const ptx_executor::Program> compile_snippet(const Snippet& s) {
-  const std::string text = ".version 9.0\n.target sm_90a\n.address_size 64\n" + s.module +
-                           "\n.visible .entry snippet(\n.param .u64 p_in,\n.param .u64 p_out\n)\n" + s.bounds +
-                           "{\n.reg .pred %p<32>;\n.reg .b16 %rs<64>;\n.reg .b32 %r<256>;\n.reg .b64 %rd<64>;\n"
-                           ".reg .f32 %f<256>;\n.reg .f64 %fd<64>;\n"
-                           "ld.param.u64 %rd1, [p_in];\nld.param.u64 %rd2, [p_out];\nmov.u32 %r1, %tid.x;\n" +
-                           s.body + "\nret;\n}\n";
+  const std::string text =
+      ".version 9.0\n.target sm_90a\n.address_size 64\n" + s.module +
+      "\n.visible .entry snippet(\n.param .u64 p_in,\n.param .u64 p_out\n)\n" + s.bounds +
+      "{\n.reg .pred %p<32>;\n.reg .b16 %rs<64>;\n.reg .b32 %r<256>;\n.reg .b64 %rd<64>;\n"
+      ".reg .f32 %f<256>;\n.reg .f64 %fd<64>;\n"
+      "ld.param.u64 %rd1, [p_in];\nld.param.u64 %rd2, [p_out];\nmov.u32 %r1, %tid.x;\n" +
+      s.body + "\nret;\n}\n";
   const ptx_executor::ModuleText module("snippet.ptx", text);
   const ptx_executor::Entry entry = module.entry("snippet");
   auto program = std::make_shared<ptx_executor::Program>(decode(module.module(), entry));
@@ -89,7 +90,8 @@ inline bool contains(const std::string& text, const std::string& part) {
 
 // Stores the 64-bit register %rdN of each thread to its word of the output.
 inline std::string store_result(int n) {
-  return error_text("\nmul.wide.u32 %rd60, %r1, 8;\nadd.s64 %rd60, %rd2, %rd60;\nst.global.u64 [%rd60], %rd", n, ";\n");
+  return error_text("\nmul.wide.u32 %rd60, %r1, 8;\nadd.s64 %rd60, %rd2, %rd60;\nst.global.u64 [%rd60], %rd",
+                    n, ";\n");
 }
 // The same of a 32-bit register, extended by zeros.
 inline std::string store_word(const std::string& name) {
