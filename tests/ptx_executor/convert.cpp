@@ -44,6 +44,9 @@ void run_wide(Warp& w, const Instruction& i) {
 }
 
 template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
+template <class T>
 constexpr Type type_of() {
   return {std::is_signed_v<T> ? Type::Kind::kSigned : Type::Kind::kUnsigned, 8 * sizeof(T)};
 }
@@ -79,9 +82,11 @@ void run_rzi(Warp& w, const Instruction& i) {
     return D(a);
   });
 }
+// A NaN stays one and loses what else it says.
 template <class D, class S>
 void run_rn(Warp& w, const Instruction& i) {
-  map_lanes<D, S>(w, i, [](S a) { return D(a); });
+  map_lanes<D, S>(
+      w, i, [](S a) { return a == a ? D(a) : std::bit_cast<D>(std::numeric_limits<BitsOf<D>>::max() >> 1); });
 }
 
 // The first source becomes the high half.

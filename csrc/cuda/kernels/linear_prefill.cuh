@@ -277,7 +277,10 @@ LLAMA4RT_DEVICE void consume_tile(const RowsArgs& a, const RowTile& tile, int fi
       ptx::wgmma_commit();
       if (part == 0 && step + 1 < steps) next.load(a, table, rows, first_row_block, step + 1, place);
       ptx::wgmma_wait<0>();
-      if (part + 1 == Config::kParts && lane_index() == 0) ptx::mbarrier_arrive(now.empty());
+      if (part + 1 == Config::kParts) {
+        ptx::sync_warp(0xffffffffu);  // all lanes have read their weights; wgmma orders its own reads alone
+        if (lane_index() == 0) ptx::mbarrier_arrive(now.empty());
+      }
       if ((step + 1) % Config::kStepsOfGroup != 0 && step + 1 < steps) continue;
       LLAMA4RT_UNROLL
       for (int i = 0; i < Config::kSums; ++i)

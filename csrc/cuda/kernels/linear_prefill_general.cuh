@@ -104,7 +104,10 @@ LLAMA4RT_DEVICE void consume_general(const RowsArgs& a, int expert, int first_ro
         ptx::wgmma_commit();
         if (part == 0 && load_next) next.load(a, table, rows, row_block, here, after.step, place);
         ptx::wgmma_wait<0>();
-        if (part + 1 == Config::kParts && lane_index() == 0) ptx::mbarrier_arrive(now.empty());
+        if (part + 1 == Config::kParts) {
+          ptx::sync_warp(0xffffffffu);  // all lanes have read their weights; wgmma orders its own reads alone
+          if (lane_index() == 0) ptx::mbarrier_arrive(now.empty());
+        }
         const bool at_end = step.step == last_step && part + 1 == Config::kParts;
         if (!group_begins<Weights>(table.g, column + Weights::kUnit) && !at_end) continue;
         LLAMA4RT_UNROLL

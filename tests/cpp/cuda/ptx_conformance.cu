@@ -338,6 +338,7 @@ struct Wgmma {
     float d[kN / 2];
     for (int i = 0; i < kN / 2; ++i) d[i] = float(i);
     uint32_t fragment[4] = {0, 0, 0, 0};
+    ptx::computed_by_here(d);
     ptx::wgmma_fence();
     for (int step = 0; step < 4; ++step) {
       const uint64_t b_tile = ptx::wgmma_descriptor(b + uint32_t(step * 32), 16, 1024, Swizzle::k128B);
@@ -374,6 +375,7 @@ struct WgmmaCores {
     ptx::sync_threads();
     const uint32_t a = ptx::shared_address(shared), b = a + 2048;
     float d[4] = {0, 0, 0, 0};
+    ptx::computed_by_here(d);
     ptx::wgmma_fence();
     ptx::wgmma_m64n8k16(d, ptx::wgmma_descriptor(a, 128, 256, Swizzle::kNone),
                         ptx::wgmma_descriptor(b, 128, 256, Swizzle::kNone), false);
@@ -426,6 +428,7 @@ struct SlowSums {
 struct WaitsAndReverses {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     ptx::grid_wait();
+    ptx::grid_launch_dependents();
     out[thread_x()] = in[127 - thread_x()];
   }
 };
