@@ -89,6 +89,18 @@ void run_rn(Warp& w, const Instruction& i) {
       w, i, [](S a) { return a == a ? D(a) : std::bit_cast<D>(std::numeric_limits<BitsOf<D>>::max() >> 1); });
 }
 
+// A half is 1 bit of sign, 5 of exponent with bias 15, 10 of mantissa: every one is a float. NaN becomes the usual one.
+void run_half(Warp& w, const Instruction& i) {
+  map_lanes<float, uint16_t>(w, i, [](uint16_t half) {
+    const int exponent = half >> 10 & 31, mantissa = half & 1023;
+    if (exponent == 31 && mantissa != 0) return std::bit_cast<float>(0x7fffffffu);
+    const float magnitude = exponent == 31  ? std::numeric_limits<float>::infinity()
+                            : exponent == 0 ? std::ldexp(float(mantissa), -24)
+                                            : std::ldexp(float(1024 + mantissa), exponent - 25);
+    return (half >> 15) != 0 ? -magnitude : magnitude;
+  });
+}
+
 // The first source becomes the high half.
 void run_bf16x2(Warp& w, const Instruction& i) {
   map_lanes<uint32_t, float, float>(w, i, [](float high, float low) {
@@ -136,6 +148,7 @@ void add_conversion_forms(Forms& f) {
   add_float_and<uint64_t>(f);
   f.add("cvt.f64.f32", {kF64, kF32}, run_rn<double, float>);
   f.add("cvt.rn.f32.f64", {kF32, kF64}, run_rn<float, double>);
+  f.add("cvt.f32.f16", {kF32, kB16}, run_half);
   f.add("cvt.rn.bf16x2.f32", {kB32, kF32, kF32}, run_bf16x2);
 }
 
