@@ -113,7 +113,9 @@ struct GeneralSides {
 template <class Config>
 struct StageScales {
   using Weights = typename Config::Weights;
-  static constexpr int kUnits = Weights::kUnit == 16 ? 4 : Config::kStageColumns / Weights::kUnit;
+  static constexpr int kColumns =
+      Weights::kUnit == 16 || Config::kTokenTiles > 1 ? 64 : Config::kStageColumns;
+  static constexpr int kUnits = kColumns / Weights::kUnit;
   static constexpr int kSteps = kUnits * Weights::kUnit / 16;  // of 16 columns
   float value[kUnits][2];
 

@@ -102,6 +102,10 @@ struct LinearMedium {
 
 // wgmma: Hopper; made for more than 128 rows. One block per multiprocessor.
 struct LinearPrefill {
+  // Codes of 8 bits with a scale for each 16 columns would take more registers than there are.
+  static bool has_kernel(const Weight& w) {
+    return rows_supports(w) && (w.group_size != 16 || w.format().bits == 4);
+  }
   static bool supports(const Weight& w, const DeviceInfo& device);
   static void run(Stream& stream, const RowsProduct& product, const Weight& w, int multiprocessors);
 };

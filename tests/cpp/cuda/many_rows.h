@@ -26,7 +26,7 @@ inline void multiply_rows(cuda::Stream& stream, RowsKernel kernel, cuda::RowsPro
   const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w) * 2));
   product.x = rounded.data();
   cuda::run_round_rows(stream, rounded.data(), x, w, product.picks, product.rows, picks_per_row);
-  if (kernel == RowsKernel::kPrefill) {
+  if (kernel == RowsKernel::kPrefill && cuda::LinearPrefill::has_kernel(w)) {
     cuda::LinearPrefill::run(stream, product, w, 3);  // three blocks share the tiles
   } else {
     const int multiprocessors = kernel == RowsKernel::kMediumSplits ? 1000000 : 0;
