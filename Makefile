@@ -5,6 +5,7 @@
 #   make test-aarch64  the conformance list of the ops on an emulated 64-bit Arm, with the scalar table
 #   make check     formatting, linters, types, layers, size of the repository
 #   make test-simt  the CUDA kernels and device on a CPU (part of make test)
+#   make test-ptx  the same kernels' tests on the PTX that nvcc makes of them, without a GPU (part of make test)
 #   make nvcc-check  compiles the CUDA kernels with nvcc (from PyPI, if there is none) and judges what ptxas says; no GPU needed
 #   make bench     kernels and a mid-size model, against this machine's own limits; results in benchmarks/results
 #   make sanitize  address, undefined-behaviour and thread sanitizers over C++ tests and fuzz drivers
@@ -23,8 +24,8 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-simt test-aarch64 test-python check nvcc-check cuda-compile bench sanitize soak \
-  oracles mutants soak-72h wheel dist audit lock test-newest format clean
+.PHONY: help demo test test-cpp test-simt test-ptx test-aarch64 test-python check nvcc-check cuda-compile bench sanitize \
+  soak oracles mutants soak-72h wheel dist audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -145,7 +146,7 @@ demo: $(DONE)/package
 	@mkdir -p build
 	@$(BIN)/llama4rt demo --sheet build/demo.png
 
-test: test-cpp test-simt test-python
+test: test-cpp test-simt test-ptx test-python
 
 test-cpp: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_tests
@@ -154,6 +155,12 @@ test-cpp: build/tests/build.ninja
 test-simt: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_simt_tests
 	build/tests/tests/cpp/llama4rt_simt_tests
+
+# nvcc comes from its packages where there is none; where those cannot be had either, it says that nothing was run.
+# PTX_TEST_ARGS: parts of names of tests, --target sm_90a, --require (then no nvcc is a failure).
+test-ptx: build/tests/build.ninja
+	@[ -n "$$CUDA_HOME" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
+	$(BIN)/python scripts/ptx_test.py $(PTX_TEST_ARGS)
 
 # Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
 test-aarch64: aarch64-tools build/aarch64/build.ninja

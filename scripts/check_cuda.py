@@ -3,7 +3,8 @@
 
 Outside of csrc/cuda/ptx/ and simt.h, code says nothing that only nvcc understands: no asm, no <<<>>>, no __shared__, no
 threadIdx, no intrinsics, no header of CUDA. Each function in ptx/ holds at most one asm statement, has a case in
-tests/cpp/cuda/ptx_conformance.cu, and a row in the table of the page above. Prints one line per finding.
+tests/cpp/cuda/ptx_conformance.cu, a fault in tests/cpp/ptx/*mutations_test.cpp, and a row in the table of the page
+above. Prints one line per finding.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CUDA = ROOT / "csrc/cuda"
 PAGE = ROOT / "docs/testing-without-a-gpu.md"
 CONFORMANCE = ROOT / "tests/cpp/cuda/ptx_conformance.cu"
+MUTATIONS = ["wrapper_mutations_test.cpp", "kernel_mutations_test.cpp"]
 
 USE_PTX = "instructions belong in csrc/cuda/ptx"
 FORBIDDEN = {
@@ -82,12 +84,16 @@ def ptx_functions() -> Iterator[tuple[str, str, str]]:
 def check_ptx() -> Iterator[str]:
     cases = re.sub(r'"\s*"', "", CONFORMANCE.read_text())
     page = PAGE.read_text() if PAGE.exists() else ""
+    faults = "".join((ROOT / "tests/cpp/ptx" / name).read_text() for name in MUTATIONS)
     for file, name, text in ptx_functions():
         where = f"csrc/cuda/ptx/{file}: {name}"
         if len(re.findall(r"\basm\b", without_comments(text))) > 1:
             yield f"{where}: one instruction a function"
         if name not in NEEDS_NO_CASE and not re.search(rf'"[^"\n]*\b{name}\b[^"\n]*"', cases):
             yield f"{where}: no case in tests/cpp/cuda/ptx_conformance.cu names it"
+        has_instruction = re.search(r"\basm\b", without_comments(text)) and name != "computed_by_here"
+        if has_instruction and not re.search(rf'"{name}\b', faults):
+            yield f"{where}: no fault in tests/cpp/ptx/*mutations_test.cpp is one of its"
         if f"`{name}`" not in page:
             yield f"{where}: no row in docs/testing-without-a-gpu.md"
 

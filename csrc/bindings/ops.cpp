@@ -80,7 +80,6 @@ void bind_ops(py::module_& m) {
       .def_readonly("may_have_zeros", &WeightFormat::may_have_zeros)
       .def_readonly("may_have_offsets", &WeightFormat::may_have_offsets)
       .def_readonly("zero", &WeightFormat::zero)
-      .def_readonly("on_gpu", &WeightFormat::on_gpu)
       .def_readonly("from_values", &WeightFormat::from_values);
   m.def("weight_formats",
         [] { return std::vector<WeightFormat>(kWeightFormats.begin(), kWeightFormats.end()); });

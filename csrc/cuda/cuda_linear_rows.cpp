@@ -20,7 +20,7 @@ bool CudaOps::multiply_rows(cuda::RowsProduct product, Tensor x, const Weight& w
   char* const x_rounded = y + bytes.y;
   if (y_bytes > 0) product.out.data = y;
   product.x = x_rounded;
-  cuda::run_round_rows(stream(), x_rounded, x, product.picks, product.rows, picks_per_row);
+  cuda::run_round_rows(stream(), x_rounded, x, w, product.picks, product.rows, picks_per_row);
   if (prefill) {
     cuda::LinearPrefill::run(stream(), product, w, processors);
   } else {

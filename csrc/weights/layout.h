@@ -54,6 +54,15 @@
 //   int4     | step 0: r0-r3| step 1: r0-r3| step 2: r0-r3| step 3: r0-r3|   (word >> 4 r) & 0x000f000f
 //            +--------------+--------------+--------------+--------------+
 //
+// fp8 lies as int8 does. table4 has the words of int4, but r0 and r1 in the low half of a word, so that one instruction
+// looks up four codes in the order of their registers:
+//
+//   bit       0       4       8       12      16      20      24      28      32
+//             +-------------------------------+-------------------------------+
+//   table4    | r0    | r1    | r0    | r1    | r2    | r3    | r2    | r3    |
+//   column    | even  | even  | odd   | odd   | even  | even  | odd   | odd   |
+//             +-------------------------------+-------------------------------+
+//
 // N is padded to 16 and K to a whole tile, with q = 0. Scales, zero points and offsets are those of kCpu16.
 #pragma once
 
@@ -129,6 +138,7 @@ constexpr int64_t word_offset(WeightKind kind, int64_t n, int64_t k, int64_t num
 // Bit position of (n, k) inside its word.
 constexpr int bit_offset(WeightKind kind, int64_t n, int64_t k) {
   const int r = int(fragment_register(n, k)), half = int(k % 2);
+  if (weight_format(kind).meaning == CodeMeaning::kTable) return 16 * (r / 2) + 8 * half + 4 * (r % 2);
   return 16 * half + weight_format(kind).bits * (r % registers_per_word(kind));
 }
 

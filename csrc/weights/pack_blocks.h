@@ -1,5 +1,5 @@
-// What pack.cpp (values) and pack_codes.cpp (ready codes) share: which source rows make a stored block, and where codes go
-// inside it.
+// What pack.cpp (values) and pack_codes.cpp (ready codes) share: which source rows make a stored block, and where codes
+// go inside it.
 #pragma once
 
 #include <algorithm>
@@ -86,7 +86,11 @@ void put_row_in_tiles(PackedBlock& block, int64_t row, const auto* values, int64
       unsigned char* const lane = lanes + p * 16;
       const uint32_t low = uint32_t(v[0]) | uint32_t(v[1]) << 16;
       const uint32_t high = uint32_t(v[8]) | uint32_t(v[9]) << 16;
-      if constexpr (kBits == 4) {
+      if constexpr (weight_format(kind).meaning == CodeMeaning::kTable) {
+        const uint32_t columns =
+            uint32_t(v[0]) | uint32_t(v[1]) << 8 | uint32_t(v[8]) << 16 | uint32_t(v[9]) << 24;
+        replace(lane + step % kSteps * 4, 0x0f0f0f0f, columns);
+      } else if constexpr (kBits == 4) {
         replace(lane + step % kSteps * 4, 0x0f0f0f0f, low | high << 8);
       } else if constexpr (kBits == 8) {
         replace(lane + step % kSteps * 8, 0x00ff00ff, low);

@@ -75,7 +75,7 @@ struct Weight {
   int64_t num_groups() const { return group_size == 0 ? 0 : ceil_div(k, int64_t(group_size)); }
 };
 
-// Why a device of its layout has no kernels for this weight: a sentence, or empty when it has.
+// Why the device of a weight's layout has no kernels for it, or "".
 std::string weight_refusal(const Weight& w);
 
 }  // namespace llama4rt

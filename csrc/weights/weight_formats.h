@@ -39,14 +39,12 @@ struct WeightFormat {
   bool may_have_zeros = false;    // zero points for each group
   bool may_have_offsets = false;  // offsets for each group
   int zero = 0;                   // the code of integers that stands for 0 without zero points and offsets
-  bool on_gpu = false;        // has CUDA kernels, for groups of kSmallestGpuGroup and more, without offsets
-  bool zeros_on_gpu = false;  // and with zero points
-  bool from_values = false;   // a build can choose it: values are quantised to it (weights/quantize.h)
-  float code_deviation = 0;   // of uniformly random codes: random weights choose their scale by it
+  bool from_values = false;       // a build can choose it: values are quantised to it (weights/quantize.h)
+  float code_deviation = 0;       // of uniformly random codes: random weights choose their scale by it
 };
 
 inline constexpr std::array kWeightFormats = {
-    WeightFormat{.kind = WeightKind::kBF16, .name = "bf16", .on_gpu = true, .from_values = true},
+    WeightFormat{.kind = WeightKind::kBF16, .name = "bf16", .from_values = true},
     WeightFormat{.kind = WeightKind::kInt8,
                  .name = "int8",
                  .bits = 8,
@@ -55,7 +53,6 @@ inline constexpr std::array kWeightFormats = {
                  .may_have_zeros = true,
                  .may_have_offsets = true,
                  .zero = 128,
-                 .on_gpu = true,
                  .from_values = true,
                  .code_deviation = 74.0f},
     WeightFormat{.kind = WeightKind::kInt4,
@@ -66,8 +63,6 @@ inline constexpr std::array kWeightFormats = {
                  .may_have_zeros = true,
                  .may_have_offsets = true,
                  .zero = 8,
-                 .on_gpu = true,
-                 .zeros_on_gpu = true,
                  .from_values = true,
                  .code_deviation = 4.6f},
     WeightFormat{.kind = WeightKind::kFp8,
@@ -97,10 +92,6 @@ constexpr std::optional<WeightKind> find_weight_kind(std::string_view name) {
 // "bf16, int8 and int4", for messages.
 std::string weight_kind_names();
 
-// Why weights of this format cannot be used on a GPU, or on a CPU: a sentence, or empty when they can. A single weight
-// may be refused for more: weight_refusal(Weight) in weight.h.
-std::string weight_refusal(const WeightFormat& format, bool on_gpu);
-
 static_assert([] {
   for (size_t i = 0; i < kWeightFormats.size(); ++i)
     if (size_t(kWeightFormats[i].kind) != i) return false;
@@ -110,7 +101,6 @@ static_assert([] {
 // The group sizes an engine file may use. 128 also keeps a group's integer dot product (8-bit q, 16-bit x)
 // inside int32.
 inline constexpr std::array kGroupSizes = {16, 32, 64, 128};
-inline constexpr int kSmallestGpuGroup = 32;  // that CUDA kernels take
 constexpr bool valid_group_size(int64_t group_size) {
   for (const int size : kGroupSizes)
     if (size == group_size) return true;

@@ -445,7 +445,6 @@ class WeightFormat:
     may_have_zeros: bool
     may_have_offsets: bool
     zero: int  # the code of integers that stands for 0 without zero points and offsets
-    on_gpu: bool
     from_values: bool  # a build can choose it; others come from checkpoints that hold such codes
 
 def weight_formats() -> list[WeightFormat]: ...

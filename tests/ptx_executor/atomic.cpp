@@ -21,7 +21,8 @@ void run_add(Warp& w, const Instruction& i) {
     std::memcpy(&value, place.p, 4);
     const uint32_t sum = value + w.lanes<uint32_t>(i.b)[lane];
     std::memcpy(place.p, &sum, 4);
-    g.write(w, lane, place, 4);
+    g.write(w, lane, place, 4, GlobalSpace::How::kAtomic);
+    if (w.block->order) w.block->order->atomic(w, lane, address, w.block->grid->atomics);
     w.lanes<uint32_t>(i.d)[lane] = value;
   });
 }

@@ -28,6 +28,9 @@ int live_threads(const Block& b) {
 }
 
 void complete(Block& b, Barrier& barrier) {
+  if (b.order)
+    for (const int warp : barrier.waiting) b.order->acquire(b.warps[size_t(warp)], kAllLanes, barrier.view);
+  barrier.view = nullptr;
   barrier.expected = barrier.arrived = 0;
   ++barrier.generation;
   barrier.waiting.clear();
@@ -43,6 +46,7 @@ void arrive(Warp& w, Barrier& barrier, int expected) {
   if (barrier.expected != 0 && barrier.expected != wanted)
     w.fault(error_text("a barrier of ", expected, " threads, of which others wait with ",
                        std::max(barrier.expected, 0)));
+  if (b.order) b.order->release(w, w.mask, barrier.view);
   barrier.expected = wanted;
   barrier.arrived += kLanes;
   ++b.events;
@@ -89,10 +93,16 @@ void build_arrive(Decoder& d, Instruction& i) {
   i.run = run_arrive;
 }
 
-void run_nothing(Warp&, const Instruction&) {}
+void run_fence(Warp& w, const Instruction&) {
+  if (w.block->order) w.block->order->fence(w, w.mask);
+}
+void run_proxy_fence(Warp& w, const Instruction&) {
+  if (w.block->order) w.block->order->fence_proxy(w, w.mask);
+}
+template <void (*kRun)(Warp&, const Instruction&)>
 void build_fence(Decoder& d, Instruction& i) {
   d.operands(0);
-  i.run = run_nothing;
+  i.run = kRun;
 }
 
 }  // namespace
@@ -107,8 +117,8 @@ void lanes_left_barriers(Warp& w) {
 void add_barrier_forms(Forms& f) {
   f.add("bar.sync", build_sync);
   f.add("bar.arrive", build_arrive);
-  f.add("fence.acq_rel.gpu", build_fence);
-  f.add("fence.proxy.async.shared::cta", build_fence);
+  f.add("fence.acq_rel.gpu", build_fence<run_fence>);
+  f.add("fence.proxy.async.shared::cta", build_fence<run_proxy_fence>);
 }
 
 }  // namespace llama4rt::ptx_executor

@@ -101,6 +101,22 @@ void build_lop3(Decoder& d, Instruction& i) {
   i.run = run_lop3;
 }
 
+// prmt d, a, b, c without a mode: each byte of d is the one of the eight bytes a (0 to 3) and b (4 to 7) that three bits
+// of c name, or, where the fourth is set, that byte's sign eight times.
+void run_prmt(Warp& w, const Instruction& i) {
+  map_lanes<uint32_t, uint32_t, uint32_t, uint32_t>(w, i, [](uint32_t a, uint32_t b, uint32_t c) {
+    const uint64_t bytes = uint64_t(b) << 32 | a;
+    uint32_t d = 0;
+    for (uint32_t byte = 0; byte < 4; ++byte) {
+      const uint32_t control = c >> 4 * byte & 15u;
+      const auto picked = uint32_t(bytes >> 8 * (control & 7u)) & 0xffu;
+      const uint32_t sign = (picked & 0x80u) != 0 ? 0xffu : 0u;
+      d |= ((control & 8u) != 0 ? sign : picked) << 8 * byte;
+    }
+    return d;
+  });
+}
+
 template <class T>
 void add_width(Forms& f, const std::string& bits) {
   const Type t{Type::Kind::kBits, 8 * sizeof(T)};
@@ -126,6 +142,7 @@ void add_bit_forms(Forms& f) {
   add_width<uint32_t>(f, "32");
   add_width<uint64_t>(f, "64");
   f.add("lop3.b32", build_lop3);
+  f.add("prmt.b32", {kB32, kB32, kB32, kB32}, run_prmt);
 }
 
 }  // namespace llama4rt::ptx_executor

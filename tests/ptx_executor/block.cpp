@@ -11,8 +11,7 @@ namespace {
 
 // Special registers of a warp, and all constants.
 void fill_file(Warp& w, const Program& p, const Grid& g, simt::Dim3 at, int threads) {
-  if (!p.constants.empty())
-    std::memcpy(w.file + p.first_constant * kUnitBytes, p.constants.data(), p.constants.size());
+  if (!p.constants.empty()) std::memcpy(w.file, p.constants.data(), p.constants.size());
   const auto set = [&](const char* name, auto value_of) {
     uint32_t* lanes = w.lanes<uint32_t>(p.specials.at(name));
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = uint32_t(value_of(lane));
@@ -28,23 +27,30 @@ void fill_file(Warp& w, const Program& p, const Grid& g, simt::Dim3 at, int thre
   set("%nctaid.z", [&](int) { return grid.z; });
 }
 
-SharedSpace make_shared(const Program& p, size_t dynamic) {
-  return {p.shared_begin, p.shared_end, p.dynamic_begin, uint32_t(p.dynamic_begin + dynamic)};
+// What a launch asks for and the kernel has no array for is not there.
+uint32_t shared_end(const Request& r) {
+  const Program& p = *r.program;
+  return p.dynamic_begin + (p.dynamic_shared.empty() ? 0 : uint32_t(r.dynamic_shared));
+}
+SharedSpace make_shared(const Request& r) {
+  const Program& p = *r.program;
+  return {p.shared_begin, p.shared_end, p.dynamic_begin, shared_end(r)};
 }
 
 }  // namespace
 
 Block::Block(Grid& g, simt::Dim3 at)
-    : grid(&g),
-      index(at),
-      shared(make_shared(*g.request->program, g.request->dynamic_shared)),
-      threads(g.request->threads) {
+    : grid(&g), index(at), shared(make_shared(*g.request)), threads(g.request->threads) {
   const Program& p = *g.request->program;
   const int num_warps = (threads + kLanes - 1) / kLanes;
-  const size_t file_bytes = p.num_units * kUnitBytes;
-  files_.resize(size_t(num_warps) * file_bytes + kUnitBytes);
+  static uint32_t blocks_ever = 0;
+  if (simt::options().check)
+    order = std::make_unique<Order>(++blocks_ever, num_warps, p.shared_begin,
+                                    shared_end(*g.request) - p.shared_begin);
+  const size_t file_bytes = p.place_units * kPlaceBytes;
+  files_.resize(size_t(num_warps) * file_bytes + kPlaceBytes);
   unsigned char* first =
-      files_.data() + (kUnitBytes - reinterpret_cast<uintptr_t>(files_.data()) % kUnitBytes);
+      files_.data() + (kPlaceBytes - reinterpret_cast<uintptr_t>(files_.data()) % kPlaceBytes);
   warps.resize(size_t(num_warps));
   waits_at.assign(size_t(num_warps), 0);
   for (int i = 0; i < num_warps; ++i) {
@@ -53,8 +59,9 @@ Block::Block(Grid& g, simt::Dim3 at)
     w.program = &p;
     w.index = i;
     w.file = first + size_t(i) * file_bytes;
-    w.defined.assign(p.num_units, 0);
-    for (Unit u = p.first_special; u < p.num_units; ++u) w.defined[u] = kAllLanes;
+    w.place = p.place.data();
+    w.defined.assign(p.num_units(), 0);
+    for (Unit u = p.first_special; u < p.num_units(); ++u) w.defined[u] = kAllLanes;
     const int lanes = std::min(kLanes, threads - i * kLanes);
     w.splits.push_back({.pc = 0, .lanes = lanes == kLanes ? kAllLanes : (1u << lanes) - 1});
     w.waited = g.request->overlaps ? 0 : kAllLanes;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ptx_executor/global_space.h"
+#include "ptx_executor/order.h"
 #include "ptx_executor/shared_space.h"
 #include "ptx_executor/warp.h"
 #include "simt_emulator/executor.h"
@@ -25,6 +26,7 @@ struct Barrier {
   int expected = 0;  // of the phase under way; 0: none is
   int arrived = 0;
   uint64_t generation = 0;        // phases completed
+  ViewPtr view;                   // of those that have arrived
   std::vector<int> waiting = {};  // warps
 };
 
@@ -33,8 +35,9 @@ struct Mbarrier {
   uint32_t pending = 0;  // that have not come
   int64_t bytes = 0;     // expected and not yet copied
   uint64_t phase = 0;
-  int initialiser = 0;  // the thread
-  bool fenced = false;  // by fence.mbarrier_init, so copies may signal it
+  int initialiser = 0;      // the thread
+  bool fenced = false;      // by fence.mbarrier_init, so copies may signal it
+  ViewPtr arriving, known;  // of those that have arrived in this phase; of the phases before
 };
 
 // A copy that the block started and that lands by itself.
@@ -64,6 +67,7 @@ struct Block {
   Grid* grid = nullptr;
   simt::Dim3 index;
   SharedSpace shared;
+  std::unique_ptr<Order> order;  // null: not checked
   std::vector<Warp> warps;
   Barrier barriers[kNumBarriers];
   std::vector<uint64_t> waits_at;  // of each warp: the generation of the barrier it waits for plus 1, 0: none

@@ -28,10 +28,10 @@ void run_load(Warp& w, const Instruction& i) {
     GlobalSpace& g = *b.grid->global;
     const GlobalSpace::Place place = g.at(w, lane, from, size, kAlignment);
     g.read(w, lane, place, size);
-    begin_load(w, lane, to, size, kAlignment, barrier);
-    start(b, error_text("a bulk copy of ", size, " bytes"), [&b, to, size, barrier, place] {
+    const Issue issue = begin_load(w, lane, to, size, kAlignment, barrier);
+    start(b, error_text("a bulk copy of ", size, " bytes"), [&b, to, size, barrier, place, issue] {
       b.shared.land(to, place, size, size);
-      end_load(b, to, size, barrier);
+      end_load(b, to, size, barrier, issue);
     });
   });
 }
@@ -73,18 +73,24 @@ void build_wait(Decoder& d, Instruction& i) {
 
 }  // namespace
 
-void begin_load(Warp& w, int lane, uint32_t to, int64_t bytes, int alignment, uint32_t barrier) {
+Issue begin_load(Warp& w, int lane, uint32_t to, int64_t bytes, int alignment, uint32_t barrier) {
   Block& b = *w.block;
   const Mbarrier& m = mbarrier_at(w, lane, barrier);
   if (!m.fenced)
     w.fault(lane, "signals an mbarrier that was initialised without fence.mbarrier_init behind it");
   b.shared.at(w, lane, to, int(bytes), alignment);
   b.shared.set(to, bytes, SharedSpace::kInFlight, SharedSpace::kWritten);
+  Issue issue{.thread = w.index * kLanes + lane};
+  if (b.order) {
+    b.order->write_shared(w, lane, to, bytes, Order::How::kAsync);
+    issue.count = b.order->start_copy(w);
+  }
+  return issue;
 }
 
-void end_load(Block& b, uint32_t to, int64_t bytes, uint32_t barrier) {
+void end_load(Block& b, uint32_t to, int64_t bytes, uint32_t barrier, const Issue& issue) {
   b.shared.set(to, bytes, SharedSpace::kNothing, SharedSpace::kInFlight);
-  complete_bytes(b, barrier, bytes);
+  complete_bytes(b, barrier, bytes, issue);
 }
 
 void start(Block& b, std::string what, std::function<void()> land) {

@@ -42,6 +42,8 @@ void build_wait(Decoder& d, Instruction& i) {
 void run_launch_dependents(Warp& w, const Instruction&) {
   w.block->has_triggered = true;
   ++w.block->events;
+  // Its turn ends here, or a short kernel would be through before the next one can start.
+  w.yields = simt::options().order == simt::Order::kDescending && !w.block->grid->is_last;
 }
 void build_launch_dependents(Decoder& d, Instruction& i) {
   d.operands(0);

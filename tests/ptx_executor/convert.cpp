@@ -44,6 +44,9 @@ void run_wide(Warp& w, const Instruction& i) {
 }
 
 template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
+template <class T>
 constexpr Type type_of() {
   return {std::is_signed_v<T> ? Type::Kind::kSigned : Type::Kind::kUnsigned, 8 * sizeof(T)};
 }
@@ -79,9 +82,23 @@ void run_rzi(Warp& w, const Instruction& i) {
     return D(a);
   });
 }
+// A NaN stays one and loses what else it says.
 template <class D, class S>
 void run_rn(Warp& w, const Instruction& i) {
-  map_lanes<D, S>(w, i, [](S a) { return D(a); });
+  map_lanes<D, S>(
+      w, i, [](S a) { return a == a ? D(a) : std::bit_cast<D>(std::numeric_limits<BitsOf<D>>::max() >> 1); });
+}
+
+// A half is 1 bit of sign, 5 of exponent with bias 15, 10 of mantissa: every one is a float. NaN becomes the usual one.
+void run_half(Warp& w, const Instruction& i) {
+  map_lanes<float, uint16_t>(w, i, [](uint16_t half) {
+    const int exponent = half >> 10 & 31, mantissa = half & 1023;
+    if (exponent == 31 && mantissa != 0) return std::bit_cast<float>(0x7fffffffu);
+    const float magnitude = exponent == 31  ? std::numeric_limits<float>::infinity()
+                            : exponent == 0 ? std::ldexp(float(mantissa), -24)
+                                            : std::ldexp(float(1024 + mantissa), exponent - 25);
+    return (half >> 15) != 0 ? -magnitude : magnitude;
+  });
 }
 
 // The first source becomes the high half.
@@ -131,6 +148,7 @@ void add_conversion_forms(Forms& f) {
   add_float_and<uint64_t>(f);
   f.add("cvt.f64.f32", {kF64, kF32}, run_rn<double, float>);
   f.add("cvt.rn.f32.f64", {kF32, kF64}, run_rn<float, double>);
+  f.add("cvt.f32.f16", {kF32, kB16}, run_half);
   f.add("cvt.rn.bf16x2.f32", {kB32, kF32, kF32}, run_bf16x2);
 }
 

@@ -44,6 +44,7 @@ void run_copy(Warp& w, const Instruction& i) {
     } else if (from % kBytes != 0) {
       w.fault(lane, "the source is not a multiple of 16");
     }
+    if (b.order) b.order->write_shared(w, lane, to, kBytes, Order::How::kPlain);
     b.shared.set(to, kBytes, SharedSpace::kInFlight, SharedSpace::kWritten);
     if (now) land(b, copy);
     b.copies_of(w, lane).open.push_back(copy);
@@ -81,6 +82,7 @@ void run_wait(Warp& w, const Instruction& i) {
       for (LaneCopy& copy : mine.groups.front()) {
         land(b, copy);
         b.shared.set(copy.to, kBytes, SharedSpace::kNothing, SharedSpace::kInFlight);
+        if (b.order) b.order->write_shared(w, lane, copy.to, kBytes, Order::How::kPlain);
       }
   });
 }

@@ -11,8 +11,6 @@ namespace {
 
 using Kind = Type::Kind;
 
-Unit units_of(int bits) { return bits <= 16 ? 1 : Unit(bits / 16); }
-
 // PTX lets bits stand for anything of their size, and signed for unsigned; floats are floats or bits.
 bool agree(Type register_type, Type wanted) {
   if (register_type.kind == wanted.kind) return true;
@@ -24,22 +22,27 @@ bool agree(Type register_type, Type wanted) {
 }  // namespace
 
 Decoder::Decoder(const Entry& entry, Program& program) : entry_(entry), program_(program) {
-  Unit next = 1;
-  for (const auto& [name, type] : entry.registers) {
-    program.registers[name] = next;
-    next += units_of(type.bits);
-  }
-  program.first_special = next;
+  add_unit(1);  // nobody's
+  for (const auto& [name, type] : entry.registers) program.registers[name] = add_unit(type.bits);
+  program.first_special = program.num_units();
   for (const char* name :
-       {"%tid.x", "%ntid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z"}) {
-    program.specials[name] = next;
-    next += units_of(32);
-  }
-  program.first_constant = program.num_units = next;
+       {"%tid.x", "%ntid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z"})
+    program.specials[name] = add_unit(32);
+  program.first_constant = program.num_units();
+}
+
+// Registers get their places when all is decoded; the others have theirs from the start.
+Unit Decoder::add_unit(int bits) {
+  const Unit u = program_.num_units();
+  program_.bits_of.push_back(uint8_t(bits));
+  program_.place.push_back(program_.place_units);
+  if (u > entry_.registers.size()) program_.place_units += places_of(bits);
+  return u;
 }
 
 void Decoder::begin(const Statement& s) {
   statement_ = &s;
+  kept_.clear();
   reads_.clear();
   writes_.clear();
 }
@@ -175,12 +178,12 @@ Unit Decoder::members(size_t k) {
 
 Unit Decoder::constant(uint64_t value, int bits) {
   if (bits < 64 && bits > 1) value &= (uint64_t(1) << bits) - 1;
-  const auto [it, is_new] = constants_.emplace(std::pair(value, bits), program_.num_units);
+  const auto [it, is_new] = constants_.emplace(std::pair(value, bits), program_.num_units());
   if (!is_new) return it->second;
-  program_.num_units += units_of(bits);
+  add_unit(bits);
   std::vector<unsigned char>& bytes = program_.constants;
-  const size_t at = bytes.size();
-  bytes.resize(size_t(program_.num_units - program_.first_constant) * kUnitBytes);
+  bytes.resize(program_.place_units * kPlaceBytes);
+  const size_t at = program_.place[it->second] * kPlaceBytes;
   if (bits == 1) {
     std::memcpy(&bytes[at], &value, 4);
   } else {

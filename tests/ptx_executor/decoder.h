@@ -41,8 +41,12 @@ class Decoder {
   // A register that is at least as wide, for ld and cvt; its bits go to `bits`.
   Unit wide_destination(const Operand& o, Type type, int& bits);
   int register_bits(const Operand& o) const { return entry_.registers.at(o.name).bits; }
-  // A register whose reads and writes the instruction accounts for by itself.
-  Unit unit(const Operand& o, Type type) const { return register_unit(o, type, false, nullptr); }
+  // A register that an asynchronous instruction reads and writes until a wait, and accounts for by itself.
+  Unit kept(const Operand& o, Type type) { return keep(register_unit(o, type, false, nullptr)); }
+  Unit keep(Unit u) {
+    kept_.push_back(u);
+    return u;
+  }
   // The offset of an address, where an instruction keeps it in 32 bits.
   Unit short_offset(const Address& a) const;
   // An integer literal.
@@ -65,11 +69,13 @@ class Decoder {
   // Appends to the pool and gives where it starts.
   uint32_t put(const std::vector<Unit>& units);
 
-  // Units that the statement reads and writes, collected on the way.
+  // Units that the statement reads, writes, and uses until a later wait, collected on the way.
   const std::vector<Unit>& reads() const { return reads_; }
   const std::vector<Unit>& writes() const { return writes_; }
+  const std::vector<Unit>& kept() const { return kept_; }
 
  private:
+  Unit add_unit(int bits);
   Unit register_unit(const Operand& o, Type type, bool wider, int* bits) const;
   uint64_t immediate(const Operand& o, Type type) const;
 
@@ -77,7 +83,7 @@ class Decoder {
   Program& program_;
   const Statement* statement_ = nullptr;
   std::map<std::pair<uint64_t, int>, Unit> constants_;
-  std::vector<Unit> reads_, writes_;
+  std::vector<Unit> reads_, writes_, kept_;
 };
 
 }  // namespace llama4rt::ptx_executor

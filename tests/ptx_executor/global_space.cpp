@@ -39,12 +39,12 @@ GlobalSpace::Place GlobalSpace::at(const Warp& w, int lane, uint64_t address, in
   const uint64_t offset = address - reinterpret_cast<uint64_t>(r->base);
   if (r->allocation->freed || offset + uint64_t(bytes) > r->bytes) [[unlikely]]
     w.fault(lane, error_text(bytes, " bytes at offset ", offset, " of ", r->allocation->describe()));
-  return {r->base + offset, &r->writer[offset]};
+  if (w.block->order && r->tags.empty()) r->tags.resize((r->bytes + 3) / 4);
+  return {r->base + offset, &r->writer[offset], w.block->order ? &r->tags[offset / 4] : nullptr};
 }
 
 bool GlobalSpace::read(const Warp& w, int lane, const Place& at, int64_t bytes) const {
   const uint32_t* writer = at.writer;
-  const bool all = std::all_of(writer, writer + bytes, [](uint32_t v) { return v != 0; });
   if ((w.waited >> lane & 1u) == 0) {
     // Launches that have not ended, other than its own, have numbers from the oldest of them on.
     const Grid* oldest = w.block->grid;
@@ -54,13 +54,27 @@ bool GlobalSpace::read(const Warp& w, int lane, const Place& at, int64_t bytes) 
       if (writer[i] == kKernelBefore || (writer[i] >= oldest->number && writer[i] < own)) [[unlikely]]
         w.fault(lane, "reads what the kernel before wrote, and has not waited for it");
   }
-  return all;
+  const uint32_t own_number = w.block->grid->number;
+  for (int64_t i = 0; at.tag && i < bytes; i += 4)
+    if (writer[i] == own_number && at.tag[i / 4].block != 0)
+      w.block->order->read_global(w, lane, at.tag[i / 4]);
+  return holds(at, bytes);
 }
 
-void GlobalSpace::write(const Warp& w, int lane, const Place& at, int64_t bytes) {
+bool GlobalSpace::holds(const Place& at, int64_t bytes) const {
+  return std::all_of(at.writer, at.writer + bytes, [](uint32_t writer) { return writer != 0; });
+}
+
+void GlobalSpace::write(const Warp& w, int lane, const Place& at, int64_t bytes, How how) {
   if ((w.waited >> lane & 1u) == 0) [[unlikely]]
     w.fault(lane, "writes before it has waited for the kernel before, which may still use that memory");
-  std::fill(at.writer, at.writer + bytes, w.block->grid->number);
+  const uint32_t own = w.block->grid->number;
+  for (int64_t i = 0; at.tag && i < bytes; i += 4) {
+    Order::Tag& tag = at.tag[i / 4];
+    if (at.writer[i] != own || how == How::kAtomic) tag = {};
+    if (how != How::kAtomic) w.block->order->write_global(w, lane, tag, bytes % 4 == 0);
+  }
+  std::fill(at.writer, at.writer + bytes, own);
 }
 
 void GlobalSpace::host_wrote(const void* p, size_t bytes, uint32_t writer) {

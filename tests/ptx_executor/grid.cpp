@@ -26,8 +26,6 @@ void check_request(const Request& r) {
                  " threads, compiled for at most ", p.max_threads);
   LLAMA4RT_CHECK(kInternal, int64_t(r.parameters.size()) == p.parameter_bytes, r.name, ": ",
                  r.parameters.size(), " bytes of parameters, compiled for ", p.parameter_bytes);
-  LLAMA4RT_CHECK(kInternal, r.dynamic_shared == 0 || !p.dynamic_shared.empty(), r.name,
-                 ": dynamic shared memory that the kernel does not use");
   LLAMA4RT_CHECK(kInternal, p.declared_shared + int64_t(r.dynamic_shared) <= kMostSharedBytes, r.name, ": ",
                  p.declared_shared, " + ", r.dynamic_shared, " bytes of shared memory; a block has ",
                  kMostSharedBytes);
@@ -71,6 +69,7 @@ class Stream {
       g->request = &r;
       g->global = &global_;
       g->number = global_.next_launch();
+      g->is_last = waiting_.size() == 1;
       g->before = before;
       g->blocks = r.grid.count();
       for (int i = g->blocks - 1; i >= 0; --i) g->not_started.push_back(block_at(r.grid, i));
@@ -78,7 +77,7 @@ class Stream {
         std::reverse(g->not_started.begin(), g->not_started.end());
       if (simt::options().order == simt::Order::kRandom)
         for (size_t i = g->not_started.size(); i > 1; --i)
-          std::swap(g->not_started[i - 1], g->not_started[simt::random_below(i)]);
+          std::swap(g->not_started[i - 1], g->not_started[random_below(i)]);
       running_.push_back(std::move(g));
       waiting_.pop_front();
     }
@@ -111,7 +110,7 @@ class Stream {
           if (!w.splits.empty()) turns.push_back({b.get(), &w});
     if (simt::options().order == simt::Order::kDescending) std::reverse(turns.begin(), turns.end());
     if (simt::options().order == simt::Order::kRandom)
-      for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[simt::random_below(i)]);
+      for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[random_below(i)]);
     bool progress = false;
     for (const auto& [block, warp] : turns) {
       const uint64_t events = block->events, executed = warp->executed;
@@ -123,7 +122,7 @@ class Stream {
         ++block->grid->triggered;
       }
       if (turn == Turn::kExited && block->ended()) end_block(*block);
-      if (simt::options().order == simt::Order::kRandom && simt::random_below(8) == 0) land_copy();
+      if (simt::options().order == simt::Order::kRandom && random_below(8) == 0) land_copy();
     }
     return progress;
   }
@@ -172,7 +171,10 @@ class Stream {
 
 }  // namespace
 
-void run_stream(std::vector<Request> requests, GlobalSpace& global) { Stream(requests, global).run(); }
+void run_stream(std::vector<Request> requests, GlobalSpace& global) {
+  begin_schedule();
+  Stream(requests, global).run();
+}
 
 Executed executed() { return totals; }
 

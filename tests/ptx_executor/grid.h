@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,10 +29,12 @@ struct Grid {
   const Request* request = nullptr;
   GlobalSpace* global = nullptr;
   uint32_t number = 0;                  // of the launch, counting all
+  bool is_last = false;                 // no launch is behind it
   Grid* before = nullptr;               // the launch that griddepcontrol.wait waits for; null: it has ended
   std::vector<simt::Dim3> not_started;  // from the back
   std::vector<std::unique_ptr<Block>> resident;
   int blocks = 0, triggered = 0, ended = 0;
+  std::map<uint64_t, ViewPtr> atomics;  // what is known by those who met at an atomic, by its address
 
   bool done() const { return ended == blocks; }
   bool lets_next_start() const { return triggered == blocks; }

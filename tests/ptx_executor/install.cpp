@@ -1,5 +1,7 @@
 #include "ptx_executor/install.h"
 
+#include <malloc.h>
+
 #include <cstring>
 #include <memory>
 
@@ -27,6 +29,7 @@ class Executor final : public simt::OtherExecutor {
   int compute_major() const override { return library_.target().starts_with("sm_9") ? 9 : 8; }
 
   Library& library() { return library_; }
+  GlobalSpace& global_space() { return global_; }
 
  private:
   Request request(const simt::Launch& launch) {
@@ -57,16 +60,25 @@ class Executor final : public simt::OtherExecutor {
 
 std::unique_ptr<Executor> installed;
 
+Executor& the_executor() {
+  LLAMA4RT_CHECK(kInternal, installed, "the PTX executor is not installed");
+  return *installed;
+}
+
 }  // namespace
 
 void install(const std::string& folder) {
+  // Blocks come and go with their registers; memory that goes back to the system each time costs more than they do.
+  mallopt(M_MMAP_THRESHOLD, 1 << 25);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   installed = std::make_unique<Executor>(folder);
   simt::use_executor(installed.get());
 }
 
-Library& library() {
-  LLAMA4RT_CHECK(kInternal, installed, "the PTX executor is not installed");
-  return installed->library();
-}
+Library& library() { return the_executor().library(); }
+GlobalSpace& global_space() { return the_executor().global_space(); }
+
+Suspended::Suspended() { simt::use_executor(nullptr); }
+Suspended::~Suspended() { simt::use_executor(&the_executor()); }
 
 }  // namespace llama4rt::ptx_executor

@@ -13,5 +13,15 @@ void install(const std::string& folder);
 
 // What was installed; throws when nothing was.
 Library& library();
+GlobalSpace& global_space();
+
+// While one lives, the emulator runs kernels after all.
+class Suspended {
+ public:
+  Suspended();
+  ~Suspended();
+  Suspended(const Suspended&) = delete;
+  Suspended& operator=(const Suspended&) = delete;
+};
 
 }  // namespace llama4rt::ptx_executor

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/error.h"
+#include "ptx_executor/block.h"
 #include "ptx_executor/forms.h"
 #include "ptx_executor/warp.h"
 
@@ -92,10 +93,14 @@ void build_match_any(Decoder& d, Instruction& i) {
   i.run = run_match_any;
 }
 
+void run_warp_barrier(Warp& w, const Instruction&) {
+  if (w.block->order) w.block->order->meet(w, w.mask);
+}
 void build_warp_barrier(Decoder& d, Instruction& i) {
   d.operands(1);
   i.members = d.members(0);
   i.flow = Flow::kCollective;
+  i.run = run_warp_barrier;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,19 +24,30 @@ class Library {
   const std::string& target() const { return target_; }  // "sm_90a"
   std::vector<std::string> names() const;
   // Of every kernel asked for so far.
-  std::vector<std::string> used() const;
+  const std::set<std::string>& used() const { return ever_used_; }
 
-  // For tests: from now on kernels come from this text in place of the file's.
+  // For tests: the text of one file ("rmsnorm") is changed for as long as one of these lives.
   using Change = std::function<std::string(const std::string& text)>;
-  void change_text(const Change& change);
+  class Changed {
+   public:
+    Changed(Library& library, std::string file, const Change& change);
+    ~Changed();
+    Changed(const Changed&) = delete;
+    Changed& operator=(const Changed&) = delete;
+
+   private:
+    Library& library_;
+    std::string file_;
+  };
 
  private:
-  void read(const std::string& path, const Change& change);
+  void read(const std::string& file, const Change& change);
   std::string folder_, target_;
-  std::vector<std::unique_ptr<ModuleText>> modules_;
-  std::map<std::string, const ModuleText*> by_name_;  // as the host spells names
-  std::map<std::string, std::string> spelled_;        // -> as the file spells them
+  std::map<std::string, std::unique_ptr<ModuleText>> modules_;  // by file
+  std::map<std::string, const ModuleText*> by_name_;            // of kernels, as the host spells names
+  std::map<std::string, std::string> spelled_;                  // -> as the file spells them
   std::map<std::string, std::shared_ptr<const Program>> programs_;
+  std::set<std::string> ever_used_;
 };
 
 }  // namespace llama4rt::ptx_executor

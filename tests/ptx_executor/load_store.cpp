@@ -68,6 +68,7 @@ void run_load(Warp& w, const Instruction& i) {
       for_each_lane(w.mask, [&](int lane) {
         const uint32_t address = shared_address(w, lane, address_of(w, a, i, lane));
         const unsigned char* p = s.at(w, lane, address, bytes, bytes);
+        if (w.block->order) w.block->order->read_shared(w, lane, address, bytes);
         load_elements(w, a, lane, p, s.written(address, bytes),
                       [&](int at) { return s.written(address + uint32_t(at), a.bytes); });
       });
@@ -78,7 +79,7 @@ void run_load(Warp& w, const Instruction& i) {
       for_each_lane(w.mask, [&](int lane) {
         const GlobalSpace::Place place = g.at(w, lane, address_of(w, a, i, lane), bytes, bytes);
         load_elements(w, a, lane, place.p, g.read(w, lane, place, bytes),
-                      [&](int at) { return g.read(w, lane, {place.p + at, place.writer + at}, a.bytes); });
+                      [&](int at) { return g.holds({place.p + at, place.writer + at}, a.bytes); });
       });
       return;
     }
@@ -111,6 +112,7 @@ void run_store(Warp& w, const Instruction& i) {
     if (a.space == Space::kShared) {
       SharedSpace& s = w.block->shared;
       std::memcpy(s.at(w, lane, shared_address(w, lane, address), bytes, bytes), values, size_t(bytes));
+      if (w.block->order) w.block->order->write_shared(w, lane, uint32_t(address), bytes, Order::How::kPlain);
       s.mark_written(uint32_t(address), bytes);
     } else {
       GlobalSpace& g = *w.block->grid->global;

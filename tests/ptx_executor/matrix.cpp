@@ -30,9 +30,10 @@ void run_ldmatrix(Warp& w, const Instruction& i) {
       const int from = 8 * matrix + row;
       const uint32_t address = addresses[from] + uint32_t(i.imm);
       std::memcpy(elements[row], s.at(w, from, address, 16, 16), 16);
-      const bool all = s.written(address, 16);
+      if (w.block->order) w.block->order->read_shared(w, from, address, 16);
+      const bool all = s.written_or_unknown(address, 16);
       for (int column = 0; column < 8; ++column)
-        holds[row][column] = all || s.written(address + uint32_t(2 * column), 2);
+        holds[row][column] = all || s.written_or_unknown(address + uint32_t(2 * column), 2);
     }
     const Unit d = destinations[matrix];
     w.defined[d] = 0;

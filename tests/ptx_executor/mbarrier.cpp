@@ -22,7 +22,9 @@ void run_init(Warp& w, const Instruction& i) {
     if (count == 0 || count > kMostArrivals) w.fault(lane, error_text("an mbarrier of ", count, " arrivals"));
     b.shared.at(w, lane, address, 8, 8);
     b.shared.set(address, 8, SharedSpace::kMbarrier, SharedSpace::kNothing);
-    b.mbarriers[address] = {.count = count, .pending = count, .initialiser = w.index * kLanes + lane};
+    Mbarrier& m = b.mbarriers[address] = {};
+    m.count = m.pending = count;
+    m.initialiser = w.index * kLanes + lane;
   });
 }
 void build_init(Decoder& d, Instruction& i) {
@@ -35,12 +37,15 @@ void build_init(Decoder& d, Instruction& i) {
 void settle(Block& b, Mbarrier& m) {
   if (m.pending != 0 || m.bytes != 0) return;
   ++m.phase;
+  join(m.known, m.arriving);
+  m.arriving = nullptr;
   m.pending = m.count;
   ++b.events;
 }
 
 void arrive(Warp& w, int lane, Mbarrier& m) {
   if (m.pending == 0) w.fault(lane, error_text("arrives once more than the mbarrier's count of ", m.count));
+  if (w.block->order) w.block->order->release(w, 1u << lane, m.arriving);
   --m.pending;
   ++w.block->events;
   settle(*w.block, m);
@@ -81,7 +86,9 @@ void run_try_wait(Warp& w, const Instruction& i) {
     const Mbarrier& m = mbarrier_at(w, lane, address_of(w, i, lane));
     const uint32_t parity = w.lanes<uint32_t>(i.b)[lane];
     if (parity > 1) w.fault(lane, error_text("a parity of ", parity));
-    over |= (m.phase & 1u) != parity ? 1u << lane : 0u;
+    const bool is_over = (m.phase & 1u) != parity;
+    over |= uint32_t(is_over) << lane;
+    if (is_over && w.block->order) w.block->order->acquire(w, 1u << lane, m.known);
   });
   uint32_t& d = w.predicate(i.d);
   d = (d & ~w.mask) | over;
@@ -116,8 +123,9 @@ Mbarrier& mbarrier_at(Warp& w, int lane, uint32_t address) {
   return it->second;
 }
 
-void complete_bytes(Block& b, uint32_t address, int64_t bytes) {
+void complete_bytes(Block& b, uint32_t address, int64_t bytes, const Issue& issue) {
   Mbarrier& m = b.mbarriers.at(address);
+  if (b.order) b.order->copy_known_to(m.arriving, issue.thread, issue.count);
   m.bytes -= bytes;
   settle(b, m);
 }

@@ -84,7 +84,8 @@ void run_from_parameter(Warp& w, const Instruction& i) {
 void run_to_shared(Warp& w, const Instruction& i) {
   for_each_lane(w.mask, [&](int lane) {
     const uint64_t a = w.lanes<uint64_t>(i.a)[lane];
-    if (a >> 32 != kSharedWindow >> 32) w.fault(lane, "the generic address is not one of shared memory");
+    if (a < kSharedWindow || (a - kSharedWindow) >> 24 != 0)
+      w.fault(lane, "the generic address is not one of shared memory");
     w.lanes<uint64_t>(i.d)[lane] = a - kSharedWindow;
   });
 }

@@ -5,6 +5,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "ptx_executor/allocate.h"
 #include "ptx_executor/forms.h"
 
 namespace llama4rt::ptx_executor {
@@ -60,7 +61,7 @@ void place_parameters(const Entry& entry, Program& p) {
   }
 }
 
-Instruction decode_one(Decoder& d, const Statement& s) {
+Instruction decode_one(Decoder& d, const Statement& s, Uses& uses) {
   d.begin(s);
   const Form* form = forms().find(s.opcode);
   if (!form) d.refuse("this instruction is not modelled");
@@ -78,6 +79,7 @@ Instruction decode_one(Decoder& d, const Statement& s) {
     i.guard = d.source(Operand{.kind = Operand::Kind::kRegister, .name = s.guard}, kPredicate);
     i.guard_negated = s.guard_negated;
   }
+  uses = {.reads = d.reads(), .writes = d.writes(), .kept = d.kept(), .replaces = s.guard.empty()};
   std::vector<Unit> reads = d.reads();
   if (i.guard != kNoUnit) reads.pop_back();  // it is read for all lanes, before the others
   i.reads = d.put(reads);
@@ -86,6 +88,16 @@ Instruction decode_one(Decoder& d, const Statement& s) {
   i.num_writes = uint8_t(d.writes().size());
   LLAMA4RT_CHECK(kInternal, reads.size() < 256 && d.writes().size() < 256, "too many operands");
   return i;
+}
+
+// What asynchronous instructions use is needed from the first of them to the last wait.
+void keep_until_waits(const Program& p, std::vector<Uses>& uses) {
+  std::set<Unit> all;
+  for (const Uses& u : uses) all.insert(u.kept.begin(), u.kept.end());
+  for (size_t at = 0; at < uses.size(); ++at) {
+    if (!p.statements[at].opcode.starts_with("wgmma.")) continue;
+    uses[at].reads.insert(uses[at].reads.end(), all.begin(), all.end());
+  }
 }
 
 }  // namespace
@@ -99,10 +111,11 @@ Program decode(const Module& module, const Entry& entry) {
   place_shared(module, entry, p);
   place_parameters(entry, p);
   Decoder d(entry, p);
+  std::vector<Uses> uses(entry.statements.size() + 1);
   std::set<std::string> refused;
   for (const Statement& s : entry.statements) {
     try {
-      p.code.push_back(decode_one(d, s));
+      p.code.push_back(decode_one(d, s, uses[p.code.size()]));
     } catch (const Error& e) {
       refused.insert(e.what());
     }
@@ -119,8 +132,10 @@ Program decode(const Module& module, const Entry& entry) {
                       .opcode = "ret",
                       .operands = {}};
   p.statements.push_back(end);
-  p.code.push_back(decode_one(d, p.statements.back()));
+  p.code.push_back(decode_one(d, p.statements.back(), uses[p.code.size()]));
   for (const auto& [label, at] : entry.labels) p.code[at].is_label = true;
+  keep_until_waits(p, uses);
+  allocate(p, uses);
   return p;
 }
 

@@ -1,8 +1,8 @@
 // A kernel ready to run: instructions with resolved registers and the function that executes each.
 //
-// Registers live in a file of units of 64 bytes, lane after lane: a 16-bit register takes one unit, a 32-bit one two, a
-// 64-bit one four, a predicate one (its first word is a mask of lanes). Immediates and special registers have units of
-// their own, so an instruction names units only.
+// What an instruction names is a unit: a register, a special register or an immediate. Its lanes lie side by side in the
+// register file, at a place counted in 64 bytes: one for 16-bit registers, two for 32-bit, four for 64-bit ones, one for a
+// predicate (the first word is a mask of lanes).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace llama4rt::ptx_executor {
 struct Warp;
 using Unit = uint32_t;
 constexpr Unit kNoUnit = 0;  // the first unit is nobody's
-constexpr size_t kUnitBytes = 64;
+constexpr size_t kPlaceBytes = 64;
 constexpr int kLanes = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
@@ -70,8 +70,12 @@ struct Program {
   std::vector<Access> accesses;       // of loads and stores
   std::vector<Unit> pool;             // operands that are vectors, units read and written
   // Units: nobody's, registers, special registers, constants.
-  Unit first_special = 1, first_constant = 1, num_units = 1;
-  std::vector<unsigned char> constants;  // the bytes of their units
+  Unit first_special = 1, first_constant = 1;
+  std::vector<uint8_t> bits_of;          // of each unit; 1: a predicate
+  std::vector<uint32_t> place;           // of each unit
+  uint32_t place_units = 0;              // places in all: first those of special registers and constants
+  std::vector<unsigned char> constants;  // the bytes of those first places
+  Unit num_units() const { return Unit(bits_of.size()); }
   std::map<std::string, Unit> registers;
   std::map<std::string, Unit> specials;
   std::vector<ParameterPlace> parameters;
@@ -91,9 +95,13 @@ struct Program {
 // Shared memory starts here in its window: the first KiB belongs to the system on sm_90.
 constexpr uint32_t kSharedStart = 1024;
 constexpr int64_t kMostSharedBytes = 227 << 10;
-// Generic addresses of shared memory and of parameters: beyond all that a host pointer can be.
-constexpr uint64_t kSharedWindow = uint64_t(1) << 56;
-constexpr uint64_t kParameterWindow = uint64_t(1) << 57;
+// Generic addresses of shared memory and of parameters: beyond all that a host pointer can be. Their low halves are no
+// addresses of the space itself, so that a forgotten cvta shows.
+constexpr uint64_t kSharedWindow = (uint64_t(1) << 56) + 0x5a000000;
+constexpr uint64_t kParameterWindow = (uint64_t(1) << 57) + 0x3c000000;
+
+// 64 bytes each, for registers of so many bits.
+constexpr uint32_t places_of(int bits) { return bits <= 16 ? 1 : uint32_t(bits) / 16; }
 
 // Throws Error(kInternal) that lists every instruction it refuses.
 Program decode(const Module& module, const Entry& entry);

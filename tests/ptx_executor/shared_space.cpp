@@ -40,11 +40,11 @@ unsigned char* SharedSpace::at(const Warp& w, int lane, uint32_t address, int by
   return p;
 }
 
-bool SharedSpace::written(uint32_t address, int64_t bytes) const {
+bool SharedSpace::all_are(uint32_t address, int64_t bytes, int states) const {
   const uint8_t* s = &state_[address - begin_];
-  uint8_t all = kWritten;
-  for (int64_t i = 0; i < bytes; ++i) all &= s[i];
-  return all != 0;
+  bool all = true;
+  for (int64_t i = 0; i < bytes; ++i) all = all && (s[i] & states) != 0;
+  return all;
 }
 
 void SharedSpace::set(uint32_t address, int64_t bytes, State add, State remove) {
@@ -60,8 +60,9 @@ void SharedSpace::land(uint32_t address, const GlobalSpace::Place& from, int64_t
   const size_t at = address - begin_;
   for (int64_t i = 0; i < bytes; ++i) {
     const bool holds = i >= read || from.writer[i] != 0;
-    bytes_[at + size_t(i)] = i < read ? from.p[i] : 0;
-    state_[at + size_t(i)] = uint8_t((state_[at + size_t(i)] & ~kWritten) | (holds ? kWritten : 0));
+    bytes_[at + size_t(i)] = i >= read ? 0 : holds ? from.p[i] : 0xff;
+    uint8_t& state = state_[at + size_t(i)];
+    state = uint8_t((state & ~(kWritten | kUnknown)) | (holds ? kWritten : kUnknown));
   }
 }
 

@@ -13,8 +13,9 @@ struct Warp;
 
 class SharedSpace {
  public:
-  // Of each byte.
-  enum State : uint8_t { kNothing = 0, kWritten = 1, kInFlight = 2, kMbarrier = 4 };
+  // Of each byte. Unknown: a copy brought it from global memory where nobody has written, as tiles bring the keys behind the
+  // last. It is 0xff, a NaN of all floats here, and so are matrix products of it; to anything else it is not written.
+  enum State : uint8_t { kNothing = 0, kWritten = 1, kInFlight = 2, kMbarrier = 4, kUnknown = 8 };
 
   // Live addresses are [begin, static_end) and [dynamic_begin, end).
   SharedSpace(uint32_t begin, uint32_t static_end, uint32_t dynamic_begin, uint32_t end);
@@ -24,7 +25,10 @@ class SharedSpace {
   // The same for copies: whether anybody may touch them now is not asked.
   unsigned char* raw(const Warp& w, int lane, uint32_t address, int64_t bytes, int alignment);
   // Whether all bytes have been written; `address` was checked before.
-  bool written(uint32_t address, int64_t bytes) const;
+  bool written(uint32_t address, int64_t bytes) const { return all_are(address, bytes, kWritten); }
+  bool written_or_unknown(uint32_t address, int64_t bytes) const {
+    return all_are(address, bytes, kWritten | kUnknown);
+  }
   void set(uint32_t address, int64_t bytes, State add, State remove);
   void mark_written(uint32_t address, int64_t bytes);
   // The bytes of a copy in flight: `read` of them from global memory, the others zero.
@@ -33,6 +37,7 @@ class SharedSpace {
 
  private:
   bool live(uint32_t address, int64_t bytes) const;
+  bool all_are(uint32_t address, int64_t bytes, int states) const;
   uint32_t begin_, static_end_, dynamic_begin_, end_;
   std::vector<unsigned char> bytes_;
   std::vector<uint8_t> state_;

@@ -81,15 +81,15 @@ void run_load(Warp& w, const Instruction& i) {
     box.each(to, [&](uint32_t, uint64_t element) {
       if (element != 0) g.read(w, lane, g.at(w, lane, element, 2, 2), 2);
     });
-    begin_load(w, lane, to, box.bytes(), 16, barrier);
-    start(b, "a box of a tensor", [&b, &w, lane, box, to, barrier] {
+    const Issue issue = begin_load(w, lane, to, box.bytes(), 16, barrier);
+    start(b, "a box of a tensor", [&b, &w, lane, box, to, barrier, issue] {
       box.each(to, [&](uint32_t at, uint64_t element) {
         if (element != 0)
           b.shared.land(at, b.grid->global->at(w, lane, element, 2, 2), 2, 2);
         else
           b.shared.land(at, {}, 0, 2);
       });
-      end_load(b, to, box.bytes(), barrier);
+      end_load(b, to, box.bytes(), barrier, issue);
     });
   });
 }
@@ -124,6 +124,7 @@ void run_store(Warp& w, const Instruction& i) {
     const uint32_t from = w.lanes<uint32_t>(i.a)[lane] + uint32_t(i.imm);
     const Box box = box_of(w, lane, pool, from);
     b.shared.at(w, lane, from, int(box.bytes()), 16);
+    if (b.order) b.order->read_shared_async(w, lane, from, box.bytes());
     const auto land = [&b, &w, lane, box, from] {
       box.each(from, [&](uint32_t at, uint64_t element) {
         if (element == 0) return;

@@ -35,8 +35,7 @@ bool pick(Warp& w) {
   for (size_t i = 0; i < w.splits.size(); ++i)
     if (can_run(w.splits[i])) candidates.push_back(i);
   if (candidates.empty()) return false;
-  w.current =
-      candidates[simt::options().order == simt::Order::kRandom ? simt::random_below(candidates.size()) : 0];
+  w.current = candidates[simt::options().order == simt::Order::kRandom ? random_below(candidates.size()) : 0];
   for (const size_t i : candidates)
     if (goes_before(w.splits[i].pc, w.splits[w.current].pc)) w.current = i;
   return true;
@@ -97,8 +96,8 @@ bool convene(Warp& w, const Instruction& i) {
     const uint32_t wanted = members[lane];
     uint32_t group = 0;  // lanes here that name the same
     for_each_lane(rest, [&](int l) { group |= members[l] == wanted ? 1u << l : 0u; });
-    if ((wanted >> lane & 1u) == 0) w.fault(lane, "names lanes without itself");
-    if ((group & ~wanted) == 0 && (wanted & live) == group) {
+    for_each_lane(group & ~wanted, [&](int l) { w.fault(l, "names lanes without itself"); });
+    if ((wanted & live) == group) {
       w.mask = group;
       return true;
     }

@@ -29,13 +29,14 @@ struct Warp {
   Block* block = nullptr;
   const Program* program = nullptr;
   int index = 0;
-  unsigned char* file = nullptr;  // program->num_units units
-  std::vector<uint32_t> defined;  // of each unit: the lanes that hold a value
-  std::vector<Split> splits;      // of lanes that have not exited
-  size_t current = 0;             // the split at its turn
-  uint32_t waited = 0;            // lanes that have waited for the kernels before
-  uint64_t executed = 0;          // instructions
-  int in_flight = 0;              // registers that unfinished wgmmas use, each as often as it is used
+  unsigned char* file = nullptr;    // program->place_units places
+  const uint32_t* place = nullptr;  // of each unit
+  std::vector<uint32_t> defined;    // of each unit: the lanes that hold a value
+  std::vector<Split> splits;        // of lanes that have not exited
+  size_t current = 0;               // the split at its turn
+  uint32_t waited = 0;              // lanes that have waited for the kernels before
+  uint64_t executed = 0;            // instructions
+  int in_flight = 0;                // registers that unfinished wgmmas use, each as often as it is used
 
   // While an instruction runs:
   uint32_t mask = 0;    // the lanes that execute it
@@ -44,7 +45,7 @@ struct Warp {
 
   template <class T>
   T* lanes(Unit u) {
-    return reinterpret_cast<T*>(file + u * kUnitBytes);
+    return reinterpret_cast<T*>(file + place[u] * kPlaceBytes);
   }
   uint32_t& predicate(Unit u) { return *lanes<uint32_t>(u); }
   uint32_t live() const;  // lanes that have not exited

@@ -74,6 +74,22 @@ void check_fenced(Warp& w, const WgmmaState& s, Unit u) {
     w.fault(error_text(w.program->name_of(u), " was written, and no wgmma.fence stands between"));
 }
 
+// What it reads of shared memory, it may read from now on.
+void note_reads(Warp& w, const WgmmaOperation& op, const WgmmaShape& shape) {
+  if (!w.block->order) return;
+  const auto rows = [&](uint64_t bits, int first, int count) {
+    const Descriptor d = read_descriptor(bits);
+    for (int row = first; row < first + count; ++row)
+      for (uint32_t chunk = 0; chunk < 2; ++chunk) {
+        const uint32_t address = chunk_address(d, uint32_t(row), chunk);
+        w.block->shared.at(w, 0, address, 16, 16);
+        w.block->order->read_shared_async(w, 0, address, 16);
+      }
+  };
+  rows(op.b, 0, shape.n);
+  if (!shape.a_in_registers) rows(op.a, w.index % kWarpsOfGroup * 16, 16);
+}
+
 void run_mma(Warp& w, const Instruction& i) {
   WgmmaState& s = wgmma_state(w);
   const WgmmaShape shape = shape_of(i);
@@ -112,6 +128,7 @@ void run_mma(Warp& w, const Instruction& i) {
     ++s.reads[a[k]];
     ++w.in_flight;
   }
+  note_reads(w, op, shape);
   ++s.issued;
   const auto place = uint64_t(&i - w.program->code.data());
   for (const uint64_t part : {place, op.a, op.b, uint64_t(op.accumulate)})
@@ -132,9 +149,9 @@ void build_mma(Decoder& d, Instruction& i) {
   d.operands(in_registers ? 7 : 8);
   std::vector<Unit> pool;
   // Neither read nor written as other instructions do: run_mma says what holds.
-  for (const Operand& o : d.vector(0, kN / 2)) pool.push_back(d.unit(o, kF32));
+  for (const Operand& o : d.vector(0, kN / 2)) pool.push_back(d.kept(o, kF32));
   if (in_registers)
-    for (const Operand& o : d.vector(1, 4)) pool.push_back(d.source(o, kB32));
+    for (const Operand& o : d.vector(1, 4)) pool.push_back(d.keep(d.source(o, kB32)));
   else
     i.a = d.source(1, kB64);
   i.d = d.put(pool);
@@ -187,9 +204,9 @@ WgmmaState& wgmma_state(Warp& w) {
   if (!mine) {
     if (w.block->warps.size() % kWarpsOfGroup != 0) w.fault("wgmma takes four warps");
     mine = std::make_shared<WgmmaState>();
-    mine->writes.assign(w.program->num_units, 0);
-    mine->reads.assign(w.program->num_units, 0);
-    mine->written_at.assign(w.program->num_units, 0);
+    mine->writes.assign(w.program->num_units(), 0);
+    mine->reads.assign(w.program->num_units(), 0);
+    mine->written_at.assign(w.program->num_units(), 0);
   }
   return *mine;
 }

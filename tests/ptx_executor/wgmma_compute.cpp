@@ -22,7 +22,7 @@ void read_row(Warp& w, const Descriptor& d, uint32_t row, float* out) {
     const uint32_t address = chunk_address(d, row, chunk);
     uint16_t halves[8];
     std::memcpy(halves, s.at(w, 0, address, 16, 16), 16);
-    if (!s.written(address, 16))
+    if (!s.written_or_unknown(address, 16))
       w.fault(error_text("wgmma reads shared address ", address, ", which nobody has written"));
     for (uint32_t e = 0; e < 8; ++e) out[chunk * 8 + e] = from_bf16(halves[e]);
   }

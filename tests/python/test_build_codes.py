@@ -15,7 +15,7 @@ from llama4rt._core import EngineFile
 from llama4rt.convert import locate
 from llama4rt.convert.checkpoint import Checkpoint, TensorInfo
 from llama4rt.convert.stored_rows import CodeLayout, Codes, common_layout
-from llama4rt.errors import CheckpointError, ConfigError
+from llama4rt.errors import CheckpointError
 from random_checkpoints import (
     TINY,
     engine_weights,
@@ -249,30 +249,23 @@ def test_what_is_no_number_is_named(
     assert not (tmp_path / "out.l4e").exists()
 
 
-@pytest.mark.parametrize("scale_dtype", ["F16", "I8"])
-def test_scales_are_widened_for_a_gpu(
-    scale_dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = coded_checkpoint(tmp_path / "source", monkeypatch, [CodeLayout("int4", 32, scale_dtype)])
-    build(tmp_path / "source", tmp_path / "out.l4e", target="cuda")
-    assert_same_numbers(tmp_path / "out.l4e", values)
-    assert EngineFile(str(tmp_path / "out.l4e")).weight("layers.0.attn.o")["scale_dtype"] == "F32"
-
-
 @pytest.mark.parametrize(
-    ("layout", "words"),
+    "layout",
     [
-        (CodeLayout("fp8", 128, "F32"), '"fp8" weights are for CPUs; on a GPU use "int8"'),
-        (CodeLayout("table4", 32, "F32", table=NF4), '"table4" weights are for CPUs'),
-        (CodeLayout("int4", 32, "F32", offsets=True), '"int4" weights with offsets are for CPUs'),
-        (CodeLayout("int8", 32, "F32", zeros=True), '"int8" weights with zero points are for CPUs'),
-        (CodeLayout("int4", 16, "F32"), '"int4" weights in groups of 16 are for CPUs'),
+        CodeLayout("int4", 32, "I8", offsets=True),
+        CodeLayout("int8", 16, "I8"),
+        CodeLayout("int8", 32, "F16", zeros=True),
+        CodeLayout("table4", 32, "F16", table=NF4),
+        CodeLayout("fp8", 128, "F32"),
     ],
     ids=str,
 )
-def test_a_gpu_is_refused_what_it_has_no_kernels_for(
-    layout: CodeLayout, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_has_the_same_numbers(
+    layout: CodeLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coded_checkpoint(tmp_path / "source", monkeypatch, [layout])
-    with pytest.raises(ConfigError, match=words):
-        build(tmp_path / "source", tmp_path / "out.l4e", target="cuda")
+    values = coded_checkpoint(tmp_path / "source", monkeypatch, [layout])
+    build(tmp_path / "source", tmp_path / "out.l4e", target="cuda")
+    assert_same_numbers(tmp_path / "out.l4e", values)
+    assert (
+        EngineFile(str(tmp_path / "out.l4e")).weight("layers.0.attn.o")["scale_dtype"] == layout.scale_dtype
+    )

@@ -358,6 +358,23 @@ void warp_barrier(Block& b, int warp, uint32_t members) {
   });
 }
 
+void read_for_warp(Block& b, int warp, uint32_t members) {
+  if (!enabled()) return;
+  Knowledge& reader = threads[size_t(self().id)];
+  for (int i = 0; i < kWarpSize; ++i) {
+    if ((members >> i & 1u) == 0) continue;
+    const int id = warp * kWarpSize + i;
+    Knowledge& k = threads[size_t(id)];
+    uint32_t lanes[kWarpSize] = {};
+    for (int j = 0; j < kWarpSize && warp * kWarpSize + j < int(threads.size()); ++j)
+      lanes[j] = knows(*b.threads[size_t(id)], warp * kWarpSize + j);
+    lanes[self().lane] = std::max(lanes[self().lane], reader.clock);
+    std::copy(lanes, lanes + kWarpSize, k.lanes);
+    k.generation = generation;
+  }
+  ++reader.clock;
+}
+
 void release_into(Clocks& clocks) {
   if (!enabled()) return;
   merge(clocks, all_known(self()));

@@ -56,6 +56,8 @@ void proxy_fence();
 void block_barrier(Block& b);
 void named_barrier(Block& b, const std::vector<int>& arrivals, const std::vector<int>& waiting);
 void warp_barrier(Block& b, int warp, uint32_t members);
+// What the current thread has read, it has read for the whole warp (wgmma): each of these lanes may release it.
+void read_for_warp(Block& b, int warp, uint32_t members);
 void release_into(Clocks& clocks);        // by the current thread
 void acquire_from(const Clocks& clocks);  // by the current thread
 void fence();                             // __threadfence

@@ -278,7 +278,7 @@ void wgmma_wait(int groups_left, Site site) {
     WarpGroupState& w = warps[lanes.warp];
     retire(lanes.warp, w, lanes.at<int>(0));
     w.fenced = 0;
-    checker::warp_barrier(*lanes.block, lanes.warp, lanes.members);  // the reads were the warp's
+    checker::read_for_warp(*lanes.block, lanes.warp, lanes.members);
   });
 }
 

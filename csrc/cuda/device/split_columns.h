@@ -6,4 +6,7 @@ namespace llama4rt::cuda {
 
 inline constexpr int kSplitColumns = 1024;
 
+// The further columns of a split of weights with offsets (device/group_sums.cuh).
+inline constexpr int kGroupsOfBox = 32, kBoxColumns = 64;
+
 }  // namespace llama4rt::cuda

@@ -37,6 +37,19 @@ struct WeightColumns {
       for (int i = 0; i < kTiles / 2; ++i) words[i] = words[i + kTiles / 2];
     }
   }
+  // The next 16 columns take the place of the first.
+  LLAMA4RT_DEVICE void skip_step() {
+    constexpr int kWordsOfStep = 4 / Weights::kSteps;
+    for (int i = 0; i < kTiles; ++i) {
+      const U32x4 now = words[i], next = i + 1 < kTiles ? words[i + 1] : U32x4{0, 0, 0, 0};
+      if constexpr (kWordsOfStep == 1)
+        words[i] = {now.y, now.z, now.w, next.x};
+      else if constexpr (kWordsOfStep == 2)
+        words[i] = {now.z, now.w, next.x, next.y};
+      else
+        words[i] = next;
+    }
+  }
   // The left operand of 16 columns, k16 = 0..3.
   LLAMA4RT_DEVICE void fragment(uint32_t (&a)[4], int k16, const typename Weights::Bias& bias) const {
     Weights::fragment(a, words[k16 / Weights::kSteps], k16 % Weights::kSteps, bias);

@@ -6,6 +6,7 @@
 //   1. the 16 products of one step of k, in the hardware's own order;
 //   2. steps ascending within a weight group, from 0 (bf16 has no groups: within a split);
 //   3. groups ascending within a split of 1024 columns: sum = fma(group's sum, scale, sum), from 0;
+//      then offsets (device/group_sums.cuh);
 //   4. splits ascending: total = total + split's sum, from 0.
 #pragma once
 
@@ -21,6 +22,7 @@ inline constexpr int kTileBytes = 512;  // 16 rows of kTileColumns columns
 //   kTileColumns, kSteps   columns of a tile; steps of 16 columns in it
 //   kGroup                 columns that share a scale
 //   kScaled, kZeros        whether there are scales; zero points
+//   kGeneral               one of device/general_weights.cuh, where kGroup is only the smallest group
 //   Bias                   what the zero points of the lane's two rows mean to it
 //   pair(words, step, c, h, bias, row)   columns 8 c + 2 t.. of row g + 8 h: two values, exact in bf16, not
 //                                    scaled; `row` says which row of `bias` that is
@@ -30,7 +32,7 @@ inline constexpr int kTileBytes = 512;  // 16 rows of kTileColumns columns
 template <int kGroupSize, bool kWithZeros>
 struct Int4Weights {
   static constexpr int kTileColumns = 64, kSteps = 4, kGroup = kGroupSize;
-  static constexpr bool kScaled = true, kZeros = kWithZeros;
+  static constexpr bool kScaled = true, kZeros = kWithZeros, kGeneral = false;
   struct Bias {
     uint32_t minus[2];  // -(128 + z) in both halves, for rows g and g + 8; 128 + z is exact in bf16
   };
@@ -55,7 +57,7 @@ struct Int4Weights {
 template <int kGroupSize>
 struct Int8Weights {
   static constexpr int kTileColumns = 32, kSteps = 2, kGroup = kGroupSize;
-  static constexpr bool kScaled = true, kZeros = false;
+  static constexpr bool kScaled = true, kZeros = false, kGeneral = false;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
   static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int step, int c, int h, const Bias&, int) {
@@ -72,7 +74,7 @@ struct Int8Weights {
 
 struct BF16Weights {
   static constexpr int kTileColumns = 16, kSteps = 1, kGroup = kSplitColumns;
-  static constexpr bool kScaled = false, kZeros = false;
+  static constexpr bool kScaled = false, kZeros = false, kGeneral = false;
   struct Bias {};
   static LLAMA4RT_DEVICE Bias bias(int, int) { return {}; }
   static LLAMA4RT_DEVICE uint32_t pair(const U32x4& words, int, int c, int h, const Bias&, int) {

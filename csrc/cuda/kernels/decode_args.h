@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/device/general_args.cuh"
 #include "cuda/kernels/linear.h"
 
 namespace llama4rt::cuda {
@@ -13,6 +14,10 @@ struct DecodeMatrices {
   const unsigned char* tiles = nullptr;   // [E][ceil(N/16)][ceil(K/columns)][512] bytes
   const unsigned char* scales = nullptr;  // [E][ceil(N/16)][groups][16] of bf16 or fp32, or null
   const unsigned char* zeros = nullptr;   // the same of bytes, or null
+  // Of general weights: offsets as scales, factors fp32 [E][ceil(N/16)][ceil(K/256)][16], or null.
+  const unsigned char* offsets = nullptr;
+  const unsigned char* factors = nullptr;
+  const unsigned char* offset_factors = nullptr;
 };
 
 struct DecodeArgs {
@@ -41,6 +46,7 @@ struct DecodeArgs {
   int k = 0;
   int num_f = 0;  // F, with kSwiGlu
   bool fp32_scales = false;
+  GeneralArgs general = {};
   Finish finish = Finish::kStore;
 };
 

@@ -21,7 +21,8 @@ struct ExpertsDecode {
   // Whether `shared` can go in the launch of `experts`.
   static bool same_kind(const Weight& e, const Weight& s) {
     return s.kind == e.kind && s.layout == e.layout && s.group_size == e.group_size && s.n == e.n &&
-           s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype;
+           s.k == e.k && (s.zeros != nullptr) == (e.zeros != nullptr) && s.scale_dtype == e.scale_dtype &&
+           (s.offsets != nullptr) == (e.offsets != nullptr) && s.table == e.table;
   }
   // Bytes of scratch and of tickets for T tokens, with or without a shared expert.
   static size_t scratch_bytes(const Weight& experts, int64_t tokens, int64_t top_k, bool shared) {

@@ -15,7 +15,10 @@ static_assert(kTileBytes == cuda_tile::kTileBytes);
 static_assert(Int4Weights<128, false>::kTileColumns == cuda_tile::tile_columns(WeightKind::kInt4));
 static_assert(Int8Weights<128>::kTileColumns == cuda_tile::tile_columns(WeightKind::kInt8));
 static_assert(BF16Weights::kTileColumns == cuda_tile::tile_columns(WeightKind::kBF16));
+static_assert(GeneralFp8<16, true>::kTileColumns == cuda_tile::tile_columns(WeightKind::kFp8));
+static_assert(GeneralTable4<16, false>::kTileColumns == cuda_tile::tile_columns(WeightKind::kTable4));
 static_assert(DecodeConfig<BF16Weights, 1>::kRows == kDecodeRows);
+static_assert(kFactorColumns == kFactorInputs);
 
 // The choice of template arguments, one by one.
 struct Call {
@@ -50,20 +53,24 @@ bool items_of_16(const DecodeArgs& args, int64_t tokens) {
 DecodeMatrices decode_matrices(const Weight& w) {
   return {.tiles = static_cast<const unsigned char*>(w.data),
           .scales = static_cast<const unsigned char*>(w.scales),
-          .zeros = w.zeros};
+          .zeros = w.zeros,
+          .offsets = static_cast<const unsigned char*>(w.offsets),
+          .factors = static_cast<const unsigned char*>(w.factors),
+          .offset_factors = static_cast<const unsigned char*>(w.offset_factors)};
 }
 
 void run_decode(Stream& stream, DecodeArgs args, const Weight& w, int64_t tokens) {
   args.n = int(w.n);
   args.k = int(w.k);
   args.fp32_scales = w.scale_dtype == DType::kF32;
+  args.general = general_args(w);
   Call call{.stream = stream,
             .args = args,
             .shape = {.grid_x = int(decode_row_groups(w)),
                       .grid_y = int(decode_parts(w, args.tokens + args.picks))},
             .many_tokens = items_of_16(args, tokens),
             .tokens = tokens};
-  with_weights</*kZerosAtRunTime=*/false>(w, call);
+  with_weights</*kZerosAtRunTime=*/false, Units<Exactly16, Exactly32, Any64>, Units<Any16>>(w, call);
 }
 
 void LinearDecode::run(Stream& stream, Tensor out, Tensor x, const Weight& w, Finish finish, void* scratch,

@@ -30,13 +30,15 @@
 // ahead.
 //
 // Sums of every work item go to global memory, [64-row block][split][tokens + picks][64]; the last block of 64 rows
-// to arrive adds the splits and finishes. The order of additions is that of device/weight_tiles.cuh.
+// to arrive adds the splits and finishes. The order of additions is that of device/weight_tiles.cuh. What general
+// weights do otherwise (scales of any type, offsets) is in linear_decode_general.cuh.
 #pragma once
 
 #include "cuda/device/finish.cuh"
 #include "cuda/device/overlap.cuh"
 #include "cuda/device/weight_tiles.cuh"
 #include "cuda/kernels/decode_args.h"
+#include "cuda/kernels/linear_decode_general.cuh"
 #include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/math.cuh"
@@ -62,12 +64,18 @@ struct DecodeConfig {
   static constexpr int kStageGroups = Weights::kScaled ? kStageColumns / Weights::kGroup : 0;
   static constexpr int kStages = kStageTiles == 4 ? 4 : 8;  // 8 KB of tiles per warp
   // 8 values of padding: rows of x start 4 banks apart, and ldmatrix meets no conflict.
-  static constexpr int kXStride = kSplitColumns + 8;
+  static constexpr int kFurtherColumns = !Weights::kGeneral      ? 0
+                                         : Weights::kGroup == 16 ? 2 * kBoxColumns
+                                                                 : kBoxColumns;
+  static constexpr int kXStride = kSplitColumns + kFurtherColumns + 8;
 
   // Shared memory, in bytes. Scales have room for fp32.
   static constexpr int kScaleOffset = kStageTiles * kTileBytes;
-  static constexpr int kZeroOffset = kScaleOffset + kStageGroups * 16 * 4;
-  static constexpr int kStageBytes = kZeroOffset + (Weights::kZeros ? kStageGroups * 16 : 0);
+  // Of general weights also for 256 bytes of factors, with offsets.
+  static constexpr int kScaleBytes = Weights::kGeneral && kStageGroups < 4 ? 256 : kStageGroups * 16 * 4;
+  static constexpr int kZeroOffset = kScaleOffset + kScaleBytes;
+  static constexpr int kFactorOffset = kZeroOffset + (Weights::kZeros ? kStageGroups * 16 : 0);
+  static constexpr int kStageBytes = kFactorOffset + (Weights::kGeneral ? 64 : 0);
   static constexpr int kRingBytes = kStages * kStageBytes;  // of a warp
   static constexpr int kXRowBytes = kXStride * 2;
   static constexpr int shared_bytes(int rows_of_x, int experts) {
@@ -163,7 +171,9 @@ struct DecodeBlock {
     const int in_split = columns(item.split);
     for (int i = thread_x(); i < item.count() * kChunks; i += Config::kThreads) {
       const int token = i / kChunks, column = i % kChunks * 8;
-      if (column >= (in_split + Config::kStageColumns - 1) / Config::kStageColumns * Config::kStageColumns)
+      const bool sums = Config::Weights::kGeneral && a.general.boxes > 0;  // all lanes take part
+      if (!sums &&
+          column >= (in_split + Config::kStageColumns - 1) / Config::kStageColumns * Config::kStageColumns)
         continue;
       const float* from = x_row(item, token) + int64_t(item.split) * kSplitColumns + column;
       float v[8];
@@ -178,9 +188,18 @@ struct DecodeBlock {
       } else {
         for (int j = 0; j < 8; ++j) v[j] = column + j < in_split ? from[j] : 0.0f;
       }
-      *reinterpret_cast<U32x4*>(x + token * Config::kXRowBytes + column * 2) = {
-          ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]), ptx::pack_bf16(v[4], v[5]),
-          ptx::pack_bf16(v[6], v[7])};
+      const uint32_t rounded[4] = {ptx::pack_bf16(v[0], v[1]), ptx::pack_bf16(v[2], v[3]),
+                                   ptx::pack_bf16(v[4], v[5]), ptx::pack_bf16(v[6], v[7])};
+      unsigned char* const row = x + token * Config::kXRowBytes;
+      *reinterpret_cast<U32x4*>(row + column * 2) = {rounded[0], rounded[1], rounded[2], rounded[3]};
+      if constexpr (Config::Weights::kGeneral) {
+        if (!sums) continue;
+        const int shift = a.general.group_shift;
+        const float sum = group_sum(rounded, shift);
+        if ((column & ((1 << shift) - 1)) == 0)
+          put_group_sum(reinterpret_cast<uint16_t*>(row) + kSplitColumns, column >> shift, shift,
+                        a.general.boxes, sum);
+      }
     }
   }
 };
@@ -194,14 +213,16 @@ struct Loader {
   const unsigned char* tiles;  // of the next stage, this lane's bytes
   int tiles_left = 0;          // of the split
   // Lanes 0 to 15 also copy scales, 16 bytes each; lanes from 16 on zero points.
-  const unsigned char* side;  // of the next stage
-  int side_place = -1;        // in a stage, after this lane's bytes of its first tile; -1: nothing
-  int side_group = 0;         // of the stage's groups
-  int groups_left = 0;        // of the split
-  int loaded = 0;             // stages, of those loaded before the first product
+  const unsigned char* side;   // of the next stage
+  int side_place = -1;         // in a stage, after this lane's bytes of its first tile; -1: nothing
+  int side_group = 0;          // of the stage's groups
+  int groups_left = 0;         // of the split
+  GeneralSides<Config> sides;  // of general weights, in place of the four above
+  int loaded = 0;              // stages, of those loaded before the first product
 
   LLAMA4RT_DEVICE explicit Loader(const DecodeBlock<Config>& b) {
     ring = ptx::shared_address(b.ring) + uint32_t(b.lane * 16);
+    if constexpr (Weights::kGeneral) return;
     const int lanes_of_group = b.a.fp32_scales ? 4 : 2;
     if (b.lane < Config::kStageGroups * lanes_of_group) {
       side_place = Config::kScaleOffset;
@@ -215,17 +236,20 @@ struct Loader {
   // Stages that do not depend on the kernel before: weights of the dense matrix, in the first split.
   LLAMA4RT_DEVICE void load_early(const DecodeBlock<Config>& b) {
     if (b.a.tokens == 0) return;
-    b.start(walk);
-    point(b);
+    begin(b);
     while (loaded < Config::kStages - 1 && tiles_left > 0) load_stage(b, loaded++ * Config::kStageBytes);
   }
   // The rest of the ring. `offsets` are there.
   LLAMA4RT_DEVICE void fill_ring(const DecodeBlock<Config>& b) {
-    if (b.a.tokens == 0) {
-      b.start(walk);
-      if (!walk.done) point(b);
-    }
+    if (b.a.tokens == 0) begin(b);
     while (loaded < Config::kStages - 1) load_stage(b, loaded++ * Config::kStageBytes);
+  }
+
+  // A warp without rows has nothing to load.
+  LLAMA4RT_DEVICE void begin(const DecodeBlock<Config>& b) {
+    b.start(walk);
+    if (!b.has_rows) walk.done = true;
+    if (!walk.done) point(b);
   }
 
   // To the first stage of the walk's split.
@@ -238,6 +262,7 @@ struct Loader {
     const int64_t rows = int64_t(walk.dense() ? 0 : walk.expert) * ((b.a.n + 15) / 16) + b.row_block;
     tiles_left = min_of(tiles_of_row - walk.split * kTilesOfSplit, kTilesOfSplit);
     tiles = m.tiles + (rows * tiles_of_row + walk.split * kTilesOfSplit) * kTileBytes + b.lane * 16;
+    if constexpr (Weights::kGeneral) return sides.point(b.a, m, rows, walk.split, b.lane);
     groups_left = min_of(groups_of_row - walk.split * kGroupsOfSplit, kGroupsOfSplit);
     const int64_t group = (rows * groups_of_row + walk.split * kGroupsOfSplit) * 16;
     if constexpr (Weights::kZeros)
@@ -250,17 +275,24 @@ struct Loader {
 
   // The next stage to its place, zeros where K ends inside it. When all are loaded only the group is counted.
   LLAMA4RT_DEVICE void load_stage(const DecodeBlock<Config>& b, int place) {
+    if constexpr (Weights::kGeneral)
+      if (!walk.done && tiles_left <= 0 && sides.offset_chunks_left > 0) {
+        sides.load_offsets(b.a.general, ring + uint32_t(place), b.lane);
+        return ptx::copy_commit();
+      }
     if (!walk.done && tiles_left <= 0) {
       b.next(walk);
       if (!walk.done) point(b);
     }
-    if (!walk.done && b.has_rows) {
+    if (!walk.done) {
       const uint32_t to = ring + uint32_t(place);
       for (int i = 0; i < Config::kStageTiles; ++i)
         ptx::copy_async_16(to + uint32_t(i * kTileBytes), tiles + i * kTileBytes, i < tiles_left ? 16 : 0);
       tiles += Config::kStageTiles * kTileBytes;
       tiles_left -= Config::kStageTiles;
-      if constexpr (Weights::kScaled) {
+      if constexpr (Weights::kGeneral) {
+        sides.load(b.a.general, to, b.lane);
+      } else if constexpr (Weights::kScaled) {
         if (side_place >= 0)
           ptx::copy_async_16(to + uint32_t(side_place), side, side_group < groups_left ? 16 : 0);
         const int size = Weights::kZeros && b.lane >= 16 ? 1 : b.a.fp32_scales ? 4 : 2;
@@ -395,6 +427,16 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
   DecodeSums<Config> total, sums;
   total.clear();
   int stage = 0, free = (Config::kStages - 1) * Config::kStageBytes;  // places in the ring
+  const auto wait_for_stage = [&] {
+    ptx::copy_wait<Config::kStages - 2>();
+    if constexpr (Config::Weights::kScaled) ptx::sync_warp(0xffffffffu);  // lanes share scales
+    loader.load_stage(b, free);
+  };
+  const auto next_stage = [&] {
+    free = stage;
+    stage += Config::kStageBytes;
+    if (stage == Config::kRingBytes) stage = 0;
+  };
   while (!item.done) {
     ptx::sync_threads();  // x of the split before is read
     b.load_x(item);
@@ -407,14 +449,27 @@ __global__ void __launch_bounds__(Config::kThreads) linear_decode_kernel(DecodeA
     }
     sums.clear();
     for (int column = 0; column < b.columns(item.split); column += Config::kStageColumns) {
-      ptx::copy_wait<Config::kStages - 2>();
-      if constexpr (Config::Weights::kScaled) ptx::sync_warp(0xffffffffu);  // lanes share scales
-      loader.load_stage(b, free);
-      if (b.has_rows) multiply_stage(sums, b, b.ring + stage, loader.ring + uint32_t(stage), x_address);
+      wait_for_stage();
+      if (b.has_rows) {
+        if constexpr (Config::Weights::kGeneral)
+          multiply_general_stage<Config>(sums, b.a.general, b.lane, b.ring + stage,
+                                         loader.ring + uint32_t(stage), x_address);
+        else
+          multiply_stage(sums, b, b.ring + stage, loader.ring + uint32_t(stage), x_address);
+      }
       for (int i = 0; i < Config::kTokenTiles; ++i) x_address[i] += Config::kStageColumns * 2;
-      free = stage;
-      stage += Config::kStageBytes;
-      if (stage == Config::kRingBytes) stage = 0;
+      next_stage();
+    }
+    if constexpr (Config::Weights::kGeneral) {
+      const int first =
+          b.columns(item.split) + Config::kStageColumns - 1;  // columns that x_address has passed
+      for (int c = 0; c < offset_stages(a.general, b.columns(item.split)); ++c) {
+        wait_for_stage();
+        if (b.has_rows)
+          add_offsets<Config>(sums, a.general, b.lane, b.ring + stage, x_address, c,
+                              first / Config::kStageColumns * Config::kStageColumns);
+        next_stage();
+      }
     }
     for (int i = 0; i < Config::kTokenTiles; ++i)
       for (int r = 0; r < 4; ++r) total.value[i][r] += sums.value[i][r];

@@ -41,7 +41,7 @@ void LinearMedium::run(Stream& stream, const RowsProduct& product, const Weight&
               {.grid_x = int(ceil_div(w.n, kRows)),
                .grid_y = int(splits_beside(w, product.rows, multiprocessors)),
                .grid_z = int(most_row_tiles(product.rows, w.num_experts, kTokens))}};
-  with_weights</*kZerosAtRunTime=*/true>(w, start);
+  with_weights</*kZerosAtRunTime=*/true, Units<Any16>, Units<Any16>>(w, start);
 }
 
 }  // namespace llama4rt::cuda

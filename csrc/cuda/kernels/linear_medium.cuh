@@ -26,12 +26,15 @@
 // Splits of K (1024 columns) either run beside each other, to fill the GPU: grid y is their number, sums meet
 // in global memory, and the last block adds them. Or they run one after the other in one block: grid y is 1,
 // and each thread keeps its own totals in shared memory. The bits are the same, and those of linear_decode.
+//
+// General weights go by in steps of 16 columns (linear_medium_general.cuh); with offsets each split has further steps.
 #pragma once
 
 #include "cuda/device/overlap.cuh"
 #include "cuda/device/rows_args.cuh"
 #include "cuda/device/rows_out.cuh"
 #include "cuda/device/unroll.cuh"
+#include "cuda/kernels/linear_medium_general.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/matrix.cuh"
 #include "cuda/ptx/sync.cuh"
@@ -75,17 +78,19 @@ struct MediumBlock {
   int first_row_block;        // of the block
   int row_block;              // of 16 rows, this warp's first
   int first_step, num_steps;  // of 64 columns
-  unsigned char* ring;        // [kStages][x, then w]
-  float* totals;              // [kSums][kThreads]
+  int steps_of_split;
+  unsigned char* ring;  // [kStages][x, then w]
+  float* totals;        // [kSums][kThreads]
 
   LLAMA4RT_DEVICE MediumBlock(const RowsArgs& args, const RowTile& rows) : a(args), tile(rows) {
     scales = scales_of<Weights>(a, tile.expert);
     first_row_block = block_x() * Config::kRowBlocks;
     row_block = first_row_block + warp_index() * Config::kBlocksOfWarp;
-    const int steps = div_up(a.k, kStepColumns);
-    first_step = grid_y() == 1 ? 0 : block_y() * kStepsOfSplit;
+    const int steps = Weights::kGeneral ? general_steps(a) : div_up(a.k, kStepColumns);
+    steps_of_split = Weights::kGeneral ? general_steps_of_split(a) : kStepsOfSplit;
+    first_step = grid_y() == 1 ? 0 : block_y() * steps_of_split;
     num_steps = steps - first_step;
-    if (grid_y() > 1 && num_steps > kStepsOfSplit) num_steps = kStepsOfSplit;
+    if (grid_y() > 1 && num_steps > steps_of_split) num_steps = steps_of_split;
     ring = dynamic_shared();
     totals = reinterpret_cast<float*>(ring + Config::kRingBytes);
   }
@@ -97,7 +102,12 @@ struct MediumBlock {
       const uint32_t stage = ptx::shared_address(ring) + uint32_t(i % Config::kStages * Config::kStageBytes);
       const int step = first_step + i;
       load_x(stage, step);
-      load_weights(stage + uint32_t(Config::kXBytes), step);
+      if constexpr (Weights::kGeneral) {
+        const GeneralStep general = general_step(a, step);
+        if (general.of_k()) load_weights(stage + uint32_t(Config::kXBytes), general.step);
+      } else {
+        load_weights(stage + uint32_t(Config::kXBytes), step);
+      }
     }
     ptx::copy_commit();
   }
@@ -146,24 +156,43 @@ struct MediumSums {
   }
 };
 
+// Columns 16 `k16` .. of tiles i and i + 1 of x.
+template <class Config>
+LLAMA4RT_DEVICE void load_x_tiles(uint32_t (&x)[4], uint32_t x_address, int i, int k16) {
+  // Lanes 0-7, 8-15, 16-23, 24-31 give rows of (tile 0, columns 0-7), (0, 8-15), (1, 0-7), ...
+  const int lane = lane_index();
+  const uint32_t row =
+      x_address + uint32_t(((lane / 16 * 8 + lane % 8) * Config::kXStride + lane / 8 % 2 * 8 + k16 * 16) * 2);
+  ptx::ldmatrix_x4(x, row + uint32_t(i * 8 * Config::kXStride * 2));
+}
+
 // Columns 16 `k16` .. of a step.
 template <class Config>
 LLAMA4RT_DEVICE void multiply_k16(MediumSums<Config>& sums, const uint32_t (&w)[Config::kBlocksOfWarp][4],
                                   uint32_t x_address, int num_rows, int k16) {
-  // Two tiles of x at once: lanes 0-7, 8-15, 16-23, 24-31 give rows of (tile 0, columns 0-7), (0, 8-15), (1,
-  // 0-7), ...
-  const int lane = lane_index();
-  const uint32_t row =
-      x_address + uint32_t(((lane / 16 * 8 + lane % 8) * Config::kXStride + lane / 8 % 2 * 8 + k16 * 16) * 2);
   LLAMA4RT_UNROLL
   for (int i = 0; i < Config::kTokenTiles; i += 2)
     if (i * 8 < num_rows) {
       uint32_t x[4];
-      ptx::ldmatrix_x4(x, row + uint32_t(i * 8 * Config::kXStride * 2));
+      load_x_tiles<Config>(x, x_address, i, k16);
       for (int b = 0; b < Config::kBlocksOfWarp; ++b) {
         ptx::mma_m16n8k16(sums.value[b][i], w[b], x[0], x[1]);
         ptx::mma_m16n8k16(sums.value[b][i + 1], w[b], x[2], x[3]);
       }
+    }
+}
+
+// The same of row block `block` of the warp alone.
+template <class Config>
+LLAMA4RT_DEVICE void multiply_row_block(MediumSums<Config>& sums, const uint32_t (&w)[4], int block,
+                                        uint32_t x_address, int num_rows, int k16) {
+  LLAMA4RT_UNROLL
+  for (int i = 0; i < Config::kTokenTiles; i += 2)
+    if (i * 8 < num_rows) {
+      uint32_t x[4];
+      load_x_tiles<Config>(x, x_address, i, k16);
+      ptx::mma_m16n8k16(sums.value[block][i], w, x[0], x[1]);
+      ptx::mma_m16n8k16(sums.value[block][i + 1], w, x[2], x[3]);
     }
 }
 
@@ -204,6 +233,39 @@ LLAMA4RT_DEVICE void multiply_part(MediumSums<Config>& sums, MediumSums<Config>&
     });
 }
 
+// The same of general weights, all of step i of K.
+template <class Config>
+LLAMA4RT_DEVICE void multiply_general(MediumSums<Config>& sums, MediumSums<Config>& group_sums,
+                                      const MediumBlock<Config>& b,
+                                      typename Config::Columns (&columns)[Config::kBlocksOfWarp], int i) {
+  const uint32_t stage = ptx::shared_address(b.ring) + uint32_t(i % Config::kStages * Config::kStageBytes);
+  multiply_general_step<typename Config::Weights>(
+      b.a, GeneralTable(b.a, b.tile.expert), general_step(b.a, b.first_step + i), b.row_block, columns,
+      [&](const uint32_t (&w)[Config::kBlocksOfWarp][4], int k16) {
+        multiply_k16<Config>(group_sums, w, stage, b.tile.num_rows, k16);
+      },
+      [&](const auto& scale) {
+        group_sums.each([&](float& v, int j, int t, int r) { scale(v, sums.value[j][t][r], j, r); });
+      });
+}
+
+// A box of further columns, step i.
+template <class Config>
+LLAMA4RT_DEVICE void add_offsets(MediumSums<Config>& sums, const MediumBlock<Config>& b,
+                                 const GeneralStep& step, int i) {
+  const uint32_t stage = ptx::shared_address(b.ring) + uint32_t(i % Config::kStages * Config::kStageBytes);
+  const GeneralTable table(b.a, b.tile.expert);
+  const int row = lane_index() / 4, rows[2] = {row, row + 8};
+  LLAMA4RT_UNROLL
+  for (int j = 0; j < Config::kBlocksOfWarp; ++j) {
+    const int blocks[2] = {b.row_block + j, b.row_block + j};
+    const bool here[2] = {b.has_rows(b.row_block + j), b.has_rows(b.row_block + j)};
+    each_offset_product(table, step, blocks, rows, here, [&](const uint32_t (&w)[4], int k16) {
+      multiply_row_block<Config>(sums, w, j, stage, b.tile.num_rows, k16);
+    });
+  }
+}
+
 // One step times x.
 template <class Config>
 LLAMA4RT_DEVICE void multiply_step(MediumSums<Config>& sums, MediumSums<Config>& group_sums,
@@ -218,7 +280,9 @@ LLAMA4RT_DEVICE void multiply_step(MediumSums<Config>& sums, MediumSums<Config>&
     else
       columns[j].clear();
   }
-  if constexpr (Config::kParts == 1) {
+  if constexpr (Config::Weights::kGeneral) {
+    multiply_general(sums, group_sums, b, columns, i);
+  } else if constexpr (Config::kParts == 1) {
     multiply_part(sums, group_sums, b, columns, i, 0);
   } else {
     LLAMA4RT_ROLL
@@ -286,16 +350,20 @@ __global__ void __launch_bounds__(Config::kThreads) linear_medium_kernel(RowsArg
     ptx::copy_wait<Config::kStages - 2>();
     ptx::sync_threads();                   // all copies are there, and no thread reads the stage before
     b.load_step(i + Config::kStages - 1);  // where the stage before was
-    if (b.has_rows(b.row_block)) multiply_step(sums, group_sums, b, i);
+    const bool of_k = !Weights::kGeneral || general_step(a, b.first_step + i).of_k();
+    if (b.has_rows(b.row_block) && of_k) multiply_step(sums, group_sums, b, i);
+    if constexpr (Weights::kGeneral)
+      if (b.has_rows(b.row_block) && !of_k) add_offsets(sums, b, general_step(a, b.first_step + i), i);
 
-    if ((i + 1) % kStepsOfSplit != 0 && i + 1 < b.num_steps) continue;  // the split goes on
+    const int steps_of_split = Weights::kGeneral ? b.steps_of_split : kStepsOfSplit;
+    if ((i + 1) % steps_of_split != 0 && i + 1 < b.num_steps) continue;  // the split goes on
     if constexpr (!Weights::kScaled) {
       group_sums.each([&](float& v, int j, int t, int r) {
         sums.value[j][t][r] += v;
         v = 0.0f;
       });
-    } else if (grid_y() == 1 && b.num_steps > kStepsOfSplit) {
-      const bool first = i < kStepsOfSplit, last = i + 1 == b.num_steps;
+    } else if (grid_y() == 1 && b.num_steps > steps_of_split) {
+      const bool first = i < steps_of_split, last = i + 1 == b.num_steps;
       sums.each([&](float& v, int j, int t, int r) {
         float* total = b.totals + ((j * Config::kTokenTiles + t) * 4 + r) * Config::kThreads + thread_x();
         const float sum = first ? v : *total + v;

@@ -29,7 +29,7 @@ struct Start {
 }  // namespace
 
 bool LinearPrefill::supports(const Weight& w, const DeviceInfo& device) {
-  return device.major == 9 && device.shared_per_block >= size_t(AnyConfig::kSharedBytes) && rows_supports(w);
+  return device.major == 9 && device.shared_per_block >= size_t(AnyConfig::kSharedBytes) && has_kernel(w);
 }
 
 void LinearPrefill::run(Stream& stream, const RowsProduct& product, const Weight& w, int multiprocessors) {
@@ -39,7 +39,7 @@ void LinearPrefill::run(Stream& stream, const RowsProduct& product, const Weight
   const int64_t tiles = ceil_div(w.n, int64_t(AnyConfig::kRows)) *
                         most_row_tiles(product.rows, w.num_experts, AnyConfig::kTokens);
   Start start{stream, args, x_map, int(std::min<int64_t>(tiles, multiprocessors))};
-  with_weights</*kZerosAtRunTime=*/true>(w, start);
+  with_weights</*kZerosAtRunTime=*/true, Units<Exactly16, Exactly32, Any64>, Units<Any32>>(w, start);
 }
 
 }  // namespace llama4rt::cuda

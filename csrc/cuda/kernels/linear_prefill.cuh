@@ -23,6 +23,9 @@
 // Totals over splits of K (1024 columns) are kept in shared memory, each thread its own. The order of
 // additions is that of device/weight_tiles.cuh.
 //
+// General weights have consumers of their own (linear_prefill_general.cuh), and with offsets further steps behind each
+// split.
+//
 // Rows of w within a warp: with SwiGLU half of its 16 rows are gates and the other half the ups of the same
 // outputs, so that one thread has both.
 #pragma once
@@ -31,6 +34,7 @@
 #include "cuda/device/rows_args.cuh"
 #include "cuda/device/rows_out.cuh"
 #include "cuda/device/unroll.cuh"
+#include "cuda/kernels/linear_prefill_general.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -121,21 +125,29 @@ template <class Config>
 LLAMA4RT_DEVICE void load_step(const RowsArgs& a, const TensorMap* x_map, const RowTile& tile,
                                int first_row_block, int step, const RingPlace<Config>& to) {
   using Weights = typename Config::Weights;
-  const int tiles = tiles_of_step<Weights>(a, step);
+  int step_of_k = step, tiles;
+  if constexpr (Weights::kGeneral) {
+    const GeneralStep general = general_step(a, step);
+    step_of_k = general.step;
+    tiles = general.of_k() ? tiles_of_step<Weights>(a, step_of_k) : 0;
+  } else {
+    tiles = tiles_of_step<Weights>(a, step);
+  }
   const int left = div_up(a.n, 16) - first_row_block;
   const int blocks = left < Config::kRowBlocks ? left : Config::kRowBlocks;
   ptx::mbarrier_arrive_expect(to.full(), Config::kXBytes + blocks * tiles * kTileBytes);
   ptx::tensor_load_2d(to.memory(), x_map, tile.first_row, step * kStepColumns, to.full());
+  if (Weights::kGeneral && tiles == 0) return;
   const uint32_t weights = to.memory() + uint32_t(Config::kXBytes);
   for (int i = 0; i < blocks; ++i)
     ptx::bulk_load(weights + uint32_t(i * Config::Columns::kBytes),
-                   weights_of<Weights>(a, tile.expert, first_row_block + i, step), tiles * kTileBytes,
+                   weights_of<Weights>(a, tile.expert, first_row_block + i, step_of_k), tiles * kTileBytes,
                    to.full());
 }
 
 template <class Config>
 LLAMA4RT_DEVICE void produce(const RowsArgs& a, const TensorMap* x_map, const RowTiles& tiles) {
-  const int steps = div_up(a.k, kStepColumns);
+  const int steps = Config::Weights::kGeneral ? general_steps(a) : div_up(a.k, kStepColumns);
   RingPlace<Config> place;
   for (PrefillWork<Config> work(a, tiles); work.more(); work.next()) {
     RowTile tile;
@@ -234,62 +246,76 @@ LLAMA4RT_DEVICE void finish(const RowsArgs& a, const RowTile& tile, int first_ro
   }
 }
 
+// The sums of one tile.
 template <class Config>
-LLAMA4RT_DEVICE void consume(const RowsArgs& a, const RowTiles& tiles) {
+LLAMA4RT_DEVICE void consume_tile(const RowsArgs& a, const RowTile& tile, int first_row_block,
+                                  const LaneRows& rows, RingPlace<Config>& place, float* totals,
+                                  float (&sums)[Config::kSums]) {
   using Weights = typename Config::Weights;
   constexpr int kPerPart = 4 / Config::kParts;  // wgmmas
+  const int steps = div_up(a.k, kStepColumns);
+  const ScaleTable table = scales_of<Weights>(a, tile.expert);
+  float group_sums[Config::kSums] = {};
+  StepWeights<Config> weights, next{};
+  weights.load(a, table, rows, first_row_block, 0, place);
+  for (int step = 0; step < steps; ++step) {
+    const RingPlace<Config> now = place;
+    place.advance();
+    uint32_t operand[4][4];
+    LLAMA4RT_UNROLL
+    for (int k16 = 0; k16 < 4; ++k16) weights.fragment(operand[k16], k16, rows);
+    LLAMA4RT_UNROLL
+    for (int part = 0; part < Config::kParts; ++part) {
+      ptx::wgmma_fence();
+      LLAMA4RT_UNROLL
+      for (int i = 0; i < kPerPart; ++i) {
+        const int k16 = part * kPerPart + i;
+        const uint64_t x = ptx::wgmma_descriptor(now.memory() + uint32_t(k16 * 32), 16, 1024, Swizzle::k128B);
+        const bool goes_on = i > 0 || step % Config::kStepsOfGroup != 0;  // the group
+        ptx::wgmma_m64n128k16(group_sums, operand[k16], x, goes_on);
+      }
+      ptx::wgmma_commit();
+      if (part == 0 && step + 1 < steps) next.load(a, table, rows, first_row_block, step + 1, place);
+      ptx::wgmma_wait<0>();
+      if (part + 1 == Config::kParts) {
+        ptx::sync_warp(0xffffffffu);  // all lanes have read their weights; wgmma orders its own reads alone
+        if (lane_index() == 0) ptx::mbarrier_arrive(now.empty());
+      }
+      if ((step + 1) % Config::kStepsOfGroup != 0 && step + 1 < steps) continue;
+      LLAMA4RT_UNROLL
+      for (int i = 0; i < Config::kSums; ++i)
+        sums[i] = Weights::kScaled ? ptx::fma(group_sums[i], weights.scale[part][i % 4 / 2], sums[i])
+                                   : sums[i] + group_sums[i];
+    }
+    weights = next;
+
+    if (!Weights::kScaled || steps <= kStepsOfSplit) continue;
+    const bool last = step + 1 == steps, first = step < kStepsOfSplit;
+    if ((step + 1) % kStepsOfSplit != 0 && !last) continue;
+    LLAMA4RT_UNROLL
+    for (int i = 0; i < Config::kSums; ++i) {
+      const float total = first ? sums[i] : totals[i * Config::kConsumers] + sums[i];
+      totals[i * Config::kConsumers] = total;
+      sums[i] = last ? total : 0.0f;
+    }
+  }
+}
+
+template <class Config>
+LLAMA4RT_DEVICE void consume(const RowsArgs& a, const RowTiles& tiles) {
   const int thread = thread_x() - Config::kGroupThreads;
   const LaneRows rows(thread / kWarpSize, a.finish == Finish::kSwiGlu);
   auto* const totals = reinterpret_cast<float*>(dynamic_shared() + Config::kTotalsOffset) + thread;
-  const int steps = div_up(a.k, kStepColumns);
   RingPlace<Config> place;
   for (PrefillWork<Config> work(a, tiles); work.more(); work.next()) {
     RowTile tile;
     int first_row_block;
     work.get(tile, first_row_block);
-    const ScaleTable table = scales_of<Weights>(a, tile.expert);
-    float sums[Config::kSums] = {}, group_sums[Config::kSums] = {};
-    StepWeights<Config> weights, next{};
-    weights.load(a, table, rows, first_row_block, 0, place);
-    for (int step = 0; step < steps; ++step) {
-      const RingPlace<Config> now = place;
-      place.advance();
-      uint32_t operand[4][4];
-      LLAMA4RT_UNROLL
-      for (int k16 = 0; k16 < 4; ++k16) weights.fragment(operand[k16], k16, rows);
-      LLAMA4RT_UNROLL
-      for (int part = 0; part < Config::kParts; ++part) {
-        ptx::wgmma_fence();
-        LLAMA4RT_UNROLL
-        for (int i = 0; i < kPerPart; ++i) {
-          const int k16 = part * kPerPart + i;
-          const uint64_t x =
-              ptx::wgmma_descriptor(now.memory() + uint32_t(k16 * 32), 16, 1024, Swizzle::k128B);
-          const bool goes_on = i > 0 || step % Config::kStepsOfGroup != 0;  // the group
-          ptx::wgmma_m64n128k16(group_sums, operand[k16], x, goes_on);
-        }
-        ptx::wgmma_commit();
-        if (part == 0 && step + 1 < steps) next.load(a, table, rows, first_row_block, step + 1, place);
-        ptx::wgmma_wait<0>();
-        if (part + 1 == Config::kParts && lane_index() == 0) ptx::mbarrier_arrive(now.empty());
-        if ((step + 1) % Config::kStepsOfGroup != 0 && step + 1 < steps) continue;
-        LLAMA4RT_UNROLL
-        for (int i = 0; i < Config::kSums; ++i)
-          sums[i] = Weights::kScaled ? ptx::fma(group_sums[i], weights.scale[part][i % 4 / 2], sums[i])
-                                     : sums[i] + group_sums[i];
-      }
-      weights = next;
-
-      if (!Weights::kScaled || steps <= kStepsOfSplit) continue;
-      const bool last = step + 1 == steps, first = step < kStepsOfSplit;
-      if ((step + 1) % kStepsOfSplit != 0 && !last) continue;
-      LLAMA4RT_UNROLL
-      for (int i = 0; i < Config::kSums; ++i) {
-        const float total = first ? sums[i] : totals[i * Config::kConsumers] + sums[i];
-        totals[i * Config::kConsumers] = total;
-        sums[i] = last ? total : 0.0f;
-      }
-    }
+    float sums[Config::kSums] = {};
+    if constexpr (Config::Weights::kGeneral)
+      consume_general<Config>(a, tile.expert, first_row_block, rows, place, totals, sums);
+    else
+      consume_tile<Config>(a, tile, first_row_block, rows, place, totals, sums);
     finish<Config>(a, tile, first_row_block, rows, sums);
   }
 }

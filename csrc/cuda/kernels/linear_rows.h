@@ -10,6 +10,7 @@
 
 #include "base/checked_math.h"
 #include "base/tensor.h"
+#include "cuda/kernels/general_weights.h"
 #include "cuda/kernels/linear_decode.h"
 #include "cuda/runtime.h"
 #include "weights/layout.h"
@@ -26,11 +27,13 @@ inline constexpr int64_t kMostDecodeRows = 16;
 inline constexpr int64_t kMostMediumRows = 128;
 inline constexpr int64_t kMostMediumRowsOfExpert = 64;  // its tile of x; linear_prefill's has 128
 
-// Columns of a row of bf16 in scratch.
-constexpr int64_t rounded_stride(int64_t k) { return round_up(k, int64_t(64)); }
-// out: [R, rounded_stride(K)] bf16, zeros past K; row i is row i of x, or with `picks` (device memory,
-// num_picks of them) row picks[i] / picks_per_row.
-void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* picks = nullptr,
+// Columns of a row of bf16 in scratch; with offsets there are further ones behind each split's.
+inline int64_t rounded_stride(const Weight& w) {
+  return round_up(w.k, int64_t(64)) + num_k_splits(w) * group_boxes(w) * kBoxColumns;
+}
+// out: [R, rounded_stride(w)] bf16, zeros past K; row i is row i of x, or with `picks` (device memory,
+// num_picks of them) row picks[i] / picks_per_row. For products with w.
+void run_round_rows(Stream& stream, void* out, Tensor x, const Weight& w, const int32_t* picks = nullptr,
                     int64_t num_picks = 0, int64_t picks_per_row = 1);
 // x[t] += y[t * K] + ... + y[t * K + K - 1], summed first.   x: [T, N]; y: [T * K, N] in device memory.
 void run_combine_picks(Stream& stream, Tensor x, const float* y, int64_t top_k);
@@ -51,7 +54,7 @@ struct RowsProduct {
 inline bool rows_supports(const Weight& w) {
   if (w.layout != Layout::kCudaTile || !weight_refusal(w).empty()) return false;
   // Scales are found with 32-bit indices.
-  return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, 32) < int64_t(1) << 31;
+  return w.n <= int64_t(1) << 30 && cpu16::matrix_scales(w.n, w.k, kGroupSizes[0]) < int64_t(1) << 31;
 }
 
 // Tiles of `size` rows there can be at most, however rows are spread over experts.
@@ -99,6 +102,10 @@ struct LinearMedium {
 
 // wgmma: Hopper; made for more than 128 rows. One block per multiprocessor.
 struct LinearPrefill {
+  // Codes of 8 bits with a scale for each 16 columns would take more registers than there are.
+  static bool has_kernel(const Weight& w) {
+    return rows_supports(w) && (w.group_size != 16 || w.format().bits == 4);
+  }
   static bool supports(const Weight& w, const DeviceInfo& device);
   static void run(Stream& stream, const RowsProduct& product, const Weight& w, int multiprocessors);
 };
@@ -112,7 +119,7 @@ struct RowsMemory {
   size_t y = 0, x = 0, sums = 0;
   RowsMemory(size_t y_bytes, const Weight& w, int64_t rows, size_t sum_bytes)
       : y(round_up(y_bytes, size_t(256))),
-        x(round_up(size_t(rows * rounded_stride(w.k) * 2), size_t(256))),
+        x(round_up(size_t(rows * rounded_stride(w) * 2), size_t(256))),
         sums(sum_bytes) {}
   size_t total() const { return y + x + sums; }
 };

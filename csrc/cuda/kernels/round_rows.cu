@@ -8,8 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 }
 
-void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* picks, int64_t num_picks,
-                    int64_t picks_per_row) {
+void run_round_rows(Stream& stream, void* out, Tensor x, const Weight& w, const int32_t* picks,
+                    int64_t num_picks, int64_t picks_per_row) {
   const int64_t rows = picks ? num_picks : x.size(0);
   const RoundRowsArgs args{.out = static_cast<uint32_t*>(out),
                            .x = x.ptr<const float>(),
@@ -17,8 +17,11 @@ void run_round_rows(Stream& stream, void* out, Tensor x, const int32_t* picks, i
                            .x_stride = x.stride0,
                            .picks_per_row = int(picks_per_row),
                            .k = int(x.size(1)),
-                           .out_pairs = int(rounded_stride(x.size(1)) / 2)};
-  launch("round_rows", round_rows_kernel<kThreads>, {.grid_x = int(rows), .threads = kThreads}, stream, args);
+                           .out_pairs = int(rounded_stride(w) / 2),
+                           .group_shift = general_args(w).group_shift,
+                           .boxes = group_boxes(w)};
+  launch("round_rows", w.offsets ? round_and_sum_rows_kernel<kThreads> : round_rows_kernel<kThreads>,
+         {.grid_x = int(rows), .threads = kThreads}, stream, args);
 }
 
 void run_combine_picks(Stream& stream, Tensor x, const float* y, int64_t top_k) {

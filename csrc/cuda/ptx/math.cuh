@@ -1,5 +1,5 @@
 // Arithmetic that C++ has no word for: approximations and pairs of bf16 in one register (low half first).
-// PTX ISA: rsqrt.approx, ex2.approx, cvt.rn.bf16x2.f32, fma.rn.bf16x2, lop3.
+// PTX ISA: rsqrt.approx, ex2.approx, cvt.f32.f16, cvt.rn.bf16x2.f32, fma.rn.bf16x2, lop3.
 #pragma once
 
 #include "cuda/simt.h"
@@ -52,6 +52,17 @@ LLAMA4RT_DEVICE float float_from_bits(uint32_t bits) {
   return std::bit_cast<float>(bits);
 #else
   return __uint_as_float(bits);
+#endif
+}
+
+// Exact.
+LLAMA4RT_DEVICE float float_from_half(uint16_t bits) {
+#ifdef LLAMA4RT_SIMT_EMULATOR
+  return to_float(fp16{bits});
+#else
+  float out;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(bits));
+  return out;
 #endif
 }
 

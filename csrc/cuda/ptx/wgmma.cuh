@@ -173,6 +173,16 @@ LLAMA4RT_DEVICE void computed_by_here(uint32_t (&a)[4]) {
 #endif
 }
 
+// The same of sums: what they are before the first product, the compiler would otherwise write behind the fence.
+template <int kCount>
+LLAMA4RT_DEVICE void computed_by_here(float (&d)[kCount]) {
+#ifdef LLAMA4RT_SIMT_EMULATOR
+  (void)d;
+#else
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+#endif
+}
+
 // Registers of each thread of this warp group from here on, a multiple of 8: those that one group gives back,
 // others may take. All warps of the group call it; the kernel has a bound on its blocks
 // (__launch_bounds__(threads, 1)).

@@ -15,7 +15,6 @@ VISION = ("bf16", "int8", "none")
 TARGETS = ("auto", "cpu", "cuda")
 LAYOUTS = {"cpu": "cpu16", "cuda": "cuda_tile"}  # csrc/weights/layout.h
 
-_GPU_SCALES = ("BF16", "F32")  # what its kernels read; others are widened for it
 _QUANTIZED_ROLES = {"linear": {"attention", "dense", "shared", "experts"}, "experts": {"shared", "experts"}}
 _NEVER_CODES = ("router", "vision")  # roles whose matrices no kernel reads as the checkpoint's codes
 
@@ -93,8 +92,8 @@ def storage_of(target: Target, options: BuildOptions) -> Storage:
         common = common_layout(found) if len(found) == len(layouts) else None
         if common is None:  # no layout keeps the numbers of all pieces: they become what they mean in bf16
             return Storage("bf16")
-        if options.target == "cuda" and common.scale_dtype not in _GPU_SCALES:
-            common = common.with_plain_scales()
+        if options.target == "cuda":
+            common = common.with_wide_factors()
         return Storage(common.kind, common.group_size, common.scale_dtype, imported=common)
     kind = options.kind(target.role, target.k)
     return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)

@@ -118,6 +118,10 @@ class CodeLayout:
         """The same with scales and offsets of fp32, which keep all their numbers."""
         return replace(self, scale_dtype="F32", factor_dtype="F32", row_factors=False)
 
+    def with_wide_factors(self) -> "CodeLayout":
+        """The same with factors of fp32 for every FACTOR_INPUTS inputs, as GPUs take them; they keep their numbers."""
+        return replace(self, factor_dtype="F32", row_factors=False)
+
 
 @dataclass(frozen=True)
 class Codes:

@@ -13,6 +13,7 @@
 
 #include "cuda/cuda_device.h"
 #include "cuda/cuda_system.h"
+#include "cuda/products.h"
 #include "cuda/simt_test.h"
 #include "cuda/tiny_vision.h"
 #ifdef LLAMA4RT_SIMT_EMULATOR
@@ -23,7 +24,8 @@ namespace llama4rt::test {
 namespace {
 
 constexpr uint32_t kSeed = 34;
-constexpr float kMargin = 0.12f;  // of log probability, between the best token and the next
+constexpr float kMargin = 0.12f;    // of log probability, between the best token and the next
+constexpr float kDistance = 0.05f;  // of log probabilities from those of the reference; 0.026 found
 
 // The checker watches these kernels in their own tests; here it would only take time.
 #ifdef LLAMA4RT_SIMT_EMULATOR
@@ -112,6 +114,47 @@ TEST(a_toy_model_gives_the_tokens_of_the_cpu) {
   CHECK(same("preempted", o).scheduler.preemptions > 0);
 }
 
+// Files of ready codes, as builds import them: prompts that meet the kernels of few, tens and hundreds of rows. The
+// reference has fp32 where CUDA has bf16.
+TEST(every_kind_of_weight_gives_the_logits_of_the_reference) {
+  const Unchecked fast;
+  const TempDir dir;
+  std::mt19937 random(7);
+  std::vector<Request> requests;
+  for (const size_t length : {3, 20, 60, 140}) requests.push_back(greedy(text_prompt(random, length), 1));
+  for (Request& r : requests) r.sampling.logprobs = 2;
+  EngineOptions o = small_options();
+  o.max_model_len = 160;
+  o.max_num_seqs = 2;
+  o.max_batched_tokens = 160;
+  o.prefix_cache = false;
+  for (const cases::WeightSpec& spec : kGeneralSpecs) {
+    SCOPE(weight_kind_name(spec.kind), ", group ", spec.group_size, ", ", dtype_name(spec.scales), " scales");
+    const auto run = [&](const char* name, Layout layout, const char* device) {
+      TinyEngine tiny;
+      tiny.layout = layout;
+      tiny.codes = &spec;
+      tiny.seed = kSeed;
+      tiny.config.attention_chunk_size = 8192;  // the whole prompt is one step
+      write_tiny_engine(dir / name, tiny);
+      EngineOptions with = o;
+      with.device = device;
+      Engine engine(dir / name, with,
+                    layout == Layout::kCudaTile ? std::make_unique<CudaDevice>(0) : nullptr);
+      return run_all(engine, requests);
+    };
+    const Outputs expected = run("cpu.l4e", Layout::kCpu16, "reference"),
+                  found = run("cuda.l4e", Layout::kCudaTile, "auto");
+    for (const auto& [key, output] : expected) {
+      SCOPE("prompt ", key.first);
+      const auto &want = output.logprobs.at(0).top, &got = found.at(key).logprobs.at(0).top;
+      CHECK_CLOSE(got.at(0).second, want.at(0).second, kDistance);
+      CHECK_CLOSE(got.at(1).second, want.at(1).second, kDistance);
+      if (want.at(0).second - want.at(1).second > 2 * kDistance) CHECK_EQ(got.at(0).first, want.at(0).first);
+    }
+  }
+}
+
 // A step ahead is submitted for tokens that can come, not for one beyond the end.
 TEST(no_step_is_submitted_beyond_the_end_of_a_request) {
   const Unchecked fast;
@@ -122,7 +165,8 @@ TEST(no_step_is_submitted_beyond_the_end_of_a_request) {
     const char* name;
     int64_t prompt, max_tokens, prompt_steps;
   };
-  // Six tokens each: the end is that of the request, or of the context of 96. A step ends with an attention chunk of 64.
+  // Six tokens each: the end is that of the request, or of the context of 96. A step ends with an attention chunk of
+  // 64.
   for (const Case& c : {Case{"max_tokens", 20, 6, 1}, Case{"max_model_len", 90, 50, 2}}) {
     SCOPE(c.name);
     EngineOptions o = options();

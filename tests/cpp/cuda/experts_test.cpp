@@ -136,7 +136,7 @@ TEST(every_shared_case_conforms) {
   for (const cases::ExpertsCase& c : cases::kExpertsCases)
     for (int i = 0; i < 2; ++i, ++turn) {
       const WithOptions with(schedules()[turn % 3]);
-      const cases::WeightSpec& spec = spec_of_turn(turn * 5);
+      const cases::WeightSpec spec = spec_of_turn(turn * 5);
       check_gate_up(rng, c, spec, turn % 4 == 3 ? cases::kBF16 : spec);
       check_down(rng, c, spec, turn % 4 == 3 ? cases::kBF16 : spec, i == 0);
     }
@@ -144,11 +144,26 @@ TEST(every_shared_case_conforms) {
 
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
-  for (const cases::WeightSpec& spec : cases::gpu_weight_specs()) {
+  for (const cases::WeightSpec& each : cases::kWeightSpecs) {
     const cases::ExpertsCase c{.tokens = 3, .hidden = 210, .width = 23, .experts = 5, .top_k = 2};
+    const cases::WeightSpec spec = on_gpu(each);
     check_gate_up(rng, c, spec, spec);
     check_down(rng, c, spec, spec, true);
   }
+}
+
+// A shared expert of another table, or of the same: two launches, or one.
+TEST(shared_experts_of_general_weights_conform) {
+  Rng rng(6);
+  const cases::ExpertsCase c{.tokens = 2, .hidden = 1100, .width = 20, .experts = 3, .top_k = 2};
+  cases::WeightSpec other = kGeneralSpecs[5];
+  other.table = cases::kWideTable;
+  for (const cases::WeightSpec& shared : {kGeneralSpecs[5], other})
+    check_gate_up(rng, c, kGeneralSpecs[5], shared);
+  check_down(rng, {.tokens = 2, .hidden = 20, .width = 1100, .experts = 3}, kGeneralSpecs[0],
+             kGeneralSpecs[0], true);
+  check_down(rng, {.tokens = 2, .hidden = 20, .width = 1100, .experts = 3}, kGeneralSpecs[0], cases::kInt4,
+             true);
 }
 
 // Two splits of K; more than 256 tokens and picks, which walk over the splits one after the other; 40

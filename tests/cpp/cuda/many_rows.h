@@ -8,8 +8,12 @@ namespace llama4rt::test {
 
 // linear_medium with the splits of K one after the other in a block, or beside each other; linear_prefill.
 enum class RowsKernel { kMedium, kMediumSplits, kPrefill };
-inline constexpr RowsKernel kRowsKernels[] = {RowsKernel::kMedium, RowsKernel::kMediumSplits,
-                                              RowsKernel::kPrefill};
+// Those that this device has: linear_prefill is Hopper's.
+inline std::vector<RowsKernel> rows_kernels() {
+  std::vector<RowsKernel> all = {RowsKernel::kMedium, RowsKernel::kMediumSplits};
+  if (cuda::device_info(0).major == 9) all.push_back(RowsKernel::kPrefill);
+  return all;
+}
 inline const char* rows_kernel_name(RowsKernel kernel) {
   static constexpr const char* kNames[] = {"medium", "medium, splits beside each other", "prefill"};
   return kNames[int(kernel)];
@@ -19,10 +23,10 @@ inline const char* rows_kernel_name(RowsKernel kernel) {
 inline void multiply_rows(cuda::Stream& stream, RowsKernel kernel, cuda::RowsProduct product, Tensor x,
                           const Weight& w, int64_t picks_per_row = 1) {
   if (!product.picks) product.rows = x.size(0);
-  const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w.k) * 2));
+  const cuda::DeviceBuffer rounded(size_t(product.rows * cuda::rounded_stride(w) * 2));
   product.x = rounded.data();
-  cuda::run_round_rows(stream, rounded.data(), x, product.picks, product.rows, picks_per_row);
-  if (kernel == RowsKernel::kPrefill) {
+  cuda::run_round_rows(stream, rounded.data(), x, w, product.picks, product.rows, picks_per_row);
+  if (kernel == RowsKernel::kPrefill && cuda::LinearPrefill::has_kernel(w)) {
     cuda::LinearPrefill::run(stream, product, w, 3);  // three blocks share the tiles
   } else {
     const int multiprocessors = kernel == RowsKernel::kMediumSplits ? 1000000 : 0;

@@ -37,8 +37,8 @@ class ExpertRows {
     }
     Matrix in = x;
     DeviceMatrix dx(stream_, in);
-    x_ = cuda::DeviceBuffer(size_t(rows_ * cuda::rounded_stride(k) * 2));
-    cuda::run_round_rows(stream_, x_.data(), dx.view());
+    x_ = cuda::DeviceBuffer(size_t(rows_ * cuda::rounded_stride(weight_.view()) * 2));
+    cuda::run_round_rows(stream_, x_.data(), dx.view(), weight_.view());
     put(offsets_, offsets);
     put(picks_, picks);
     put(scores_, scores);

@@ -24,7 +24,7 @@ void run(Device& device, Op op, Tensor out, Tensor x, const Weight& w) {
 std::string describe_product(Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
   return error_text("op ", int(op), ", T ", c.tokens, ", N ", c.n, ", K ", c.k, ", ",
                     weight_kind_name(spec.kind), ", group ", spec.group_size, spec.zeros ? ", zeros" : "",
-                    ", ", dtype_name(spec.scales), " scales");
+                    spec.offsets ? ", offsets" : "", ", ", dtype_name(spec.scales), " scales");
 }
 
 // One product by several kernels.
@@ -90,9 +90,10 @@ class Product {
 void check_all(Rng& rng, Op op, const cases::LinearCase& c, const cases::WeightSpec& spec) {
   SCOPE(describe_product(op, c, spec));
   const Product product(rng, op, c, spec);
-  const Matrix out = product.by(RowsKernel::kPrefill);
+  const std::vector<RowsKernel> kernels = rows_kernels();
+  const Matrix out = product.by(kernels.back());
   product.check_against_reference(out);
-  for (const RowsKernel kernel : {RowsKernel::kMedium, RowsKernel::kMediumSplits}) {
+  for (const RowsKernel kernel : std::vector(kernels.begin(), kernels.end() - 1)) {
     SCOPE(rows_kernel_name(kernel));
     CHECK(product.by(kernel) == out);
   }
@@ -118,9 +119,10 @@ TEST(every_shared_case_conforms) {
 TEST(every_kind_of_weight_conforms) {
   Rng rng(3);
   size_t turn = 0;
-  for (const cases::WeightSpec& spec : cases::gpu_weight_specs())
+  for (const cases::WeightSpec& each : cases::kWeightSpecs)
     for (int i = 0; i < 2; ++i, ++turn)
-      check_all(rng, i == 0 ? Op::kGateUp : Op(turn / 2 % 2), {.tokens = 19, .n = 41, .k = 210}, spec);
+      check_all(rng, i == 0 ? Op::kGateUp : Op(turn / 2 % 2), {.tokens = 19, .n = 41, .k = 210},
+                on_gpu(each));
 }
 
 // More than one tile of rows of x and of w, more than one split of K, and more steps than the ring has
@@ -146,10 +148,21 @@ TEST(many_rows_conform) {
   }
 }
 
+// Splits one after the other and beside each other, with further columns behind each; the last has few columns.
+TEST(splits_of_general_weights_conform) {
+  Rng rng(9);
+  size_t turn = 0;
+  for (const cases::WeightSpec& spec : kGeneralSpecs) {
+    const WithOptions with(schedules()[turn % 3]);
+    check_all(rng, Op(turn % 3), {.tokens = 18, .n = turn % 2 ? 17 : 140, .k = turn % 2 ? 2330 : 1100}, spec);
+    ++turn;
+  }
+}
+
 // The device chooses the kernel by the number of rows; nobody sees which.
 TEST(batch_size_changes_no_bit) {
   Rng rng(5);
-  for (const cases::WeightSpec& spec : {cases::kInt4, cases::kBF16}) {
+  for (const cases::WeightSpec& spec : {cases::kInt4, cases::kBF16, kGeneralSpecs[0]}) {
     const Product product(rng, Op::kGateUp, {.tokens = 200, .n = 20, .k = 1100}, spec);
     const Matrix all = product.by_device(0, 200);
     for (const auto& [first, count] : {std::pair<int64_t, int64_t>{199, 1}, {3, 16}, {100, 17}, {40, 100}}) {
@@ -161,7 +174,7 @@ TEST(batch_size_changes_no_bit) {
 
 TEST(a_row_of_nan_or_infinity_stays_alone) {
   Rng rng(6);
-  for (const RowsKernel kernel : kRowsKernels)
+  for (const RowsKernel kernel : rows_kernels())
     for (const float poison :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       SCOPE(rows_kernel_name(kernel));
@@ -200,7 +213,7 @@ void check_experts(Rng& rng, const cases::ExpertsCase& c, const cases::WeightSpe
   devices().reference.ops().experts_down_add(added.view(), down_in.view(), down.view(), routing.view());
 
   std::vector<Matrix> of_gate_up, of_down;
-  for (const RowsKernel kernel : kRowsKernels) {
+  for (const RowsKernel kernel : rows_kernels()) {
     SCOPE(rows_kernel_name(kernel));
     Matrix found(picks, c.width), found_x = x;
     DeviceMatrix dh(stream, h), da(stream, found), ddown(stream, down_in), dx(stream, found_x);

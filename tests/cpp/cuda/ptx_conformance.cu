@@ -158,6 +158,19 @@ struct Popcount {
     out[thread_x()] = uint32_t(ptx::popcount(in[thread_x()]));
   }
 };
+struct PickBytes {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    out[thread_x()] =
+        ptx::pick_bytes(in[thread_x()], in[thread_x() + 128], in[thread_x() + 256] & 0xffff7777);
+  }
+};
+struct FloatFromHalf {
+  static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
+    const uint32_t bits = in[thread_x()] & 0xbfff;  // no NaN, whose bits may differ; subnormals too
+    out[thread_x()] =
+        ptx::bits_from_float(ptx::float_from_half(uint16_t(thread_x() % 4 ? bits : bits & 0x83ff)));
+  }
+};
 struct PackBf16 {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     const float x = small_float(in[thread_x()]);
@@ -325,6 +338,7 @@ struct Wgmma {
     float d[kN / 2];
     for (int i = 0; i < kN / 2; ++i) d[i] = float(i);
     uint32_t fragment[4] = {0, 0, 0, 0};
+    ptx::computed_by_here(d);
     ptx::wgmma_fence();
     for (int step = 0; step < 4; ++step) {
       const uint64_t b_tile = ptx::wgmma_descriptor(b + uint32_t(step * 32), 16, 1024, Swizzle::k128B);
@@ -361,6 +375,7 @@ struct WgmmaCores {
     ptx::sync_threads();
     const uint32_t a = ptx::shared_address(shared), b = a + 2048;
     float d[4] = {0, 0, 0, 0};
+    ptx::computed_by_here(d);
     ptx::wgmma_fence();
     ptx::wgmma_m64n8k16(d, ptx::wgmma_descriptor(a, 128, 256, Swizzle::kNone),
                         ptx::wgmma_descriptor(b, 128, 256, Swizzle::kNone), false);
@@ -413,6 +428,7 @@ struct SlowSums {
 struct WaitsAndReverses {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
     ptx::grid_wait();
+    ptx::grid_launch_dependents();
     out[thread_x()] = in[127 - thread_x()];
   }
 };
@@ -488,6 +504,8 @@ std::vector<PtxCase> ptx_cases() {
           plain<Fma>("fma"),
           plain<MulAdd>("mul, add, bits_from_float"),
           plain<Popcount>("popcount"),
+          plain<PickBytes>("pick_bytes"),
+          plain<FloatFromHalf>("float_from_half"),
           plain<PackBf16>("pack_bf16"),
           plain<FmaBf16x2>("fma_bf16x2"),
           plain<AndOr>("and_or"),

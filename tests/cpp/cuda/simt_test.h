@@ -2,6 +2,7 @@
 // expect, and data in device memory.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -133,11 +134,13 @@ class DeviceWeight {
       return buffer.data();
     };
     weight_.data = put(data_, host_data_.data(), host_data_.size());
-    const size_t scales =
-        from.quantized() ? size_t(from.num_experts * cpu16::matrix_scales(from.n, from.k, from.group_size))
-                         : 0;
-    if (from.scales) weight_.scales = put(scales_, from.scales, scales * dtype_size(from.scale_dtype));
-    if (from.zeros) weight_.zeros = static_cast<const uint8_t*>(put(zeros_, from.zeros, scales));
+    for (const SideFormat& format : kSides)
+      if (has_side(from, format.side)) {
+        const int64_t side =
+            from.num_experts * cpu16::num_blocks(from.n) * side_block_bytes(from, format.side);
+        set_side(weight_, format.side,
+                 put(sides_[size_t(format.side)], side_data(from, format.side), size_t(side)));
+      }
     stream.synchronize();
   }
   const Weight& host() const { return host_; }    // the packed bytes, for weight_value
@@ -157,7 +160,8 @@ class DeviceWeight {
 
   Weight host_, weight_;
   std::vector<unsigned char> host_data_;
-  cuda::DeviceBuffer data_, scales_, zeros_;
+  cuda::DeviceBuffer data_;
+  std::array<cuda::DeviceBuffer, kSides.size()> sides_;
 };
 
 }  // namespace llama4rt::test

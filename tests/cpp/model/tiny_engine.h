@@ -11,6 +11,7 @@
 #include "format/engine_writer.h"
 #include "format/model_config.h"
 #include "format/sample_engine.h"
+#include "model/tiny_codes.h"
 #include "weights/layout.h"
 
 namespace llama4rt::test {
@@ -69,7 +70,8 @@ inline VisionConfig tiny_vision_config(int layers) {
 struct TinyEngine {
   ModelConfig config = tiny_config();
   Layout layout = Layout::kCpu16;
-  WeightKind kind = WeightKind::kInt4;  // of attention, dense and expert matrices
+  WeightKind kind = WeightKind::kInt4;       // of attention, dense and expert matrices
+  const cases::WeightSpec* codes = nullptr;  // they are random codes of this kind instead
   uint32_t seed = 1;
   std::set<std::string> left_out;  // tensors not written
   // Changes a tensor's values before they are stored; rows and columns as the model means them.
@@ -130,11 +132,15 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
     std::string name;
     Weight shape;
     int64_t gate_up_width = 0;
+    const cases::WeightSpec* codes = nullptr;
   };
   std::vector<std::string> norms = {"norm"};
   std::vector<Planned> weights;
   const auto add = [&](const std::string& name, WeightKind kind, int64_t experts, int64_t n, int64_t k) {
-    weights.push_back({name, weight_shape(kind, experts, n, k), 0});
+    if (spec.codes && kind == spec.kind)
+      weights.push_back({name, spec_shape(*spec.codes, experts, n, k), 0, spec.codes});
+    else
+      weights.push_back({name, weight_shape(kind, experts, n, k), 0});
   };
   const auto add_gate_up = [&](const std::string& name, int64_t experts, int64_t width) {
     add(name, spec.kind, experts, cpu16::gate_up_rows(width), c.hidden_size);
@@ -168,7 +174,8 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
   writer.declare_tensor("embed", "BF16", {c.vocab_size, c.hidden_size});
   for (const std::string& name : norms) writer.declare_tensor(name, "F32", {c.hidden_size});
   for (const auto& tensor : vision.floats) writer.declare_tensor(tensor.name, "F32", tensor.shape);
-  for (const Planned& w : weights) writer.declare_weight(w.name, w.shape, false);
+  for (const Planned& w : weights)
+    writer.declare_weight(w.name, w.shape, w.codes && w.codes->zeros, w.codes && w.codes->offsets);
   writer.begin();
 
   uint32_t seed = spec.seed * 1000;
@@ -196,6 +203,10 @@ inline void write_tiny_engine(const std::string& path, const TinyEngine& spec = 
     const float sigma = 1.5f / std::sqrt(float(k));
     for (int64_t expert = 0; expert < w.shape.num_experts; ++expert) {
       const auto write = [&](const std::vector<int64_t>& rows) {
+        if (w.codes) {
+          const TinyCodes codes(*w.codes, seed++, int64_t(rows.size()), k, sigma);
+          return writer.import_rows(w.name, expert, rows, codes.view(), w.codes->scales);
+        }
         const auto values = changed(w.name, gaussian(rows.size() * size_t(k), seed++, sigma), k);
         writer.quantize_rows(w.name, expert, rows, source_of(values, int64_t(rows.size()), k));
       };

@@ -86,22 +86,6 @@ inline constexpr WeightSpec kWeightSpecs[] = {
     {.kind = WeightKind::kFp8, .group_size = 128, .scales = DType::kF16},
 };
 
-// Those that CUDA kernels take.
-inline const std::vector<WeightSpec>& gpu_weight_specs() {
-  static const std::vector<WeightSpec> specs = [] {
-    std::vector<WeightSpec> found;
-    for (const WeightSpec& spec : kWeightSpecs) {
-      const WeightFormat& format = weight_format(spec.kind);
-      if (format.on_gpu && !spec.offsets && (!spec.zeros || format.zeros_on_gpu) &&
-          (!format.is_scaled || spec.group_size >= kSmallestGpuGroup) &&
-          (spec.scales == DType::kBF16 || spec.scales == DType::kF32))
-        found.push_back(spec);
-    }
-    return found;
-  }();
-  return specs;
-}
-
 // --- rows: rmsnorm, layernorm, add_bias, gelu
 
 struct RowsCase {

@@ -118,6 +118,13 @@ inline Matrix random_activations(Rng& rng, int64_t rows, int64_t columns) {
   return m;
 }
 
+// Cut to the bits that a half has; zero below its normal range.
+inline fp16 half_of(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
+  if (exponent < 113) return {0};
+  return {uint16_t((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
+}
+
 // Owns the memory of one Weight. Elements of rows that are not filled are padding: q = 0, scale = 0.
 class RandomWeight {
  public:
@@ -257,14 +264,6 @@ class RandomWeight {
         return;
     }
   }
-  // Cut to the bits that a half has.
-  static fp16 half_of(float value) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value), exponent = bits >> 23 & 0xff;
-    const uint32_t sign = bits >> 16 & 0x8000;
-    if (exponent < 113) return {uint16_t(sign | uint32_t(std::fabs(value) * 0x1p24f))};  // subnormal
-    return {uint16_t(sign | (exponent - 112) << 10 | (bits >> 13 & 0x3ff))};
-  }
-
   static constexpr float kDeviation = 0.05f;
 
   Weight weight_;

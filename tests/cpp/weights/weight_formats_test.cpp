@@ -15,47 +15,21 @@ TEST(every_kind_is_found_by_its_name_alone) {
   CHECK(!find_weight_kind(""));
 }
 
-TEST(weights_without_kernels_are_refused_with_what_a_gpu_has) {
-  for (const WeightFormat& format : kWeightFormats)
-    for (const bool on_gpu : {false, true})
-      CHECK_EQ(weight_refusal(format, on_gpu).empty(), !on_gpu || format.on_gpu);
-  const WeightFormat eight{.kind = WeightKind::kInt8,
-                           .name = "new8",
-                           .bits = 8,
-                           .meaning = CodeMeaning::kInteger,
-                           .is_scaled = true};
-  CHECK_EQ(weight_refusal(eight, false), "");
-  CHECK_EQ(weight_refusal(eight, true), "\"new8\" weights are for CPUs; on a GPU use \"int8\"");
-  WeightFormat four = eight;
-  four.bits = 4;
-  CHECK(weight_refusal(four, true).ends_with("use \"int4\""));
-  WeightFormat wide = eight;
-  wide.bits = 16;
-  CHECK(weight_refusal(wide, true).ends_with("use \"bf16\""));
-}
-
-TEST(what_a_gpu_lacks_of_a_kind_is_refused_alone) {
-  Weight w{.kind = WeightKind::kInt8, .layout = Layout::kCudaTile, .n = 16, .k = 64, .group_size = 32};
+TEST(factors_that_a_gpu_does_not_take_are_refused) {
+  Weight w{.kind = WeightKind::kInt4,
+           .layout = Layout::kCudaTile,
+           .n = 16,
+           .k = 64,
+           .group_size = 32,
+           .scale_dtype = DType::kI8};
   CHECK_EQ(weight_refusal(w), "");
-  w.zeros = reinterpret_cast<const uint8_t*>("");
-  CHECK_EQ(weight_refusal(w),
-           "\"int8\" weights with zero points are for CPUs; a GPU takes them symmetric, in groups of 32 or "
-           "more, with BF16 or F32 scales");
-  w.kind = WeightKind::kInt4;
-  CHECK_EQ(weight_refusal(w), "");
-  w.offsets = "";
-  CHECK_EQ(weight_refusal(w),
-           "\"int4\" weights with offsets are for CPUs; a GPU takes them symmetric or with zero points, in "
-           "groups of 32 or more, with BF16 or F32 scales");
-  w.offsets = nullptr;
-  w.scale_dtype = DType::kF16;
-  CHECK(weight_refusal(w).starts_with("\"int4\" weights with F16 scales are for CPUs"));
-  w.scale_dtype = DType::kF32;
-  CHECK_EQ(weight_refusal(w), "");
-  w.group_size = 16;
-  CHECK(weight_refusal(w).starts_with("\"int4\" weights in groups of 16 are for CPUs"));
-  w.kind = WeightKind::kTable4;
-  CHECK_EQ(weight_refusal(w), weight_refusal(w.format(), true));
+  w.factor_dtype = DType::kF16;
+  CHECK_EQ(
+      weight_refusal(w),
+      "\"int4\" weights with factors of halves are for CPUs; a GPU takes them in F32, one of 256 inputs");
+  w.factor_dtype = DType::kF32;
+  w.row_factors = true;
+  CHECK(weight_refusal(w).starts_with("\"int4\" weights with factors of rows are for CPUs"));
   w.layout = Layout::kCpu16;
   CHECK_EQ(weight_refusal(w), "");
 }

@@ -17,7 +17,7 @@ llama4rt_plant(linear_decode waits_for_one_group_less "ptx::copy_wait<Config::kS
                "ptx::copy_wait<Config::kStages - 1>()")
 llama4rt_plant(linear_decode loads_into_the_stage_in_use "loader.load_stage(b, free)" "loader.load_stage(b, free * 0 + stage)")
 llama4rt_plant(linear_decode tiles_past_the_last "i < tiles_left ? 16 : 0" "16")
-llama4rt_plant(linear_decode missing_rows_are_loaded "if (!walk.done && b.has_rows)" "if (!walk.done)")
+llama4rt_plant(linear_decode missing_rows_are_loaded "if (!b.has_rows) walk.done = true;" "")
 llama4rt_plant(linear_decode keeps_group_sums "      group_sums.clear();\n    }" "    }")
 llama4rt_plant(linear_decode keeps_sums_of_the_job_before "      total.clear();\n    }" "    }")
 llama4rt_plant(linear_decode keeps_sums_of_the_split_before "    sums.clear();\n    for (int column" "    for (int column")

@@ -6,7 +6,7 @@ llama4rt_plant(linear_prefill ring_is_too_long "if (++stage < Config::kStages)" 
 llama4rt_plant(linear_prefill expects_rows_that_are_missing "Config::kXBytes + blocks * tiles"
                "Config::kXBytes + Config::kRowBlocks * tiles")
 llama4rt_plant(linear_prefill rows_of_the_first_expert "x_map, tile.first_row, step" "x_map, 0, step")
-llama4rt_plant(linear_prefill arrives_too_often "&& lane_index() == 0) ptx::mbarrier_arrive" ") ptx::mbarrier_arrive")
+llama4rt_plant(linear_prefill arrives_too_often "if (lane_index() == 0) ptx::mbarrier_arrive(now" "ptx::mbarrier_arrive(now")
 llama4rt_plant(linear_prefill counts_a_warp_too_few "Config::kConsumerWarps);" "Config::kConsumerWarps - 1);")
 llama4rt_plant(linear_prefill uses_sums_in_flight "ptx::wgmma_wait<0>" "ptx::wgmma_wait<1>")
 llama4rt_plant(linear_prefill steps_of_half_the_width "uint32_t(k16 * 32)" "uint32_t(k16 * 16)")
