@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build/tests"
 PROGRAM = BUILD / "tests/cpp/llama4rt_ptx_tests"
 ENTRY = re.compile(r"\.entry (\w+)\(")
-# Kernels of sm_90a alone, which are empty or trap elsewhere. Those of the tests, in an anonymous namespace, and the tests
-# of the executor need no second run.
+# Kernels of sm_90a alone, empty or trapping elsewhere. Those of the tests (in an anonymous namespace) and the tests of
+# the executor need no second run.
 HOPPER_ONLY = re.compile(r"attention_hopper_kernel|linear_prefill_kernel|12_GLOBAL__N_1")
 NOT_ON_SM_80 = ["-hopper", "-ptx/"]
 

@@ -36,7 +36,7 @@ Unit Decoder::add_unit(int bits) {
   const Unit u = program_.num_units();
   program_.bits_of.push_back(uint8_t(bits));
   program_.place.push_back(program_.place_units);
-  if (program_.first_special > 1) program_.place_units += places_of(bits);
+  if (u > entry_.registers.size()) program_.place_units += places_of(bits);
   return u;
 }
 

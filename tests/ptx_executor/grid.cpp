@@ -77,7 +77,7 @@ class Stream {
         std::reverse(g->not_started.begin(), g->not_started.end());
       if (simt::options().order == simt::Order::kRandom)
         for (size_t i = g->not_started.size(); i > 1; --i)
-          std::swap(g->not_started[i - 1], g->not_started[simt::random_below(i)]);
+          std::swap(g->not_started[i - 1], g->not_started[random_below(i)]);
       running_.push_back(std::move(g));
       waiting_.pop_front();
     }
@@ -110,7 +110,7 @@ class Stream {
           if (!w.splits.empty()) turns.push_back({b.get(), &w});
     if (simt::options().order == simt::Order::kDescending) std::reverse(turns.begin(), turns.end());
     if (simt::options().order == simt::Order::kRandom)
-      for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[simt::random_below(i)]);
+      for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[random_below(i)]);
     bool progress = false;
     for (const auto& [block, warp] : turns) {
       const uint64_t events = block->events, executed = warp->executed;
@@ -122,7 +122,7 @@ class Stream {
         ++block->grid->triggered;
       }
       if (turn == Turn::kExited && block->ended()) end_block(*block);
-      if (simt::options().order == simt::Order::kRandom && simt::random_below(8) == 0) land_copy();
+      if (simt::options().order == simt::Order::kRandom && random_below(8) == 0) land_copy();
     }
     return progress;
   }
@@ -171,7 +171,10 @@ class Stream {
 
 }  // namespace
 
-void run_stream(std::vector<Request> requests, GlobalSpace& global) { Stream(requests, global).run(); }
+void run_stream(std::vector<Request> requests, GlobalSpace& global) {
+  begin_schedule();
+  Stream(requests, global).run();
+}
 
 Executed executed() { return totals; }
 

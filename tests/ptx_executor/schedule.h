@@ -14,6 +14,10 @@
 
 namespace llama4rt::ptx_executor {
 
+// Begins the sequence of the options' seed: each stream goes the same way, whatever ran before it.
+void begin_schedule();
+// The next number of it, below n.
+uint64_t random_below(uint64_t n);
 // How many blocks may be resident at a time.
 int resident_blocks();
 // How many instructions a warp gets in a turn.

@@ -35,8 +35,7 @@ bool pick(Warp& w) {
   for (size_t i = 0; i < w.splits.size(); ++i)
     if (can_run(w.splits[i])) candidates.push_back(i);
   if (candidates.empty()) return false;
-  w.current =
-      candidates[simt::options().order == simt::Order::kRandom ? simt::random_below(candidates.size()) : 0];
+  w.current = candidates[simt::options().order == simt::Order::kRandom ? random_below(candidates.size()) : 0];
   for (const size_t i : candidates)
     if (goes_before(w.splits[i].pc, w.splits[w.current].pc)) w.current = i;
   return true;

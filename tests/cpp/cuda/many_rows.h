@@ -8,8 +8,12 @@ namespace llama4rt::test {
 
 // linear_medium with the splits of K one after the other in a block, or beside each other; linear_prefill.
 enum class RowsKernel { kMedium, kMediumSplits, kPrefill };
-inline constexpr RowsKernel kRowsKernels[] = {RowsKernel::kMedium, RowsKernel::kMediumSplits,
-                                              RowsKernel::kPrefill};
+// Those that this device has: linear_prefill is Hopper's.
+inline std::vector<RowsKernel> rows_kernels() {
+  std::vector<RowsKernel> all = {RowsKernel::kMedium, RowsKernel::kMediumSplits};
+  if (cuda::device_info(0).major == 9) all.push_back(RowsKernel::kPrefill);
+  return all;
+}
 inline const char* rows_kernel_name(RowsKernel kernel) {
   static constexpr const char* kNames[] = {"medium", "medium, splits beside each other", "prefill"};
   return kNames[int(kernel)];

@@ -39,7 +39,7 @@ TEST(every_ptx_function_does_what_the_emulator_does) {
       const ptx_executor::Suspended emulator;
       emulated = run(c);
     }
-    for (const auto& o : schedules()) {
+    for (const auto& o : many_schedules()) {
       SCOPE(describe(o));
       const WithOptions with(o);
       CHECK(close(c, emulated, run(c)));

@@ -110,6 +110,18 @@ TEST(code_for_another_architecture_traps) {
                  "trap: the code for another architecture"));
 }
 
+// As kernels are that another architecture has no use for.
+TEST(a_kernel_without_registers_has_special_ones) {
+  const ptx_executor::ModuleText module(
+      "x.ptx", ".version 9.0\n.target sm_80\n.address_size 64\n.entry nothing() { ret; }\n");
+  const ptx_executor::Program program = decode(module.module(), module.entry("nothing"));
+  for (const auto& [name, unit] : program.specials) {
+    CHECK(program.place[unit] + 2 <= program.place_units);
+    for (const auto& [other, other_unit] : program.specials)
+      CHECK(name == other || program.place[unit] != program.place[other_unit]);
+  }
+}
+
 TEST(text_that_is_no_ptx_is_refused) {
   const auto module = [](const std::string& text) {
     return report_of([&] {

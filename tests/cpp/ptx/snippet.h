@@ -88,6 +88,16 @@ inline bool contains(const std::string& text, const std::string& part) {
   return false;
 }
 
+// Those of all tests and some more seeds, for tiny kernels with a few ways to go wrong.
+inline std::vector<simt::Options> many_schedules() {
+  std::vector<simt::Options> all = schedules();
+  for (uint64_t seed = 11; seed < 17; ++seed) {
+    all.push_back(all[2]);
+    all.back().seed = seed;
+  }
+  return all;
+}
+
 // Stores the 64-bit register %rdN of each thread to its word of the output.
 inline std::string store_result(int n) {
   return error_text("\nmul.wide.u32 %rd60, %r1, 8;\nadd.s64 %rd60, %rd2, %rd60;\nst.global.u64 [%rd60], %rd",

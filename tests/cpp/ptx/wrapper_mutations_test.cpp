@@ -11,6 +11,7 @@
 #include "cuda/ptx_conformance.h"
 #include "cuda/simt_test.h"
 #include "ptx/mutate.h"
+#include "ptx/snippet.h"
 
 namespace llama4rt::test {
 namespace {
@@ -239,7 +240,7 @@ TEST(every_spoiled_instruction_is_caught) {
     SCOPE(m.function, ": ", m.fault);
     const PtxCase& c = case_named(m.conformance);
     std::string how;
-    for (const auto& o : schedules()) {  // as the conformance test runs them
+    for (const auto& o : many_schedules()) {  // as the conformance test runs them
       const WithOptions with(o);
       how = caught_in("ptx_conformance", m.edit, [&] { return same(c, right[m.conformance], run(c)); });
       if (!how.empty()) break;
