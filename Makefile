@@ -114,6 +114,10 @@ $(DONE)/oracles: requirements/oracles.txt requirements/oracle-sources.txt | $(DO
 	  -d $(VENV)/oracles -r requirements/oracle-sources.txt || echo "no AutoAWQ here: its test will be skipped"
 	@touch $@
 
+$(DONE)/nvdisasm: requirements/nvdisasm.txt | $(DONE)/venv
+	@echo "set-up: the disassembler of CUDA"
+	@$(LOCKED) requirements/nvdisasm.txt
+	@touch $@
 $(DONE)/nvcc: requirements/nvcc.txt | $(DONE)/venv
 	@echo "set-up: nvcc from its packages"
 	@$(LOCKED) requirements/nvcc.txt
@@ -204,8 +208,9 @@ check: $(DONE)/dev
 
 # Part of make check; quick while nothing changed. CUDA_COMPILE_ARGS=--require fails where there is no nvcc; the compiler of the PyPI packages serves too.
 cuda-compile: nvcc-check
-nvcc-check: $(DONE)/venv $(if $(CUDA_HOME)$(shell command -v nvcc),,$(DONE)/nvcc)
+nvcc-check: $(DONE)/venv $(DONE)/nvdisasm $(if $(CUDA_HOME)$(shell command -v nvcc),,$(DONE)/nvcc)
 	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
+	$(BIN)/python scripts/machine_code_counts.py $(CUDA_COMPILE_ARGS)
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja

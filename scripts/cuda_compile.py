@@ -99,7 +99,13 @@ def report_path(source: Path, compiler: str) -> Path:
     return REPORTS / f"{source.name}-{key.hexdigest()[:24]}.log"
 
 
+def kept_machine_code(report: Path) -> Path:
+    """Where the machine code for Hopper lies beside a report (scripts/machine_code_counts.py reads it)."""
+    return report.with_suffix(".cubin")
+
+
 def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[int, str]:
+    """Status and log; leaves the machine code for Hopper in the folder of `out`, as NAME.cubin."""
     command = [
         str(nvcc),
         "-std=c++20",
@@ -119,12 +125,19 @@ def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[
         "-prec-div=true",
     ]
     if source.suffix == ".cu":
+        steps = out.parent / (source.name + ".steps")
+        steps.mkdir()
+        command += ["--keep", "--keep-dir", str(steps)]
         command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v,-warn-spills"]
         for sm in PTX_FOR:
             # ptxas reads that PTX too: nvcc alone would let wrong inline assembly through.
             command += ["-gencode", f"arch=compute_{sm},code=[compute_{sm},sm_{sm}]"]
     command.append(str(source.relative_to(ROOT)))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if source.suffix == ".cu" and done.returncode == 0:
+        (code,) = steps.glob("*90a.cubin")
+        code.replace(out.with_suffix(".cubin"))
+        shutil.rmtree(steps)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -164,7 +177,10 @@ def main() -> int:
         kept = report_path(source, version + str(compiler))
         if kept.is_file():
             return True, 0, kept.read_text(), kept
-        status, log = compile_one(source, *compiler, Path(directory) / (source.name + ".o"))
+        out = Path(directory) / (source.name + ".o")
+        status, log = compile_one(source, *compiler, out)
+        if source.suffix == ".cu" and status == 0:
+            shutil.copyfile(out.with_suffix(".cubin"), kept_machine_code(kept))
         return False, status, log, kept
 
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(options.jobs) as pool:

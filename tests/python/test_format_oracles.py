@@ -95,7 +95,7 @@ def test_compressed_tensors(kind: str) -> None:
     form = kind.split()[0]
     try:
         args = QuantizationArgs(**COMPRESSED[kind])
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:  # 0.19, the newest for Python 3.10, writes fewer kinds
         pytest.skip(str(error))
     scheme = QuantizationScheme(targets=["Linear"], weights=args)
     weight = matrix()

@@ -124,6 +124,20 @@ def test_tiles_are_exact_where_nothing_is_resized(theirs: Any) -> None:
         assert np.array_equal(mine[:last], expected[:last])
 
 
+def on_white(picture: Image.Image) -> Image.Image:
+    """What shows of a picture with transparent parts before white."""
+    whole = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+
+
+def keeps_hidden_colours() -> bool:
+    """Of transformers 5.20, the newest for Python 3.10: it shows what transparent parts hide."""
+    from transformers.image_transforms import convert_to_rgb
+
+    clear = convert_to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0)))
+    return bool(np.asarray(clear).max() == 0)
+
+
 def test_pictures_of_every_mode_are_theirs(theirs: Any) -> None:
     rng = random.Random(8)
     base = Image.fromarray(np.dstack([random_picture(rng, 400, 350), random_picture(rng, 400, 350)[..., :1]]))
@@ -131,7 +145,9 @@ def test_pictures_of_every_mode_are_theirs(theirs: Any) -> None:
     pictures[4].info["transparency"] = 5
     for picture in pictures:
         processed = ImageProcessor()(load_image(picture))
-        expected = theirs(picture, return_tensors="pt")["pixel_values"]
+        see_through = "A" in picture.getbands() or "transparency" in picture.info
+        shown = on_white(picture) if see_through and keeps_hidden_colours() else picture
+        expected = theirs(shown, return_tensors="pt")["pixel_values"]
         assert np.abs(codes(expected) - processed.tiles).max() <= 1, picture.mode
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.cli.common_options import WEIGHT_KINDS, add_engine_options, engine_file, kv_cache_dtypes, note
-from llama4rt.cli.numbers import INT32_MAX, SEQUENCES, SIZE, Integer, Integers
+from llama4rt.cli.numbers import INT32_MAX, SEQUENCES, SIZE, Integer, Integers, Tokens
 
 if TYPE_CHECKING:
     from llama4rt._core import Engine, Event
     from llama4rt.cli.bench_cost import ModelCost
 
-_TOKENS = Integers(Integer(0, INT32_MAX))
+_TOKENS = Integers(Tokens(0, INT32_MAX))
 _DECODE_SLACK = 64  # tokens that early sequences of a batch may decode while late ones still prefill
 
 
@@ -50,7 +50,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Measure prefill (pp) and decode (tg) speed, mean and standard deviation, and what part "
         "that is of this machine's read bandwidth (decode) and multiply-add peak (prefill): measured in the same "
         "run on a CPU, from the data sheet of a GPU. --config NAME --load dummy measures a model's shape without its "
-        "weights.",
+        "weights. --model-gpu predicts instead of measuring.",
     )
     add_engine_options(parser, or_config=True)
     parser.add_argument(
@@ -83,6 +83,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--load", choices=["file", "dummy"], help="dummy: random weights, made where they are needed"
     )
+    parser.add_argument(
+        "--model-gpu",
+        choices=["h200", "h100"],
+        help="with --config: predict the speed on that GPU from the kernels' machine code; needs none",
+    )
     parser.add_argument("--quantize", choices=["linear", "experts"], default="linear", help="with --config")
     parser.add_argument("--lm-head", choices=["auto", *WEIGHT_KINDS], default="auto", help="with --config")
 
@@ -91,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
     from llama4rt.cli.provenance import commit, machine
 
+    if args.model_gpu is not None:
+        from llama4rt.cli import bench_model
+
+        return bench_model.run(args)
     longest = max(args.depth) + max(max(args.prompt), max(args.gen) + _DECODE_SLACK + max(args.batch)) + 2
     start = time.perf_counter()
     core, cost, name = _open(args, longest)

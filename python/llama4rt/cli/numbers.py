@@ -28,10 +28,27 @@ class Integer:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A number of tokens in low..high: 8192, 8k (8192) or 1M (1,048,576)."""
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> int:
+        match = re.fullmatch(r"(\d{1,30})([kKmM]?)", text, re.ASCII)
+        value = int(match[1]) << {"": 0, "k": 10, "m": 20}[match[2].lower()] if match else None
+        if value is None or not self.low <= value <= self.high:
+            raise argparse.ArgumentTypeError(
+                f"{text!r:.80} is not a number of tokens in {self.low}..{self.high}; write 8192, 8k or 1M"
+            )
+        return value
+
+
+@dataclass(frozen=True)
 class Integers:
     """Integers with commas between, each as `each` says."""
 
-    each: Integer
+    each: Callable[[str], int]
 
     def __call__(self, text: str) -> list[int]:
         try:
