@@ -78,8 +78,8 @@ TEST(every_kind_of_weight_conforms) {
 
 TEST(every_kind_of_weight_conforms_for_two_tiles_of_tokens) {
   Rng rng(8);
-  for (const cases::WeightSpec& spec : cases::gpu_weight_specs())
-    check(rng, Op::kLinear, {.tokens = 12, .n = 23, .k = 210}, spec);
+  for (const cases::WeightSpec& each : cases::kWeightSpecs)
+    check(rng, Op::kLinear, {.tokens = 12, .n = 23, .k = 210}, on_gpu(each));
 }
 
 TEST(splits_of_k_conform) {
