@@ -142,6 +142,8 @@ void add_conversion_forms(Forms& f) {
   add_all_integers<uint32_t>(f);
   add_all_integers<int64_t>(f);
   add_all_integers<uint64_t>(f);
+  add_float_and<int16_t>(f);
+  add_float_and<uint16_t>(f);
   add_float_and<int32_t>(f);
   add_float_and<uint32_t>(f);
   add_float_and<int64_t>(f);
