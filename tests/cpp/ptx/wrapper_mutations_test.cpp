@@ -149,7 +149,7 @@ const std::vector<Mutation>& mutations() {
       {"bulk_load", "not in sixteens", "bulk_load, mbarrier_arrive_expect", set(kBulkLoad, 2, "500")},
       {"pick_bytes", "sources swapped", "pick_bytes", swap("prmt.b32", 1, 2)},
       {"pick_bytes", "the same byte four times", "pick_bytes", set("prmt.b32", 3, "0")},
-      {"float_from_half", "as a whole number", "float_from_half", replace("cvt.f32.f16", "cvt.rn.f32.u16")},
+      {"float_from_half", "as a whole number", "float_from_half", replace("cvt.f32.f16", "cvt.rn.f32.s16")},
       {"tensor_load_2d", "row and column swapped", "tensor_load_2d, 128-byte swizzle",
        swap_in(kTensorLoad, 1, 0, 1)},
       {"tensor_load_2d", "destination 128 bytes on", "tensor_load_2d, no swizzle",
