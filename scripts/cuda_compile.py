@@ -3,7 +3,8 @@
 
 For Hopper it makes machine code (sm_90a), for other GPUs PTX (sm_80, sm_89, sm_100), and compiles that too, as a driver
 would.
-Warnings are errors. A kernel that spills registers, keeps arrays in local memory or has its wgmma serialised fails.
+Warnings are errors. A kernel that spills registers (elsewhere than on Hopper: more than 16 bytes), keeps arrays in
+local memory or has its wgmma serialised fails.
 Prints registers and shared memory of each kernel with --verbose. A file that passed is not compiled again until it, a
 header it includes or the compiler changes (build/cuda-compile keeps the reports).
 
@@ -33,6 +34,10 @@ HOST = ["csrc/cuda/*.cpp"]
 PTX_FOR = ["80", "89", "100"]
 INCLUDE_FROM = ["csrc", "tests", "tests/cpp"]
 REPORTS = ROOT / "build/cuda-compile"
+
+# The kernels are made for Hopper. What other GPUs' assemblers save for a few registers more costs nothing to speak of.
+HOPPER = "sm_90a"
+MOST_SPILLED_ELSEWHERE = 16  # bytes of a thread
 
 # Kernels that may use the stack, with the reason.
 STACK_ALLOWED: dict[str, str] = {}
@@ -65,9 +70,10 @@ def judge(log: str) -> tuple[list[str], list[str]]:
             name, arch = match.groups()
         elif match := STACK.search(line):
             stack, stores, loads = map(int, match.groups())
-            if stores or loads:
+            most = 0 if arch == HOPPER else MOST_SPILLED_ELSEWHERE
+            if max(stores, loads) > most:
                 findings.append(f"{name} for {arch}: spills {stores} + {loads} bytes of registers")
-            elif stack and name not in STACK_ALLOWED:
+            elif stack > most and name not in STACK_ALLOWED:
                 findings.append(f"{name} for {arch}: keeps {stack} bytes in local memory")
         elif match := USED.search(line):
             kernels.append(
@@ -128,7 +134,7 @@ def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[
         steps = out.parent / (source.name + ".steps")
         steps.mkdir()
         command += ["--keep", "--keep-dir", str(steps)]
-        command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v,-warn-spills"]
+        command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
         for sm in PTX_FOR:
             # ptxas reads that PTX too: nvcc alone would let wrong inline assembly through.
             command += ["-gencode", f"arch=compute_{sm},code=[compute_{sm},sm_{sm}]"]

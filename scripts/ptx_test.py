@@ -47,8 +47,8 @@ def kernels_of(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.ptx")):
         text = path.read_text()
-        starts = [(m.start(), m[1]) for m in ENTRY.finditer(text)]
-        ends = [s for s, _ in starts[1:]] + [len(text)]
+        starts = [(m.start(), m[1]) for m in ENTRY.finditer(text)]  # none where another file has them all
+        ends = [*(s for s, _ in starts[1:]), len(text)][: len(starts)]
         found |= {
             as_the_host_spells(name): text[start:end] for (start, name), end in zip(starts, ends, strict=True)
         }

@@ -23,8 +23,9 @@ std::string weight_kind_names() {
 
 std::string weight_refusal(const Weight& w) {
   if (!is_gpu_layout(w.layout) || !has_factors(w.scale_dtype)) return "";
-  if (w.factor_dtype == DType::kF32 && !w.row_factors) return "";
-  return error_text('"', w.format().name, "\" weights with factors of ", w.row_factors ? "rows" : "halves",
+  const bool of_rows = w.row_factors && w.k > kFactorInputs;  // of shorter rows they are the same
+  if (w.factor_dtype == DType::kF32 && !of_rows) return "";
+  return error_text('"', w.format().name, "\" weights with factors of ", of_rows ? "rows" : "halves",
                     " are for CPUs; a GPU takes them in F32, one of ", kFactorInputs, " inputs");
 }
 

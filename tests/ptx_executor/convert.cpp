@@ -148,6 +148,7 @@ void add_conversion_forms(Forms& f) {
   add_float_and<uint64_t>(f);
   f.add("cvt.f64.f32", {kF64, kF32}, run_rn<double, float>);
   f.add("cvt.rn.f32.f64", {kF32, kF64}, run_rn<float, double>);
+  f.add("cvt.rn.f32.s16", {kF32, kS16}, run_rn<float, int16_t>);
   f.add("cvt.f32.f16", {kF32, kB16}, run_half);
   f.add("cvt.rn.bf16x2.f32", {kB32, kF32, kF32}, run_bf16x2);
 }

@@ -47,7 +47,7 @@ Order::Order(uint32_t number, int warps, uint32_t shared_begin, uint32_t shared_
   proxied_.assign(threads, 0);
   fenced_.assign(threads, nullptr);
   met_.assign(threads, nullptr);
-  words_.resize((shared_bytes + 3) / 4);
+  words_.resize((shared_bytes + kGrain - 1) / kGrain);
 }
 
 // What the lanes know, with their own accesses so far. Those that follow carry the next count.

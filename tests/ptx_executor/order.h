@@ -73,7 +73,9 @@ class Order {
   bool knows(int thread, uint32_t other, uint32_t count) const {
     return uint32_t(thread) == other || views_[size_t(thread)]->seen[other] >= count;
   }
-  Word& word(uint32_t address) { return words_[(address - shared_begin_) / 4]; }
+  // Halves of words are told apart: threads beside each other write numbers of 16 bits.
+  static constexpr int kGrain = 2;  // bytes
+  Word& word(uint32_t address) { return words_[(address - shared_begin_) / kGrain]; }
   uint32_t count_of(const Warp& w) const { return counts_[size_t(w.index)]; }
   [[noreturn]] void race(const Warp& w, int lane, const char* what, uint32_t address, uint32_t other,
                          uint32_t pc) const;

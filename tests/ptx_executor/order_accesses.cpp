@@ -21,7 +21,7 @@ void Order::race(const Warp& w, int lane, const char* what, uint32_t address, ui
 void Order::read_shared(const Warp& w, int lane, uint32_t address, int64_t bytes) {
   const int thread = w.index * kLanes + lane;
   const uint32_t count = count_of(w);
-  for (int64_t at = 0; at < bytes; at += 4) {
+  for (int64_t at = 0; at < bytes; at += kGrain) {
     Word& x = word(address + uint32_t(at));
     if (x.count != 0 && !knows(thread, x.writer, x.count)) [[unlikely]]
       race(w, lane, "reads what was written at", address + uint32_t(at), x.writer, x.pc);
@@ -44,7 +44,7 @@ void Order::read_shared(const Warp& w, int lane, uint32_t address, int64_t bytes
 
 void Order::write_shared(const Warp& w, int lane, uint32_t address, int64_t bytes, How how) {
   const int thread = w.index * kLanes + lane;
-  for (int64_t at = 0; at < bytes; at += 4) {
+  for (int64_t at = 0; at < bytes; at += kGrain) {
     Word& x = word(address + uint32_t(at));
     if (x.count != 0 && !knows(thread, x.writer, x.count)) [[unlikely]]
       race(w, lane, "writes over what was written at", address + uint32_t(at), x.writer, x.pc);
@@ -66,7 +66,7 @@ void Order::write_shared(const Warp& w, int lane, uint32_t address, int64_t byte
 
 void Order::read_shared_async(const Warp& w, int lane, uint32_t address, int64_t bytes) {
   read_shared(w, lane, address, bytes);
-  for (int64_t at = 0; at < bytes; at += 4) {
+  for (int64_t at = 0; at < bytes; at += kGrain) {
     const Word& x = word(address + uint32_t(at));
     if (x.count != 0 && !x.is_async && proxied_[x.writer] < x.count) [[unlikely]]
       w.fault(lane, error_text("an asynchronous read of shared address ", address + uint32_t(at),

@@ -76,6 +76,12 @@ TEST(every_kind_of_weight_conforms) {
       check(rng, op, {.tokens = 3, .n = 23, .k = 210}, on_gpu(each));
 }
 
+TEST(every_kind_of_weight_conforms_for_two_tiles_of_tokens) {
+  Rng rng(8);
+  for (const cases::WeightSpec& each : cases::kWeightSpecs)
+    check(rng, Op::kLinear, {.tokens = 12, .n = 23, .k = 210}, on_gpu(each));
+}
+
 TEST(splits_of_k_conform) {
   Rng rng(4);
   size_t turn = 0;

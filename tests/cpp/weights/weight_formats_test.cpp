@@ -19,7 +19,7 @@ TEST(factors_that_a_gpu_does_not_take_are_refused) {
   Weight w{.kind = WeightKind::kInt4,
            .layout = Layout::kCudaTile,
            .n = 16,
-           .k = 64,
+           .k = 512,
            .group_size = 32,
            .scale_dtype = DType::kI8};
   CHECK_EQ(weight_refusal(w), "");
@@ -30,6 +30,9 @@ TEST(factors_that_a_gpu_does_not_take_are_refused) {
   w.factor_dtype = DType::kF32;
   w.row_factors = true;
   CHECK(weight_refusal(w).starts_with("\"int4\" weights with factors of rows are for CPUs"));
+  w.k = 256;
+  CHECK_EQ(weight_refusal(w), "");  // a row has one factor either way
+  w.k = 512;
   w.layout = Layout::kCpu16;
   CHECK_EQ(weight_refusal(w), "");
 }
