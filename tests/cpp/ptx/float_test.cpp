@@ -223,6 +223,13 @@ TEST(conversions_follow_the_isa) {
   cases.push_back({"cvt.rn.f32.f64", {kF32, kF64}, [](uint64_t a, uint64_t, uint64_t) {
                      return bits_of(float(f64(a)));
                    }});
+  cases.push_back({"cvt.rn.f32.s16", {kF32, kS16}, [](uint64_t a, uint64_t, uint64_t) {
+                     return bits_of(float(int16_t(uint16_t(a))));
+                   }});
+  cases.push_back({"cvt.f32.f16", {kF32, kB16}, [](uint64_t a, uint64_t, uint64_t) {
+                     const float value = to_float(fp16{uint16_t(a)});
+                     return value == value ? bits_of(value) : uint64_t(0x7fffffff);
+                   }});
   check_cases(cases);
 }
 

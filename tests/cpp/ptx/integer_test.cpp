@@ -152,6 +152,17 @@ TEST(bits_follow_the_isa) {
                        return d;
                      },
                      error_text(", ", table)});
+  // Bit by bit: which bit of the eight bytes it is, or the highest of its byte.
+  cases.push_back({"prmt.b32", {kB32, kB32, kB32, kB32}, [](uint64_t a, uint64_t b, uint64_t c) {
+                     uint64_t d = 0;
+                     for (int bit = 0; bit < 32; ++bit) {
+                       const uint64_t control = c >> (bit / 8 * 4) & 15u;
+                       const uint64_t from =
+                           (control & 7u) * 8 + ((control & 8u) != 0 ? 7 : uint64_t(bit) % 8);
+                       d |= ((from < 32 ? a >> from : b >> (from - 32)) & 1u) << bit;
+                     }
+                     return d;
+                   }});
   check_cases(cases);
 }
 
