@@ -12,10 +12,10 @@
 
 namespace llama4rt {
 
-void bind_format(pybind11::module_& m);  // files: SafetensorsFile, EngineFile, EngineWriter
-void bind_engine(pybind11::module_& m);  // Request, Event, Engine
+void bind_format(pybind11::module_& m);     // files: SafetensorsFile, EngineFile, EngineWriter
+void bind_engine(pybind11::module_& m);     // Request, Event, Engine
 void bind_calibrate(pybind11::module_& m);  // Calibration, and its arithmetic for tests
-void bind_ops(pybind11::module_& m);     // single ops for tests, and the machine's limits
+void bind_ops(pybind11::module_& m);        // single ops for tests, and the machine's limits
 void bind_observed_engine(pybind11::module_& m);
 void bind_quality(pybind11::module_& m);  // logits of two models compared
 
