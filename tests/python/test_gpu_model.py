@@ -136,7 +136,7 @@ def test_more_work_takes_longer(scout: Model) -> None:
 
 def test_each_limit_can_be_the_longest() -> None:
     base = Launch(kernel="", role="x", blocks=132)
-    kernel = "linear_decode_kernel<DecodeConfig<Int4Weights<128,false>,1>>"
+    kernel = "linear_decode_kernel<DecodeConfig<Int8Weights<128>,1>>"
     cases = {
         "memory": replace(base, memory_bytes=1e9),
         "second cache": replace(base, cache_bytes=1e10, memory_bytes=1e9),
