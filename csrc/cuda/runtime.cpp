@@ -8,7 +8,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
-#include <tuple>
+#include <utility>
 
 #include "base/error.h"
 #include "cuda/runtime_errors.h"
@@ -47,12 +47,12 @@ void wait_for_end(const Query& query, const char* what) {
 //   another division have to be empty before they change it.
 void set_attributes_once(const char* name, const void* kernel) {
   static std::mutex mutex;
-  static std::set<std::tuple<int, int, const void*>> done;
-  int device = 0, most = 0;
-  check(cudaGetDevice(&device), "current device");
-  const std::tuple key(device, context_number(), kernel);
+  static std::set<std::pair<std::pair<int, int>, const void*>> done;
+  const std::pair key(current_context(), kernel);
   const std::lock_guard lock(mutex);
   if (done.contains(key)) return;
+  const int device = key.first.first;
+  int most = 0;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, kernel), name);
   check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),

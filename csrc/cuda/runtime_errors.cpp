@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <string>
 
 #include "base/device_lost.h"
 #include "cuda/runtime.h"
@@ -82,9 +83,10 @@ Loss loss() {
   return state_of(current_device()).loss;
 }
 
-int context_number() {
+std::pair<int, int> current_context() {
+  const int device = current_device();
   const std::lock_guard lock(g_mutex);
-  return state_of(current_device()).context;
+  return {device, state_of(device).context};
 }
 
 DeviceUse::DeviceUse(int device) : device_(device) {

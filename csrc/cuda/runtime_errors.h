@@ -7,7 +7,7 @@
 
 #include <cuda_runtime.h>
 
-#include <string>
+#include <utility>
 
 namespace llama4rt::cuda {
 
@@ -21,7 +21,7 @@ void check(cudaError_t status, const char* what);
 [[noreturn]] void give_up_waiting(const char* what, int seconds);
 // Of the current device. Nothing of a lost device is freed piece by piece.
 Loss loss();
-// How often the current device's context has been destroyed: what was set in it before is gone.
-int context_number();
+// The current device, and how often its context has been destroyed: what was set in it before is gone.
+std::pair<int, int> current_context();
 
 }  // namespace llama4rt::cuda

@@ -18,7 +18,7 @@ import pytest
 from llama4rt import SamplingParams, _core
 from llama4rt.cli.common_options import GROUP_SIZES, KV_CACHE_DTYPES, WEIGHT_KINDS
 from llama4rt.cli.main import _parser
-from llama4rt.cli.numbers import Integer, Integers, Quantity, Real
+from llama4rt.cli.numbers import Integer, Integers, Quantity, Real, Tokens
 from llama4rt.errors import RequestError
 
 
@@ -78,7 +78,7 @@ def test_a_wrong_command_line_is_2(args: list[str]) -> None:
 
 # --- numbers
 
-NUMBERS = (Integer, Integers, Real, Quantity)
+NUMBERS = (Integer, Integers, Real, Quantity, Tokens)
 # Options that take text; every other one with a value must have a range or choices.
 TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",

@@ -39,7 +39,7 @@ class Tokens:
         value = int(match[1]) << {"": 0, "k": 10, "m": 20}[match[2].lower()] if match else None
         if value is None or not self.low <= value <= self.high:
             raise argparse.ArgumentTypeError(
-                f"{text!r:.80} is not a number of tokens in {self.low}..{self.high}; write 8192, 8k or 1M"
+                f"{text!r:.80} is no number of tokens in {self.low}..{self.high}; write 8192, 128k or 1M"
             )
         return value
 

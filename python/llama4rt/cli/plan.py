@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from llama4rt.cli.common_options import GROUP_SIZES, WEIGHT_KINDS, add_kv_cache_dtypes, kv_cache_dtypes
-from llama4rt.cli.numbers import BATCHED_TOKENS, GROUP_SIZE, SEQUENCES, SIZE, Integer, Quantity
+from llama4rt.cli.numbers import BATCHED_TOKENS, GROUP_SIZE, SEQUENCES, SIZE, Integer, Tokens
 
 _PARTS = (  # key of _core.plan's bytes, what it is
     ("weights", "weights"),
@@ -35,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config", metavar="NAME", help="without a file: scout, maverick, tiny, or the path of a config.json"
     )
     parser.add_argument(
-        "-c", "--context", type=Quantity(tokens), metavar="N", help="tokens of one sequence: 8192, 128k, 1M"
+        "-c", "--context", type=Tokens(1, 2**40 - 1), metavar="N", help="tokens of one sequence: 8192, 128k, 1M"
     )
     parser.add_argument(
         "-n",
@@ -80,25 +80,12 @@ def weight_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def tokens(text: str | None) -> int:
-    """8192, "128k" (131,072) or "1M" (1,048,576) as a number; 0 for None."""
-    from llama4rt.errors import ConfigError
-
-    if text is None:
-        return 0
-    units = {"k": 1 << 10, "m": 1 << 20}
-    number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
-    if not number.isdecimal() or not 1 <= int(number) * unit < 2**40:
-        raise ConfigError(f"{text!r:.40} is no number of tokens in 1..2^40; write 8192, 128k or 1M")
-    return int(number) * unit
-
-
 def run(args: argparse.Namespace) -> int:
     from llama4rt import _core
     from llama4rt.engine.engine_options import count, parse_bytes
 
     options: dict[str, Any] = {
-        "max_model_len": tokens(args.context),
+        "max_model_len": args.context or 0,
         "max_num_seqs": count("sequences", args.sequences),
         "memory_bytes": parse_bytes("gpu_memory", args.gpu_memory),
         **kv_cache_dtypes(args),

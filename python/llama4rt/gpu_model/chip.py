@@ -54,7 +54,7 @@ class Chip:
         0.05,
     )
     shared_bytes: Constant = Constant(233472, "bytes a multiprocessor", _GUIDE)
-    registers: Constant = Constant(65536, "a multiprocessor", _GUIDE)
+    peak_flops: Constant = Constant(989e12, "bf16 operations/s, dense", _WHITE_PAPER)
 
     def constants(self) -> dict[str, Constant]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -64,11 +64,6 @@ class Chip:
     def copy_rate(self) -> float:
         """Bytes a second that memory gives at most."""
         return self.memory_rate.value * self.memory_share.value
-
-    @property
-    def flops(self) -> float:
-        """bf16 operations a second of the tensor cores at the model's clock."""
-        return 2 * 4 * self.wgmma_rate.value * self.processors.value * self.clock.value
 
 
 def _hopper(name: str, memory_rate: float, memory_source: str) -> Chip:

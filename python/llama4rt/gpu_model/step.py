@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +70,9 @@ def _mean_keys(depth: int, tokens: int, chunk: int) -> float:
     return sum((p % chunk if chunk else p) + 1 for p in positions) / len(positions)
 
 
-def _step(chip: Chip, model: Model, tokens: int, outputs: int, attention: Any) -> list[Launch]:
+def _step(
+    chip: Chip, model: Model, tokens: int, outputs: int, attention: Callable[[bool], Launch]
+) -> list[Launch]:
     config = model.config
     hidden = config["hidden_size"]
     launches = [row_ops.elementwise("embedding", tokens, hidden * 6.0, loads=2.0)]
@@ -135,4 +138,4 @@ def limit_seconds(chip: Chip, launches: list[Launch]) -> float:
     """What the data sheet's memory rate and the tensor cores' rate allow: each byte once, each product once."""
     memory = sum(launch.memory_bytes * launch.count for launch in launches if launch.flops > 0)
     flops = sum(launch.flops * launch.count for launch in launches)
-    return max(memory / chip.memory_rate.value, flops / 989e12) if launches else math.inf
+    return max(memory / chip.memory_rate.value, flops / chip.peak_flops.value) if launches else math.inf
