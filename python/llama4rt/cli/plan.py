@@ -35,7 +35,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config", metavar="NAME", help="without a file: scout, maverick, tiny, or the path of a config.json"
     )
     parser.add_argument(
-        "-c", "--context", type=Tokens(1, 2**40 - 1), metavar="N", help="tokens of one sequence: 8192, 128k, 1M"
+        "-c",
+        "--context",
+        type=Tokens(1, 2**40 - 1),
+        metavar="N",
+        help="tokens of one sequence: 8192, 128k, 1M",
     )
     parser.add_argument(
         "-n",
