@@ -159,7 +159,7 @@ test-simt: build/tests/build.ninja
 # nvcc comes from its packages where there is none; where those cannot be had either, it says that nothing was run.
 # PTX_TEST_ARGS: parts of names of tests, --target sm_90a, --require (then no nvcc is a failure).
 test-ptx: build/tests/build.ninja
-	@[ -n "$$CUDA_HOME" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
+	@[ -n "$${CUDA_HOME:-}" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
 	$(BIN)/python scripts/ptx_test.py $(PTX_TEST_ARGS)
 
 # Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
