@@ -120,7 +120,7 @@ def test_abort_before_the_prompt_is_ready(engine: Engine, monkeypatch: pytest.Mo
     """It counts as soon as there is a request to end."""
 
     async def main(async_engine: AsyncEngine) -> None:
-        prepare = async_engine.prepare
+        prepare = async_engine._requests.prepare
 
         async def aborted_meanwhile(*args: Any, **options: Any) -> Any:
             async_engine.abort("early")
@@ -128,7 +128,7 @@ def test_abort_before_the_prompt_is_ready(engine: Engine, monkeypatch: pytest.Mo
 
         before = engine.stats()["generated_tokens"]
         with monkeypatch.context() as patched:
-            patched.setattr(async_engine, "prepare", aborted_meanwhile)
+            patched.setattr(async_engine._requests, "prepare", aborted_meanwhile)
             output = await last(async_engine.generate("Hello", params(max_tokens=900), request_id="early"))
         assert output.outputs[0].finish_reason == "abort"
         assert engine.stats()["generated_tokens"] - before < 450
@@ -165,7 +165,7 @@ def test_a_reader_that_leaves_ends_the_request(
             await stream.aclose()
         await idle(engine)
         assert engine.stats()["generated_tokens"] - before < 450
-        assert not async_engine._active
+        assert not async_engine._requests._active
 
     slowly(engine, monkeypatch)
     run(main, engine)
@@ -239,7 +239,7 @@ def test_cancel_storm_leaks_nothing(engine: Engine) -> None:
 
         for start in range(0, 120, 40):
             await asyncio.gather(*(one(i) for i in range(start, start + 40)))
-        assert not async_engine._active and not async_engine._aborted_early
+        assert not async_engine._requests._active and not async_engine._requests._aborted_early
 
     run(main, engine)
 

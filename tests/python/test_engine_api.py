@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from llama4rt import (
+    CheckpointError,
     ConfigError,
     DeviceLostError,
     Engine,
@@ -197,8 +198,10 @@ def test_chat_answers_conversations(engine: Engine) -> None:
     assert len(two) == 2 and two[0].outputs == out.outputs
     with pytest.raises(RequestError, match="image"):
         engine.chat([{"role": "user", "content": [{"type": "image"}]}])
-    with pytest.raises(RequestError, match="messages"):
-        engine.chat([])
+    assert engine.chat([]) == [] and engine.generate([]) == [] and engine.score_tokens([]) == []
+    for wrong, says in ((hi[0], "one message"), ("hi", "is a text"), (5, "messages is a int"), ([[]], "non-empty")):
+        with pytest.raises(RequestError, match=says):
+            engine.chat(wrong)  # type: ignore[arg-type]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -209,7 +212,6 @@ def test_chat_answers_conversations(engine: Engine) -> None:
     [
         *[
             "",
-            [],
             [[]],
             [""],
             5,
@@ -278,8 +280,10 @@ def test_bad_options_are_typed_errors(text_engine_file: Path, tmp_path: Path) ->
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             Engine(text_engine_file, **options)
-    with pytest.raises(EngineFileError, match="llama4rt build"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors"):
         Engine(tmp_path)
+    with pytest.raises(ConfigError, match="weights says how a checkpoint is built"):
+        Engine(text_engine_file, weights="int8")
     with pytest.raises(EngineFileError, match=r"missing\.l4e"):
         Engine(tmp_path / "missing.l4e")
 

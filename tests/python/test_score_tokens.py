@@ -69,7 +69,7 @@ def test_a_context_is_only_read_and_may_be_cached(engine: Engine) -> None:
 def test_text_begins_as_prompts_do(engine: Engine) -> None:
     assert len(engine.score_tokens("Hello")[0].logprobs) == 5
     with pytest.raises(RequestError, match="empty"):
-        engine.score_tokens([])
+        engine.score_tokens([[]])
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def transformers_side(checkpoint: Path, dtype: str, threads: int) -> Answer:
     return answer
 
 
-def engine_side(path: Path, kv_cache_dtype: str = "auto", activations: str = "auto") -> Answer:
+def engine_side(path: Path, kv_cache_dtype: Any = "auto", activations: Any = "auto") -> Answer:
     """The engine file under llama4rt, many conversations together: the same answers as one by one."""
     import llama4rt
 

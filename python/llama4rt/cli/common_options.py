@@ -135,7 +135,7 @@ def engine_file(args: argparse.Namespace) -> str:
         from llama4rt import demo
 
         return str(demo.engine_path())
-    from llama4rt.convert.engine_cache import engine_path
+    from llama4rt.convert.engine_cache import engine_path, target_of
 
     with ProgressBar(shown=sys.stderr.isatty()) as progress:
         return str(
@@ -147,20 +147,9 @@ def engine_file(args: argparse.Namespace) -> str:
                 weights=args.weights,
                 group_size=args.group_size,
                 mmproj=args.mmproj,
-                target=_target(args.device),
+                target=target_of(args.device),
             )
         )
-
-
-def _target(device: str) -> str | None:
-    """What a checkpoint is built for when it is run on `device`; None: the default."""
-    if device.startswith("cuda"):
-        return "cuda"
-    if device != "auto":
-        return None
-    from llama4rt import _core
-
-    return "cuda" if any(not found["problem"] for found in _core.find_cuda()["devices"]) else None
 
 
 def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":

@@ -17,6 +17,7 @@ from llama4rt.cli.numbers import THREADS
 if TYPE_CHECKING:
     from llama4rt.demo import Needle, Picture, Question
     from llama4rt.engine.engine import Engine
+    from llama4rt.engine.report_types import ModelConfig
 
 _MAX_ANSWER = 160  # tokens
 _PICTURE_COLUMNS, _PICTURE_ROWS = 30, 12  # of the terminal
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe_model(path: Path, config: dict[str, Any]) -> str:
+def describe_model(path: Path, config: "ModelConfig") -> str:
     """A line of facts: parameters, layers, experts, chunks, size of the file."""
     import json
     import math

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama4rt import _core
-from llama4rt.convert.build_options import TARGETS, BuildOptions
+from llama4rt.convert.build_options import (
+    TARGETS,
+    BuildOptions,
+    GroupSize,
+    LmHead,
+    Quantize,
+    Target,
+    Vision,
+    WeightKind,
+)
 from llama4rt.convert.calibrate.options import DEFAULT_TOKENS, CalibrationOptions
 from llama4rt.convert.calibrate.prepare import Preparation
 from llama4rt.convert.calibrate.progress import CalibratedProgress
@@ -43,12 +52,12 @@ def build(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    target: str = "auto",
-    weights: str = "int4",
-    group_size: int = 128,
-    quantize: str = "linear",
-    lm_head: str = "auto",
-    vision: str = "bf16",
+    target: Target = "auto",
+    weights: WeightKind = "int4",
+    group_size: GroupSize = 128,
+    quantize: Quantize = "linear",
+    lm_head: LmHead = "auto",
+    vision: Vision = "bf16",
     num_threads: int | None = None,
     rope_scaling: Mapping[str, float] | None = None,
     mmproj: str | os.PathLike[str] | None = None,

@@ -2,11 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from llama4rt import _core
-from llama4rt.convert.names import Target
+from llama4rt.convert import names
 from llama4rt.convert.stored_rows import CodeLayout, common_layout
 from llama4rt.errors import ConfigError
+
+# As types, for checkers and editors. test_types.py holds them to what is accepted.
+Target = Literal["auto", "cpu", "cuda"]
+WeightKind = Literal["bf16", "int8", "int4", "fp8"]
+GroupSize = Literal[16, 32, 64, 128]
+Quantize = Literal["linear", "experts"]
+LmHead = Literal["auto", "bf16", "int8", "int4", "fp8"]
+Vision = Literal["bf16", "int8", "none"]
 
 WEIGHTS = tuple(format.name for format in reversed(_core.weight_formats()) if format.from_values)
 QUANTIZE = ("linear", "experts")
@@ -81,7 +90,7 @@ class Storage:
         return self.group_size > 0
 
 
-def storage_of(target: Target, options: BuildOptions) -> Storage:
+def storage_of(target: names.Target, options: BuildOptions) -> Storage:
     if target.plain_shape is not None:
         return Storage("plain")
     if target.role == "embed":
@@ -99,7 +108,7 @@ def storage_of(target: Target, options: BuildOptions) -> Storage:
     return Storage(kind, group_size=0 if kind == "bf16" else options.group_size)
 
 
-def rounding_notes(targets: Iterable[Target], options: BuildOptions) -> list[str]:
+def rounding_notes(targets: Iterable[names.Target], options: BuildOptions) -> list[str]:
     """A sentence for each kind of number that a checkpoint has as codes and an engine file cannot hold as such."""
     rounded: dict[tuple[str, str], list[str]] = {}
     for target in targets:

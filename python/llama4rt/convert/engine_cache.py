@@ -27,6 +27,24 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "llama4rt"
 
 
+def is_engine_name(source: str) -> bool:
+    """Whether this names an engine file, there or not, rather than something to build one from."""
+    if os.path.isdir(source):
+        return False
+    return source.endswith(".l4e") or (os.path.exists(source) and not source.endswith(".gguf"))
+
+
+def target_of(device: str) -> str | None:
+    """What a checkpoint is built for when it is run on `device`; None: the default."""
+    if device.startswith("cuda"):
+        return "cuda"
+    if device != "auto":
+        return None
+    from llama4rt import _core
+
+    return "cuda" if any(not found["problem"] for found in _core.find_cuda()["devices"]) else None
+
+
 def engine_path(
     source: str,
     *,
@@ -40,10 +58,10 @@ def engine_path(
     source: an engine file, a checkpoint directory, a GGUF file, or a hub id. options: of llama4rt.build that decide
     what is in the engine; they are part of its name. notify is told before something slow happens.
     """
-    if os.path.isfile(source) and not source.endswith(".gguf"):
+    if is_engine_name(source):
+        if not os.path.exists(source):
+            raise EngineFileError(f"{source}: no such file")
         return Path(source)
-    if source.endswith(".l4e"):
-        raise EngineFileError(f"{source}: no such file")
     options = {name: value for name, value in options.items() if value is not None}
     from llama4rt.convert.locate import locate, locate_vision
 

@@ -1,86 +1,90 @@
-"""AsyncEngine: the same Engine for asyncio.
-
-The event loop never waits for the model: events come from the engine thread through call_soon_threadsafe, and
-long texts and pictures are read in worker threads. Cancelling the task that reads a request, or leaving its loop,
-ends the request.
-
-When something dies:
-- The engine's thread, or the engine in it (memory ran out, two steps in a row failed): each reader gets Llama4RTError
-  within about a second, and so does each later call; open the engine anew.
-- The event loop, closed with requests still running: the engine ends them at their next token and goes on. Requests of
-  other loops notice nothing, and this AsyncEngine may be used in a new loop; it belongs to no loop.
-"""
+"""AsyncEngine: the same Engine for asyncio. What people call; async_requests.py says what happens behind it."""
 
 import asyncio
-import itertools
 import os
-import weakref
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llama4rt.engine.async_inbox import Inbox, bell_of
-from llama4rt.engine.engine import Engine, Images
-from llama4rt.engine.outputs import Delta, OutputBuilder, Progress, RequestOutput
+from llama4rt.engine.answering import Answering
+from llama4rt.engine.async_requests import AsyncRequests, Running
+from llama4rt.engine.engine import Engine
+from llama4rt.engine.engine_facts import EngineFacts
+from llama4rt.engine.opened_engine import OpenedEngine
+from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput, TokenScores
 from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.engine.request_tracker import Deliver
-from llama4rt.engine.sampling_params import SamplingParams
+from llama4rt.engine.sampling_params import SamplingParams, params_for_each
+from llama4rt.engine.score_handler import (
+    MAX_IN_FLIGHT,
+    ScoreHandler,
+    TokenScoreHandler,
+    joined_rows,
+    places,
+    score_params,
+    score_request,
+)
 from llama4rt.errors import RequestError
-from llama4rt.text.chat_data import Message
-from llama4rt.text.chat_template import ChatTemplate
-from llama4rt.text.prompt_builder import PreparedPrompt, Prompt, PromptWithPictures
-from llama4rt.text.tokenizer import Tokenizer
-from llama4rt.workers.client import Client, current_client, run_in_context, working_for
+from llama4rt.text.chat_data import Message, conversations_of
+from llama4rt.text.prompt_builder import Images, PreparedPrompt, Prompt, prompts_with_images
 
-_WATCH_SECONDS = 1.0
-_LONG_TEXT_CHARS = 2000  # about a millisecond of tokenizing
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from typing_extensions import Unpack
 
+    from llama4rt.engine.option_types import EngineOptions
+    from llama4rt.images.sources import ImageSource
+    from llama4rt.text.chat_data import ConversationOptions
 
-@dataclass(frozen=True, eq=False)
-class Running:
-    """A request that AsyncEngine.start has submitted."""
-
-    request: PreparedRequest
-    name: str
-    hold: Callable[[bool], None]  # pauses it, or lets it go on
-    close: Callable[[], None]  # frees what it holds, ended or not; more than once is harmless
+_Prepared = Callable[[], Coroutine[object, None, list[PreparedRequest]]]
 
 
-class AsyncEngine:
+class AsyncEngine(EngineFacts):
     """AsyncEngine(path, **options of Engine), or AsyncEngine(engine) around an Engine that others use too.
 
-    Readers get Llama4RTError when the engine is closed or fails for good, and so do later calls. It belongs to no event
-    loop: requests of a loop that is closed are ended, those of others run on.
+    What Engine returns is awaited here, and what it yields is read with `async for`. Readers get Llama4RTError when the
+    engine is closed or fails for good, and so do later calls. It belongs to no event loop: requests of a loop that is
+    closed are ended, those of others run on. Opening takes as long as Engine's does, and a build much longer: in a
+    service that runs already, `await asyncio.to_thread(AsyncEngine, path)`.
     """
 
-    def __init__(self, engine: "Engine | str | os.PathLike[str]", **options: Any) -> None:
+    def __init__(
+        self, engine: "Engine | str | os.PathLike[str] | None" = None, **options: "Unpack[EngineOptions]"
+    ) -> None:
         self._owns_engine = not isinstance(engine, Engine)
         self.engine = engine if isinstance(engine, Engine) else Engine(engine, **options)
-        self._active: dict[str, int | None] = {}  # request id -> native id; None while its prompt is prepared
-        self._aborted_early: set[str] = set()
-        self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        self._numbers = itertools.count()
+        self._requests = AsyncRequests(self.engine)
 
-    async def generate(
+    @property
+    def _opened(self) -> OpenedEngine:
+        return self.engine
+
+    # --- generation -----------------------------------------------------------------------------------------
+
+    def generate(
         self,
-        prompt: Prompt,
-        params: SamplingParams | None = None,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         images: Images | None = None,
         request_id: str | None = None,
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """Yields all output so far, again and again until `finished`; slow readers get larger steps."""
-        builder: OutputBuilder | None = None
-        async with aclosing(self._batches(prompt, params, images, request_id)) as batches:
-            async for request, name, deltas in batches:
-                if builder is None:
-                    builder = OutputBuilder(name, request.prompt, request.prompt_token_ids, request.params.n)
-                for delta in deltas:
-                    builder.add(delta)
-                yield builder.snapshot()
+    ) -> Answering:
+        """Awaited, it is Engine.generate. Read with `async for`, it yields all output of its one prompt so far, again
+        and again until `finished`; slow readers get larger steps. request_id: for abort; of one prompt.
+        """
+
+        async def prepared() -> list[PreparedRequest]:
+            items = params_for_each(prompts_with_images(prompts, images), params)
+            return [
+                await self._requests.prepared(prompt, own_params, own, where)
+                for (prompt, where, own), own_params in items
+            ]
+
+        return self._answering(prepared, request_id)
 
     async def stream(
         self,
@@ -91,18 +95,141 @@ class AsyncEngine:
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Yields only what each step adds, like Engine.stream."""
-        async with aclosing(self._batches(prompt, params, images, request_id)) as batches:
+        chosen = SamplingParams() if params is None else params
+        prepared = partial(self._requests.prepared, prompt, chosen, images)
+        async with aclosing(self._requests.batches(prepared, request_id)) as batches:
             async for _, _, deltas in batches:
                 for delta in deltas:
                     yield delta
 
+    def chat(
+        self,
+        messages: Sequence[Message | Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        request_id: str | None = None,
+        **options: "Unpack[ConversationOptions]",
+    ) -> Answering:
+        """Awaited, it is Engine.chat. Read with `async for`, it yields the answer to one conversation as it grows."""
+
+        async def prepared() -> list[PreparedRequest]:
+            return [
+                await self._requests.prepared(await self.prepare_chat(conversation, **options), own_params)
+                for conversation, own_params in params_for_each(conversations_of(messages), params)
+            ]
+
+        return self._answering(prepared, request_id)
+
+    async def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        **options: "Unpack[ConversationOptions]",
+    ) -> AsyncGenerator[Delta, None]:
+        """Yields the answer to one conversation as it comes, like Engine.stream_chat."""
+        prompt = await self.prepare_chat(messages, **options)
+        async with aclosing(self.stream(prompt, params, request_id=request_id)) as deltas:
+            async for delta in deltas:
+                yield delta
+
     def abort(self, request_id: str) -> None:
         """Ends a request: its last output has finish_reason "abort". Unknown ids are ignored."""
-        native_id = self._active.get(request_id)
-        if native_id is not None:
-            self.engine.abort(native_id)
-        elif request_id in self._active:
-            self._aborted_early.add(request_id)
+        self._requests.abort(request_id)
+
+    async def start(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        deliver: Deliver,
+        images: Images | None = None,
+        request_id: str | None = None,
+    ) -> Running:
+        """Submits a request for a caller with an inbox of its own. Whatever is wrong with it is raised here.
+
+        deliver(item) is called in the engine thread, with each Delta (and Progress, when params ask for it), then
+        with None, or with the error that ended the request. The caller must close() what this returns.
+        """
+        chosen = SamplingParams() if params is None else params
+        return await self._requests.start(
+            partial(self._requests.prepared, prompt, chosen, images), deliver, request_id
+        )
+
+    # --- prompts --------------------------------------------------------------------------------------------
+
+    async def apply_chat_template(
+        self, messages: Sequence[Message], **options: "Unpack[ConversationOptions]"
+    ) -> list[int]:
+        """Engine.apply_chat_template beside the event loop."""
+        return await self._requests.in_text_thread(
+            partial(self.engine.apply_chat_template, messages, **options)
+        )
+
+    async def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Engine.encode_prompt beside the event loop."""
+        return await self._requests.in_text_thread(partial(self.engine.encode_prompt, prompt))
+
+    async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
+        """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""
+        return await self._requests.prepare(prompt, images)
+
+    async def prepare_chat(
+        self, messages: Sequence[Message], **options: "Unpack[ConversationOptions]"
+    ) -> PreparedPrompt:
+        """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
+        return await self._requests.prepare_chat(messages, **options)
+
+    async def load_image(self, source: "ImageSource") -> "Image":
+        """Engine.load_image beside the event loop."""
+        return await self._requests.in_picture_thread(partial(self.engine.load_image, source))
+
+    # --- scores ---------------------------------------------------------------------------------------------
+
+    async def score(self, prompt: Prompt, *, images: Images | None = None) -> "NDArray[np.float32]":
+        """Engine.score."""
+        request = score_request(await self._requests.prepared(prompt, score_params(), images))
+        return joined_rows(await self._requests.scored(request, ScoreHandler))
+
+    async def score_tokens(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        first: int | Sequence[int] = 1,
+        top: int = 0,
+        images: Images | None = None,
+    ) -> list[TokenScores]:
+        """Engine.score_tokens."""
+        params = score_params(top)
+        natives = [
+            self.engine.prepare_request(await self._requests.prepare(prompt, own, where), params).native
+            for prompt, where, own in prompts_with_images(prompts, images)
+        ]
+        room = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+        async def scored(i: int, place: int) -> TokenScores:
+            natives[i].score_from = place
+            async with room:
+                found: TokenScores = await self._requests.scored(
+                    natives[i], partial(TokenScoreHandler, place)
+                )
+            return found
+
+        tasks = [
+            asyncio.ensure_future(scored(i, place)) for i, place in enumerate(places(first, len(natives)))
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()  # of no effect on those that have ended
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    def warm_structured_output(self) -> None:
+        """Engine.warm_structured_output."""
+        self.engine.warm_structured_output()
 
     def close(self) -> None:
         """Ends running requests (their readers get Llama4RTError) and frees the engine, if it was opened here."""
@@ -117,153 +244,33 @@ class AsyncEngine:
     ) -> None:
         await asyncio.to_thread(self.close)
 
-    async def start(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None = None,
-        *,
-        deliver: Deliver,
-        images: Images | None = None,
-        request_id: str | None = None,
-    ) -> "Running":
-        """Submits a request for a caller with an inbox of its own. Whatever is wrong with it is raised here.
+    # --- inside ---------------------------------------------------------------------------------------------
 
-        deliver(item) is called in the engine thread, with each Delta (and Progress, when params ask for it), then
-        with None, or with the error that ended the request. The caller must close() what this returns.
-        """
-        name = f"request-{next(self._numbers)}" if request_id is None else request_id
-        if name in self._active:
-            raise RequestError(f"a request with the id {name!r:.80} is running")
-        self._active[name] = None
-        try:
-            request = await self._prepared(prompt, params or SamplingParams(), images)
-            native_id = self.engine.submit(request, deliver, name)
-        except BaseException:
-            self._forget(name)
-            raise
-        self._active[name] = native_id
-        self._start_watch()
-        if name in self._aborted_early:
-            self.engine.abort(native_id)
-        return Running(
-            request, name, partial(self.engine.hold, native_id), partial(self._end, name, native_id)
-        )
+    def _answering(self, prepared: _Prepared, request_id: str | None) -> Answering:
+        async def one() -> PreparedRequest:
+            requests = await prepared()
+            if len(requests) != 1:
+                raise RequestError(
+                    f"there are {len(requests)} prompts; only one can have a request_id or be read while it grows"
+                )
+            return requests[0]
 
-    def _end(self, name: str, native_id: int) -> None:
-        self._forget(name)
-        self.engine.abandon(native_id)  # of no effect when it has ended
+        async def growing() -> AsyncGenerator[RequestOutput, None]:
+            builder: OutputBuilder | None = None
+            async with aclosing(self._requests.batches(one, request_id)) as batches:
+                async for request, name, deltas in batches:
+                    if builder is None:
+                        builder = OutputBuilder(
+                            name, request.prompt, request.prompt_token_ids, request.params.n
+                        )
+                    for delta in deltas:
+                        builder.add(delta)
+                    yield builder.snapshot()
 
-    def _start_watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop not in self._watched:
-            self._watched.add(loop)
-            loop.call_later(_WATCH_SECONDS, self._watch, loop)
+        async def whole() -> list[RequestOutput]:
+            if request_id is None:
+                return await self._requests.run_all(await prepared())
+            outputs = [output async for output in growing()]  # so that abort finds it from the beginning
+            return outputs[-1:]
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While requests run: tells them should the engine's thread have died, and wakes readers that it had no memory
-        to wake.
-        """
-        self.engine.reap()
-        bell_of(loop).wake_all()
-        if self._active:
-            loop.call_later(_WATCH_SECONDS, self._watch, loop)
-        else:
-            self._watched.discard(loop)
-
-    def _forget(self, name: str) -> None:
-        self._active.pop(name, None)
-        self._aborted_early.discard(name)
-
-    async def _batches(
-        self, prompt: Prompt, params: SamplingParams | None, images: Images | None, request_id: str | None
-    ) -> AsyncGenerator[tuple[PreparedRequest, str, list[Delta]], None]:
-        """Runs one request; yields all Deltas that have come since the last time, until it ends."""
-        inbox: Inbox[Delta | Progress | BaseException | None] = Inbox()
-        running = await self.start(prompt, params, deliver=inbox.put, images=images, request_id=request_id)
-        try:
-            ended = False
-            while not ended:
-                items = await inbox.wait()
-                deltas = [item for item in items if isinstance(item, Delta)]
-                if deltas:
-                    yield running.request, running.name, deltas
-                for item in items:
-                    if isinstance(item, BaseException):
-                        raise item
-                    ended = ended or item is None
-        finally:
-            running.close()
-
-    async def _prepared(
-        self, prompt: Prompt, params: SamplingParams, images: Images | None
-    ) -> PreparedRequest:
-        prepared = await self.prepare(prompt, images=images)
-        has_grammar = isinstance(params, SamplingParams) and params.structured is not None
-        if has_grammar:  # which may have to be compiled
-            # Whoever cancels this has left: nothing more is compiled for him.
-            client = Client(current_client().name)
-            try:
-                with working_for(client):
-                    return await asyncio.to_thread(self.engine.prepare_request, prepared, params)
-            finally:
-                client.gone.set()
-        return self.engine.prepare_request(prepared, params)
-
-    async def prepare(self, prompt: Prompt, *, images: Images | None = None) -> PreparedPrompt:
-        """Engine.prepare beside the event loop: what generate, stream and start take as their prompt."""
-        prompts = self.engine.prompts
-        self.engine.check_usable()
-        loaded = prompts.tokenizer_loaded or not isinstance(prompt, str)
-        # Of ids each is looked at.
-        short = not isinstance(prompt, (str, list)) or (loaded and len(prompt) < _LONG_TEXT_CHARS)
-        if images or not short:
-            read = await run_in_context(prompts.text_threads, partial(prompts.read, prompt, images))
-        else:
-            read = prompts.read(prompt, images)
-        return await self._finished(read)
-
-    async def prepare_chat(self, messages: Sequence[Message], **options: Any) -> PreparedPrompt:
-        """Engine.prepare_chat beside the event loop: a conversation as a prompt for generate and stream."""
-        prompts = self.engine.prompts
-        self.engine.check_usable()
-        read = await run_in_context(prompts.text_threads, partial(prompts.read_chat, messages, **options))
-        return await self._finished(read)
-
-    async def _finished(self, prompt: PreparedPrompt | PromptWithPictures) -> PreparedPrompt:
-        if isinstance(prompt, PreparedPrompt):
-            return prompt
-        prompts = self.engine.prompts
-        finish = partial(prompts.finish, prompt, parallel=False)
-        return await run_in_context(prompts.picture_threads, finish)
-
-    # --- Engine's, by the same names ------------------------------------------------------------------------
-
-    @property
-    def path(self) -> str:
-        return self.engine.path
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.engine.config
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        return self.engine.tokenizer
-
-    @property
-    def chat_template(self) -> ChatTemplate:
-        return self.engine.chat_template
-
-    @property
-    def max_model_len(self) -> int:
-        return self.engine.max_model_len
-
-    @property
-    def max_num_seqs(self) -> int:
-        return self.engine.max_num_seqs
-
-    def check_usable(self) -> None:
-        self.engine.check_usable()
-
-    def stats(self) -> dict[str, Any]:
-        return self.engine.stats()
+        return Answering(whole, growing)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+# "stop": an end token, a stop string or a grammar's end; "length": max_tokens or the context; "abort": from outside
+FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Delta:
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
-    finish_reason: str | None = None  # "stop", "length" or "abort" with the last Delta of this index
+    finish_reason: FinishReason | None = None  # with the last Delta of this index
     stop_reason: int | str | None = None  # the token id or the stop string that ended it, when one did
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first Delta, when asked for
     num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache; with the first Delta
@@ -65,7 +68,7 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None  # one entry per token
-    finish_reason: str | None = None  # "stop", "length" or "abort"; None while it grows
+    finish_reason: FinishReason | None = None  # None while it grows
     stop_reason: int | str | None = None
 
 
@@ -81,13 +84,18 @@ class RequestOutput:
     num_cached_tokens: int = 0
     finished: bool = False
 
+    @property
+    def text(self) -> str:
+        """Of the first output, which is the only one unless `n` asked for more."""
+        return self.outputs[0].text
+
 
 @dataclass(slots=True)
 class _Growing:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
 

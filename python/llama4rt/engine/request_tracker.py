@@ -4,9 +4,10 @@ Lives in the engine thread; the reader of the Deltas lives elsewhere and gets th
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from llama4rt._core import Event
-from llama4rt.engine.outputs import Delta, Progress, TokenLogprobs
+from llama4rt.engine.outputs import Delta, FinishReason, Progress, TokenLogprobs
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import Llama4RTError, NumericError
 from llama4rt.structured.guide import Guide
@@ -93,7 +94,7 @@ class RequestTracker:
                 self._guides[index].advance(token_id)  # first: its mask is wanted in the next step
         text_of = self._text[index]
         text = "".join(text_of.push(i) for i in token_ids) if text_of else ""
-        finish_reason = event.finish_reason or None
+        finish_reason = cast(FinishReason | None, event.finish_reason or None)
         stop_reason: int | str | None = event.stop_token_id if event.stop_token_id >= 0 else None
         if finish_reason is not None and text_of:
             text += text_of.finish()

@@ -7,7 +7,7 @@ generation_config.json, and a neutral value where that says nothing.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from llama4rt.errors import RequestError
 from llama4rt.structured.structured_output import StructuredOutput
@@ -23,6 +23,8 @@ MAX_N = 16
 MAX_LOGIT_BIAS = 300  # entries
 _INT32_MAX = 2**31 - 1
 _SEED_MAX = 2**64 - 1
+
+_P = TypeVar("_P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,32 @@ class SamplingParams:
                 )
             checked[_token_id("a logit_bias key", key)] = number
         return checked
+
+
+def check_params(params: object) -> SamplingParams:
+    """RequestError with the way to write it, for what is none."""
+    if isinstance(params, SamplingParams):
+        return params
+    if isinstance(params, Mapping):
+        inside = ", ".join(f"{name!s:.40}={_show(value)}" for name, value in list(params.items())[:3])
+        raise RequestError(f"params is a dict; write SamplingParams({inside})")
+    raise RequestError(f"params is a {type(params).__name__}; it must be a SamplingParams")
+
+
+def params_for_each(
+    prompts: Sequence[_P], params: SamplingParams | Sequence[SamplingParams] | None
+) -> list[tuple[_P, SamplingParams]]:
+    """One for all or one for each."""
+    if params is None:
+        return [(prompt, SamplingParams()) for prompt in prompts]
+    if isinstance(params, SamplingParams) or not isinstance(params, (list, tuple)):
+        one = check_params(params)
+        return [(prompt, one) for prompt in prompts]
+    if len(params) != len(prompts):
+        raise RequestError(
+            f"there are {len(prompts)} prompts and {len(params)} SamplingParams; give one or as many"
+        )
+    return [(prompt, check_params(own)) for prompt, own in zip(prompts, params, strict=True)]
 
 
 @dataclass(frozen=True)

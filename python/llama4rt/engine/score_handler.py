@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 from llama4rt import _core
 from llama4rt.engine.engine_thread import EngineThread
 from llama4rt.engine.outputs import TokenScores
+from llama4rt.engine.prepared_request import PreparedRequest
+from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MAX_IN_FLIGHT = 4096  # of one call, far below what the native engine lets wait
+MAX_IN_FLIGHT = 4096  # of one call, far below what the native engine lets wait
 
 
 class _RowsHandler(ABC):
-    """Collects what each chunk of a prompt brings, and puts the whole into its queue once complete."""
+    """Collects what each chunk of a prompt brings, and delivers the whole once complete, or the error."""
 
-    def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    def __init__(self, deliver: Callable[[Any], None]) -> None:
+        self._deliver = deliver
         self.finished = False
 
     @abstractmethod
@@ -36,20 +38,20 @@ class _RowsHandler(ABC):
         if event.finish_reason == "error":
             self.fail(RequestError(event.error or "the request failed"))
         elif event.finish_reason:
-            self.queue.put(self._whole())
+            self._deliver(self._whole())
             self.finished = True
 
     def fail(self, error: BaseException) -> None:
         if not self.finished:
-            self.queue.put(error)
+            self._deliver(error)
             self.finished = True
 
 
 class ScoreHandler(_RowsHandler):
     """The logits of every token: a list of arrays, one for each chunk."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, deliver: Callable[[Any], None]) -> None:
+        super().__init__(deliver)
         self._rows: list[NDArray[np.float32]] = []
 
     def _take(self, event: _core.Event) -> None:
@@ -63,8 +65,8 @@ class ScoreHandler(_RowsHandler):
 class TokenScoreHandler(_RowsHandler):
     """TokenScores of the prompt."""
 
-    def __init__(self, first: int) -> None:
-        super().__init__()
+    def __init__(self, first: int, deliver: Callable[[Any], None]) -> None:
+        super().__init__(deliver)
         self._first = first
         self._chunks: list[Any] = []
         self._cached = 0
@@ -83,6 +85,37 @@ class TokenScoreHandler(_RowsHandler):
         return TokenScores(self._first, logprobs, top_ids, top_logprobs, self._cached)
 
 
+def score_params(top: int | None = None) -> SamplingParams:
+    """top: of Engine.score_tokens; None: for Engine.score."""
+    return SamplingParams(max_tokens=1, prompt_logprobs=top)
+
+
+def score_request(request: PreparedRequest) -> _core.Request:
+    """The native request of Engine.score."""
+    request.native.return_logits = True
+    request.native.use_prefix_cache = False
+    return request.native
+
+
+def joined_rows(rows: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
+    import numpy as np
+
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def places(first: int | Sequence[int], count: int) -> list[int]:
+    """From where each of `count` prompts is scored."""
+    found = [first] * count if isinstance(first, int) else list(first)
+    if len(found) != count:
+        raise RequestError(
+            f"there are {count} prompts and `first` has {len(found)} places; give one or as many"
+        )
+    for place in found:
+        if place < 1:
+            raise RequestError(f"first is {place}; it must be at least 1, as the first token follows none")
+    return found
+
+
 def score_all(
     thread: EngineThread,
     requests: Sequence[_core.Request],
@@ -90,11 +123,6 @@ def score_all(
     wait: Callable[["queue.SimpleQueue[Any]"], Any],
 ) -> list[TokenScores]:
     """Scores of all requests, in order. wait: takes the next item of a queue, and raises it if it is an error."""
-    places = [first] * len(requests) if isinstance(first, int) else list(first)
-    if len(places) != len(requests):
-        raise RequestError(
-            f"there are {len(requests)} prompts and `first` has {len(places)} places; give one or as many"
-        )
     running: dict[int, queue.SimpleQueue[Any]] = {}  # oldest first
     done: list[TokenScores] = []
 
@@ -104,16 +132,12 @@ def score_all(
         del running[request_id]
 
     try:
-        for request, place in zip(requests, places, strict=True):
-            if place < 1:
-                raise RequestError(
-                    f"first is {place}; it must be at least 1, as the first token follows none"
-                )
-            if len(running) == _MAX_IN_FLIGHT:
+        for request, place in zip(requests, places(first, len(requests)), strict=True):
+            if len(running) == MAX_IN_FLIGHT:
                 take_oldest()
+            inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             request.score_from = place
-            handler = TokenScoreHandler(place)
-            running[thread.submit(request, handler)] = handler.queue
+            running[thread.submit(request, TokenScoreHandler(place, inbox.put))] = inbox
         while running:
             take_oldest()
     except BaseException:  # Ctrl-C too

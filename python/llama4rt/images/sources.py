@@ -18,7 +18,16 @@ from llama4rt.images.decode import decode, to_rgb
 from llama4rt.images.limits import ImageLimits
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    # What load_image takes.
+    ImageSource: TypeAlias = (
+        str | os.PathLike[str] | bytes | bytearray | memoryview | Image | NDArray[np.uint8]
+    )
 
 _SCHEME = re.compile(r"(data|https?|ftp|file|s3|gs|blob):", re.IGNORECASE)  # what is no path
 _KINDS = "a PIL image, a uint8 array, bytes, a path, a data: URL or an http(s) URL"

@@ -169,7 +169,7 @@ class _Measurement:
         losses: list[NDArray[np.float64]] = []
         with Engine(
             self._path,
-            device=self._device,
+            device=self._device,  # type: ignore[arg-type]  # the engine says what is wrong with it
             num_threads=self._num_threads or None,
             max_model_len=windows.length,
             max_num_seqs=_AT_ONCE,

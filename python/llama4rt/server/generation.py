@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
-from llama4rt.engine.async_engine import Running
 from llama4rt.engine.async_inbox import Inbox
+from llama4rt.engine.async_requests import Running
 from llama4rt.engine.outputs import Delta, Progress
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import NumericError, RequestError

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llama4rt.engine.report_types import EngineStats
+
 _SECONDS = (
     0.001,
     0.0025,
@@ -40,7 +42,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """One server's. stats: Engine.stats; only numbers leave it."""
 
-    def __init__(self, stats: Callable[[], dict[str, Any]], model: str) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], model: str) -> None:
         self._registry = CollectorRegistry()
         registry: Any = {"registry": self._registry}
         self.time_to_first_token = Histogram(
@@ -96,7 +98,7 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, stats: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
@@ -148,7 +150,7 @@ class _EngineCollector(Collector):
         yield from _expert_load(stats)
 
 
-def _expert_load(stats: dict[str, Any]) -> Iterable[Metric]:
+def _expert_load(stats: EngineStats) -> Iterable[Metric]:
     load = stats.get("expert_tokens")  # [layer][expert]; not every engine counts
     if not load:
         return

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from llama4rt.errors import RequestError
 from llama4rt.text.tokenizer import without_lone_surrogates
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 
 
 class ChatOptions(TypedDict, total=False):
@@ -17,7 +17,13 @@ class ChatOptions(TypedDict, total=False):
 
     add_generation_prompt: bool | None
     continue_final_message: bool
-    options: Mapping[str, Any] | None
+    options: Mapping[str, object] | None
+
+
+class ConversationOptions(ChatOptions, total=False):
+    """What Engine.chat and its kin take beside the messages."""
+
+    tools: Sequence[Mapping[str, object]] | None
 
 
 _ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -36,7 +42,8 @@ def plain_messages(messages: Any) -> list[dict[str, Any]]:
     the arguments of a call are an object even when they came as OpenAI's JSON text; image parts have type
     "image".
     """
-    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
+    _check_is_list(messages)
+    if not messages:
         raise RequestError("messages must be a non-empty list of {'role': ..., 'content': ...}")
     if len(messages) > _MAX_MESSAGES:
         raise RequestError(f"there are {len(messages)} messages; at most {_MAX_MESSAGES} are allowed")
@@ -57,6 +64,29 @@ def plain_messages(messages: Any) -> list[dict[str, Any]]:
             copy["tool_calls"] = _plain_calls(calls, where)
         plain.append(copy)
     return plain
+
+
+def conversations_of(messages: Sequence[Message | Sequence[Message]]) -> list[Sequence[Message]]:
+    """One conversation or several, as a list of them; none for an empty list."""
+    _check_is_list(messages)
+    several: Any = messages if messages and not isinstance(messages[0], Mapping) else [messages]
+    return list(several) if messages else []
+
+
+def _check_is_list(messages: object) -> None:
+    """The mistakes of a first program are answered with what would be right."""
+    if isinstance(messages, Mapping):
+        raise RequestError(
+            "messages is one message; it must be a list of them: [{'role': ..., 'content': ...}]"
+        )
+    if isinstance(messages, str):
+        raise RequestError(
+            "messages is a text; it must be a list such as [{'role': 'user', 'content': TEXT}] (generate takes a text)"
+        )
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes):
+        raise RequestError(
+            f"messages is a {type(messages).__name__}; it must be a list of {{'role': ..., 'content': ...}}"
+        )
 
 
 def _plain_content(content: Any, role: str, where: str) -> Any:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama4rt.errors import RequestError
-from llama4rt.text.chat_data import Message
 from llama4rt.text.prompt_pieces import Piece, text_of
 
+Message = Mapping[str, Any]  # as chat_data.plain_messages leaves it
 _CALL_FORMAT = (
     'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
     "Do not use variables.\n\n"

@@ -1,11 +1,11 @@
 """From what a caller has (text, token ids, messages, pictures) to a PreparedPrompt: token ids and tiles."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from llama4rt.errors import RequestError
 from llama4rt.images.image_tokens import PLACEHOLDER, ImageTokens
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from llama4rt.images.decoder import PictureDecoder
     from llama4rt.images.processing import ProcessedImage
+    from llama4rt.images.sources import ImageSource
 
 _MAX_TOKEN_ID = 2**31 - 1
 
@@ -37,7 +38,16 @@ class PreparedPrompt:
     images: "tuple[ProcessedImage, ...]" = ()
 
 
-Prompt = str | Sequence[int] | PreparedPrompt
+class TokenIds(Protocol):
+    """A list, tuple or array of integers."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[SupportsIndex]: ...
+
+
+Prompt = str | TokenIds | PreparedPrompt
+# The pictures of one prompt, or for a list of prompts a list of those.
+Images = Sequence["ImageSource | Sequence[ImageSource] | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,8 @@ class PromptBuilder:
             if not self.tokenizer_loaded:
                 self._tokenizer = load_tokenizer(self._read_file)
                 self.tokenizer_loaded = True
+                if self._tokenizer is not None:
+                    self._tokenizer.template = lambda: self.chat_template
             return self._tokenizer
 
     @property
@@ -112,7 +124,7 @@ class PromptBuilder:
     def prepare(
         self,
         prompt: Prompt,
-        images: Sequence[Any] | None = None,
+        images: Images | None = None,
         *,
         where: str = "images",
     ) -> PreparedPrompt:
@@ -120,7 +132,7 @@ class PromptBuilder:
         return self.finish(self.read(prompt, images, where=where))
 
     def read(
-        self, prompt: Prompt, images: Sequence[Any] | None = None, *, where: str = "images"
+        self, prompt: Prompt, images: Images | None = None, *, where: str = "images"
     ) -> PreparedPrompt | PromptWithPictures:
         """The first half of prepare(): everything but the pictures."""
         if isinstance(prompt, PreparedPrompt):
@@ -137,7 +149,7 @@ class PromptBuilder:
     def prepare_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
         **options: "Unpack[ChatOptions]",
     ) -> PreparedPrompt:
         """options: of ChatTemplate.encode."""
@@ -146,7 +158,7 @@ class PromptBuilder:
     def read_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
         **options: "Unpack[ChatOptions]",
     ) -> PreparedPrompt | PromptWithPictures:
         """The first half of prepare_chat(): everything but the pictures."""
@@ -159,7 +171,7 @@ class PromptBuilder:
     def encode_chat(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
         **options: "Unpack[ChatOptions]",
     ) -> tuple[list[int], dict[str, Any]]:
         """(ids with one `<|image|>` for each picture, the pictures in this order by their place in the messages)."""
@@ -185,14 +197,14 @@ class PromptBuilder:
                 "chat_template.jinja that does beside the checkpoint, and build the engine file anew"
             )
 
-    def encode(self, prompt: str | Sequence[int], *, placeholders: bool = False) -> list[int]:
+    def encode(self, prompt: Prompt, *, placeholders: bool = False) -> list[int]:
         """Token ids of a prompt: text gets begin-of-text unless it already starts with it; ids stay as they are.
 
         With placeholders, `<|image|>` in text is the token; all else in text is plain text always.
         """
         if isinstance(prompt, str):
             return self._encode_text(prompt, placeholders)
-        return _token_ids(prompt)
+        return prompt.token_ids if isinstance(prompt, PreparedPrompt) else _token_ids(prompt)
 
     def _encode_text(self, text: str, placeholders: bool) -> list[int]:
         if not text:
@@ -286,33 +298,41 @@ class PromptBuilder:
             return self._decoder
 
 
-def is_one_prompt(prompts: Any) -> bool:
-    """One prompt rather than a list of prompts. An empty list is an (invalid) empty prompt."""
+def prompts_with_images(
+    prompts: Prompt | Sequence[Prompt], images: Images | None
+) -> "list[tuple[Prompt, str, Sequence[ImageSource] | None]]":
+    """For each of the prompts, which may be one, itself, how errors name its pictures, and the pictures."""
+    given: Any = prompts
+    if _is_one_prompt(prompts):
+        return [(given, "images", images)]  # type: ignore[list-item]  # read() looks at each
+    items: list[Prompt] = list(given)
+    if images is None:
+        return [(prompt, "images", None) for prompt in items]
+    if not isinstance(images, (list, tuple)) or not all(
+        item is None or isinstance(item, (list, tuple)) for item in images
+    ):
+        raise RequestError("for a list of prompts, images must be a list of lists: the images of each prompt")
+    if len(images) != len(items):
+        raise RequestError(
+            f"there are {len(items)} prompts and {len(images)} lists of images; give one for each"
+        )
+    return [(prompt, f"images[{i}]", images[i]) for i, prompt in enumerate(items)]
+
+
+def _is_one_prompt(prompts: Any) -> bool:
+    """One prompt rather than a list of prompts, such as the empty one."""
     if isinstance(prompts, (str, PreparedPrompt)):
         return True
+    if isinstance(prompts, Mapping):
+        raise RequestError("the prompt is a dict; a conversation is for chat, which takes a list of messages")
     try:
-        return len(prompts) == 0 or not (
+        return len(prompts) > 0 and not (
             hasattr(prompts[0], "__len__") or isinstance(prompts[0], PreparedPrompt)
         )
     except (TypeError, KeyError):
         raise RequestError(
             f"the prompt is a {type(prompts).__name__}; it must be text, token ids, or a list of those"
         ) from None
-
-
-def images_by_prompt(images: Any, one: bool, count: int) -> "list[tuple[str, Any]]":
-    """For each of `count` prompts how errors name its pictures, and the pictures."""
-    if images is None:
-        return [("images", None)] * count
-    if one:
-        return [("images", images)]
-    if not isinstance(images, (list, tuple)) or not all(
-        item is None or isinstance(item, (list, tuple)) for item in images
-    ):
-        raise RequestError("for a list of prompts, images must be a list of lists: the images of each prompt")
-    if len(images) != count:
-        raise RequestError(f"there are {count} prompts and {len(images)} lists of images; give one for each")
-    return [(f"images[{i}]", item) for i, item in enumerate(images)]
 
 
 def _results(futures: "Mapping[Any, Future[ProcessedImage]]") -> "dict[Any, ProcessedImage]":

@@ -8,11 +8,12 @@ detokenizer.py.
 
 import base64
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from llama4rt.errors import EngineFileError, RequestError
+from llama4rt.text.tokenizer_habits import TransformersHabits
 from llama4rt.text.tokenizer_json import read_tokenizer_json
 from llama4rt.text.vocabulary import RANKS_FILE, Vocabulary
 
@@ -73,7 +74,7 @@ def llama4_special_tokens(num_ranks: int) -> dict[str, int]:
     return {name: num_ranks + i for i, name in enumerate(names)}
 
 
-class Tokenizer(ABC):
+class Tokenizer(TransformersHabits):
     """What the engine needs of a tokenizer. Safe to use from many threads."""
 
     special_tokens: dict[str, int]
@@ -110,6 +111,10 @@ class Tokenizer(ABC):
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         skip = self.special_ids if skip_special_tokens else frozenset()
         return b"".join(self.token_bytes(i) for i in ids if i not in skip).decode("utf-8", "replace")
+
+    def _with_begin(self, text: str, begin: bool) -> list[int]:
+        ids = self.encode(text)
+        return [self.special_tokens[BOS_TEXT], *ids] if begin and BOS_TEXT in self.special_tokens else ids
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
