@@ -84,7 +84,7 @@ TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
     "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
-    "checkpoint", "--text", "--against", "--json", "--calibrate",
+    "checkpoint", "name", "--text", "--against", "--json", "--calibrate",
 }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def required(command: str, option: str) -> list[str]:
     """What a command line needs beside `option`."""
     return {
         "build": ["x", "-o", "y"], "generate": ["x"] if option == "--token-ids" else ["x", "-p", "x"],
-        "chat": ["x"], "verify": ["x"], "bench": ["x"], "plan": ["x"],
+        "chat": ["x"], "pull": ["x"], "verify": ["x"], "bench": ["x"], "plan": ["x"],
         "eval": ["x", "--text", "x"], "diff": ["x", "x"],
     }.get(command, [])  # fmt: skip
 

@@ -52,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "run on a CPU, from the data sheet of a GPU. --config NAME --load dummy measures a model's shape without its "
         "weights. --model-gpu predicts instead of measuring.",
     )
-    add_engine_options(parser, or_config=True)
+    add_engine_options(parser, or_demo=True)
     parser.add_argument(
         "-p", "--prompt", type=_TOKENS, default=[512], metavar="N,..", help="prefill tokens; 0: none"
     )
@@ -172,8 +172,8 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
         "cuda_overlap": args.cuda_overlap,
     }
     if args.config is None:
-        if args.load == "dummy" or args.file is None:
-            raise _core.ConfigError("bench takes an engine file, or --config NAME with --load dummy")
+        if args.load == "dummy":
+            raise _core.ConfigError("--load dummy goes with --config NAME")
         path = engine_file(args)
         core = _core.Engine(path, max_model_len=args.max_model_len or 0, **options)
         return core, ModelCost.of_file(path, core.config, *_kv_dtypes(args, core)), Path(path).name

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             import readline  # noqa: F401  # gives input() its line editing
     beginning: list[dict[str, Any]] = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(beginning)
-    with open_engine(args) as engine:
+    with open_engine(args, tokenizer_for="chat") as engine:
         pictures = [_picture(engine, path) for path in args.image]  # for the next line
         if interactive:
             note(_HELP)

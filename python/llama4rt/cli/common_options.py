@@ -18,14 +18,12 @@ KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
-def add_engine_options(
-    parser: argparse.ArgumentParser, *, or_demo: bool = False, or_config: bool = False
-) -> None:
-    """or_demo: FILE may be left out; then it is the demo model's. or_config: then --config says what to run."""
+def add_engine_options(parser: argparse.ArgumentParser, *, or_demo: bool = False) -> None:
+    """or_demo: FILE may be left out; then it is the demo model's."""
     parser.add_argument(
         "file",
         metavar="FILE",
-        nargs="?" if or_demo or or_config else None,
+        nargs="?" if or_demo else None,
         help="an engine file; or a checkpoint directory, GGUF file or hub id, built into the cache the first time"
         + ("; without it, the demo model that ships with llama4rt" if or_demo else ""),
     )
@@ -129,8 +127,10 @@ def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParam
     return SamplingParams(**{**defaults, **given})
 
 
-def engine_file(args: argparse.Namespace) -> str:
-    """The path of the engine file that FILE means, built if need be."""
+def engine_file(args: argparse.Namespace, *, tokenizer_for: str | None = None) -> str:
+    """The path of the engine file that FILE means, built if need be. tokenizer_for: what needs one; a checkpoint
+    without is then refused before it is built.
+    """
     if args.file is None:
         from llama4rt import demo
 
@@ -148,16 +148,26 @@ def engine_file(args: argparse.Namespace) -> str:
                 group_size=args.group_size,
                 mmproj=args.mmproj,
                 target=target_of(args.device),
+                tokenizer_for=tokenizer_for,
             )
         )
 
 
-def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **options: Any) -> "Engine":
-    """allow_image_urls: whoever types the command chooses the URL; over a network others do."""
+def open_engine(
+    args: argparse.Namespace,
+    *,
+    allow_image_urls: bool = True,
+    tokenizer_for: str | None = None,
+    **options: Any,
+) -> "Engine":
+    """allow_image_urls: whoever types the command chooses the URL; over a network others do. tokenizer_for:
+    RequestError when there is no tokenizer.
+    """
     from llama4rt.engine.engine import Engine
+    from llama4rt.text.tokenizer import require_tokenizer
 
-    return Engine(
-        engine_file(args),
+    engine = Engine(
+        engine_file(args, tokenizer_for=tokenizer_for),
         device=args.device,
         num_threads=args.threads,
         max_model_len=args.max_model_len,
@@ -171,6 +181,9 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         allow_image_urls=allow_image_urls,
         **options,
     )
+    if tokenizer_for is not None:
+        require_tokenizer(engine.tokenizer, tokenizer_for)
+    return engine
 
 
 def note(message: str) -> None:

@@ -19,7 +19,7 @@ from llama4rt.cli.numbers import INT32_MAX, Integer, Integers
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("generate", help="continue a prompt", description="Continue a prompt.")
-    add_engine_options(parser)
+    add_engine_options(parser, or_demo=True)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     prompt.add_argument(
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     prompt: Any = args.prompt if args.token_ids is None else args.token_ids
     if prompt == "-":
         prompt = sys.stdin.read()
-    with open_engine(args) as engine:
+    with open_engine(args, tokenizer_for=None if args.token_ids else "a text prompt") as engine:
         if args.image and isinstance(prompt, str) and PLACEHOLDER not in prompt:
             prompt = PLACEHOLDER * len(args.image) + prompt
         prepared = engine.prepare(prompt, images=args.image)

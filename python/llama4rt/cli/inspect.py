@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llama4rt.cli.numbers import human_bytes as _size
+
 if TYPE_CHECKING:
     from llama4rt._core import EngineFile
 
@@ -248,10 +250,3 @@ def _licenses(names: list[str]) -> Iterable[str]:
         yield f"These came with the checkpoint and bind its users: {', '.join(names)}"
     else:
         yield "No licence file came with the checkpoint; Llama 4 weights are under the Llama 4 Community License."
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.2f} {unit}"
-    return f"{count} B"

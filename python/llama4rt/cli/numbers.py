@@ -96,6 +96,14 @@ class Quantity:
         return text
 
 
+def human_bytes(count: int) -> str:
+    """As people read it: 1.08 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count} B"
+
+
 def _bytes(text: str) -> int:
     from llama4rt.engine.engine_options import parse_bytes
 

@@ -136,6 +136,10 @@ def run(args: argparse.Namespace) -> int:
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=args.max_batched_tokens,
     ) as engine:
+        if engine.tokenizer is None:
+            note(
+                "warning: this engine file has no tokenizer: prompts of token ids are answered, and no chats"
+            )
         if args.host not in _LOOPBACK and not options.api_keys:
             note(f"warning: whoever reaches {args.host} can use this server: there is no --api-key")
         _warm(engine)

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from llama4rt.convert.source_state import files_state, source_files
-from llama4rt.errors import EngineFileError
+from llama4rt.errors import CheckpointError, EngineFileError
+from llama4rt.text.vocabulary import RANKS_FILE
 
 # Format version and what builds put in: changes when a build would make another file.
 ENGINE_CONTENTS = "1, vision, int8 head, rope_scaling first, tokenizer ranks"
+
+_TOKENIZERS = frozenset({"tokenizer.model", "tokenizer.json", RANKS_FILE})
 
 
 def cache_directory() -> Path:
@@ -51,12 +54,14 @@ def engine_path(
     notify: Callable[[str], None] = lambda message: None,
     progress: Callable[[int, int], None] | None = None,
     num_threads: int | None = None,
+    tokenizer_for: str | None = None,
     **options: Any,
 ) -> Path:
     """The engine file of `source`: itself, or one in the cache that is built now if need be.
 
     source: an engine file, a checkpoint directory, a GGUF file, or a hub id. options: of llama4rt.build that decide
     what is in the engine; they are part of its name. notify is told before something slow happens.
+    tokenizer_for: what needs a tokenizer; a checkpoint without one is refused before it is built.
     """
     if is_engine_name(source):
         if not os.path.exists(source):
@@ -74,10 +79,23 @@ def engine_path(
     if not path.is_file():
         from llama4rt.convert.build import build
 
+        if tokenizer_for is not None:
+            _require_tokenizer(where, options.get("mmproj"), tokenizer_for)
         path.parent.mkdir(parents=True, exist_ok=True)
         notify(f"building {path} from {source} (once)")
         build(where, path, num_threads=num_threads, progress=progress, **options)
     return path
+
+
+def _require_tokenizer(where: Path, mmproj: str | None, what: str) -> None:
+    from llama4rt.convert.locate import open_checkpoint
+
+    checkpoint = open_checkpoint(where, mmproj)
+    if not _TOKENIZERS & set(checkpoint.kept_files()):
+        raise CheckpointError(
+            f"{checkpoint.name}: {what} needs a tokenizer, and the checkpoint has neither tokenizer.model nor "
+            "tokenizer.json: put one there (nothing was built)"
+        )
 
 
 def _key(where: Path, options: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import ConfigError
 
@@ -36,9 +36,11 @@ def find_engine_file(
     if is_engine_name(name):
         _refuse_choices(given, name)
         return name
-    given = {option: os.fspath(v) if isinstance(v, os.PathLike) else v for option, v in given.items()}
+    options: dict[str, Any] = {
+        option: os.fspath(v) if isinstance(v, os.PathLike) else v for option, v in given.items()
+    }
     found = engine_path(
-        name, notify=log.info, progress=progress, num_threads=num_threads, target=target_of(device), **given
+        name, notify=log.info, progress=progress, num_threads=num_threads, target=target_of(device), **options
     )
     return str(found)
 
