@@ -32,10 +32,14 @@ class ApiError(Exception):
         self.code = code
         self.headers = headers or {}
 
+    def told(self) -> str:
+        """The message as it goes out."""
+        return _ADDRESS.sub("(address)", self.message)
+
     def body(self) -> dict[str, Any]:
         return {
             "error": {
-                "message": _ADDRESS.sub("(address)", self.message),
+                "message": self.told(),
                 "type": _error_type(self.status),
                 "param": self.param,
                 "code": self.code,

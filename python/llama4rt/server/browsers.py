@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.client_names import ip_address
+from llama4rt.server.paths import path_of
 
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+(?:%[\w.-]+)?")  # a name, an IPv4 or an IPv6 address
 _PREFLIGHT_SECONDS = 600
@@ -36,7 +37,7 @@ class Browsers:
 
     def check(self, scope: Scope, headers: dict[str, str]) -> list[Header]:
         """The headers of a reply to this request. ApiError 400 or 403 when it must not be answered."""
-        if scope["path"] not in _PROBES:
+        if path_of(scope) not in _PROBES:
             self._check_host(scope, headers)
         origin = headers.get("origin")
         if origin is None:

@@ -45,13 +45,14 @@ class Piece:
     deltas: list[dict[str, Any]]
     logprobs: list[dict[str, Any]]
     reason: str | None
+    stopped_by: int | str | None  # the token, or the stop string, with the reason
 
 
 class ChatReply(GeneratedReply):
     """One conversation being answered."""
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
-        super().__init__(service, body.model, "chatcmpl")
+        super().__init__(service, body.model, "chatcmpl-")
         self._body = body
         # That the model hears of, and whose calls are read.
         self._tools = () if body.tool_choice == "none" else tuple(body.tools or ())
@@ -63,7 +64,7 @@ class ChatReply(GeneratedReply):
 
     async def start(self) -> None:
         _refuse(self._body)
-        prompt = await self._prepared()
+        prompt = await self.prepared()
         if self._body.logprobs:
             self._logprobs = LogprobsWriter(self._tokenizer("logprobs"))
         params = self._params()
@@ -72,7 +73,8 @@ class ChatReply(GeneratedReply):
 
     # --- before ---------------------------------------------------------------------------------------------
 
-    async def _prepared(self) -> PreparedPrompt:
+    async def prepared(self) -> PreparedPrompt:
+        """The conversation as the template writes it."""
         body, options = self._body, self._service.options
         engine = self._service.engine
         tokenizer = self._tokenizer("chat")
@@ -200,7 +202,7 @@ class ChatReply(GeneratedReply):
                 if isinstance(event, Delta):
                     deltas, reason = self._shaped(index, event)
                     logprobs = [] if self._logprobs is None else self._logprobs.chat(event.logprobs or ())
-                    out.append(Piece(deltas, logprobs, reason))
+                    out.append(Piece(deltas, logprobs, reason, event.stop_reason))
             yield out
 
     def _shaped(self, index: int, event: Delta) -> tuple[list[dict[str, Any]], str | None]:

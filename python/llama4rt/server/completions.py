@@ -43,7 +43,7 @@ class CompletionReply(GeneratedReply):
     """One request's prompts being continued."""
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
-        super().__init__(service, body.model, "cmpl")
+        super().__init__(service, body.model, "cmpl-")
         self.body = body
         self.logprobs: LogprobsWriter | None = None
         self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}  # by prompt

@@ -18,7 +18,7 @@ from llama4rt.server.http import json_reply
 from llama4rt.server.protocol import StreamOptions
 from llama4rt.server.sampling_fields import from_request_error
 from llama4rt.server.service import Service, new_id
-from llama4rt.server.sse import EventStream, data_line, unless_disconnected
+from llama4rt.server.sse import EVENTS, EventStream, Wire, data_line, unless_disconnected
 from llama4rt.text.prompt_builder import PreparedPrompt
 from llama4rt.text.tokenizer import Tokenizer, require_tokenizer
 
@@ -114,6 +114,7 @@ async def respond(
     whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
     lines: AsyncGenerator[bytes, None] | None = None,
     error_line: Callable[[ApiError], bytes] = lambda error: data_line(error.body()),
+    wire: Wire = EVENTS,
 ) -> "Response | ASGIApp":
     """Runs a reply for its client. `whole` and `lines` give it another form than its own."""
 
@@ -128,7 +129,7 @@ async def respond(
             close()
         return json_reply(whole(found))
     await unless_disconnected(service, request.receive, reply.start())
-    return EventStream(service, reply.lines() if lines is None else lines, close, error_line)
+    return EventStream(service, reply.lines() if lines is None else lines, close, error_line, wire)
 
 
 class StreamedUsage:

@@ -22,6 +22,7 @@ from llama4rt.server.api_errors import ApiError
 from llama4rt.server.browsers import Browsers, Header
 from llama4rt.server.client_names import client_name
 from llama4rt.server.http import error_reply
+from llama4rt.server.paths import path_of
 from llama4rt.server.refusal_reason import reason_of
 from llama4rt.server.service import Service
 from llama4rt.server.sse import ClientGone
@@ -48,8 +49,11 @@ class Guard:
         self._body_bytes = 0  # held by all requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await send({"type": "websocket.close", "code": 1000})
             return
         exchange = _Exchange(scope, receive, send)
         try:
@@ -102,7 +106,7 @@ class Guard:
             exchange.headers += preflight
             await Response(status_code=204)(scope, exchange.receive, exchange.send)
             return
-        key = self._check_key(scope["path"], headers)
+        key = self._check_key(path_of(scope), headers)
         limit = self.service.options.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
@@ -148,6 +152,8 @@ class Guard:
         if not self._keys or path in _OPEN:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        if not scheme and "x-api-key" in headers:  # Anthropic's clients
+            scheme, given = "bearer", headers["x-api-key"]
         digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
         # All keys are compared, so that the time says nothing about them.
         right = [hmac.compare_digest(digest, key) for key in self._keys]
@@ -164,7 +170,19 @@ class Guard:
         self.service.metrics.refused.labels(str(error.status)).inc()
         exchange.refused(error)
         if exchange.status is None:
-            await error_reply(error)(scope, exchange.receive, exchange.send)
+            reply = error_reply(error, path_of(scope), exchange.request_id)
+            await reply(scope, exchange.receive, exchange.send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """The lifespan of a server that has nothing else: whoever made the engine opens and closes it."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return
 
 
 def _too_large(size: int, limit: int) -> ApiError:

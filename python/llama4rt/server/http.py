@@ -13,6 +13,7 @@ from starlette.responses import Response
 from llama4rt import _core
 from llama4rt.server import known_fields
 from llama4rt.server.api_errors import ApiError, of_msgspec
+from llama4rt.server.error_forms import error_body
 from llama4rt.server.known_fields import decoder
 from llama4rt.server.open_json import MAX_JSON_DEPTH
 from llama4rt.server.protocol import Body
@@ -39,8 +40,9 @@ def json_reply(value: Any, status: int = 200, headers: dict[str, str] | None = N
     return Response(dumps(value), status, headers, "application/json")
 
 
-def error_reply(error: ApiError) -> Response:
-    return json_reply(error.body(), error.status, error.headers)
+def error_reply(error: ApiError, path: str, request_id: str | None = None) -> Response:
+    """In the form that the clients of this path expect."""
+    return json_reply(error_body(error, path, request_id), error.status, error.headers)
 
 
 async def parsed(request: Request, kind: type[_Body], service: Service) -> _Body:
@@ -49,7 +51,9 @@ async def parsed(request: Request, kind: type[_Body], service: Service) -> _Body
     # A page may post a text of another type, or of none, anywhere without asking; JSON it may only after a preflight.
     if content_type != "application/json" and not content_type.endswith("+json"):
         found = f"the content type is {content_type!r:.80}" if content_type else "there is no Content-Type"
-        raise ApiError(415, f"{found}; it must be application/json")
+        raise ApiError(
+            415, f"{found}; it must be application/json (with curl: -H 'Content-Type: application/json')"
+        )
     data = await request.body()
     if not data or data.isspace():
         raise ApiError(400, "the body is empty; it must be a JSON object")

@@ -15,6 +15,7 @@ from llama4rt.server.http import json_reply, parsed
 from llama4rt.server.metrics import CONTENT_TYPE
 from llama4rt.server.open_json import token_ids
 from llama4rt.server.openapi import document
+from llama4rt.server.paths import path_of
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
 from llama4rt.server.sampling_fields import from_request_error
 from llama4rt.server.service import Service
@@ -128,7 +129,7 @@ class InfoEndpoints:
 
     async def probe(self, request: Request) -> Response:
         """/health and /ready, where the front door has passed them on, or there is none."""
-        status, reply = self._service.probed(request.scope["path"], self._service.healthy())
+        status, reply = self._service.probed(path_of(request.scope), self._service.healthy())
         return json_reply(reply, status)
 
     async def metrics(self, _: Request) -> Response:

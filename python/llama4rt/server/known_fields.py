@@ -14,7 +14,10 @@ from typing import Annotated, Any
 
 import msgspec
 
+from llama4rt.server.anthropic import protocol as anthropic
 from llama4rt.server.api_errors import ApiError, of_msgspec
+from llama4rt.server.llama_cpp.protocol import LlamaCompletionRequest
+from llama4rt.server.ollama import protocol as ollama
 from llama4rt.server.protocol import (
     Body,
     ChatRequest,
@@ -171,11 +174,21 @@ REFUSED: Mapping[type[Body], Refused] = {
     CompletionRequest: {**_REFUSED_SAMPLING, **_REFUSED_COMPLETION},
     ResponsesRequest: {**_REFUSED_SAMPLING, **_REFUSED_RESPONSES},
     TokenizeRequest: _REFUSED_TOKENIZE,
+    LlamaCompletionRequest: {**_REFUSED_SAMPLING, **_REFUSED_COMPLETION},
+    anthropic.MessagesRequest: anthropic.REFUSED,
+    anthropic.CountTokensRequest: anthropic.REFUSED,
+    ollama.OllamaChatRequest: ollama.REFUSED,
+    ollama.OllamaGenerateRequest: ollama.REFUSED,
 }
 IGNORED: Mapping[type[Body], Mapping[str, str]] = {
     ChatRequest: _IGNORED_CHAT,
     CompletionRequest: _IGNORED_SAMPLING,
     ResponsesRequest: _IGNORED_RESPONSES,
+    LlamaCompletionRequest: _IGNORED_SAMPLING,
+    anthropic.MessagesRequest: anthropic.IGNORED,
+    anthropic.CountTokensRequest: anthropic.IGNORED,
+    ollama.OllamaChatRequest: ollama.IGNORED,
+    ollama.OllamaGenerateRequest: ollama.IGNORED,
 }
 
 

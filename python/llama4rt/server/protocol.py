@@ -45,7 +45,9 @@ class Body(Struct, kw_only=True):
 @cache
 def field_names() -> frozenset[str]:
     """Of all objects in requests, as clients write them."""
-    kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Body)]
+    kinds = list(Body.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
     return frozenset(name for kind in kinds for name in kind.__struct_encode_fields__)
 
 
@@ -206,7 +208,7 @@ class ChatRequest(Sampling, kw_only=True):
     chat_template_kwargs: JsonObject = UNSET
 
 
-_PROMPT = {
+PROMPT_SCHEMA = {
     "anyOf": [
         {"type": "string"},
         {"type": "array", "items": {"type": "string"}, "minItems": 1},
@@ -219,7 +221,7 @@ _PROMPT = {
 class CompletionRequest(Sampling, kw_only=True):
     """POST /v1/completions"""
 
-    prompt: Annotated[Raw, _open(_PROMPT, "a text, texts, token ids, or lists of token ids")]
+    prompt: Annotated[Raw, _open(PROMPT_SCHEMA, "a text, texts, token ids, or lists of token ids")]
     max_tokens: TokenCount | None = None
     echo: bool | None = None
     logprobs: TopLogprobs | None = None

@@ -95,12 +95,12 @@ class StreamedItems:
 def message_item(text: str, status: str = "completed") -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {
-        "id": new_id("msg"), "type": "message", "role": "assistant", "status": status, "content": [part],
+        "id": new_id("msg_"), "type": "message", "role": "assistant", "status": status, "content": [part],
     }  # fmt: skip
 
 
 def call_item(call_id: str, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
     return {
-        "id": new_id("fc"), "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
+        "id": new_id("fc_"), "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
         "status": status,
     }  # fmt: skip

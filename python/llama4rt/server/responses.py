@@ -232,7 +232,7 @@ class _ResponseForm:
     def __init__(self, service: Service, body: ResponsesRequest) -> None:
         self._body = body
         self._model = service.check_model(body.model)
-        self._id = new_id("resp")
+        self._id = new_id("resp_")
         self._created = int(time.time())
         self._number = 0
         self._echoed = {name: _echo(getattr(body, name), name) for name in _ECHOED}

@@ -179,7 +179,7 @@ def _printable(name: str) -> str:
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}{uuid.uuid4().hex}"
 
 
 def _fingerprint(engine: AsyncEngine) -> str:

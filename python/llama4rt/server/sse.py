@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -19,12 +20,21 @@ from llama4rt.server.service import Service
 log = logging.getLogger("llama4rt.server")
 
 DONE = b"data: [DONE]\n\n"
-_HEARTBEAT = b": heartbeat\n\n"
 _HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would otherwise collect the events
 ]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How a stream is written. heartbeat: what goes out when there is nothing to say, and means nothing."""
+
+    content_type: bytes = b"text/event-stream; charset=utf-8"
+    heartbeat: bytes = b": heartbeat\n\n"
+
+
+EVENTS = Wire()
 
 
 _TEXT = uuid.uuid4().hex  # stands for the text of a TextLine; no client knows it
@@ -59,11 +69,13 @@ class EventStream:
         lines: AsyncGenerator[bytes, None],
         close: Callable[[], None],
         error_line: Callable[[ApiError], bytes],
+        wire: Wire = EVENTS,
     ) -> None:
         self._service = service
         self._lines = lines
         self._close = close
         self._error_line = error_line
+        self._wire = wire
         self._writing = False
         self._since = time.monotonic()  # when the latest write began or ended
 
@@ -86,8 +98,9 @@ class EventStream:
                 self._close()
 
     async def _send_all(self, send: Send) -> None:
+        headers = [(b"content-type", self._wire.content_type), *_HEADERS]
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             async with aclosing(self._lines) as all_lines:
                 async for lines in all_lines:
                     await self._write(send, lines)
@@ -114,7 +127,7 @@ class EventStream:
         options = self._service.options
         while True:
             if state.pop(HALF_CLOSED, False) and not self._writing:
-                await self._write(send, _HEARTBEAT)  # for the answer of the client's kernel
+                await self._write(send, self._wire.heartbeat)  # for the answer of the client's kernel
             patience = options.slow_reader_seconds if self._writing else options.heartbeat_seconds
             left = self._since + patience - time.monotonic()
             if left > 0:
@@ -124,7 +137,7 @@ class EventStream:
                 log.warning("a client does not read its stream: ended")
                 return
             else:
-                await self._write(send, _HEARTBEAT)
+                await self._write(send, self._wire.heartbeat)
 
 
 async def until_disconnected(receive: Receive) -> None:

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API over the chat endpoint: what its SDK and Claude Code speak."""
