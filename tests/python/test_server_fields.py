@@ -236,7 +236,7 @@ def test_a_number_that_is_equal_asks_for_nothing_too(server: RunningServer) -> N
         (RESPONSES, {"max_tokens": 5}, "unknown field 'max_tokens'; did you mean 'min_tokens'?"),
         (CHAT, {"zzzzzzzz": 1}, "unknown field 'zzzzzzzz'"),
         (CHAT, {"z" * 100_000: 1}, "unknown field 'zzz"),
-        (CHAT, {"messages": [{"role": "user", "contents": "a"}]}, "did you mean 'content'?"),
+        (CHAT, {"messages": [{"role": "user", "content": "a", "contents": "a"}]}, "did you mean 'content'?"),
         (
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "texts": "a"}]}]},

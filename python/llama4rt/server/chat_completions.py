@@ -1,7 +1,8 @@
 """POST /v1/chat/completions"""
 
+import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from llama4rt.server.sse import DONE, TextLine, data_line
 from llama4rt.server.truncation import truncated
 from llama4rt.text.prompt_builder import PreparedPrompt
 
+_MESSAGE = re.compile(r"\bmessages\.(\d+)")
+
 
 class ChatEndpoint:
     def __init__(self, service: Service) -> None:
@@ -51,9 +54,11 @@ class Piece:
 class ChatReply(GeneratedReply):
     """One conversation being answered."""
 
-    def __init__(self, service: Service, body: ChatRequest) -> None:
+    def __init__(self, service: Service, body: ChatRequest, places: Sequence[str] = ()) -> None:
+        """places: where the messages stand in the request that the client sent, if that is another."""
         super().__init__(service, body.model, "chatcmpl-")
         self._body = body
+        self._places = places
         # That the model hears of, and whose calls are read.
         self._tools = () if body.tool_choice == "none" else tuple(body.tools or ())
         self._max_tokens = wanted_tokens(
@@ -75,6 +80,18 @@ class ChatReply(GeneratedReply):
 
     async def prepared(self) -> PreparedPrompt:
         """The conversation as the template writes it."""
+        try:
+            return await self._prompt()
+        except ApiError as error:
+            if self._places:
+                error.message = _MESSAGE.sub(self._place, error.message)
+            raise
+
+    def _place(self, found: re.Match[str]) -> str:
+        i = int(found[1])
+        return self._places[i] if i < len(self._places) else found[0]
+
+    async def _prompt(self) -> PreparedPrompt:
         body, options = self._body, self._service.options
         engine = self._service.engine
         tokenizer = self._tokenizer("chat")

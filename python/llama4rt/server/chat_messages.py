@@ -11,6 +11,7 @@ from llama4rt.server.open_json import call_arguments, json_object, size_of
 from llama4rt.server.protocol import ChatMessage, ChatRequest, Part, TokenizeRequest, Tool
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
+_ROLES = ("system", "user", "assistant", "tool", "ipython")
 
 
 def plain_messages(
@@ -81,7 +82,13 @@ def text_size(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool]) -> int
 
 def _plain(message: ChatMessage, i: int) -> dict[str, Any]:
     role = _TEMPLATE_ROLES.get(message.role, message.role)
-    where = f"messages[{i}]"
+    where = f"messages.{i}"
+    if role not in _ROLES:
+        raise ApiError(
+            400, f"{where}.role: {role!r:.80} is not known; known are {', '.join(_ROLES)}", param="messages"
+        )
+    if message.content is None and role in ("system", "user"):
+        raise ApiError(400, f"{where}.content: is missing", param="messages")
     if role == "tool" and isinstance(message.content, list):
         content: Any = "".join(_text(part, where, j) for j, part in enumerate(message.content))
     elif isinstance(message.content, list):
@@ -120,7 +127,7 @@ def _part(part: Part, where: str, j: int) -> dict[str, Any]:
         )
         if url is None:
             raise ApiError(
-                400, f"{where}, part {j}: a part of type 'image_url' has no image_url", param="messages"
+                400, f"{where}.content.{j}: a part of type 'image_url' has no image_url", param="messages"
             )
         return {"type": "image_url", "image_url": {"url": url}}
     return {"type": "text", "text": _text(part, where, j)}
@@ -133,6 +140,6 @@ def _text(part: Part, where: str, j: int) -> str:
         return part.refusal
     raise ApiError(
         400,
-        f"{where}, part {j}: a part of type {part.type!r:.80}; known are 'text' with a text, and 'image_url'",
+        f"{where}.content.{j}: a part of type {part.type!r:.80}; known are 'text' with a text, and 'image_url'",
         param="messages",
     )

@@ -128,7 +128,7 @@ def _parameters(tool: Tool, i: int, not_enforced: list[str]) -> dict[str, Any]:
     if schema.setdefault("type", "object") != "object":
         raise ApiError(
             400,
-            f"tools[{i}]: parameters have type {schema['type']!r:.40}; it must be 'object'",
+            f"tools.{i}: parameters have type {schema['type']!r:.40}; it must be 'object'",
             param="tools",
         )
     try:
@@ -137,7 +137,7 @@ def _parameters(tool: Tool, i: int, not_enforced: list[str]) -> dict[str, Any]:
             not_enforced += [f"{what} of {tool.function.name}" for what in left_out]
         schema.pop(RELAXED, None)
     except RequestError as error:
-        raise ApiError(400, f"tools[{i}]: {error}", param="tools") from None
+        raise ApiError(400, f"tools.{i}: {error}", param="tools") from None
     if "properties" in schema:  # the function takes no others
         schema.setdefault("additionalProperties", False)
     moved = _moved(schema, f"#/$defs/tool_{i}")

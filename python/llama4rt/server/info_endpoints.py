@@ -1,5 +1,6 @@
 """The endpoints that answer at once: models, tokens, health, metrics, version, the page."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ class InfoEndpoints:
 
     async def models(self, _: Request) -> Response:
         return json_reply(
-            {"object": "list", "data": [self._model(name) for name in self._service.model_names]}
+            {
+                "object": "list",
+                "data": [self._model(name) for name in self._service.model_names],
+                "has_more": False,
+                "first_id": self._service.model_names[0],
+                "last_id": self._service.model_names[-1],
+            }
         )
 
     async def model(self, request: Request) -> Response:
@@ -53,6 +60,9 @@ class InfoEndpoints:
             "object": "model",
             "created": service.created,
             "owned_by": "llama4rt",
+            "type": "model",  # from here Anthropic's
+            "display_name": name,
+            "created_at": datetime.fromtimestamp(service.created, timezone.utc).isoformat(),
             "max_model_len": service.engine.max_model_len,
         }
 
@@ -60,6 +70,8 @@ class InfoEndpoints:
         """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""
         body = await parsed(request, TokenizeRequest, self._service)
         self._service.check_model(body.model)
+        if body.content is not None and body.prompt is None:  # llama.cpp's form
+            return await self._tokenize_content(body)
         engine = self._service.engine
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", param="prompt")
@@ -90,6 +102,24 @@ class InfoEndpoints:
             {"count": len(ids), "max_model_len": engine.max_model_len, "tokens": ids, "token_strs": strings}
         )
 
+    async def _tokenize_content(self, body: TokenizeRequest) -> Response:
+        engine = self._service.engine
+        assert body.content is not None
+        try:
+            tokenizer = require_tokenizer(engine.tokenizer, "tokenize")
+            check_text_size(len(body.content), tokenizer.max_token_bytes, engine.max_model_len)
+            if body.add_special and body.content:
+                ids = (await engine.prepare(body.content)).token_ids
+            else:
+                ids = tokenizer.encode(body.content)
+        except RequestError as error:
+            raise from_request_error(error) from None
+        tokens: list[Any] = list(ids)
+        if body.with_pieces:
+            tokens = [{"id": i, "piece": tokenizer.token_bytes(i).decode("utf-8", "replace")} for i in ids]
+        more = {"count": len(ids), "max_model_len": engine.max_model_len, "token_strs": None}
+        return json_reply({"tokens": tokens, **more})
+
     async def detokenize(self, request: Request) -> Response:
         body = await parsed(request, DetokenizeRequest, self._service)
         self._service.check_model(body.model)
@@ -102,7 +132,8 @@ class InfoEndpoints:
         wrong = next((i for i in tokens if i >= vocab), None)
         if wrong is not None:
             raise ApiError(400, f"token {wrong} is not in the vocabulary of {vocab}", param="tokens")
-        return json_reply({"prompt": tokenizer.decode(tokens, skip_special_tokens=False)})
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        return json_reply({"prompt": text, "content": text})  # vLLM's name, llama.cpp's name
 
     async def tokenizer_info(self, _: Request) -> Response:
         """vLLM's endpoint of that name, by which evaluation harnesses take the server's tokenizer for theirs."""

@@ -6,6 +6,13 @@ import msgspec
 
 from llama4rt import _core
 from llama4rt.server import protocol, reply_schemas
+from llama4rt.server.anthropic.protocol import CountTokensRequest, MessagesRequest
+from llama4rt.server.llama_cpp.protocol import LlamaCompletionRequest
+from llama4rt.server.ollama.protocol import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+)
 
 _REF = "#/components/schemas/{name}"
 _EVENT: dict[str, Any] = {
@@ -39,6 +46,26 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
         reply_schemas.ResponseReply,
         (404,),
     ),
+    "/v1/messages": ("post", "Answers, in Anthropic's form", MessagesRequest, dict[str, Any], (404,)),
+    "/v1/messages/count_tokens": (
+        "post",
+        "Tokens of a message",
+        CountTokensRequest,
+        reply_schemas.InputTokens,
+        (404,),
+    ),
+    "/api/chat": ("post", "Answers, in Ollama's form", OllamaChatRequest, dict[str, Any], (404,)),
+    "/api/generate": ("post", "Answers, in Ollama's form", OllamaGenerateRequest, dict[str, Any], (404,)),
+    "/api/show": ("post", "The model, in Ollama's form", OllamaShowRequest, dict[str, Any], (404,)),
+    "/api/tags": ("get", "Names, in Ollama's form", None, dict[str, Any], ()),
+    "/completion": (
+        "post",
+        "Continues a text, in llama.cpp's form",
+        LlamaCompletionRequest,
+        dict[str, Any],
+        (404,),
+    ),
+    "/props": ("get", "The server, in llama.cpp's form", None, dict[str, Any], ()),
     "/tokenize": ("post", "Text to token ids", protocol.TokenizeRequest, reply_schemas.Tokens, (404,)),
     "/detokenize": ("post", "Token ids to text", protocol.DetokenizeRequest, reply_schemas.Prompt, (404,)),
     "/tokenizer_info": ("get", "The tokenizer", None, reply_schemas.TokenizerInfo, ()),
@@ -46,7 +73,8 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
     "/ready": ("get", "Whether new requests are welcome", None, reply_schemas.Status, ()),
     "/version": ("get", "The version", None, reply_schemas.Version, ()),
 }
-_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/completion")
+_LINES = ("/api/chat", "/api/generate")
 _POST_REFUSALS = (408, 413, 415, 429)
 
 
@@ -60,6 +88,8 @@ def document() -> dict[str, Any]:
         content = {"application/json": {"schema": _schema(reply, own)}}
         if path in _STREAMED:
             content["text/event-stream"] = {"schema": _EVENT}
+        if path in _LINES:
+            content["application/x-ndjson"] = {"schema": {"type": "object"}}
         codes = {400, 401, 403, 431, 500, 503, *refusals, *(_POST_REFUSALS if method == "post" else ())}
         operation: dict[str, Any] = {
             "summary": summary,
@@ -96,6 +126,10 @@ def document() -> dict[str, Any]:
 
 def _refusal(path: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
+    if path.startswith("/v1/messages"):
+        schema = {"type": "object", "required": ["type", "error"]}
+    if path.startswith("/api/"):
+        schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     if path in ("/health", "/ready"):
         schema = {"anyOf": [schema, {"type": "object", "required": ["status"]}]}
     return {"description": "refused, or failed", "content": {"application/json": {"schema": schema}}}

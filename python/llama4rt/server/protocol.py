@@ -131,6 +131,8 @@ class Part(Body, kw_only=True):
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
+    file_data: str | None = None  # of an input_file
+    filename: str | None = None
     detail: Ignored = UNSET
     annotations: Ignored = UNSET
     logprobs: Ignored = UNSET
@@ -239,6 +241,7 @@ class InputItem(Body, kw_only=True):
     name: str | None = None
     arguments: str | None = None
     output: str | list[Part] | None = None
+    input: str | None = None  # of a custom tool's call
     id: Ignored = UNSET
     status: Ignored = UNSET
     phase: Ignored = UNSET
@@ -246,17 +249,33 @@ class InputItem(Body, kw_only=True):
     encrypted_content: Ignored = UNSET
 
 
+class CustomFormat(Body, kw_only=True):
+    """Of the text that a custom tool takes."""
+
+    type: str
+    syntax: Ignored = UNSET
+    definition: Ignored = UNSET
+
+
 class ResponseTool(Body, kw_only=True):
     type: str
+    format: CustomFormat | None = None
     name: FunctionName | None = None
     description: str | None = None
     parameters: JsonObject = UNSET
     strict: bool | None = None
 
 
+class AllowedTool(Body, kw_only=True):
+    type: str
+    name: str | None = None
+
+
 class ResponseToolChoice(Body, kw_only=True):
     type: str
     name: str | None = None
+    mode: Literal["auto", "required"] | None = None  # with tools: of type "allowed_tools"
+    tools: list[AllowedTool] | None = None
 
 
 class TextFormat(Body, kw_only=True):
@@ -291,6 +310,9 @@ class TokenizeRequest(Body, kw_only=True):
     """POST /tokenize: a text, or a conversation as the chat template writes it"""
 
     model: str | None = None
+    content: str | None = None  # llama.cpp's form of prompt, with the two below; its reply is llama.cpp's
+    add_special: bool | None = None
+    with_pieces: bool | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None

@@ -122,18 +122,24 @@ class ModelReply(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    type: Literal["model"]
+    display_name: str
+    created_at: str
     max_model_len: int
 
 
 class ModelList(TypedDict):
     object: Literal["list"]
     data: list[ModelReply]
+    has_more: Literal[False]
+    first_id: str
+    last_id: str
 
 
 class Tokens(TypedDict):
     count: int
     max_model_len: int
-    tokens: list[int]
+    tokens: list[Any]
     token_strs: list[str] | None
 
 
@@ -148,6 +154,11 @@ class TokenizerInfo(TypedDict):
 
 class Prompt(TypedDict):
     prompt: str
+    content: str
+
+
+class InputTokens(TypedDict):
+    input_tokens: int
 
 
 class Status(TypedDict):

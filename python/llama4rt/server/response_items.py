@@ -1,9 +1,11 @@
 """The items of a response's `output`: a message, or calls; whole, or as the events of a stream, one open at a time."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from llama4rt.server.chat_completions import Piece
+from llama4rt.server.response_input import CUSTOM_ARGUMENT
 from llama4rt.server.service import new_id
 
 # event(kind, **fields): the bytes of one event of the stream, numbered
@@ -13,8 +15,11 @@ Event = Callable[..., bytes]
 class StreamedItems:
     """done: those that are complete."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, custom: frozenset[str] = frozenset()) -> None:
+        """custom: the tools that take a text, which comes whole when the call has ended."""
         self._event = event
+        self._custom = custom
+        self._arguments = ""
         self._open: dict[str, Any] | None = None
         self._call_index = -1
         self._logprobs: list[dict[str, Any]] = []  # of tokens whose text has not come yet
@@ -42,10 +47,13 @@ class StreamedItems:
             self._logprobs = []  # OpenAI's are of text
             if call["index"] != self._call_index:
                 self._call_index = call["index"]
-                item = call_item(call["id"], call["function"]["name"], "", "in_progress")
+                name = call["function"]["name"]
+                item = call_item(call["id"], name, "", "in_progress", custom=name in self._custom)
                 lines += self.close() + self._begin(item)
             text = call["function"].get("arguments")
-            if text:
+            if text and self._item()["type"] == "custom_tool_call":
+                self._arguments += text
+            elif text:
                 self._item()["arguments"] += text
                 lines.append(self._say("response.function_call_arguments.delta", delta=text))
         return lines
@@ -67,6 +75,12 @@ class StreamedItems:
                     logprobs=part["logprobs"],
                 ),
                 self._say("response.content_part.done", content_index=0, part=part),
+            ]
+        elif item["type"] == "custom_tool_call":
+            item["input"], self._arguments = custom_input(self._arguments), ""
+            lines = [
+                self._say("response.custom_tool_call_input.delta", delta=item["input"]),
+                self._say("response.custom_tool_call_input.done", input=item["input"]),
             ]
         else:
             fields = {"arguments": item["arguments"], "name": item["name"]}
@@ -99,8 +113,25 @@ def message_item(text: str, status: str = "completed") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def call_item(call_id: str, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
+def call_item(
+    call_id: str, name: str, arguments: str, status: str = "completed", *, custom: bool = False
+) -> dict[str, Any]:
+    if custom:
+        return {
+            "id": new_id("ctc_"), "type": "custom_tool_call", "call_id": call_id, "name": name,
+            "input": custom_input(arguments), "status": status,
+        }  # fmt: skip
     return {
         "id": new_id("fc_"), "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
         "status": status,
     }  # fmt: skip
+
+
+def custom_input(arguments: str) -> str:
+    """The text for a custom tool, of what the model wrote as a function's arguments."""
+    try:
+        value = json.loads(arguments or "{}")
+    except ValueError:  # max_tokens has cut it
+        return ""
+    text = value.get(CUSTOM_ARGUMENT, "") if isinstance(value, dict) else ""
+    return text if isinstance(text, str) else json.dumps(text)

@@ -8,8 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -22,24 +21,14 @@ from llama4rt.server.known_fields import nearest
 from llama4rt.server.open_json import json_value
 from llama4rt.server.protocol import (
     Body,
-    CalledFunction,
-    ChatMessage,
     ChatRequest,
-    FunctionDefinition,
-    InputItem,
     JsonSchemaFormat,
-    NamedFunction,
-    NamedTool,
-    Part,
     ResponseFormat,
     ResponsesRequest,
-    ResponseTool,
-    ResponseToolChoice,
     Sampling,
     TextFormat,
-    Tool,
-    ToolCall,
 )
+from llama4rt.server.response_input import custom_tools, input_messages, tools_and_choice
 from llama4rt.server.response_items import StreamedItems, call_item, message_item
 from llama4rt.server.service import Service, new_id
 
@@ -64,7 +53,8 @@ class ResponsesEndpoint:
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
         body = await parsed(request, ResponsesRequest, self._service)
-        chat = ChatReply(self._service, chat_request(body))
+        request_for_chat, places = chat_request(body)
+        chat = ChatReply(self._service, request_for_chat, places)
         form = _ResponseForm(self._service, body)
         return await respond(
             self._service,
@@ -77,29 +67,26 @@ class ResponsesEndpoint:
         )
 
 
-def chat_request(body: ResponsesRequest) -> ChatRequest:
-    """The same question in the words of the chat API. ApiError 400 for what has no words there."""
+def chat_request(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
+    """The same question in the words of the chat API, and where each of its messages came from. ApiError 400 for what
+    has no words there.
+    """
     _refuse(body)
-    messages: list[ChatMessage] = []
-    if body.instructions is not None:
-        messages.append(ChatMessage(role="system", content=body.instructions))
-    if isinstance(body.input, str):
-        messages.append(ChatMessage(role="user", content=body.input))
-    else:
-        for i, item in enumerate(body.input):
-            _add_item(messages, item, f"input.{i}")
+    messages, places = input_messages(body)
+    tools, choice = tools_and_choice(body)
     shared = {name: getattr(body, name) for name in Sampling.__struct_fields__}
-    return ChatRequest(
+    chat = ChatRequest(
         **(shared | {"stream_options": None}),
         messages=messages,
         max_completion_tokens=body.max_output_tokens,
         logprobs=body.top_logprobs is not None or _LOGPROBS in (body.include or ()) or None,
         top_logprobs=body.top_logprobs,
-        tools=[_tool(tool, f"tools.{i}") for i, tool in enumerate(body.tools or ())] or None,
-        tool_choice=_tool_choice(body.tool_choice),
+        tools=tools or None,
+        tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body.text.format if body.text else None),
     )
+    return chat, places
 
 
 def _refuse(body: ResponsesRequest) -> None:
@@ -136,74 +123,6 @@ def _not_included(body: ResponsesRequest) -> dict[str, Any]:
     return {"x_llama4rt_not_included": [f"{name}: {_NOTHING_TO_INCLUDE[name]}" for name in names]}
 
 
-def _add_item(messages: list[ChatMessage], item: InputItem, where: str) -> None:
-    if item.type == "message":
-        role = _given(item.role, where, "role")
-        if not 1 <= len(role) <= 64:
-            raise ApiError(
-                400, f"{where}.role: has {len(role)} characters; it must have 1 to 64", param="input"
-            )
-        messages.append(ChatMessage(role=role, content=_content(item.content, where)))
-    elif item.type == "function_call":
-        # As text it is one string of JSON; msgspec.Raw is what a chat's body has here.
-        arguments = UNSET if item.arguments is None else Raw(msgspec.json.encode(item.arguments))
-        function = CalledFunction(name=_given(item.name, where, "name"), arguments=arguments)
-        call = ToolCall(id=item.call_id, type="function", function=function)
-        last = messages[-1] if messages else None
-        if last is not None and last.role == "assistant" and last.tool_calls:
-            last.tool_calls.append(call)  # calls of one turn
-        else:
-            messages.append(ChatMessage(role="assistant", tool_calls=[call]))
-    elif item.type == "function_call_output":
-        content = _content(item.output, where)
-        messages.append(ChatMessage(role="tool", tool_call_id=item.call_id, content=content))
-    elif item.type != "reasoning":
-        raise ApiError(400, f"{where}: an item of type {item.type!r:.40} is not supported", param="input")
-
-
-def _given(value: str | None, where: str, name: str) -> str:
-    if value is None:
-        raise ApiError(400, f"{where}.{name}: is missing", param="input")
-    return value
-
-
-def _content(content: "str | list[Part] | None", where: str) -> "str | list[Part] | None":
-    if not isinstance(content, list):
-        return content
-    return [_part(part, f"{where}.{j}") for j, part in enumerate(content)]
-
-
-def _part(part: Part, where: str) -> Part:
-    if part.type != "input_image":
-        return part
-    if not isinstance(part.image_url, str):
-        raise ApiError(400, f"{where}: an input_image needs an image_url", param="input")
-    return Part(type="image_url", image_url=part.image_url)
-
-
-def _tool(tool: ResponseTool, where: str) -> Tool:
-    if tool.type != "function":
-        raise ApiError(400, f"{where}: type {tool.type!r:.40} is not supported; 'function' is", param="tools")
-    if tool.name is None:
-        raise ApiError(400, f"{where}.name: is missing", param="tools")
-    function = FunctionDefinition(
-        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
-    )
-    return Tool(type="function", function=function)
-
-
-def _tool_choice(choice: Any) -> Any:
-    if not isinstance(choice, ResponseToolChoice):
-        return choice
-    if choice.type != "function" or choice.name is None:
-        raise ApiError(
-            400,
-            f"tool_choice: {choice.type!r:.40} is not supported; a function's name is",
-            param="tool_choice",
-        )
-    return NamedTool(type="function", function=NamedFunction(name=choice.name))
-
-
 def _format(given: TextFormat | None) -> ResponseFormat | None:
     if given is None:
         return None
@@ -235,6 +154,7 @@ class _ResponseForm:
         self._id = new_id("resp_")
         self._created = int(time.time())
         self._number = 0
+        self._custom = custom_tools(body)
         self._echoed = {name: _echo(getattr(body, name), name) for name in _ECHOED}
         self._echoed["text"] = self._echoed["text"] or {}
 
@@ -248,7 +168,8 @@ class _ResponseForm:
                 item["content"][0]["logprobs"] = choice["logprobs"]["content"]
             output.append(item)
         for call in message.get("tool_calls") or ():
-            output.append(call_item(call["id"], call["function"]["name"], call["function"]["arguments"]))
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            output.append(call_item(call["id"], name, arguments, custom=name in self._custom))
         response = self._response(output, choice["finish_reason"], reply["usage"])
         if "x_llama4rt_not_enforced" in reply:
             response["x_llama4rt_not_enforced"] = reply["x_llama4rt_not_enforced"]
@@ -257,7 +178,7 @@ class _ResponseForm:
     async def events(self, chat: ChatReply) -> AsyncGenerator[bytes, None]:
         yield self._event("response.created", response=self._response([], None, None))
         yield self._event("response.in_progress", response=self._response([], None, None))
-        items = StreamedItems(self._event)
+        items = StreamedItems(self._event, self._custom)
         reason = None
         async for pieces in chat.pieces():
             lines = []

@@ -19,6 +19,8 @@ _PLAIN = (
 _ALIASES = {"repeat_penalty": "repetition_penalty", "n_cmpl": "n"}
 _MAX_STOP_IDS = 1024
 _MAX_ALLOWED_IDS = 1 << 18  # more than any vocabulary has
+_PART = re.compile(r"\bmessages\[(\d+)\], part (\d+)")
+_ITEM = re.compile(r"\b(messages|tools)\[(\d+)\]")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
@@ -69,7 +71,7 @@ def _check_alone(alias: str, value: Any, name: str, other: Any) -> None:
 
 def from_request_error(error: RequestError) -> ApiError:
     """The engine's own refusals: their first word is the field, where they concern one."""
-    message = str(error)
+    message = _in_the_words_of_http(str(error))
     if isinstance(error, ChildrenBusy):
         return ApiError(429, message)
     first = _FIRST_WORD.match(message)
@@ -77,6 +79,13 @@ def from_request_error(error: RequestError) -> ApiError:
     if "max_model_len" in message:
         return ApiError(400, message, param=param or "messages", code="context_length_exceeded")
     return ApiError(400, message, param=param)
+
+
+def _in_the_words_of_http(message: str) -> str:
+    """Places as JSON has them, and options as the command line has them."""
+    message = _PART.sub(r"messages.\1.content.\2", message)
+    message = _ITEM.sub(r"\1.\2", message)
+    return message.replace("open it with allow_image_urls=True", "llama4rt serve --allow-image-urls")
 
 
 _FIELDS = frozenset(_PLAIN) | {

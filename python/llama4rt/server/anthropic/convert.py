@@ -32,14 +32,19 @@ from llama4rt.server.protocol import (
 _THINKING = ("thinking", "redacted_thinking")
 
 
-def chat_request(body: CountTokensRequest) -> ChatRequest:
-    """The same question in the words of the chat API. ApiError 400 for what has no words there."""
+def chat_request(body: CountTokensRequest) -> tuple[ChatRequest, list[str]]:
+    """The same question in the words of the chat API, and where each of its messages came from. ApiError 400 for what
+    has no words there.
+    """
     messages: list[ChatMessage] = []
+    places: list[str] = []
     system = _system(body)
     if system:
         messages.append(ChatMessage(role="system", content=system))
+        places.append("system")
     for i, message in enumerate(body.messages):
         _add(messages, message, f"messages.{i}")
+        places += [f"messages.{i}"] * (len(messages) - len(places))
     last = messages[-1]
     chat = ChatRequest(
         model=body.model,
@@ -58,7 +63,7 @@ def chat_request(body: CountTokensRequest) -> ChatRequest:
         chat.stop = body.stop_sequences or None
         chat.stream = body.stream
         chat.temperature, chat.top_p, chat.top_k = body.temperature, body.top_p, body.top_k
-    return chat
+    return chat, places
 
 
 def ignored(body: CountTokensRequest) -> list[str]:

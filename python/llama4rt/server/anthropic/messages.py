@@ -47,7 +47,7 @@ class MessagesEndpoint:
     async def count(self, request: Request) -> Response:
         """Tokens of the same message, as the template writes it."""
         body = await parsed(request, CountTokensRequest, self._service)
-        prompt = await ChatReply(self._service, chat_request(body)).prepared()
+        prompt = await ChatReply(self._service, *chat_request(body)).prepared()
         return json_reply({"input_tokens": len(prompt.token_ids)})
 
 
@@ -55,7 +55,7 @@ class MessageReply(ChatReply):
     """A chat's reply in Anthropic's form."""
 
     def __init__(self, service: Service, body: MessagesRequest) -> None:
-        super().__init__(service, chat_request(body))
+        super().__init__(service, *chat_request(body))
         self._message_id = new_id("msg_")
         self._ignored = ignored(body)
 

@@ -128,4 +128,7 @@ IGNORED: Mapping[str, str] = {
     "cache_control": "prefixes are found by their content",
     "betas": "a header of Anthropic's",
     "speed": "there is one",
+    "diagnostics": "the log and /metrics have them",
+    "user_profile_id": "nothing is done by user",
+    "workspace_id": "nothing is done by user",
 }
