@@ -140,6 +140,9 @@ build/aarch64/build.ninja: CMAKE_OPTIONS = -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-
   -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
 build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHMARKS=ON
 
+# Of tests in C++, processes at once: most use one core.
+JOBS := $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+
 # --- what people call -----------------------------------------------------------------------------------------------
 
 demo: $(DONE)/package
@@ -150,17 +153,17 @@ test: test-cpp test-simt test-ptx test-python
 
 test-cpp: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_tests
-	build/tests/tests/cpp/llama4rt_tests
+	build/tests/tests/cpp/llama4rt_tests --jobs=$(JOBS)
 
 test-simt: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_simt_tests
-	build/tests/tests/cpp/llama4rt_simt_tests
+	build/tests/tests/cpp/llama4rt_simt_tests --jobs=$(JOBS)
 
 # nvcc comes from its packages where there is none; where those cannot be had either, it says that nothing was run.
 # PTX_TEST_ARGS: parts of names of tests, --target sm_90a, --require (then no nvcc is a failure).
 test-ptx: build/tests/build.ninja
 	@[ -n "$${CUDA_HOME:-}" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
-	$(BIN)/python scripts/ptx_test.py $(PTX_TEST_ARGS)
+	$(BIN)/python scripts/ptx_test.py --jobs=$(JOBS) $(PTX_TEST_ARGS)
 
 # Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
 test-aarch64: aarch64-tools build/aarch64/build.ninja
@@ -210,7 +213,7 @@ check: $(DONE)/dev
 cuda-compile: nvcc-check
 nvcc-check: $(DONE)/venv $(DONE)/nvdisasm $(if $(CUDA_HOME)$(shell command -v nvcc),,$(DONE)/nvcc)
 	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
-	$(BIN)/python scripts/machine_code_counts.py $(CUDA_COMPILE_ARGS)
+	$(BIN)/python scripts/machine_code_counts.py $(filter --require,$(CUDA_COMPILE_ARGS))
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
