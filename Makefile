@@ -140,7 +140,7 @@ build/aarch64/build.ninja: CMAKE_OPTIONS = -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-
   -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
 build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHMARKS=ON
 
-# Of tests in C++, processes at once: most use one core.
+# Tests are run in this many processes at once: most use one core.
 JOBS := $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 
 # --- what people call -----------------------------------------------------------------------------------------------
@@ -191,8 +191,9 @@ aarch64-tools chromium:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null
 
+# A file's tests stay in one process, and share what they make. A process takes some 2 GB.
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
-	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --durations=15 -n $$(($(JOBS) < 4 ? $(JOBS) : 4)) --dist loadfile $(PYTEST_ARGS)
 
 check: $(DONE)/dev
 	@failed=0  # all of them, so that one run shows everything
