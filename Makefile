@@ -15,6 +15,7 @@
 #   make mutants   plants the bugs of tests/mutants, one at a time: the tests must notice them
 #   make wheel     builds the wheel and tries it in a fresh environment
 #   make dist      wheels for other machines (manylinux_2_28, x86-64 and Arm, each Python found here), judged and tried
+#   make docs      the documentation as a site, in build/site: every link and name checked
 #   make audit     known vulnerabilities of what requirements/ names, where the advisory data can be reached
 #   make lock      renews requirements/*.txt, from which the others install (LOCK_ARGS=--keep: only what changed)
 #   make test-newest  the Python tests with the newest of everything that they and llama4rt allow; not a gate
@@ -25,7 +26,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-ptx test-aarch64 test-python check nvcc-check cuda-compile bench sanitize \
-  soak oracles mutants soak-72h wheel dist audit lock test-newest format clean
+  soak oracles mutants soak-72h wheel dist docs audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -253,6 +254,13 @@ dist:
 	@scripts/make_venv.sh $(DIST_VENV) $(PYTHON)
 	@$(DIST_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/dist.txt
 	@$(DIST_VENV)/bin/python scripts/dist.py $(DIST_ARGS)
+
+DOCS_VENV := build/docs/venv
+docs:
+	@scripts/make_venv.sh $(DOCS_VENV) $(PYTHON)
+	@$(DOCS_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build -q --strict -f tools/site/mkdocs.yml
+	@echo "build/site/index.html"
 
 AUDIT_VENV := build/audit/venv
 audit:
