@@ -1,6 +1,7 @@
 """A service of your own with the engine inside: no second process, no HTTP between them.
 
-    ENGINE=model.l4e uvicorn --app-dir examples fastapi_service:app
+    pip install fastapi
+    ENGINE=model.l4e uvicorn --app-dir examples fastapi_service:app  # without ENGINE, the demo model
 
 A client that leaves cancels the coroutine that reads its request, and that frees the request's memory.
 """
@@ -22,7 +23,9 @@ class Question(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with AsyncEngine(os.environ["ENGINE"], kv_cache_memory=os.environ.get("KV_CACHE_MEMORY")) as engine:
+    async with AsyncEngine(
+        os.environ.get("ENGINE"), kv_cache_memory=os.environ.get("KV_CACHE_MEMORY")
+    ) as engine:
         app.state.engine = engine
         yield
 
@@ -36,19 +39,21 @@ async def summary(question: Question) -> dict[str, str]:
     engine: AsyncEngine = app.state.engine
     try:
         params = SamplingParams(temperature=0, max_tokens=question.max_tokens)
-        prompt = await engine.prepare_chat([{"role": "user", "content": question.text}])
-        texts = [delta.text async for delta in engine.stream(prompt, params)]
+        answers = await engine.chat([{"role": "user", "content": question.text}], params)
     except RequestError as error:
         raise HTTPException(400, str(error)) from None
-    return {"answer": "".join(texts)}
+    return {"answer": answers[0].text}
 
 
 @app.post("/stream")
 async def stream(question: Question) -> StreamingResponse:
     """The answer as it comes, as plain text."""
     engine: AsyncEngine = app.state.engine
-    params = SamplingParams(temperature=0, max_tokens=question.max_tokens)
-    prompt = await engine.prepare_chat([{"role": "user", "content": question.text}])
+    try:  # before the reply begins: what is wrong with the question is a 400
+        params = SamplingParams(temperature=0, max_tokens=question.max_tokens)
+        prompt = await engine.prepare_chat([{"role": "user", "content": question.text}])
+    except RequestError as error:
+        raise HTTPException(400, str(error)) from None
 
     async def pieces() -> AsyncIterator[str]:
         async for delta in engine.stream(prompt, params):

@@ -53,6 +53,12 @@ def test_batch(answers: dict[str, str]) -> None:
     assert {line["prompt"]: line["answer"] for line in map(json.loads, done.stdout.splitlines())} == answers
 
 
+def test_batch_of_nothing() -> None:
+    command = [sys.executable, str(EXAMPLES / "batch.py")]
+    done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=120, env=environment())
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -84,9 +90,9 @@ def test_fastapi_service(answers: dict[str, str]) -> None:
                 "answer": answer
             }
             assert httpx2.post(url + "/stream", json={"text": question}, timeout=60).text == answer
-        assert (
-            httpx2.post(url + "/summary", json={"text": "a", "max_tokens": 0}, timeout=60).status_code == 400
-        )
+        for path in ("/summary", "/stream"):
+            refused = httpx2.post(url + path, json={"text": "a", "max_tokens": 0}, timeout=60)
+            assert refused.status_code == 400 and "max_tokens is 0" in refused.json()["detail"]
         process.terminate()
         assert process.wait(60) in (0, -15)
     finally:
