@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llama4rt.engine.async_engine import AsyncEngine
+from llama4rt.server import page_files
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import ChatEndpoint
 from llama4rt.server.completions import CompletionEndpoint
@@ -28,10 +29,11 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     service = Service(engine, options or ServerOptions())
     info = InfoEndpoints(service)
     get: dict[str, Endpoint] = {
-        "/": info.page,
+        **page_files.endpoints(),
         "/health": info.probe,
         "/ready": info.probe,
         "/metrics": info.metrics,
+        "/status.json": info.status,
         "/version": info.version,
         "/openapi.json": info.openapi,
         "/tokenizer_info": info.tokenizer_info,
