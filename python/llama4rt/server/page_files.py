@@ -22,7 +22,7 @@ _TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 _LICENCE = "text/plain; charset=utf-8"
-_PAGES = {"/": "index.html"}
+_PAGES = {"/": "index.html", "/status": "status.html"}
 
 # The pages load nothing from other servers, run nothing that is not a file of theirs, and say so to the browser. Text
 # becomes HTML in two places only: in DOMPurify, and nowhere else ("trusted-types").

@@ -36,7 +36,8 @@ export class Watch {
 export const count = (value) => Math.round(value).toLocaleString("en-US");
 
 export function seconds(value) {
-  if (value < 0.095) return `${Math.max(1, Math.round(value * 1000))} ms`;
+  if (value < 0.00995) return `${(value * 1000).toFixed(1)} ms`;
+  if (value < 0.095) return `${Math.round(value * 1000)} ms`;
   if (value < 59.95) return `${value.toFixed(value < 9.95 ? 2 : 1)} s`;
   const whole = Math.round(value);
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
