@@ -65,7 +65,8 @@ def page_fixture(path: str = "", **context_options: Any) -> Any:
         problems, outside = page.problems, page.outside
         context.close()
         server.wait_idle()
-        assert not problems and not outside
+        assert not problems, problems
+        assert not outside, outside
 
     return page
 
@@ -99,6 +100,7 @@ def settings(page: Any, **values: Any) -> None:
         else:
             page.fill(f"dialog #{name}", str(value))
     page.click("dialog .strong")
+    page.wait_for_selector("dialog", state="detached")
 
 
 def say(page: Any, text: str) -> None:
@@ -110,7 +112,7 @@ def answered(page: Any, count: int = 1) -> list[str]:
     """Waits for so many answers that have ended, drawn; returns their texts."""
     page.wait_for_function(
         """n => document.querySelectorAll("article.assistant").length === n
-        && !document.querySelector("article.waiting, article.assistant > .text.plain:not(:empty)")
+        && !document.querySelector("article[aria-busy=true]")
         && document.getElementById("send").textContent === "Send" """,
         arg=count,
     )

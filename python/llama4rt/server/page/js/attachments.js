@@ -17,12 +17,14 @@ export class Attachments {
   constructor(place, onchange) {
     this.place = place;
     this.onchange = onchange;
-    this.items = []; // {id, kind: "picture" | "file", name, url | text, tokens: number | null | undefined, state}
+    this.limit = Infinity; // tokens that the context holds
+    this.items = []; // {id, kind: "picture" | "file", name, url | text, tokens (null: too many to count), state}
   }
 
   get isReading() { return this.items.some((item) => item.state === "reading"); }
   get tokens() { return this.items.reduce((sum, item) => sum + (item.tokens ?? 0), 0); }
-  get isTooLarge() { return this.items.some((item) => item.tokens === null); }
+  get isTooLarge() { return this.items.some((item) => this.isOver(item)); }
+  isOver({ tokens }) { return tokens === null || tokens > this.limit; }
 
   async add(files) {
     await Promise.all([...files].map((file) => this.addOne(file)));
@@ -87,10 +89,11 @@ export class Attachments {
       this.items.splice(this.items.indexOf(item), 1);
       this.show();
     };
-    const size = item.state === "reading" ? item.progress ?? "reading" : item.tokens === null ? "does not fit"
-      : item.tokens === undefined ? "" : `${count(item.tokens)} tokens`;
+    const counted = item.tokens ? `${count(item.tokens)} tokens` : "";
+    const size = item.state === "reading" ? item.progress ?? "reading"
+      : this.isOver(item) ? ["does not fit", counted].filter(Boolean).join(": ") : counted;
     const face = item.kind === "picture" && item.url ? h("img", { src: item.url, alt: "" }) : icon("file");
-    return h("div", { class: `chip ${item.kind}${item.tokens === null ? " wrong" : ""}` }, face,
+    return h("div", { class: `chip ${item.kind}${this.isOver(item) ? " wrong" : ""}` }, face,
       h("span", { class: "chip-name" }, item.name), size ? h("span", { class: "quiet" }, size) : null,
       iconButton("close", `Remove ${item.name}`, remove));
   }

@@ -40,6 +40,7 @@ export function startComposer() {
 
 export function setContextLength(tokens) {
   contextLength = tokens ?? null;
+  attachments.limit = tokens ?? Infinity;
   showState();
 }
 

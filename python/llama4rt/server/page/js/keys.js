@@ -27,7 +27,7 @@ const SHOWN = [
 
 export function openKeys() {
   if (document.querySelector("dialog")) return;
-  openDialog("Keyboard", h("dl", { class: "keys" }, SHOWN.map(([keys, what]) => [
+  openDialog("Keyboard", h("dl", { class: "keys" }, SHOWN.flatMap(([keys, what]) => [
     h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, what)])));
 }
 

@@ -17,6 +17,10 @@ purifier.addHook("uponSanitizeAttribute", (_, data) => {
   if (data.attrName === "class" && !CLASSES.test(data.attrValue)) data.keepAttr = false;
 });
 
+// Tags that models write within Markdown, as long as they are bare. All others stay the text that they are: somebody who
+// asks about <script> wants to read it.
+const BARE = /&#60;(\/?)(b|br|del|details|em|hr|i|ins|kbd|mark|q|s|small|strong|sub|summary|sup|u)\s*\/?&#62;/gi;
+
 const marked = new Marked({
   gfm: true,
   breaks: false,
@@ -29,6 +33,7 @@ const marked = new Marked({
     },
     // A picture from elsewhere would tell its server who reads this: it stays a link.
     image({ href, text }) { return `<a href="${escaped(href)}">${escaped(text || href)}</a>`; },
+    html({ text }) { return escaped(text).replace(BARE, "<$1$2>"); },
     checkbox({ checked }) { return checked ? "☑ " : "☐ "; },
   },
 });

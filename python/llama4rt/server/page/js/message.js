@@ -24,10 +24,12 @@ export class MessageView {
     this.calls = h("div", { class: "calls" });
     this.note = h("p", { class: "note" });
     this.actions = h("div", { class: "actions" });
-    this.element = h("article", { class: message.role, tabindex: "-1" },
+    this.element = h("article", { class: message.role, tabindex: "-1", "aria-busy": "true" },
       this.heading, this.attached(), this.body, this.calls, this.note, this.actions);
     this.drawn = null; // of Markdown
     this.editing = null;
+    this.isLoading = false;
+    this.isPlain = false; // it could not be loaded
   }
 
   // Once a frame at most: a fast model sends more than a screen can show.
@@ -42,7 +44,6 @@ export class MessageView {
     const { message, element } = this;
     const isWriting = chat.answer?.message === message;
     element.classList.toggle("waiting", isWriting);
-    element.setAttribute("aria-busy", String(isWriting));
     const who = message.role === "user" ? "You" : message.role === "tool" ? `Result of ${message.name}`
       : message.model || "Answer";
     this.heading.textContent = message.edited ? `${who}, edited by you` : who;
@@ -51,6 +52,7 @@ export class MessageView {
     this.drawCalls(isWriting);
     this.drawNote(isWriting);
     this.drawActions(isWriting);
+    element.setAttribute("aria-busy", String(isWriting || this.isLoading));
   }
 
   drawText(isWriting) {
@@ -60,26 +62,32 @@ export class MessageView {
       body.hidden = !message.text;
       return;
     }
-    if (this.drawn) return this.drawn.update(message.text, !isWriting);
+    if (this.drawn) {
+      this.drawn.update(message.text, !isWriting);
+      return;
+    }
     body.classList.add("plain");
     body.textContent = message.text;
-    if (!message.text) return;
+    if (!message.text || this.isLoading || this.isPlain) return;
+    this.isLoading = true;
     drawer().then(({ Markdown }) => {
-      if (this.drawn) return;
       body.classList.remove("plain");
       body.replaceChildren();
       this.drawn = new Markdown(body);
-      this.update();
-    }, () => { markdown = null; }); // the server is gone: the text stays as it is
+    }, () => { this.isPlain = true; }) // the server is gone: the text stays as it is
+      .then(() => {
+        this.isLoading = false;
+        this.update();
+      });
   }
 
   drawCalls(isWriting) {
     const { message } = this;
     const calls = message.calls ?? [];
-    const shape = JSON.stringify([calls, isWriting, this.isLast()]);
+    const isOpen = this.isLast() && !isWriting && !chat.answer;
+    const shape = JSON.stringify([calls, isOpen]);
     if (this.callsShape === shape) return;
     this.callsShape = shape;
-    const isOpen = this.isLast() && !isWriting && !chat.answer;
     this.calls.replaceChildren(...(calls.length ? [callView(message, isOpen)] : []));
   }
 
