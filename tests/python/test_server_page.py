@@ -1,105 +1,33 @@
-"""The chat page in headless Chromium, as a person uses it. LLAMA4RT_SCREENSHOTS=DIR keeps pictures of it."""
+"""The chat page in headless Chromium, as a person uses it: asking, stopping, what goes wrong; other sites' pages."""
 
 from __future__ import annotations
 
 import base64
-import os
-import shutil
+import re
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-playwright = pytest.importorskip("playwright.sync_api")
-
-from llama4rt import Engine, SamplingParams  # noqa: E402
-from llama4rt.demo import load_showcase  # noqa: E402
-from serving import RunningServer, engine_fixture, running_server  # noqa: E402
+from llama4rt import Engine
+from llama4rt.demo import load_showcase
+from page_driver import (
+    answered,
+    browser_fixture,
+    endlessly,
+    keep,
+    offline,
+    page_fixture,
+    say,
+    scripted,
+    server_fixture,
+    settings,
+)
+from serving import RunningServer, engine_fixture, running_server
 
 engine = engine_fixture(kv_cache_memory="128MiB")
-
-
-@pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[RunningServer]:
-    with running_server(engine) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as p:
-        try:
-            browser = p.chromium.launch(
-                executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=120_000
-            )
-        except playwright.Error as error:
-            if path is not None or "Executable doesn't exist" not in str(error):
-                raise  # there is one, and it must start
-            pytest.skip("there is no Chromium: make chromium, or playwright install chromium")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: RunningServer) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme="light")
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    problems: list[str] = []
-    outside: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    # The console also tells of answers with an error status, which the page shows to the person.
-    page.on(
-        "console",
-        lambda m: problems.append(m.text) if m.type == "error" and "status of 4" not in m.text else None,
-    )
-    page.on(
-        "request", lambda r: outside.append(r.url) if not r.url.startswith((server.url, "data:")) else None
-    )
-    page.goto(server.url)
-    yield page
-    context.close()
-    server.wait_idle()
-    assert not problems and not outside
-
-
-def keep(page: Any, name: str) -> None:
-    if folder := os.environ.get("LLAMA4RT_SCREENSHOTS"):
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
-
-
-def settings(page: Any, **values: Any) -> None:
-    page.click("#settings")
-    for name, value in values.items():
-        if name == "theme":
-            page.select_option("#theme", value)
-        else:
-            page.fill(f"#{name}", str(value))
-    page.click("dialog button")
-
-
-def say(page: Any, text: str) -> None:
-    page.fill("#text", text)
-    page.press("#text", "Enter")
-
-
-def answered(page: Any, count: int = 1) -> list[str]:
-    page.wait_for_function(
-        "n => document.querySelectorAll('article.assistant:not(.waiting)').length === n", arg=count
-    )
-    return list(page.locator("article.assistant .text").all_inner_texts())
-
-
-def offline(engine: Engine, messages: Any, **params: Any) -> str:
-    return (
-        engine.chat(messages, SamplingParams(**({"temperature": 0, "max_tokens": 60} | params)))[0]
-        .outputs[0]
-        .text
-    )
+server = server_fixture()
+browser = browser_fixture()
+page = page_fixture()
 
 
 def test_a_conversation(page: Any, engine: Engine) -> None:
@@ -141,23 +69,69 @@ def test_a_picture_by_drag_and_drop(page: Any, engine: Engine) -> None:
     keep(page, "picture-dark")
 
 
-def test_stop(page: Any, server: RunningServer) -> None:
-    page.route("**/v1/chat/completions", lambda route: route.continue_(
-        post_data=route.request.post_data.replace('"stream":true', '"stream":true,"ignore_eos":true')))  # fmt: skip
+def test_stop_with_numbers(page: Any, server: RunningServer) -> None:
+    endlessly(page)
     say(page, "Count")
     page.wait_for_function("() => document.querySelector('article.assistant .text')?.textContent.length > 5")
     assert page.inner_text("#send") == "Stop"
-    page.click("#send")
+    page.keyboard.press("Escape")
     answered(page)
-    assert page.inner_text("article.assistant .note") == "stopped" and page.inner_text("#send") == "Send"
+    assert re.match(r"stopped · [\d,]+ tokens · ", page.inner_text("article.assistant .note"))
     server.wait_idle()
+    page.unroute("**/v1/chat/completions")
+    settings(page, max_completion_tokens=4)
+    before = page.inner_text("article.assistant > .text")
+    page.click("article.assistant [aria-label=Continue]")
+    assert answered(page)[0].startswith(before[:20])
 
 
-def test_an_error_is_shown(page: Any, engine: Engine) -> None:
+def test_an_answer_that_runs_stays_in_its_chat(page: Any, server: RunningServer) -> None:
+    """A new chat while another is answered: its request holds its own message alone, and the other is kept."""
+    endlessly(page)
+    say(page, "Count")
+    page.wait_for_function("() => document.querySelector('article.assistant .text')?.textContent.length > 5")
+    page.click("#fresh")
+    assert page.locator("article").count() == 0 and page.inner_text("#send") == "Send"
+    page.unroute("**/v1/chat/completions")
+    requests = scripted(page, "Another answer.")
+    say(page, "Hello")
+    assert answered(page) == ["Another answer."]
+    assert requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
+    page.click("#chats button:has-text('Count')")
+    assert page.inner_text("#send") == "Stop" and page.locator("article.user").inner_text().endswith("Count")
+    page.click("#send")
+    assert "Another answer." not in answered(page)[0]
+    page.click("#chats button.chat:has-text('Hello')")
+    assert answered(page) == ["Another answer."]
+
+
+def test_an_error_keeps_the_text(page: Any, engine: Engine) -> None:
+    """Shown in words; tried again as it was; changed; or left aside by the next question."""
     say(page, "word " * (engine.max_model_len + 10))
     answered(page)
     assert str(engine.max_model_len) in page.inner_text("article.assistant .note.error")
-    page.evaluate("messages.length === 0 || (() => { throw new Error('a message that failed was kept') })()")
+    requests = scripted(page, "It works.")
+    page.click("text=Try again")
+    assert answered(page) == ["It works."] and requests[0]["messages"][0]["content"].startswith("word word")
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=502, body="<html>Bad gateway"))
+    page.click("#fresh")
+    say(page, "Through a proxy")
+    answered(page)
+    assert "502" in page.inner_text(".note.error") and "JSON" not in page.inner_text(".note.error")
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.click("text=Try again")
+    page.wait_for_function(
+        "() => document.querySelector('.note.error')?.textContent.includes('does not answer')"
+    )
+    page.unroute("**/v1/chat/completions")
+    requests = scripted(page, "Fine.")
+    say(page, "Something else")
+    assert answered(page) == ["Fine."] and requests[0]["messages"] == [
+        {"role": "user", "content": "Something else"}
+    ]
+    assert page.inner_text(".versions .at") == "2 / 2"  # the failed one is the other
 
 
 def test_text_is_never_markup(page: Any) -> None:
@@ -165,13 +139,7 @@ def test_text_is_never_markup(page: Any) -> None:
     say(page, "<img src=x onerror=alert(1)><b>bold</b>")
     answered(page)
     assert page.inner_text("article.user .text") == "<img src=x onerror=alert(1)><b>bold</b>"
-    assert page.locator("article img, article b").count() == 0
-
-
-def test_a_narrow_screen(page: Any) -> None:
-    page.set_viewport_size({"width": 390, "height": 760})
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    keep(page, "narrow")
+    assert page.locator("article img, article.user b").count() == 0
 
 
 class Foreign(BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llama4rt.engine.async_engine import AsyncEngine
+from llama4rt.server import page_files
 from llama4rt.server.anthropic.messages import MessagesEndpoint
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import ChatEndpoint
@@ -37,11 +38,12 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     ollama = OllamaEndpoints(service)
     llama_cpp = LlamaCppEndpoints(service)
     get: dict[str, Endpoint] = {
-        "/": info.page,
+        **page_files.endpoints(),
         "/health": info.probe,
         "/ready": info.probe,
         "/ping": info.probe,
         "/metrics": info.metrics,
+        "/status.json": info.status,
         "/version": info.version,
         "/openapi.json": info.openapi,
         "/tokenizer_info": info.tokenizer_info,

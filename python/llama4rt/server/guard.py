@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama4rt.errors import Llama4RTError
+from llama4rt.server import page_files
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.browsers import Browsers, Header
 from llama4rt.server.client_names import client_name
@@ -34,7 +35,7 @@ access = logging.getLogger("llama4rt.access")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _FIELD = re.compile(r"[a-z_]{1,40}")  # the request's field that a param begins with
 # All other paths ask for the key, also those that do not exist.
-_OPEN = frozenset({"/", "/health", "/ready", "/version"})
+_OPEN = frozenset({"/health", "/ready", "/version"}) | page_files.PATHS
 _MOST_BYTES_TO_SEARCH = 1 << 18  # of a body whose refusal is logged
 _MAX_RETRY = {"Retry-After": "1"}
 

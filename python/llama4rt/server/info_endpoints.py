@@ -1,7 +1,6 @@
-"""The endpoints that answer at once: models, tokens, health, metrics, version, the page."""
+"""The endpoints that answer at once: models, tokens, health, metrics, version."""
 
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -20,18 +19,8 @@ from llama4rt.server.paths import path_of
 from llama4rt.server.protocol import DetokenizeRequest, TokenizeRequest
 from llama4rt.server.sampling_fields import from_request_error
 from llama4rt.server.service import Service
+from llama4rt.server.status_figures import figures
 from llama4rt.text.tokenizer import require_tokenizer
-
-_PAGE = Path(__file__).parent / "page" / "index.html"
-# The page loads nothing from anywhere, and says so to the browser.
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 
 class InfoEndpoints:
@@ -166,11 +155,11 @@ class InfoEndpoints:
     async def metrics(self, _: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
 
+    async def status(self, _: Request) -> Response:
+        return json_reply(figures(self._service))
+
     async def version(self, _: Request) -> Response:
         return json_reply({"version": _core.version()})
 
     async def openapi(self, _: Request) -> Response:
         return json_reply(document())
-
-    async def page(self, _: Request) -> Response:
-        return Response(_PAGE.read_bytes(), headers=_PAGE_HEADERS, media_type="text/html; charset=utf-8")
