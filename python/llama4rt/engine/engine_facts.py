@@ -83,8 +83,8 @@ class EngineFacts(ABC):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled: it holds the model's memory. With multiprocessing, open one in each "
-            "process; threads of one process share one; a server (llama4rt serve) serves many processes"
+            f"{type(self).__name__} cannot be pickled: it holds the model's memory. With multiprocessing, open one in "
+            "each process; threads of one process share one; a server (llama4rt serve) serves many processes"
         )
 
     def __repr__(self) -> str:
