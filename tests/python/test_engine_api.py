@@ -199,7 +199,12 @@ def test_chat_answers_conversations(engine: Engine) -> None:
     with pytest.raises(RequestError, match="image"):
         engine.chat([{"role": "user", "content": [{"type": "image"}]}])
     assert engine.chat([]) == [] and engine.generate([]) == [] and engine.score_tokens([]) == []
-    for wrong, says in ((hi[0], "one message"), ("hi", "is a text"), (5, "messages is a int"), ([[]], "non-empty")):
+    for wrong, says in (
+        (hi[0], "one message"),
+        ("hi", "is a text"),
+        (5, "messages is a int"),
+        ([[]], "non-empty"),
+    ):
         with pytest.raises(RequestError, match=says):
             engine.chat(wrong)  # type: ignore[arg-type]
 

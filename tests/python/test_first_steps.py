@@ -213,6 +213,18 @@ def test_mistakes_are_answered_with_what_is_right(engine: Engine) -> None:
             call()
 
 
+def test_an_engine_is_not_pickled(engine: Engine) -> None:
+    for one in (engine, AsyncEngine(engine)):
+        with pytest.raises(TypeError, match="With multiprocessing, open one in each process"):
+            pickle.dumps(one)
+
+
+def test_an_empty_list_of_pictures_is_no_text(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="0 images"):
+        engine.generate("<|image|>x", images=[])
+    assert engine.generate("<|image|>x", GREEDY)[0].prompt_token_ids  # without pictures it is text
+
+
 def test_a_missing_extra_names_itself() -> None:
     program = """
 import sys

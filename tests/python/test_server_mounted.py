@@ -76,6 +76,8 @@ def test_the_guards_hold_when_mounted(engine: Engine, outer: Any) -> None:
         assert client.get(root + "/v1/models").status_code == 401
         key = {"authorization": "Bearer k"}
         assert client.get(root + "/v1/models", headers=key).status_code == 200
+        assert client.get(root + "/v1/models", headers={"x-api-key": "k"}).status_code == 200
+        assert client.get(root + "/v1/models", headers={"x-api-key": "wrong"}).status_code == 401
         refused = client.get(root + "/v1/models", headers=key | {"host": "evil.example"})
         assert refused.status_code == 403
         assert client.get(root + "/health", headers={"host": "evil.example"}).status_code == 200

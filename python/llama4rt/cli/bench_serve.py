@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     failed = [result for result in results if result.error]
     report = summary([result for result in results if not result.error], seconds)
     report["failed_requests"] = len(failed)
-    print(json.dumps(report) if args.json else table(report))
+    if len(failed) < len(results) or args.json:  # else there is nothing to show but the reason
+        print(json.dumps(report) if args.json else table(report))
     if failed:
         raise Llama4RTError(f"{len(failed)} requests failed; the first: {failed[0].error}")
     return 0

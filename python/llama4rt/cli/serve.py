@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import resource
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama4rt.cli.common_options import add_engine_options, note, open_engine
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
             options,
             host=args.host,
             port=args.port,
-            ready=lambda port: note(f"ready: http://{_shown(args.host)}:{port}"),
+            ready=lambda port: note(_ready(f"http://{_shown(args.host)}:{port}", engine, options)),
         )
         Supervisor(server, options.drain_seconds).run()
     return 0
@@ -192,6 +194,22 @@ def _warm(engine: "Engine") -> None:
     if engine.tokenizer is not None:
         engine.apply_chat_template([{"role": "user", "content": "Hello"}])
         engine.warm_structured_output()
+
+
+def _ready(url: str, engine: "Engine", options: "ServerOptions") -> str:
+    """For a person, who sees a terminal, what can be done now; for others the address, in a line that they look for."""
+    if not sys.stderr.isatty():
+        return f"ready: {url}"
+    model = next(iter(options.served_model_names), Path(engine.path).stem)
+    key = " -H 'Authorization: Bearer KEY'" if options.api_keys else ""
+    body = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}' % model  # noqa: UP031  # braces
+    return (
+        f"{model} on {engine.device}, up to {engine.max_model_len:,} tokens, {engine.max_num_seqs} answers at once\n"
+        f"  chat page       {url}/\n"
+        f"  OpenAI's API    {url}/v1   (Anthropic's, Ollama's and llama.cpp's clients: {url})\n"
+        f"  try             curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'\n"
+        f"ready: {url}   (Ctrl-C ends it)"
+    )
 
 
 def _shown(host: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.tokenizer import Tokenizer
@@ -80,6 +80,12 @@ class EngineFacts(ABC):
         and requests that a dead thread has left hear of its end through it.
         """
         self._opened.thread.check_usable()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled: it holds the model's memory. With multiprocessing, open one in "
+            "each process; threads of one process share one; a server (llama4rt serve) serves many processes"
+        )
 
     def __repr__(self) -> str:
         name = type(self).__name__

@@ -141,7 +141,7 @@ class PromptBuilder:
             return prompt
         if images is not None and not isinstance(images, (list, tuple)):
             raise RequestError(f"{where} is a {type(images).__name__}; it must be a list of images")
-        ids = self.encode(prompt, placeholders=bool(images))
+        ids = self.encode(prompt, placeholders=images is not None)  # an empty list: none for the marks
         text = prompt if isinstance(prompt, str) else None
         named = {f"{where}[{i}]": picture for i, picture in enumerate(images or ())}
         return self._with_pictures(ids, text, named)
