@@ -66,12 +66,12 @@ export class MessageView {
       this.drawn.update(message.text, !isWriting);
       return;
     }
-    body.classList.add("plain");
+    body.classList.add("raw");
     body.textContent = message.text;
     if (!message.text || this.isLoading || this.isPlain) return;
     this.isLoading = true;
     drawer().then(({ Markdown }) => {
-      body.classList.remove("plain");
+      body.classList.remove("raw");
       body.replaceChildren();
       this.drawn = new Markdown(body);
     }, () => { this.isPlain = true; }) // the server is gone: the text stays as it is
