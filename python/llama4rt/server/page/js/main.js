@@ -15,6 +15,7 @@ startComposer();
 startSidebar();
 startKeys();
 startHead();
+chat.reopen();
 addEventListener("pagehide", () => {
   for (const { conversation } of chat.running.values()) chat.keep(conversation, true);
 });
