@@ -26,6 +26,8 @@ REQUIREMENTS = ROOT / "requirements"
 MAX_IMPORT_SECONDS = 0.3
 MAX_WHEEL_BYTES = 30_000_000
 MAX_DEMO_SECONDS = 60
+PAGE = ROOT / "python/llama4rt/server/page"
+MAX_PAGE_BYTES = 3_000_000
 
 # Runs in the fresh environment, before and after the native module is loaded.
 PROBE = """
@@ -94,10 +96,25 @@ def check_contents(wheel: Path) -> None:
         }
         missing = sorted(name for name in inside - set(names) if "__pycache__" not in name)
         report(not missing, f"contains every module of python/llama4rt {missing or ''}")
+        check_page(archive)
         stray = [n for n in names if not n.startswith(("llama4rt/", "llama4rt-")) or "__pycache__" in n]
         report(not stray, f"contains nothing else {stray or ''}")
         (native,) = [name for name in names if name.startswith("llama4rt/_core.") and name.endswith(".so")]
         check_native(Path(archive.extract(native, scratch)))
+
+
+def check_page(archive: zipfile.ZipFile) -> None:
+    """The files of the server's pages, all of them and with the licences of what others wrote."""
+    inside = {p.relative_to(ROOT / "python").as_posix() for p in PAGE.rglob("*") if p.is_file()}
+    packed = {i.filename: i for i in archive.infolist() if i.filename.startswith("llama4rt/server/page/")}
+    report(packed.keys() == inside, f"contains the server's pages {sorted(packed.keys() ^ inside) or ''}")
+    size = sum(info.file_size for info in packed.values())
+    small = sum(info.compress_size for info in packed.values())
+    report(size <= MAX_PAGE_BYTES, f"the pages: {size / 1e6:.2f} MB, {small / 1e6:.2f} MB compressed")
+    licences = {p.relative_to(ROOT).as_posix() for p in PAGE.glob("vendor/*/LICENSE*")}
+    shipped = [name for name in archive.namelist() if ".dist-info/licenses/" in name]
+    absent = [name for name in licences if not any(found.endswith(f"licenses/{name}") for found in shipped)]
+    report(bool(licences) and not absent, f"contains the licences of vendored files {absent or ''}")
 
 
 def check_native(library: Path) -> None:

@@ -17,12 +17,14 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+VENDORED = ROOT / "python/llama4rt/server/page/vendor/vendor.json"
 LINKED_IN = ("libc++", "libc++abi", "libunwind", "compiler-rt")  # by zig, of its LLVM
 
 
 def make(processor: str) -> str:
     """JSON of CycloneDX 1.6, the same each time: neither a date nor a serial number. Inside are our code, pybind11's
-    headers and what zig links in; beside it, in any version that pip chooses, what the project depends on.
+    headers, what zig links in and the JavaScript of the server's pages; beside it, in any version that pip chooses,
+    what the project depends on.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     root = _pypi(project["name"], project["version"])
@@ -31,6 +33,7 @@ def make(processor: str) -> str:
     components = [
         _pypi("pybind11", _locked("build", "pybind11")),
         *(_library(name, f"zig/{name}", version=zig, description="linked in") for name in LINKED_IN),
+        *(_npm(package) for package in json.loads(VENDORED.read_text())["packages"]),
         *(_pypi(re.split(r"[<>=~!; \[]", line)[0]) for line in project["dependencies"]),
     ]
     bom = {
@@ -68,6 +71,13 @@ def _library(name: str, ref: str, **more: str) -> dict[str, Any]:
 def _pypi(name: str, version: str | None = None) -> dict[str, Any]:
     purl = f"pkg:pypi/{name}" + (f"@{version}" if version else "")
     return _library(name, purl, purl=purl, **({"version": version} if version else {}))
+
+
+def _npm(package: dict[str, Any]) -> dict[str, Any]:
+    name, version = package["name"], package["version"]
+    purl = f"pkg:npm/{name.replace('@', '%40')}@{version}"
+    licences = [{"expression": package["licence"]}]
+    return _library(name, purl, purl=purl, version=version) | {"licenses": licences}
 
 
 def _locked(lock: str, name: str) -> str:

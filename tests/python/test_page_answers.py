@@ -66,6 +66,8 @@ def test_markdown(page: Any) -> None:
     assert text.locator("ol > li").count() == 2 and text.locator("ol ul > li").count() == 1
     assert "☑ done" in text.inner_text() and text.locator("sub").inner_text() == "2"
     assert "a <div>." in text.inner_text()
+    aligned = text.locator("tbody tr").first.locator("td")
+    assert [cell.get_attribute("align") for cell in aligned.all()] == [None, "right", "center"]
     link = text.locator("a")
     assert link.get_attribute("target") == "_blank" and "noopener" in link.get_attribute("rel")
     assert text.locator(".formula.display").count() == 2 and "$5-$10" in text.inner_text()

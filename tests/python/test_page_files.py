@@ -102,6 +102,8 @@ def test_every_file_is_served_to_anybody_with_the_policy(server: RunningServer) 
             assert reply.headers["x-content-type-options"] == "nosniff"
             again = client.get(path, headers={"if-none-match": reply.headers["etag"]})
             assert again.status_code == 304 and not again.content
+            changed = client.get(path, headers={"if-none-match": '"of an older version"'})
+            assert changed.status_code == 200 and reply.headers["cache-control"] == "no-cache"
         types = {
             p: client.head(p).headers["content-type"] for p in ("/", "/page/js/main.js", "/page/css/base.css")
         }

@@ -63,7 +63,7 @@ def test_the_page_shows_them_live(page: Any, server: RunningServer) -> None:
         "n => document.querySelector('#tiles').textContent.includes(n.toLocaleString('en-US') + ' in all')",
         arg=before + said,
     )
-    page.wait_for_selector("#throughput .a.line")
+    page.wait_for_selector("#throughput .a.line", state="attached")
     assert page.inner_text("#first .numbers").startswith("half within ")
     assert page.locator("#experts canvas[role=img]").count() == 1
     assert "times an even share" in page.inner_text("#experts")

@@ -35,7 +35,10 @@ def test_the_list_names_what_is_inside_and_beside() -> None:
     assert root["purl"] == f"pkg:pypi/llama4rt@{PROJECT['version']}"
     by_name = {component["name"]: component for component in components}
     beside = {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert set(by_name) == beside | {"pybind11"} | set(sbom.LINKED_IN)
+    vendored = {package["name"]: package for package in json.loads(sbom.VENDORED.read_text())["packages"]}
+    assert set(by_name) == beside | {"pybind11"} | set(sbom.LINKED_IN) | set(vendored)
+    assert all(by_name[name]["version"] == package["version"] for name, package in vendored.items())
+    assert by_name["katex"]["licenses"] == [{"expression": "MIT AND OFL-1.1"}]
     assert not any("version" in by_name[name] for name in beside)  # pip chooses
     locks = {name: (ROOT / f"requirements/{name}.txt").read_text() for name in ("build", "dist")}
     assert f"pybind11=={by_name['pybind11']['version']} " in locks["build"]

@@ -7,6 +7,7 @@ import * as store from "./store.js";
 import { summary } from "./numbers.js";
 
 const SAVE_EVERY_MS = 1500;
+const SHOWN = "llama4rt.shown";
 
 class Chat {
   constructor() {
@@ -39,6 +40,17 @@ class Chat {
     if (!running) tree.settle(found);
     this.shown = found;
     this.tell("shown");
+  }
+
+  // After a reload the tab shows what it showed before.
+  async reopen() {
+    let id = null;
+    try { id = sessionStorage.getItem(SHOWN); } catch { /* nothing was kept */ }
+    if (id && this.isEmpty() && await store.load(id)) await this.open(id);
+    this.listen((kind) => {
+      if (kind !== "shown" && kind !== "running") return;
+      try { sessionStorage.setItem(SHOWN, this.shown.id); } catch { /* a private window */ }
+    });
   }
 
   // --- what a person does in a conversation ---

@@ -36,7 +36,7 @@ function showTitle() {
 function showTools() {
   const isOn = Boolean(settings.tools.trim() || settings.schema.trim());
   $("tools").classList.toggle("on", isOn);
-  $("tools").setAttribute("aria-label", isOn ? "Tools and form of the answer, in use" : "Tools and form of the answer");
+  $("tools").setAttribute("aria-label", isOn ? "Tools and schema, in use" : "Tools and schema");
 }
 
 let asked = null; // with which key

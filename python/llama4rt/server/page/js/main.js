@@ -15,8 +15,9 @@ startComposer();
 startSidebar();
 startKeys();
 startHead();
+chat.reopen();
 addEventListener("pagehide", () => {
   for (const { conversation } of chat.running.values()) chat.keep(conversation, true);
 });
 if (!window.matchMedia("(max-width: 60rem)").matches) $("text").focus();
-document.documentElement.dataset.ready = "";
+document.documentElement.dataset.ready = ""; // for tests: all of it listens

@@ -17,8 +17,8 @@ purifier.addHook("uponSanitizeAttribute", (_, data) => {
   if (data.attrName === "class" && !CLASSES.test(data.attrValue)) data.keepAttr = false;
 });
 
-// Tags that models write within Markdown, as long as they are bare. All others stay the text that they are: somebody who
-// asks about <script> wants to read it.
+// Tags that models write within Markdown, as long as they are bare. All others stay the text that they are: who asks
+// about <script> wants to read it.
 const BARE = /&#60;(\/?)(b|br|del|details|em|hr|i|ins|kbd|mark|q|s|small|strong|sub|summary|sup|u)\s*\/?&#62;/gi;
 
 const marked = new Marked({
@@ -43,6 +43,7 @@ export const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCode
 export function sanitised(html) {
   return purifier.sanitize(html, {
     ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false,
+    ADD_URI_SAFE_ATTR: ["start", "align", "colspan", "rowspan", "open"],
     ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#)/i, RETURN_DOM_FRAGMENT: true,
   });
 }

@@ -13,6 +13,9 @@ import { callView } from "./tool_calls.js";
 let markdown = null;
 const drawer = () => (markdown ??= import("./markdown.js"));
 
+const openSettings = async () => (await import("./settings_dialog.js")).openSettings();
+const wordButton = (name, text, onclick) => h("button", { type: "button", class: "retry", onclick }, icon(name), text);
+
 export class MessageView {
   // followed(draw): draws, and scrolls with it where the end was in sight
   constructor(message, followed) {
@@ -66,12 +69,12 @@ export class MessageView {
       this.drawn.update(message.text, !isWriting);
       return;
     }
-    body.classList.add("plain");
+    body.classList.add("raw");
     body.textContent = message.text;
     if (!message.text || this.isLoading || this.isPlain) return;
     this.isLoading = true;
     drawer().then(({ Markdown }) => {
-      body.classList.remove("plain");
+      body.classList.remove("raw");
       body.replaceChildren();
       this.drawn = new Markdown(body);
     }, () => { this.isPlain = true; }) // the server is gone: the text stays as it is
@@ -127,8 +130,8 @@ export class MessageView {
     const failed = message.state === "failed";
     const at = all.indexOf(message);
     return [
-      failed && h("button", { type: "button", class: "retry", onclick: () => chat.again(message) }, icon("retry"),
-        "Try again"),
+      failed && wordButton("retry", "Try again", () => chat.again(message)),
+      message.code === "invalid_api_key" && wordButton("settings", "Give a key", openSettings),
       all.length > 1 && h("span", { class: "versions", role: "group", "aria-label": "Versions" },
         iconButton("back", "Earlier version", () => chat.showVersion(message, -1), { disabled: at === 0 }),
         h("span", { class: "at" }, `${at + 1} / ${all.length}`),

@@ -83,4 +83,4 @@ $("pause").addEventListener("click", () => {
   if (isPaused) { clearTimeout(timer); say("paused", "still"); } else look();
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !isPaused) look(); });
-look().then(() => { document.documentElement.dataset.ready = ""; });
+look().then(() => { document.documentElement.dataset.ready = ""; }); // for tests: figures, or why there are none

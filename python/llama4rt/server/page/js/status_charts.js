@@ -30,7 +30,7 @@ export function throughputChart(points, width) {
   const height = 190;
   const wide = Math.max(280, width);
   const span = Math.max(60, points[0].at);
-  const top = (name) => nice(Math.max(1, ...points.map((point) => point[name])));
+  const top = (name) => nice(Math.max(10, ...points.map((point) => point[name])));
   const most = { written: top("written"), read: top("read") };
   const x = (at) => 46 + (wide - 100) * (1 - at / span);
   const y = (value, top) => 12 + (height - 40) * (1 - value / top);

@@ -48,10 +48,10 @@ export function showExperts(card, load) {
 function drawn(layers, words) {
   const columns = Math.max(...layers.map(({ counts }) => counts.length));
   const cell = Math.max(4, Math.min(56, Math.floor(1100 / columns)));
-  const canvas = h("canvas", { width: columns * cell, height: layers.length * Math.min(cell, columns < 32 ? 28 : 14), role: "img",
-    "aria-label": words });
+  const tall = Math.min(cell, columns < 32 ? 28 : 14);
+  const size = { width: columns * cell, height: layers.length * tall };
+  const canvas = h("canvas", { ...size, role: "img", "aria-label": words });
   const painter = canvas.getContext("2d");
-  const tall = canvas.height / layers.length;
   layers.forEach(({ counts, all }, row) => counts.forEach((tokens, expert) => {
     painter.fillStyle = colour(all ? tokens * counts.length / all : 0);
     painter.fillRect(expert * cell, row * tall, cell - (cell > 8 ? 1 : 0), tall - (cell > 8 ? 1 : 0));

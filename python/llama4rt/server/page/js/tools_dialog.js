@@ -28,7 +28,7 @@ export function openTools() {
   const button = (name, onclick) => h("button", { type: "button", class: "plain", onclick }, name);
   const fill = (one, example) => button("Example", () => one.set(example));
   const empty = (one) => button("Clear", () => one.set(null));
-  const dialog = openDialog("Tools and form of the answer", [
+  const dialog = openDialog("Tools and schema", [
     h("p", { class: "quiet" }, "Calls are shown in the chat, where you say what they gave; nothing is run from here."),
     h("div", { class: "fields" },
       field("Tools, a JSON list as OpenAI’s API takes it", tools.input), tools.problem,

@@ -70,7 +70,7 @@ function welcome() {
   return h("section", { class: "welcome" },
     h("h2", {}, "Ask something"),
     h("p", {}, "Type below, or drop a picture, a text or a PDF file anywhere on this page. "
-      + "What you write stays on this machine: chats are kept in this browser, and answers come from your server."),
+      + "Chats are kept in this browser; answers come from your own server."),
     h("ul", { class: "samples" }, SAMPLES.map((text) =>
       h("li", {}, h("button", { type: "button", onclick: () => onSample(text) }, text)))));
 }
