@@ -71,10 +71,10 @@ def test_the_command_asks_times_and_draws(folder: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     out = done.stdout
-    assert out.count("What colour is it?") == 3 and "60 x 40 pixels" in out
+    flowing = " ".join(out.split())
+    assert out.count("What colour is it?") == 3 and "60 x 40 pixels" in flowing
     assert "\x1b" not in out and out.count("[wrong]") == 5 and "expected: It is red." in out
     assert "0 of 5 answers are right." in out  # the story is not judged
-    flowing = " ".join(out.split())
     hidden = r"One fact in a text of \d+ tokens, \d+ attention chunks; the fact stands in chunk \d+"
     assert re.search(hidden, flowing)
     assert re.search(r"reads [\d,]+ tokens/s, writes [\d,]+ tokens/s\..* \d+ % of the", flowing)

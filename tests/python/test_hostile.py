@@ -362,7 +362,7 @@ def test_too_long_names_both_numbers(victim: Path) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    [[], [[]], [[-1]], [[40]], [[2**70]], [["a"]], [[1.5]], [None], [[None]], [{}], [[True]], [b"x"], 7],
+    [[[]], [[-1]], [[40]], [[2**70]], [["a"]], [[1.5]], [None], [[None]], [{}], [[True]], [b"x"], 7],
 )
 def test_hostile_prompts_of_the_public_engine(victim: Path, prompt: Any) -> None:
     """A RequestError each; so is text, since this checkpoint has no tokenizer. The engine then serves on."""

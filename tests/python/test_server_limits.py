@@ -243,7 +243,7 @@ def test_the_key(engine: Engine) -> None:
     with running_server(engine, api_keys=(KEY, "second")) as server:
         wrong = [
             {}, {"authorization": ""}, {"authorization": "Bearer"}, {"authorization": f"Basic {KEY}"},
-            {"authorization": f"Bearer {KEY}x"}, {"authorization": f"Bearer {KEY[:-1]}"}, {"x-api-key": KEY},
+            {"authorization": f"Bearer {KEY}x"}, {"authorization": f"Bearer {KEY[:-1]}"}, {"x-api-key": KEY[:-1]},
         ]  # fmt: skip
         for headers in wrong:
             for path in (
@@ -265,6 +265,7 @@ def test_the_key(engine: Engine) -> None:
                 httpx2.get(server.url + "/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
                 == 200
             )
+            assert httpx2.get(server.url + "/v1/models", headers={"x-api-key": key}).status_code == 200
         for path in ("/", "/health", "/ready", "/version"):
             assert httpx2.get(server.url + path).status_code == 200
 

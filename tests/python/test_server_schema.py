@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,15 +38,7 @@ def server() -> Iterator[RunningServer]:
         yield server
 
 
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],
-)
-@pytest.mark.timeout(7200)
-def test_every_operation(case: schemathesis.Case, server: RunningServer) -> None:
+def ask(case: schemathesis.Case, server: RunningServer) -> None:
     # Without a limit on tokens an answer may take the whole context; that is tested elsewhere.
     if isinstance(case.body, dict):
         for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
@@ -68,6 +62,27 @@ def test_every_operation(case: schemathesis.Case, server: RunningServer) -> None
             schemathesis.specs.openapi.checks.response_schema_conformance,
         ],
     )
+
+
+def operation_test(operation: Any) -> Any:
+    """A test of one operation. Together they would have one name, and processes that share tests go by names."""
+
+    @schema.include(method=operation.method, path=operation.path).parametrize()
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],
+    )
+    @pytest.mark.timeout(7200)
+    def test(case: schemathesis.Case, server: RunningServer) -> None:
+        ask(case, server)
+
+    return test
+
+
+for found in schema.get_all_operations():
+    globals()["test_" + re.sub(r"\W+", "_", found.ok().label.lower())] = operation_test(found.ok())
 
 
 def test_nothing_is_left_behind(server: RunningServer) -> None:

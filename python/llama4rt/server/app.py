@@ -98,10 +98,10 @@ class Routes:
         await response(scope, receive, send)
 
     def _known(self) -> list[str]:
-        """What there is, without second names."""
+        """What there is, without second names and the files of pages."""
         return [
             f"{method} {path}"
             for method in ("GET", "POST")
             for path in self._table[method]
-            if path != _ONE_MODEL and "/v1" + path not in self._table[method]
+            if path != _ONE_MODEL and "/v1" + path not in self._table[method] and path not in page_files.PARTS
         ]

@@ -12,6 +12,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llama4rt.server.paths import path_of
+
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -53,6 +55,7 @@ def _found() -> dict[str, Path]:
 
 FILES = _found()  # a path of the server -> the file it has; nothing else can be asked for
 PATHS = frozenset(FILES)
+PARTS = PATHS - frozenset(_PAGES)  # what the pages load
 
 
 def endpoints() -> dict[str, Callable[[Request], Awaitable[Response]]]:
@@ -60,7 +63,7 @@ def endpoints() -> dict[str, Callable[[Request], Awaitable[Response]]]:
 
 
 async def _file(request: Request) -> Response:
-    path = FILES[request.scope["path"]]
+    path = FILES[path_of(request.scope)]
     tag = _tag(path, path.stat().st_mtime_ns)
     headers = {**HEADERS, "etag": tag}
     if request.headers.get("if-none-match") == tag:

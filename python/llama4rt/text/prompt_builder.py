@@ -1,10 +1,12 @@
 """From what a caller has (text, token ids, messages, pictures) to a PreparedPrompt: token ids and tiles."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from llama4rt.errors import RequestError
@@ -94,7 +96,7 @@ class PromptBuilder:
                 self._tokenizer = load_tokenizer(self._read_file)
                 self.tokenizer_loaded = True
                 if self._tokenizer is not None:
-                    self._tokenizer.template = lambda: self.chat_template
+                    self._tokenizer.template = partial(_chat_template_of, weakref.ref(self))
             return self._tokenizer
 
     @property
@@ -296,6 +298,16 @@ class PromptBuilder:
                 assert processor is not None
                 self._decoder = PictureDecoder(self._limits, processor, self._allow_urls)
             return self._decoder
+
+
+def _chat_template_of(builder: "weakref.ref[PromptBuilder]") -> "ChatTemplate":
+    """For its tokenizer, which must not keep it alive: a closed engine's file and memory are to go at once."""
+    owner = builder()
+    if owner is None:
+        raise RequestError(
+            "the engine of this tokenizer is gone, and its chat template with it; keep the engine"
+        )
+    return owner.chat_template
 
 
 def prompts_with_images(
