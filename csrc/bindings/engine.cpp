@@ -126,6 +126,7 @@ void bind_request(py::module_& m) {
   number("frequency_penalty", [](Request& r) -> auto& { return r.sampling.frequency_penalty; });
   bind_field<std::optional<int64_t>>(c, "seed", "an integer or None",
                                      [](Request& r) -> auto& { return r.seed; });
+  ids("prediction", [](Request& r) -> auto& { return r.prediction; });
   ids("stop_token_ids", [](Request& r) -> auto& { return r.stop_token_ids; });
   flag("ignore_eos", [](Request& r) -> auto& { return r.ignore_eos; });
   integer("logprobs", [](Request& r) -> auto& { return r.sampling.logprobs; });
@@ -284,6 +285,14 @@ py::dict stats_dict(const Engine& engine) {
   out["generated_tokens"] = s.generated_tokens;
   out["prompt_tokens_per_second"] = s.prompt_tokens_per_second;
   out["generated_tokens_per_second"] = s.generated_tokens_per_second;
+  py::dict speculation;
+  speculation["sequence_steps"] = s.speculation.sequence_steps;
+  speculation["sequence_steps_drafted"] = s.speculation.sequence_steps_drafted;
+  speculation["tokens"] = s.speculation.tokens;
+  speculation["drafted"] = s.speculation.drafted;
+  speculation["accepted"] = s.speculation.accepted;
+  speculation["seconds_saved"] = s.speculation.seconds_saved;
+  out["speculation"] = speculation;
   out["block_size"] = s.block_size;
   out["blocks"] = blocks;
   out["bytes"] = bytes;

@@ -13,6 +13,7 @@
 #include "runtime/plan/memory_limit.h"
 #include "runtime/runner/device_weights.h"
 #include "runtime/runner/kv_cache.h"
+#include "runtime/speculation/ngram_drafter.h"
 
 namespace llama4rt {
 namespace {
@@ -116,6 +117,17 @@ auto planned(const Model& model, const EngineOptions& options, const Plan& plan)
   }
 }
 
+// Who guesses what comes next; null: nobody.
+std::unique_ptr<Drafter> drafter_for(const EngineOptions& options, const DeviceTraits& traits) {
+  const std::string& name = options.speculate;
+  if (name == "off") return nullptr;
+  LLAMA4RT_CHECK(kConfig, name == "auto" || name == "ngram", "speculate is \"", name,
+                 "\"; it must be \"off\", \"auto\" or \"ngram\"");
+  LLAMA4RT_CHECK(kConfig, !traits.has_own_memory, "speculate is \"", name,
+                 "\"; a GPU does not speculate yet: leave it \"off\" there");
+  return std::make_unique<NgramDrafter>();
+}
+
 // The options with what this very device has, where the caller set no limit.
 EngineOptions on_device(EngineOptions options, const Device& device) {
   options.device = device.name();
@@ -176,8 +188,11 @@ void Engine::start(const EngineOptions& options, const WeightSource& source) {
              config_.vision,
              {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
   device_->reserve_scratch(plan_.scratch);
-  loop_ = std::make_unique<StepLoop>(
-      source, *device_, plan_, StepLoopOptions{.prefix_cache = options.prefix_cache, .zero_cache = !file_});
+  loop_ = std::make_unique<StepLoop>(source, *device_, plan_,
+                                     StepLoopOptions{.prefix_cache = options.prefix_cache,
+                                                     .zero_cache = !file_,
+                                                     .always_guess = options.speculate == "ngram",
+                                                     .drafter = drafter_for(options, device_->traits())});
   stats_ = loop_->stats();
   std::random_device entropy;
   seeds_.seed(uint64_t(entropy()) << 32 | entropy());

@@ -41,6 +41,8 @@ struct EngineOptions {  // 0: the engine chooses
   bool cuda_run_ahead = true;
   bool cuda_overlap = true;
   bool prefix_cache = true;
+  // "off"; "auto": guesses while that pays; "ngram": all that the text suggests, whatever it costs.
+  std::string speculate = "off";
   int64_t max_waiting = 0;
   int64_t image_cache_bytes = 0;    // encoded pictures, in use or kept
   int64_t memory_bytes = 0;         // of the device, for everything; 0 on a GPU: what is free

@@ -49,7 +49,9 @@ struct Request {
   int64_t client = 0;  // any number: requests of equal ones wait for each other, those of others take turns
   int64_t n = 1;
   int64_t max_tokens = 16;
-  std::optional<int64_t> seed;          // empty: a random one
+  std::optional<int64_t> seed;  // empty: a random one
+  // What the output may be like: where it agrees, tokens come faster, if the engine speculates. It changes none.
+  std::vector<int64_t> prediction;
   std::vector<int64_t> stop_token_ids;  // beside the model's own end tokens
   bool ignore_eos = false;              // of the model's end tokens only
   int64_t prompt_logprobs = -1;         // -1: none

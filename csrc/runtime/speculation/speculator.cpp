@@ -1,0 +1,141 @@
+#include "runtime/speculation/speculator.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace llama4rt {
+namespace {
+
+// What guesses of each class are worth before any was seen: text of which nothing is known repeats itself little.
+constexpr double kFirstChance[kEvidenceClasses] = {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85};
+constexpr double kFirstWeight = 8;      // of those, in the table of all sequences
+constexpr double kCommonWeight = 3;     // of that table, in a sequence's
+constexpr double kSequenceMemory = 24;  // guesses of a class; texts change
+
+}  // namespace
+
+void Speculator::choose(Scheduler& scheduler, std::span<const Chunk> chunks, std::span<const Wish> wishes) {
+  began_ = Clock::now();
+  offers_.clear();
+  step_ = {};
+  StepRowsOf plain;
+  bool decodes = true;
+  for (const Chunk& chunk : chunks) {
+    decodes = decodes && chunk.count == 1;
+    ++plain.sequences;
+    ++plain.rows;
+    plain.context += double(chunk.end());
+  }
+  if (wishes.empty() || (!decodes && !always_)) return;
+  ask(chunks, wishes);
+  if (!always_) choose_numbers(plain);
+  for (Offer& offer : offers_) {
+    const std::span<const int32_t> guesses(offer.draft.tokens);
+    offer.used = offer.used == 0 ? 0 : scheduler.extend(offer.chunk, guesses.first(size_t(offer.used)));
+    plain.rows += offer.used;
+  }
+  if (decodes) step_ = plain;
+}
+
+void Speculator::ask(std::span<const Chunk> chunks, std::span<const Wish> wishes) {
+  std::vector<Draft> drafts;
+  for (const Wish& wish : wishes)
+    drafts.push_back(
+        {chunks[wish.chunk].sequence, wish.prediction, std::min(wish.most, kMostGuesses), {}, {}});
+  drafter_->propose(drafts);
+  for (size_t i = 0; i < drafts.size(); ++i) {
+    Offer& offer = offers_.emplace_back();
+    offer.draft = std::move(drafts[i]);
+    offer.chunk = wishes[i].chunk;
+    offer.length = offer.draft.sequence->length();
+    offer.used = int(offer.draft.tokens.size());
+    estimate(offer);
+  }
+}
+
+void Speculator::estimate(Offer& offer) {
+  const auto entry = acceptance_.try_emplace(offer.draft.sequence->arrival, kSequenceMemory).first;
+  double all = 1;
+  for (const uint8_t evidence : offer.draft.evidence) {
+    const double common = of_all_.estimate(evidence, kFirstChance[evidence], kFirstWeight);
+    all *= entry->second.estimate(evidence, common, kCommonWeight);
+    offer.right.push_back(all);
+  }
+}
+
+double Speculator::seconds_with_drafter(const StepRowsOf& step, int deepest) const {
+  return cost_.seconds(step) + deepest * drafter_->seconds_per_guess();
+}
+
+// Takes guesses of all sequences, the likeliest first: each is less likely than the one before it, so a sequence's
+// come in their order.
+void Speculator::choose_numbers(const StepRowsOf& plain) {
+  struct Guess {
+    double right;
+    size_t offer;
+  };
+  std::vector<Guess> guesses;
+  for (size_t o = 0; o < offers_.size(); ++o)
+    for (const double right : offers_[o].right) guesses.push_back({right, o});
+  std::stable_sort(guesses.begin(), guesses.end(),
+                   [](const Guess& a, const Guess& b) { return a.right > b.right; });
+  double tokens = plain.sequences;
+  double best = kLeastGain * tokens / cost_.seconds(plain);
+  size_t taken = 0;
+  StepRowsOf step = plain;
+  std::vector<int> depth(offers_.size(), 0);
+  int deepest = 0;
+  for (size_t g = 0; g < guesses.size(); ++g) {
+    tokens += guesses[g].right;
+    ++step.rows;
+    deepest = std::max(deepest, ++depth[guesses[g].offer]);
+    const double rate = tokens / seconds_with_drafter(step, deepest);
+    if (rate <= best) continue;
+    best = rate;
+    taken = g + 1;
+  }
+  for (Offer& offer : offers_) offer.used = 0;
+  for (size_t g = 0; g < taken; ++g) ++offers_[guesses[g].offer].used;
+}
+
+void Speculator::learn() {
+  const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+  int64_t tokens = 0;
+  for (const Offer& offer : offers_) {
+    const Sequence& s = *offer.draft.sequence;
+    Acceptance& mine = acceptance_.at(s.arrival);
+    const int64_t came = s.length() - offer.length;
+    tokens += came;
+    ++stats_.sequence_steps;
+    stats_.sequence_steps_drafted += offer.used > 0;
+    bool right = true;
+    for (size_t i = 0; i < offer.draft.tokens.size() && right; ++i) {
+      if (int64_t(i) < came) {
+        right = offer.draft.tokens[i] == s.tokens[size_t(offer.length) + i];
+        mine.observe(offer.draft.evidence[i], right);
+        of_all_.observe(offer.draft.evidence[i], right);
+      } else {
+        right = false;  // or not known
+      }
+      if (int(i) < offer.used) stats_.accepted[i] += right;
+    }
+    for (int i = 0; i < offer.used; ++i) ++stats_.drafted[size_t(i)];
+  }
+  stats_.tokens += tokens;
+  if (step_.rows > 0) {
+    StepRowsOf plain = step_;
+    plain.rows = plain.sequences;
+    if (step_.rows > step_.sequences && tokens > 0)
+      stats_.seconds_saved += cost_.seconds(plain) * double(tokens) / double(step_.sequences) - seconds;
+    cost_.observe(step_, seconds);
+  }
+  offers_.clear();
+  step_ = {};
+}
+
+void Speculator::forget(const Sequence& sequence) {
+  drafter_->forget(sequence);
+  acceptance_.erase(sequence.arrival);
+}
+
+}  // namespace llama4rt
