@@ -20,6 +20,7 @@
 #include "bindings/engine_options.h"
 #include "bindings/gil.h"
 #include "model/shape.h"
+#include "runtime/speculation/ngram_drafter.h"
 #include "weights/layout.h"
 
 namespace py = pybind11;
@@ -89,8 +90,49 @@ void bind_token_mask(py::module_& m) {
       .def_property_readonly("address",
                              [](TokenMask& mask) { return reinterpret_cast<uintptr_t>(mask.bits().data()); })
       .def_property_readonly("num_bytes", [](TokenMask& mask) { return mask.bits().size_bytes(); })
+      .def(
+          "further_address",
+          [](TokenMask& mask, size_t row) {
+            LLAMA4RT_CHECK(kRequest, row < TokenMask::kMostRows, "row is ", row, "; it must be below ",
+                           TokenMask::kMostRows);
+            return reinterpret_cast<uintptr_t>(mask.further_bits(row).data());
+          },
+          py::arg("row"))
+      .def_property_readonly("wanted_rows", [](const TokenMask& mask) { return mask.wanted_rows.load(); })
+      .def("will_offer", &TokenMask::will_offer, py::arg("will"))
+      .def(
+          "offer",
+          [](TokenMask& mask, std::vector<int32_t> guesses, std::vector<uint8_t> evidence, size_t rows) {
+            LLAMA4RT_CHECK(
+                kRequest,
+                evidence.size() == guesses.size() && rows <= guesses.size() && rows <= TokenMask::kMostRows,
+                "an offer of ", guesses.size(), " guesses has ", evidence.size(), " classes and ", rows,
+                " masks");
+            mask.offer({std::move(guesses), std::move(evidence), rows});
+          },
+          py::arg("guesses"), py::arg("evidence"), py::arg("rows"))
       .def("publish", &TokenMask::publish)
       .def("fail", &TokenMask::fail, py::arg("error"));
+}
+
+// For whoever guesses outside the engine: grammars.
+void bind_suffix_index(py::module_& m) {
+  py::class_<SuffixIndex>(m, "SuffixIndex", checked_instances())
+      .def(py::init<>())
+      .def(
+          "append", [](SuffixIndex& index, const std::vector<int32_t>& tokens) { index.append(tokens); },
+          py::arg("tokens"))
+      .def(
+          "read_on",
+          [](const SuffixIndex& index, int most) {
+            std::vector<int32_t> tokens;
+            const int agreed = index.read_on(most, tokens);
+            std::vector<int> evidence;
+            for (size_t i = 0; i < tokens.size(); ++i)
+              evidence.push_back(NgramDrafter::evidence(agreed + int(i)));
+            return std::pair(tokens, evidence);
+          },
+          py::arg("most"));
 }
 
 void bind_request(py::module_& m) {
@@ -216,7 +258,7 @@ std::vector<int32_t> token_ids(const TokenEvent& event) {
 
 // What most events are, cheap to ask for.
 int32_t only_token(const TokenEvent& e) {
-  const bool only = e.tokens.size() == 1 && e.finish_reason.empty() && !e.prompt_logprobs;
+  const bool only = e.tokens.size() == 1 && e.finish_reason.empty() && !e.prompt_logprobs && e.guessed == 0;
   return only ? e.tokens[0].id : -1;
 }
 
@@ -232,6 +274,8 @@ void bind_event(py::module_& m) {
       .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
       .def_property_readonly("prompt_computed", [](const PyEvent& e) { return e.event.prompt_computed; })
       .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
+      .def_property_readonly("guessed", [](const PyEvent& e) { return e.event.guessed; })
+      .def_property_readonly("guessed_right", [](const PyEvent& e) { return e.event.guessed_right; })
       .def_property_readonly("stop_token_id", [](const PyEvent& e) { return e.event.stop_token_id; })
       .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; })
       .def_property_readonly("not_finite", [](const PyEvent& e) { return e.event.not_finite; })
@@ -433,6 +477,7 @@ void bind_shape(py::module_& m) {
 
 void bind_engine(py::module_& m) {
   bind_token_mask(m);
+  bind_suffix_index(m);
   bind_request(m);
   bind_event(m);
   bind_shape(m);

@@ -163,6 +163,9 @@ def test_refuses_other_drafters_by_name(name: str, engine_file: Files) -> None:
 def test_refuses_predictions_outside_the_vocabulary(engine_file: Files) -> None:
     from llama4rt.errors import RequestError
 
-    with Driver(engine_file("int4", **ENGINES["int4"])) as driver:
-        with pytest.raises(RequestError, match=r"prediction\[1\] is 331; token ids of this model are 0..330"):
-            driver.submit([5], prediction=[1, 331])
+    refusal = r"prediction\[1\] is 331; token ids of this model are 0..330"
+    with (
+        Driver(engine_file("int4", **ENGINES["int4"])) as driver,
+        pytest.raises(RequestError, match=refusal),
+    ):
+        driver.submit([5], prediction=[1, 331])

@@ -67,6 +67,10 @@ std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
       for (int64_t p = chunk.known_end() - 1; p < chunk.end(); ++p) {
         OutputRow& row = outputs.emplace_back(output_row(s, i, p));
         row.sample.tokens = context.first(size_t(p + 1));
+        if (row.mask && p >= chunk.known_end()) {  // which of the grammar's offer, and there already
+          row.sample.allowed = row.mask->further_bits(size_t(p - chunk.known_end()));
+          row.mask = nullptr;
+        }
       }
     } else if (chunk.samples()) {
       outputs.push_back(output_row(s, i, chunk.end() - 1));
@@ -131,6 +135,8 @@ void Reporter::use_guessed_row(const Chunk& chunk, int64_t position, RowResult& 
   scheduler_.commit({&s, position, right ? 1 : int(chunk.end() - position)}, 1);
   if (!result.error.empty() || !result.finite) return fail_row(s, position, result);
   accept(s, result.sampled, row > 0);
+  events_.back().guessed = int(chunk.guesses.size());
+  events_.back().guessed_right = int(row) + (right ? 1 : 0);
 }
 
 void Reporter::fail_row(SequenceState& s, int64_t position, const RowResult& result) {

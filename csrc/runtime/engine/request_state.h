@@ -67,6 +67,11 @@ inline SampleRequest sample_request(const SequenceState& s) {
   return sample;
 }
 
+inline TokenMask* mask_of(const SequenceState& s) {
+  const auto& masks = s.request->request.masks;
+  return masks.empty() ? nullptr : masks[size_t(s.index)].get();
+}
+
 // The sequence's tokens with these guesses behind them, valid until the next call.
 inline std::span<const int32_t> with_guesses(SequenceState& s, std::span<const int32_t> guesses) {
   s.context.resize(std::min(s.context_known, s.tokens.size()));
@@ -77,12 +82,11 @@ inline std::span<const int32_t> with_guesses(SequenceState& s, std::span<const i
 }
 
 inline OutputRow output_row(const SequenceState& s, size_t chunk, int64_t position) {
-  const auto& masks = s.request->request.masks;
   return {.chunk = chunk,
           .position = position,
           .host_reads = host_reads(s, position),
           .sample = sample_request(s),
-          .mask = masks.empty() ? nullptr : masks[size_t(s.index)].get()};
+          .mask = mask_of(s)};
 }
 
 }  // namespace llama4rt

@@ -1,6 +1,7 @@
 #include "runtime/engine/step_loop.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <new>
 #include <utility>
@@ -34,6 +35,9 @@ RunnerMemory runner_memory(const MemoryPlan& plan, const StepLoopOptions& option
           .images = plan.images,
           .zero_cache = options.zero_cache};
 }
+
+// Guesses of a grammar come with the masks behind them, in the time of a few masks; a step is not kept longer.
+constexpr std::chrono::milliseconds kOfferPatience{3};
 
 // For calls of the runner. It begins each step anew, so lack of memory there ends a step, not the engine.
 template <class Call>
@@ -208,12 +212,20 @@ void StepLoop::guess(const std::vector<Chunk>& chunks) {
     const Request& request = s.request->request;
     if (chunk.count != 1 || !chunk.samples() || host_reads(s, chunk.begin)) continue;
     // Every guess that is right brings a token, and one comes in any case.
-    const int64_t most = std::min({request.max_tokens - s.num_output(), max_model_len_ - s.length(),
-                                   kMostGuesses + int64_t(1)}) -
-                         1;
-    if (request.masks.empty() && most > 0) wishes.push_back({i, request.prediction, int(most)});
+    const int64_t most = std::min(request.max_tokens - s.num_output(), max_model_len_ - s.length()) - 1;
+    if (most <= 0) continue;
+    Speculator::Wish wish{i, request.prediction, int(std::min<int64_t>(most, kMostGuesses))};
+    if (TokenMask* const mask = mask_of(s)) {
+      wish.offer = mask->wait_for_offer(kOfferPatience);
+      if (!wish.offer) continue;
+      wish.most = std::min(wish.most, int(wish.offer->rows));
+    }
+    wishes.push_back(wish);
   }
   speculator_->choose(scheduler_, chunks, wishes);
+  for (size_t w = 0; w < wishes.size(); ++w)
+    if (TokenMask* const mask = mask_of(sequence_of(chunks[wishes[w].chunk])))
+      mask->wanted_rows = speculator_->guesses_worth_a_mask(w);
 }
 
 // --- steps ahead

@@ -105,6 +105,8 @@ struct TokenEvent {
   int64_t prompt_computed = -1;        // prompt tokens done so far, in an event that says only this
   // Prompt tokens found in the prefix cache; with the sequence's first event, and with every one of progress.
   int64_t cached_tokens = 0;
+  int guessed = 0,
+      guessed_right = 0;       // tokens that were guessed before they were computed, and those that came
   std::string finish_reason;   // "", "stop", "length", "abort" or "error"
   int32_t stop_token_id = -1;  // the end token that stopped it; it is not part of the output
   std::string error;

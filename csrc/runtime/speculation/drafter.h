@@ -23,10 +23,10 @@ inline constexpr int kEvidenceClasses = 8;
 // What one sequence wants, and what it gets.
 struct Draft {
   const Sequence* sequence = nullptr;
-  std::span<const int64_t> prediction;  // what the caller expects the output to be like; may be empty
-  int most = 0;                         // guesses wanted, at most kMostGuesses
-  std::vector<int32_t> tokens;          // the guesses, after the last known token
-  std::vector<uint8_t> evidence;        // [tokens] the class of each
+  std::span<const int64_t> prediction{};  // what the caller expects the output to be like; may be empty
+  int most = 0;                           // guesses wanted, at most kMostGuesses
+  std::vector<int32_t> tokens;            // the guesses, after the last known token
+  std::vector<uint8_t> evidence;          // [tokens] the class of each
 };
 
 class Drafter {

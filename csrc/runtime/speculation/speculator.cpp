@@ -40,15 +40,24 @@ void Speculator::choose(Scheduler& scheduler, std::span<const Chunk> chunks, std
 void Speculator::ask(std::span<const Chunk> chunks, std::span<const Wish> wishes) {
   std::vector<Draft> drafts;
   for (const Wish& wish : wishes)
-    drafts.push_back(
-        {chunks[wish.chunk].sequence, wish.prediction, std::min(wish.most, kMostGuesses), {}, {}});
+    if (!wish.offer)
+      drafts.push_back(
+          {chunks[wish.chunk].sequence, wish.prediction, std::min(wish.most, kMostGuesses), {}, {}});
   drafter_->propose(drafts);
-  for (size_t i = 0; i < drafts.size(); ++i) {
+  auto draft = drafts.begin();
+  for (const Wish& wish : wishes) {
     Offer& offer = offers_.emplace_back();
-    offer.draft = std::move(drafts[i]);
-    offer.chunk = wishes[i].chunk;
+    if (wish.offer)
+      offer.draft = Draft{.sequence = chunks[wish.chunk].sequence,
+                          .most = wish.most,
+                          .tokens = wish.offer->guesses,
+                          .evidence = wish.offer->evidence};
+    else
+      offer.draft = std::move(*draft++);
+    offer.chunk = wish.chunk;
     offer.length = offer.draft.sequence->length();
-    offer.used = int(offer.draft.tokens.size());
+    offer.usable = std::min({wish.most, int(offer.draft.tokens.size()), kMostGuesses});
+    offer.used = offer.usable;
     estimate(offer);
   }
 }
@@ -76,7 +85,7 @@ void Speculator::choose_numbers(const StepRowsOf& plain) {
   };
   std::vector<Guess> guesses;
   for (size_t o = 0; o < offers_.size(); ++o)
-    for (const double right : offers_[o].right) guesses.push_back({right, o});
+    for (int i = 0; i < offers_[o].usable; ++i) guesses.push_back({offers_[o].right[size_t(i)], o});
   std::stable_sort(guesses.begin(), guesses.end(),
                    [](const Guess& a, const Guess& b) { return a.right > b.right; });
   double tokens = plain.sequences;
@@ -96,6 +105,12 @@ void Speculator::choose_numbers(const StepRowsOf& plain) {
   }
   for (Offer& offer : offers_) offer.used = 0;
   for (size_t g = 0; g < taken; ++g) ++offers_[guesses[g].offer].used;
+}
+
+int Speculator::guesses_worth_a_mask(size_t wish) const {
+  if (always_) return kMostGuesses;
+  const int used = wish < offers_.size() ? offers_[wish].used : 0;
+  return std::min(used + std::max(used, 1), kMostGuesses);
 }
 
 void Speculator::learn() {

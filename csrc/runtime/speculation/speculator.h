@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "runtime/sequences/scheduler.h"
+#include "runtime/sequences/token_mask.h"
 #include "runtime/speculation/acceptance.h"
 #include "runtime/speculation/drafter.h"
 #include "runtime/speculation/step_cost.h"
@@ -44,9 +45,13 @@ class Speculator {
     size_t chunk = 0;
     std::span<const int64_t> prediction;
     int most = 0;
+    const TokenMask::Offer* offer =
+        nullptr;  // the guesses, in the drafter's place; the first `most` may be used
   };
   // Lengthens chunks of the latest schedule(). Called once for each step that is submitted with known tokens.
   void choose(Scheduler& scheduler, std::span<const Chunk> chunks, std::span<const Wish> wishes);
+  // For how many guesses of the next step masks should be made ready: more than the latest choose() used.
+  int guesses_worth_a_mask(size_t wish) const;
   // The step is done, and its tokens stand in its sequences.
   void learn();
   // The sequence has ended.
@@ -60,7 +65,7 @@ class Speculator {
     Draft draft;
     size_t chunk = 0;
     int64_t length = 0;         // of the sequence, before the step
-    int used = 0;               // guesses
+    int usable = 0, used = 0;   // guesses
     std::vector<double> right;  // [guesses] chance of each and all before it
   };
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # test_cli.py holds them to the tables.
 GROUP_SIZES = (16, 32, 64, 128)
 KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
+SPECULATION = ("off", "auto", "ngram")
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
@@ -64,6 +65,13 @@ def add_engine_options(
         action=argparse.BooleanOptionalAction,
         default=True,
         help="on a GPU, let a kernel's blocks start before the kernel before it has ended",
+    )
+    group.add_argument(
+        "--speculate",
+        choices=SPECULATION,
+        default="off",
+        help="compute guesses of what comes next beside the latest token; changes no token, takes fewer steps where "
+        "text repeats itself: auto while that gains time, ngram always (default: off)",
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
     group.add_argument("--group-size", type=GROUP_SIZE, choices=GROUP_SIZES, help="likewise")
@@ -179,6 +187,7 @@ def open_engine(args: argparse.Namespace, *, allow_image_urls: bool = True, **op
         cuda_prefill=args.cuda_prefill,
         cuda_run_ahead=args.cuda_run_ahead,
         cuda_overlap=args.cuda_overlap,
+        speculate=args.speculate,
         allow_image_urls=allow_image_urls,
         **options,
     )

@@ -68,6 +68,9 @@ class Engine:
     before the tokens of the one before it are known) and cuda_overlap (of neighbouring kernels): of a GPU.
     num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
+    speculate: "off"; "auto": guesses what repeats itself, in the prompt, the output or a request's prediction, while
+    that gains time; "ngram": guesses all of it, whatever it costs. No guess changes a token
+    (docs/speculation.md); of a CPU.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
     """
@@ -90,6 +93,7 @@ class Engine:
         cuda_run_ahead: bool = True,
         cuda_overlap: bool = True,
         prefix_cache: bool = True,
+        speculate: str = "off",
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
         allow_image_urls: bool = False,
@@ -117,9 +121,11 @@ class Engine:
             cuda_run_ahead=cuda_run_ahead,
             cuda_overlap=cuda_overlap,
             prefix_cache=prefix_cache,
+            speculate=speculate,
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
         )
+        self._speculates = speculate != "off"
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
@@ -323,15 +329,18 @@ class Engine:
         if params.stop_strings:
             require_tokenizer(self.tokenizer, "stop")
         if params.structured is None:
-            if not params.bad_words:
-                return PreparedRequest(prompt, params)
-            tokenizer = require_tokenizer(self.tokenizer, "bad_words")
-            return PreparedRequest(prompt, params, (), bad_word_tokens(tokenizer, params.bad_words))
+            bad_words: list[list[int]] = []
+            if params.bad_words:
+                tokenizer = require_tokenizer(self.tokenizer, "bad_words")
+                bad_words = bad_word_tokens(tokenizer, params.bad_words)
+            return PreparedRequest(prompt, params, (), bad_words, self._predicted(params))
         room = self.max_model_len - len(prompt.token_ids)
         if room < 1:
             return PreparedRequest(prompt, params)  # submit says what is wrong
         budget = room if params.max_tokens is None else min(params.max_tokens, room)
-        return PreparedRequest(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+        seen = [*self._predicted(params), *prompt.token_ids] if self._speculates else None
+        guides = self._grammars().guides(params.structured, params.n, budget, seen=seen)
+        return PreparedRequest(prompt, params, guides)
 
     def submit(self, request: PreparedRequest, deliver: Deliver, name: str | None = None) -> int:
         """Queues a request and returns its id. From now on deliver(item) is called in the engine thread: with each
@@ -433,6 +442,13 @@ class Engine:
             self._grammars().warm()
 
     # --- inside ---------------------------------------------------------------------------------------------
+
+    def _predicted(self, params: SamplingParams) -> list[int]:
+        """The tokens of the prediction; none where nobody guesses."""
+        if params.prediction is None or not self._speculates:
+            return []
+        tokenizer = require_tokenizer(self.tokenizer, "prediction")
+        return tokenizer.encode(params.prediction)[: self.max_model_len]
 
     def _grammars(self) -> "Compiler":
         with self._lock:
