@@ -397,6 +397,7 @@ class Engine:
         cuda_overlap: bool = True,
         prefix_cache: bool = True,
         speculate: str = "off",
+        always_guess: bool = False,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
         memory_bytes: int = 0,

@@ -102,6 +102,52 @@ def test_other_kinds(kind: str, engine_file: Files, cases_of: Callable[[str, int
         check_nothing_held(driver)
 
 
+@pytest.mark.parametrize("draft", ["int4", "maverick"])
+def test_a_draft_model_changes_nothing(
+    draft: str, engine_file: Files, cases_of: Callable[[str, int], list[Case]]
+) -> None:
+    """The model itself, built with other weights, guesses well; one of another shape of random weights does not."""
+    path = engine_file("int4", **ENGINES["int4"])
+    guesser = engine_file(draft, **(ENGINES[draft] | {"weights": "int8", "group_size": 32}))
+    with Driver(
+        path,
+        speculate=str(guesser),
+        always_guess=True,
+        max_model_len=MAX_MODEL_LEN,
+        kv_cache_bytes=tight_budget(path),
+        max_batched_tokens=48,
+        max_num_seqs=8,
+        num_threads=2,
+    ) as driver:
+        check_stream(driver, cases_of("int4", 200)[:100])
+        if draft == "int4":
+            assert accepted(driver) > 300, driver.engine.stats()["speculation"]
+        assert rejected(driver) > 50, driver.engine.stats()["speculation"]
+        check_nothing_held(driver)
+    with Driver(path, speculate=str(guesser), max_model_len=MAX_MODEL_LEN) as driver:  # while it pays
+        check_stream(driver, cases_of("int4", 200)[:20])
+
+
+def test_a_draft_model_draws_with_the_same_random_numbers(engine_file: Files) -> None:
+    """The model as its own draft guesses everything, sampled or not, over the ends of chunks."""
+    path = engine_file("maverick", **ENGINES["maverick"])
+    ids = random_ids(KINDS["maverick"], 30)
+    hot = {"ids": ids, "max_tokens": 80, "temperature": 0.9, "seed": 5, "ignore_eos": True, "repetition_penalty": 1.2}
+    with Driver(path) as plain:
+        (whole,) = plain.run([hot])
+    with Driver(path, speculate=str(path), always_guess=True) as driver:
+        (out,) = driver.run([hot])
+        assert out.same_as(whole)
+        assert rejected(driver) == 0 and accepted(driver) > 20, driver.engine.stats()["speculation"]
+
+
+def test_refuses_a_draft_model_of_another_vocabulary(engine_file: Files, text_engine_file: Path) -> None:
+    from llama4rt.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="a draft model must have the model's own"):
+        Driver(engine_file("int4", **ENGINES["int4"]), speculate=str(text_engine_file))
+
+
 def test_the_prefix_cache_holds_nothing_that_was_only_guessed(
     engine_file: Files, cases_of: Callable[[str, int], list[Case]]
 ) -> None:

@@ -176,7 +176,8 @@ std::vector<TokenEvent> StepLoop::step() {
     if (in_flight_) {
       std::optional<Step> next = submit_ahead(*in_flight_);
       collect(*in_flight_);
-      if (speculator_) speculator_->learn();
+      if (speculator_)
+        speculator_->learn(std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count());
       counter_.end(in_flight_->chunks, reporter_.generated_tokens() - generated_before);
       keep_in_flight(std::move(next));
     }
@@ -205,6 +206,7 @@ std::optional<StepLoop::Step> StepLoop::submit_next() {
 
 // Lets the speculator lengthen chunks, the scheduler's latest, by what may follow their tokens.
 void StepLoop::guess(const std::vector<Chunk>& chunks) {
+  began_ = std::chrono::steady_clock::now();
   std::vector<Speculator::Wish> wishes;
   for (size_t i = 0; i < chunks.size(); ++i) {
     const Chunk& chunk = chunks[i];

@@ -2,6 +2,7 @@
 // time; Engine (engine.h) adds the thread-safe entrance and the checks of what callers may ask.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -74,8 +75,9 @@ class StepLoop {
   ModelRunner runner_;
   Scheduler scheduler_;
   Reporter reporter_;
-  std::optional<Speculator> speculator_;   // where somebody guesses
-  std::optional<ImageQueue> image_queue_;  // of models that see
+  std::optional<Speculator> speculator_;         // where somebody guesses
+  std::chrono::steady_clock::time_point began_;  // the step, where somebody guesses
+  std::optional<ImageQueue> image_queue_;        // of models that see
   std::map<uint64_t, RequestState> requests_;
   uint64_t next_arrival_ = 0;
   std::optional<Step> in_flight_;  // submitted, not collected

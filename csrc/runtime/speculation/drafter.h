@@ -37,8 +37,12 @@ class Drafter {
   virtual void propose(std::span<Draft> drafts) = 0;
   // The sequence has ended.
   virtual void forget(const Sequence& sequence) = 0;
-  // Seconds that guesses for so many sequences cost; 0: nothing that counts.
+  // Seconds that one more guess for all sequences of a step takes; 0: nothing that counts, or not known yet.
   virtual double seconds_per_guess() const { return 0; }
+  // Seconds that the latest propose() took; 0: nothing that counts.
+  virtual double seconds_taken() const { return 0; }
+  // Whether to guess costs so little that it may be done for learning alone.
+  virtual bool is_free() const { return true; }
 };
 
 }  // namespace llama4rt

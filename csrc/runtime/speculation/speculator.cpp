@@ -8,16 +8,18 @@ namespace {
 
 // What guesses of each class are worth before any was seen: text of which nothing is known repeats itself little.
 constexpr double kFirstChance[kEvidenceClasses] = {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85};
-constexpr double kFirstWeight = 8;      // of those, in the table of all sequences
-constexpr double kCommonWeight = 3;     // of that table, in a sequence's
+constexpr double kFirstWeight = 8;     // of those, in the table of all sequences
+constexpr double kCommonWeight = 3;    // of that table, in a sequence's
+constexpr double kShareWeight = 0.02;  // of a guess in the share of right ones
+constexpr int64_t kTrialSteps = 64;
 constexpr double kSequenceMemory = 24;  // guesses of a class; texts change
 
 }  // namespace
 
 void Speculator::choose(Scheduler& scheduler, std::span<const Chunk> chunks, std::span<const Wish> wishes) {
-  began_ = Clock::now();
   offers_.clear();
   step_ = {};
+  drafting_ = 0;
   StepRowsOf plain;
   bool decodes = true;
   for (const Chunk& chunk : chunks) {
@@ -27,7 +29,7 @@ void Speculator::choose(Scheduler& scheduler, std::span<const Chunk> chunks, std
     plain.context += double(chunk.end());
   }
   if (wishes.empty() || (!decodes && !always_)) return;
-  ask(chunks, wishes);
+  ask(chunks, wishes, always_ || drafter_->is_free() ? kMostGuesses : depth_that_pays(plain));
   if (!always_) choose_numbers(plain);
   for (Offer& offer : offers_) {
     const std::span<const int32_t> guesses(offer.draft.tokens);
@@ -37,13 +39,33 @@ void Speculator::choose(Scheduler& scheduler, std::span<const Chunk> chunks, std
   if (decodes) step_ = plain;
 }
 
-void Speculator::ask(std::span<const Chunk> chunks, std::span<const Wish> wishes) {
+// How many guesses of each sequence are worth asking a drafter for that takes time itself. Now and then it is asked
+// although it did not pay: texts change.
+int Speculator::depth_that_pays(const StepRowsOf& plain) {
+  if (!cost_.knows_plain_steps()) return 0;
+  double tokens = 1, right = 1, best = kLeastGain / cost_.seconds(plain);
+  int depth = 0;
+  StepRowsOf step = plain;
+  for (int k = 1; k <= kMostGuesses; ++k) {
+    right *= share_;
+    tokens += right;
+    step.rows += plain.sequences;
+    const double rate = tokens / (cost_.seconds(step) + k * drafter_->seconds_per_guess());
+    if (rate <= best) continue;
+    best = rate;
+    depth = k;
+  }
+  if (depth == 0 && ++unasked_ % kTrialSteps == 0) return 2;
+  return depth;
+}
+
+void Speculator::ask(std::span<const Chunk> chunks, std::span<const Wish> wishes, int depth) {
   std::vector<Draft> drafts;
   for (const Wish& wish : wishes)
     if (!wish.offer)
-      drafts.push_back(
-          {chunks[wish.chunk].sequence, wish.prediction, std::min(wish.most, kMostGuesses), {}, {}});
-  drafter_->propose(drafts);
+      drafts.push_back({chunks[wish.chunk].sequence, wish.prediction, std::min(wish.most, depth), {}, {}});
+  if (depth > 0) drafter_->propose(drafts);
+  drafting_ = depth > 0 ? drafter_->seconds_taken() : 0;
   auto draft = drafts.begin();
   for (const Wish& wish : wishes) {
     Offer& offer = offers_.emplace_back();
@@ -72,10 +94,6 @@ void Speculator::estimate(Offer& offer) {
   }
 }
 
-double Speculator::seconds_with_drafter(const StepRowsOf& step, int deepest) const {
-  return cost_.seconds(step) + deepest * drafter_->seconds_per_guess();
-}
-
 // Takes guesses of all sequences, the likeliest first: each is less likely than the one before it, so a sequence's
 // come in their order.
 void Speculator::choose_numbers(const StepRowsOf& plain) {
@@ -88,22 +106,20 @@ void Speculator::choose_numbers(const StepRowsOf& plain) {
     for (int i = 0; i < offers_[o].usable; ++i) guesses.push_back({offers_[o].right[size_t(i)], o});
   std::stable_sort(guesses.begin(), guesses.end(),
                    [](const Guess& a, const Guess& b) { return a.right > b.right; });
+  for (Offer& offer : offers_) offer.used = 0;
+  if (!cost_.knows_plain_steps()) return;
   double tokens = plain.sequences;
   double best = kLeastGain * tokens / cost_.seconds(plain);
   size_t taken = 0;
   StepRowsOf step = plain;
-  std::vector<int> depth(offers_.size(), 0);
-  int deepest = 0;
   for (size_t g = 0; g < guesses.size(); ++g) {
     tokens += guesses[g].right;
     ++step.rows;
-    deepest = std::max(deepest, ++depth[guesses[g].offer]);
-    const double rate = tokens / seconds_with_drafter(step, deepest);
+    const double rate = tokens / cost_.seconds(step);
     if (rate <= best) continue;
     best = rate;
     taken = g + 1;
   }
-  for (Offer& offer : offers_) offer.used = 0;
   for (size_t g = 0; g < taken; ++g) ++offers_[guesses[g].offer].used;
 }
 
@@ -113,8 +129,7 @@ int Speculator::guesses_worth_a_mask(size_t wish) const {
   return std::min(used + std::max(used, 1), kMostGuesses);
 }
 
-void Speculator::learn() {
-  const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+void Speculator::learn(double seconds) {
   int64_t tokens = 0;
   for (const Offer& offer : offers_) {
     const Sequence& s = *offer.draft.sequence;
@@ -129,6 +144,7 @@ void Speculator::learn() {
         right = offer.draft.tokens[i] == s.tokens[size_t(offer.length) + i];
         mine.observe(offer.draft.evidence[i], right);
         of_all_.observe(offer.draft.evidence[i], right);
+        share_ += kShareWeight * ((right ? 1 : 0) - share_);
       } else {
         right = false;  // or not known
       }
@@ -142,7 +158,7 @@ void Speculator::learn() {
     plain.rows = plain.sequences;
     if (step_.rows > step_.sequences && tokens > 0)
       stats_.seconds_saved += cost_.seconds(plain) * double(tokens) / double(step_.sequences) - seconds;
-    cost_.observe(step_, seconds);
+    cost_.observe(step_, seconds - drafting_);
   }
   offers_.clear();
   step_ = {};

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,7 +42,7 @@ class Speculator {
   // What may be guessed for a chunk of the scheduler's latest step.
   struct Wish {
     size_t chunk = 0;
-    std::span<const int64_t> prediction;
+    std::span<const int64_t> prediction{};
     int most = 0;
     const TokenMask::Offer* offer =
         nullptr;  // the guesses, in the drafter's place; the first `most` may be used
@@ -52,15 +51,14 @@ class Speculator {
   void choose(Scheduler& scheduler, std::span<const Chunk> chunks, std::span<const Wish> wishes);
   // For how many guesses of the next step masks should be made ready: more than the latest choose() used.
   int guesses_worth_a_mask(size_t wish) const;
-  // The step is done, and its tokens stand in its sequences.
-  void learn();
+  // The step is done, so many seconds after choose(), and its tokens stand in its sequences.
+  void learn(double seconds);
   // The sequence has ended.
   void forget(const Sequence& sequence);
 
   const SpeculationStats& stats() const { return stats_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Offer {
     Draft draft;
     size_t chunk = 0;
@@ -69,19 +67,21 @@ class Speculator {
     std::vector<double> right;  // [guesses] chance of each and all before it
   };
 
-  void ask(std::span<const Chunk> chunks, std::span<const Wish> wishes);
+  void ask(std::span<const Chunk> chunks, std::span<const Wish> wishes, int depth);
   void estimate(Offer& offer);
   void choose_numbers(const StepRowsOf& plain);
-  double seconds_with_drafter(const StepRowsOf& step, int deepest) const;
+  int depth_that_pays(const StepRowsOf& plain);
 
   const std::unique_ptr<Drafter> drafter_;
   StepCost cost_;
   const bool always_;
   std::unordered_map<uint64_t, Acceptance> acceptance_;  // by arrival
   Acceptance of_all_{200};
+  double share_ = 0.6;   // of guesses behind right ones: those that are right; of a drafter that is not free
+  int64_t unasked_ = 0;  // steps since that drafter was asked
+  double drafting_ = 0;  // seconds it took in the step in flight
   std::vector<Offer> offers_;  // of the step in flight
   StepRowsOf step_;            // that step; no rows: it also computes prompts and teaches nothing about time
-  Clock::time_point began_;
   SpeculationStats stats_;
 };
 

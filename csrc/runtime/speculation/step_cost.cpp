@@ -10,6 +10,7 @@ namespace {
 // Before anything was measured: a step at 10 GB/s, in which a guess costs a quarter of what is read.
 constexpr double kFirstByteSeconds = 1e-10;
 constexpr double kFirstGuessShare = 0.25;
+constexpr double kForgiving = 0.005;  // in each step without guesses
 
 }  // namespace
 
@@ -56,7 +57,15 @@ double StepCost::mac_seconds(int guesses) const {
   for (int distance = 0; distance < kSizes; ++distance)
     for (const int c : {wanted - distance, wanted + distance})
       if (c >= 0 && c < kSizes && mac_[size_t(c)].times > 0) return mac_[size_t(c)].value;
+  return first_mac_seconds();
+}
+
+double StepCost::first_mac_seconds() const {
   return kFirstGuessShare * byte_seconds(1) * work_.shared_bytes / std::max(work_.row_macs, 1.0);
+}
+
+bool StepCost::knows_plain_steps() const {
+  return std::any_of(byte_.begin(), byte_.end(), [](const Learnt& learnt) { return learnt.times > 1; });
 }
 
 double StepCost::seconds(const StepRowsOf& step) const {
@@ -68,7 +77,14 @@ double StepCost::seconds(const StepRowsOf& step) const {
 
 void StepCost::observe(const StepRowsOf& step, double seconds) {
   const int guesses = step.rows - step.sequences;
-  if (guesses == 0) return byte_[size_t(size_class(step.sequences))].take(seconds / bytes(step));
+  if (guesses == 0) {
+    byte_[size_t(size_class(step.sequences))].take(seconds / bytes(step));
+    // A cost that once seemed so high that nobody guessed again must not stay for ever.
+    for (Learnt& mac : mac_)
+      if (mac.value > first_mac_seconds()) mac.value += kForgiving * (first_mac_seconds() - mac.value);
+    return;
+  }
+  if (!knows_plain_steps()) return;
   const double macs = guess_macs(step);
   const double beyond = seconds - byte_seconds(step.sequences) * bytes(step);
   if (macs > 0) mac_[size_t(size_class(guesses))].take(std::max(beyond, 0.0) / macs);

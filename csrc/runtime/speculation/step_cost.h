@@ -34,6 +34,8 @@ class StepCost {
 
   // Seconds that such a step takes.
   double seconds(const StepRowsOf& step) const;
+  // Whether steps without guesses have been seen: before that, what guesses cost cannot be told apart.
+  bool knows_plain_steps() const;
   // Such a step took so long.
   void observe(const StepRowsOf& step, double seconds);
 
@@ -45,6 +47,7 @@ class StepCost {
   static int size_class(int n);
   double byte_seconds(int sequences) const;
   double mac_seconds(int guesses) const;
+  double first_mac_seconds() const;
 
   struct Learnt {
     double value = 0;

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 # test_cli.py holds them to the tables.
 GROUP_SIZES = (16, 32, 64, 128)
 KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
-SPECULATION = ("off", "auto", "ngram")
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
@@ -68,10 +67,11 @@ def add_engine_options(
     )
     group.add_argument(
         "--speculate",
-        choices=SPECULATION,
+        metavar="off|auto|ngram|FILE",
         default="off",
-        help="compute guesses of what comes next beside the latest token; changes no token, takes fewer steps where "
-        "text repeats itself: auto while that gains time, ngram always (default: off)",
+        help="compute guesses of what comes next beside the latest token; changes no token, takes fewer steps. auto: "
+        "what repeats itself, while that gains time; ngram: all of it; FILE: the engine file of a small model of the "
+        "same vocabulary, which guesses (default: off)",
     )
     group.add_argument("--weights", choices=WEIGHT_KINDS, help="when FILE is a checkpoint: how to build it")
     group.add_argument("--group-size", type=GROUP_SIZE, choices=GROUP_SIZES, help="likewise")

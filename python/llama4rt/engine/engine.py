@@ -69,8 +69,8 @@ class Engine:
     num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
     speculate: "off"; "auto": guesses what repeats itself, in the prompt, the output or a request's prediction, while
-    that gains time; "ngram": guesses all of it, whatever it costs. No guess changes a token
-    (docs/speculation.md); of a CPU.
+    that gains time; "ngram": guesses all of it, whatever it costs; else the path of the engine file of a small model of
+    the same vocabulary, which guesses. No guess changes a token (docs/speculation.md); of a CPU.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
     """
@@ -93,7 +93,7 @@ class Engine:
         cuda_run_ahead: bool = True,
         cuda_overlap: bool = True,
         prefix_cache: bool = True,
-        speculate: str = "off",
+        speculate: str | os.PathLike[str] = "off",
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
         allow_image_urls: bool = False,
@@ -121,11 +121,11 @@ class Engine:
             cuda_run_ahead=cuda_run_ahead,
             cuda_overlap=cuda_overlap,
             prefix_cache=prefix_cache,
-            speculate=speculate,
+            speculate=os.fsdecode(speculate),
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
         )
-        self._speculates = speculate != "off"
+        self._speculates = os.fsdecode(speculate) != "off"
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
