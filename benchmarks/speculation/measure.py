@@ -20,7 +20,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from pydoc_data.topics import topics  # type: ignore[import-untyped]
+from pydoc_data.topics import topics
 from typing import Any
 
 from llama4rt import Engine, SamplingParams, StructuredOutput
@@ -42,7 +42,7 @@ PEOPLE = {
         "additionalProperties": False,
     },
 }
-FUNCTIONS = [textwrap.dedent, textwrap.indent, textwrap.shorten, inspect.getdoc, inspect.cleandoc, statistics.mean,
+FUNCTIONS: list[Any] = [textwrap.dedent, textwrap.indent, textwrap.shorten, inspect.getdoc, inspect.cleandoc, statistics.mean,
              statistics.median, statistics.median_low, statistics.mode, inspect.getmodulename, random.choices,
              json.loads]  # fmt: skip
 
