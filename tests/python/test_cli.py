@@ -85,6 +85,7 @@ TEXTS = {
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
     "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
     "checkpoint", "--text", "--against", "--json", "--calibrate",
+    "--speculate",
 }  # fmt: skip
 
 

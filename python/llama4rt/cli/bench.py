@@ -348,7 +348,7 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
     result.mean = statistics.fmean(result.samples)
     result.sd = statistics.stdev(result.samples) if len(result.samples) > 1 else 0.0
     if result.kind == "decode":
-        steps_per_second = result.mean / result.batch
+        steps_per_second = result.mean / result.batch / (result.tokens_per_step or 1)
         contexts = range(max(result.depth, 1), max(result.depth, 1) + result.tokens)
         bytes_per_step = statistics.fmean(cost.decode_bytes(result.batch, context) for context in contexts)
         result.gbps = steps_per_second * bytes_per_step / 1e9
