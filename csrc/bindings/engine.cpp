@@ -20,6 +20,7 @@
 #include "bindings/engine_options.h"
 #include "bindings/gil.h"
 #include "model/shape.h"
+#include "runtime/speculation/ngram_drafter.h"
 #include "weights/layout.h"
 
 namespace py = pybind11;
@@ -89,8 +90,49 @@ void bind_token_mask(py::module_& m) {
       .def_property_readonly("address",
                              [](TokenMask& mask) { return reinterpret_cast<uintptr_t>(mask.bits().data()); })
       .def_property_readonly("num_bytes", [](TokenMask& mask) { return mask.bits().size_bytes(); })
+      .def(
+          "further_address",
+          [](TokenMask& mask, size_t row) {
+            LLAMA4RT_CHECK(kRequest, row < TokenMask::kMostRows, "row is ", row, "; it must be below ",
+                           TokenMask::kMostRows);
+            return reinterpret_cast<uintptr_t>(mask.further_bits(row).data());
+          },
+          py::arg("row"))
+      .def_property_readonly("wanted_rows", [](const TokenMask& mask) { return mask.wanted_rows.load(); })
+      .def("will_offer", &TokenMask::will_offer, py::arg("will"))
+      .def(
+          "offer",
+          [](TokenMask& mask, std::vector<int32_t> guesses, std::vector<uint8_t> evidence, size_t rows) {
+            LLAMA4RT_CHECK(
+                kRequest,
+                evidence.size() == guesses.size() && rows <= guesses.size() && rows <= TokenMask::kMostRows,
+                "an offer of ", guesses.size(), " guesses has ", evidence.size(), " classes and ", rows,
+                " masks");
+            mask.offer({std::move(guesses), std::move(evidence), rows});
+          },
+          py::arg("guesses"), py::arg("evidence"), py::arg("rows"))
       .def("publish", &TokenMask::publish)
       .def("fail", &TokenMask::fail, py::arg("error"));
+}
+
+// For whoever guesses outside the engine: grammars.
+void bind_suffix_index(py::module_& m) {
+  py::class_<SuffixIndex>(m, "SuffixIndex", checked_instances())
+      .def(py::init<>())
+      .def(
+          "append", [](SuffixIndex& index, const std::vector<int32_t>& tokens) { index.append(tokens); },
+          py::arg("tokens"))
+      .def(
+          "read_on",
+          [](const SuffixIndex& index, int most) {
+            std::vector<int32_t> tokens;
+            const int agreed = index.read_on(most, tokens);
+            std::vector<int> evidence;
+            for (size_t i = 0; i < tokens.size(); ++i)
+              evidence.push_back(NgramDrafter::evidence(agreed + int(i)));
+            return std::pair(tokens, evidence);
+          },
+          py::arg("most"));
 }
 
 void bind_request(py::module_& m) {
@@ -126,6 +168,7 @@ void bind_request(py::module_& m) {
   number("frequency_penalty", [](Request& r) -> auto& { return r.sampling.frequency_penalty; });
   bind_field<std::optional<int64_t>>(c, "seed", "an integer or None",
                                      [](Request& r) -> auto& { return r.seed; });
+  ids("prediction", [](Request& r) -> auto& { return r.prediction; });
   ids("stop_token_ids", [](Request& r) -> auto& { return r.stop_token_ids; });
   flag("ignore_eos", [](Request& r) -> auto& { return r.ignore_eos; });
   integer("logprobs", [](Request& r) -> auto& { return r.sampling.logprobs; });
@@ -215,7 +258,7 @@ std::vector<int32_t> token_ids(const TokenEvent& event) {
 
 // What most events are, cheap to ask for.
 int32_t only_token(const TokenEvent& e) {
-  const bool only = e.tokens.size() == 1 && e.finish_reason.empty() && !e.prompt_logprobs;
+  const bool only = e.tokens.size() == 1 && e.finish_reason.empty() && !e.prompt_logprobs && e.guessed == 0;
   return only ? e.tokens[0].id : -1;
 }
 
@@ -231,6 +274,8 @@ void bind_event(py::module_& m) {
       .def_property_readonly("cached_tokens", [](const PyEvent& e) { return e.event.cached_tokens; })
       .def_property_readonly("prompt_computed", [](const PyEvent& e) { return e.event.prompt_computed; })
       .def_property_readonly("finish_reason", [](const PyEvent& e) { return e.event.finish_reason; })
+      .def_property_readonly("guessed", [](const PyEvent& e) { return e.event.guessed; })
+      .def_property_readonly("guessed_right", [](const PyEvent& e) { return e.event.guessed_right; })
       .def_property_readonly("stop_token_id", [](const PyEvent& e) { return e.event.stop_token_id; })
       .def_property_readonly("error", [](const PyEvent& e) { return e.event.error; })
       .def_property_readonly("not_finite", [](const PyEvent& e) { return e.event.not_finite; })
@@ -284,6 +329,14 @@ py::dict stats_dict(const Engine& engine) {
   out["generated_tokens"] = s.generated_tokens;
   out["prompt_tokens_per_second"] = s.prompt_tokens_per_second;
   out["generated_tokens_per_second"] = s.generated_tokens_per_second;
+  py::dict speculation;
+  speculation["sequence_steps"] = s.speculation.sequence_steps;
+  speculation["sequence_steps_drafted"] = s.speculation.sequence_steps_drafted;
+  speculation["tokens"] = s.speculation.tokens;
+  speculation["drafted"] = s.speculation.drafted;
+  speculation["accepted"] = s.speculation.accepted;
+  speculation["seconds_saved"] = s.speculation.seconds_saved;
+  out["speculation"] = speculation;
   out["block_size"] = s.block_size;
   out["blocks"] = blocks;
   out["bytes"] = bytes;
@@ -424,6 +477,7 @@ void bind_shape(py::module_& m) {
 
 void bind_engine(py::module_& m) {
   bind_token_mask(m);
+  bind_suffix_index(m);
   bind_request(m);
   bind_event(m);
   bind_shape(m);

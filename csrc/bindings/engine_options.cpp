@@ -41,6 +41,8 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model) {
   take_option(given, "cuda_run_ahead", o.cuda_run_ahead, taken);
   take_option(given, "cuda_overlap", o.cuda_overlap, taken);
   take_option(given, "prefix_cache", o.prefix_cache, taken);
+  take_option(given, "speculate", o.speculate, taken);
+  take_option(given, "always_guess", o.always_guess, taken);
   take_option(given, "max_waiting", o.max_waiting, taken);
   take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);
   take_option(given, "memory_bytes", o.memory_bytes, taken);

@@ -298,6 +298,23 @@ class TokenMask:
     def num_bytes(self) -> int: ...
     def publish(self) -> None: ...
     def fail(self, error: str) -> None: ...
+    def will_offer(self, will: bool) -> None:
+        """Before the request is submitted: an offer() follows each publish(), and the engine waits for it shortly."""
+    @property
+    def wanted_rows(self) -> int:
+        """For how many guesses the masks behind them are worth computing."""
+    def further_address(self, row: int) -> int:
+        """Where the mask behind guess `row` (0..15) and those before it goes."""
+    def offer(self, guesses: list[int], evidence: list[int], rows: int) -> None:
+        """Guesses of the next tokens, each with its class of evidence (0..7); the masks of `rows` are there."""
+
+class SuffixIndex:
+    """A text of tokens that grows, and where its end occurred before."""
+
+    def __init__(self) -> None: ...
+    def append(self, tokens: list[int]) -> None: ...
+    def read_on(self, most: int) -> tuple[list[int], list[int]]:
+        """Up to `most` tokens that followed there, and the class of evidence of each; empty when there is no place."""
 
 class Request:
     """What one caller asked, in token ids. All numbers are checked again in Engine.submit (RequestError)."""
@@ -331,6 +348,7 @@ class Request:
     assume_computed: int  # with Engine.dummy: so many prompt tokens are taken as computed
     use_prefix_cache: bool
     report_progress: bool  # events with prompt_computed, of index 0
+    prediction: list[int]  # what the output may be like; see docs/speculation.md
     masks: list[TokenMask]  # none, or one for each of the n outputs
     def __init__(self) -> None: ...
 
@@ -352,6 +370,8 @@ class Event:
     finish_reason: str  # "", "stop", "length", "abort" or "error"
     stop_token_id: int  # the end token that stopped it, or -1; that token is not part of the output
     error: str
+    guessed: int  # tokens that were guessed before this step
+    guessed_right: int  # of those: the ones that came
     not_finite: bool  # the error is that logits held NaN or infinity
     only_token: int  # of an event with one token that says nothing else (but log-probabilities), else -1
 
@@ -376,6 +396,8 @@ class Engine:
         cuda_run_ahead: bool = True,
         cuda_overlap: bool = True,
         prefix_cache: bool = True,
+        speculate: str = "off",
+        always_guess: bool = False,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
         memory_bytes: int = 0,

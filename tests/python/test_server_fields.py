@@ -44,9 +44,9 @@ OBEYED, REFUSES, IGNORES = "obeyed", "refused", "ignored"
 OPENAI = {
     CHAT: {
         OBEYED: """frequency_penalty logit_bias logprobs max_completion_tokens max_tokens messages model n
-            parallel_tool_calls presence_penalty response_format seed stop stream stream_options temperature tool_choice
-            tools top_logprobs top_p""",
-        REFUSES: """audio function_call functions modalities moderation prediction reasoning_effort verbosity
+            parallel_tool_calls prediction presence_penalty response_format seed stop stream stream_options temperature
+            tool_choice tools top_logprobs top_p""",
+        REFUSES: """audio function_call functions modalities moderation reasoning_effort verbosity
             web_search_options""",
         IGNORES: """metadata prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier service_tier
             store user""",

@@ -10,9 +10,11 @@
 #include "base/device_lost.h"
 #include "model/shape_source.h"
 #include "ops/kv_formats.h"
+#include "runtime/engine/draft_engine.h"
 #include "runtime/plan/memory_limit.h"
 #include "runtime/runner/device_weights.h"
 #include "runtime/runner/kv_cache.h"
+#include "runtime/speculation/ngram_drafter.h"
 
 namespace llama4rt {
 namespace {
@@ -116,6 +118,30 @@ auto planned(const Model& model, const EngineOptions& options, const Plan& plan)
   }
 }
 
+// Whoever guesses what comes next; null: nobody. `plan` of the model itself.
+std::unique_ptr<Drafter> make_drafter(const EngineOptions& options, Device& device, const ModelConfig& config,
+                                      const MemoryPlan& plan) {
+  const std::string& name = options.speculate;
+  if (name == "off") return nullptr;
+  LLAMA4RT_CHECK(kConfig, !device.traits().has_own_memory, "speculate is \"", name,
+                 "\"; a GPU does not speculate yet: leave it \"off\" there");
+  if (name == "auto" || name == "ngram") return std::make_unique<NgramDrafter>();
+  LLAMA4RT_CHECK(kConfig, name.find_first_of("./") != std::string::npos, "speculate is \"", name,
+                 "\"; it must be \"off\", \"auto\", \"ngram\" or the path of a draft model's engine file");
+  auto file = std::make_unique<EngineFile>(name);
+  file->require_layout(device.traits().layout, device.name());
+  EngineOptions own = options;
+  own.device = device.name();
+  own.max_num_seqs = plan.max_num_seqs;
+  own.max_batched_tokens = plan.max_batched_tokens;
+  own.max_model_len = std::min(plan.kv.max_model_len, file->config().max_position_embeddings);
+  own.kv_cache_bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : plan.kv.bytes() / 4;
+  own.image_cache_bytes = 0;
+  own.memory_bytes = 0;
+  const MemoryPlan drafts = plan_engine(*file, own);
+  return std::make_unique<DraftEngine>(std::move(file), drafts, device, config);
+}
+
 // The options with what this very device has, where the caller set no limit.
 EngineOptions on_device(EngineOptions options, const Device& device) {
   options.device = device.name();
@@ -177,7 +203,11 @@ void Engine::start(const EngineOptions& options, const WeightSource& source) {
              {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
   device_->reserve_scratch(plan_.scratch);
   loop_ = std::make_unique<StepLoop>(
-      source, *device_, plan_, StepLoopOptions{.prefix_cache = options.prefix_cache, .zero_cache = !file_});
+      source, *device_, plan_,
+      StepLoopOptions{.prefix_cache = options.prefix_cache,
+                      .zero_cache = !file_,
+                      .always_guess = options.always_guess || options.speculate == "ngram",
+                      .drafter = make_drafter(options, *device_, config_, plan_)});
   stats_ = loop_->stats();
   std::random_device entropy;
   seeds_.seed(uint64_t(entropy()) << 32 | entropy());

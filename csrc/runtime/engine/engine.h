@@ -41,6 +41,10 @@ struct EngineOptions {  // 0: the engine chooses
   bool cuda_run_ahead = true;
   bool cuda_overlap = true;
   bool prefix_cache = true;
+  // "off"; "auto": guesses while that pays; "ngram": all that the text suggests, whatever it costs; else the path of
+  // an engine file of the same vocabulary, whose model guesses while that pays.
+  std::string speculate = "off";
+  bool always_guess = false;  // whoever guesses: every guess is used, whatever it costs
   int64_t max_waiting = 0;
   int64_t image_cache_bytes = 0;    // encoded pictures, in use or kept
   int64_t memory_bytes = 0;         // of the device, for everything; 0 on a GPU: what is free

@@ -11,6 +11,7 @@
 
 #include "runtime/runner/image_encoder.h"
 #include "runtime/sequences/scheduler.h"
+#include "runtime/speculation/speculator.h"
 
 namespace llama4rt {
 
@@ -22,6 +23,7 @@ GroupStats group_stats(const BlockAllocator& blocks);
 
 struct EngineStats {
   SchedulerStats scheduler;
+  SpeculationStats speculation;
   int block_size = 0;
   GroupStats global, local;
   int64_t global_block_bytes = 0, local_block_bytes = 0;  // of all layers of the group

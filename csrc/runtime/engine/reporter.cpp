@@ -62,6 +62,16 @@ std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
       s.scores = {};
       s.scores.first = wanted_begin + 1;
       s.scores.num_top = std::clamp<int64_t>(request.prompt_logprobs, 0, config_.vocab_size);
+    } else if (!chunk.guesses.empty()) {
+      const std::span<const int32_t> context = with_guesses(s, chunk.guesses);
+      for (int64_t p = chunk.known_end() - 1; p < chunk.end(); ++p) {
+        OutputRow& row = outputs.emplace_back(output_row(s, i, p));
+        row.sample.tokens = context.first(size_t(p + 1));
+        if (row.mask && p >= chunk.known_end()) {  // which of the grammar's offer, and there already
+          row.sample.allowed = row.mask->further_bits(size_t(p - chunk.known_end()));
+          row.mask = nullptr;
+        }
+      }
     } else if (chunk.samples()) {
       outputs.push_back(output_row(s, i, chunk.end() - 1));
     }
@@ -71,6 +81,7 @@ std::vector<OutputRow> Reporter::choose_outputs(std::span<const Chunk> chunks) {
 
 void Reporter::use(const ModelRunner::Step& step, StepRows& rows) {
   results_.assign(size_t(rows.count), {});
+  if (rows.first == 0) missed_ = nullptr;
   if (rows.tokens.empty()) read_on_host(step, rows);
   for (size_t r = 0; r < rows.tokens.size(); ++r) {
     results_[r].error = std::move(rows.tokens[r].error);
@@ -81,7 +92,11 @@ void Reporter::use(const ModelRunner::Step& step, StepRows& rows) {
     const OutputRow& output = step.outputs[size_t(rows.first + r)];
     std::span<const float> row;
     if (rows.tokens.empty()) row = {rows.logits.row<float>(r), size_t(rows.logits.size(1))};
-    use_row(sequence_of(step.chunks[output.chunk]), output.position, row, results_[size_t(r)]);
+    const Chunk& chunk = step.chunks[output.chunk];
+    if (chunk.guesses.empty())
+      use_row(sequence_of(chunk), output.position, row, results_[size_t(r)]);
+    else
+      use_guessed_row(chunk, output.position, results_[size_t(r)]);
   }
 }
 
@@ -94,13 +109,7 @@ void Reporter::read_on_host(const ModelRunner::Step& step, const StepRows& rows)
 
 void Reporter::use_row(SequenceState& s, int64_t position, std::span<const float> row, RowResult& result) {
   if (s.is_finished()) return;  // an earlier row of the same chunk was not finite, or the caller ended it
-  if (!result.error.empty()) return finish(s, "error", result.error);
-  if (!result.finite) {
-    TokenEvent& event = report(s);
-    event.error = error_text("the logits of position ", position, " hold NaN or infinity");
-    event.not_finite = true;
-    return conclude(s, event, "error");
-  }
+  if (!result.error.empty() || !result.finite) return fail_row(s, position, result);
   if (s.request->request.return_logits) {
     s.logits.values.insert(s.logits.values.end(), row.begin(), row.end());
     ++s.logits.rows;
@@ -114,6 +123,30 @@ void Reporter::use_row(SequenceState& s, int64_t position, std::span<const float
   }
 }
 
+// Does what one step after the other would do: the position is final, then its row decides the next token. The first
+// token that is not the guess ends it, and what was computed behind it is given back.
+void Reporter::use_guessed_row(const Chunk& chunk, int64_t position, RowResult& result) {
+  SequenceState& s = sequence_of(chunk);
+  if (s.is_finished() || missed_ == &chunk) return;
+  const auto row = size_t(position + 1 - chunk.known_end());
+  const bool right = row < chunk.guesses.size() && result.error.empty() && result.finite &&
+                     result.sampled.token == chunk.guesses[row];
+  missed_ = right ? nullptr : &chunk;
+  scheduler_.commit({&s, position, right ? 1 : int(chunk.end() - position)}, 1);
+  if (!result.error.empty() || !result.finite) return fail_row(s, position, result);
+  accept(s, result.sampled, row > 0);
+  events_.back().guessed = int(chunk.guesses.size());
+  events_.back().guessed_right = int(row) + (right ? 1 : 0);
+}
+
+void Reporter::fail_row(SequenceState& s, int64_t position, const RowResult& result) {
+  if (!result.error.empty()) return finish(s, "error", result.error);
+  TokenEvent& event = report(s);
+  event.error = error_text("the logits of position ", position, " hold NaN or infinity");
+  event.not_finite = true;
+  conclude(s, event, "error");
+}
+
 void Reporter::finish_chunk(const Chunk& chunk) {
   SequenceState& s = sequence_of(chunk);
   if (s.is_finished() || s.rows_wanted == 0) return;
@@ -122,9 +155,10 @@ void Reporter::finish_chunk(const Chunk& chunk) {
   if (!s.request->request.generates()) report_rows(s);
 }
 
-void Reporter::accept(SequenceState& s, SampledToken& sampled) {
+// same_event: the latest event is of an earlier token of the same chunk, and says this one, too.
+void Reporter::accept(SequenceState& s, SampledToken& sampled, bool same_event) {
   const std::vector<int32_t>& ends = s.request->end_tokens;
-  TokenEvent& event = report(s);
+  TokenEvent& event = same_event ? events_.back() : report(s);
   if (std::find(ends.begin(), ends.end(), sampled.token) != ends.end()) {
     event.stop_token_id = sampled.token;
     return conclude(s, event, "stop");

@@ -23,7 +23,8 @@ class Reporter {
   // The rows whose logits this step must give: those of prompt tokens that the caller wants to see, and the
   // last row of every chunk that decides a token.
   std::vector<OutputRow> choose_outputs(std::span<const Chunk> chunks);
-  // Uses rows of the step; those that are not sampled yet are read here, on the host.
+  // Uses rows of the step; those that are not sampled yet are read here, on the host. A chunk with guesses is
+  // committed here, position by position, as far as its tokens come out.
   void use(const ModelRunner::Step& step, StepRows& rows);
   // All rows of a chunk have been used.
   void finish_chunk(const Chunk& chunk);
@@ -49,7 +50,9 @@ class Reporter {
 
   void read_on_host(const ModelRunner::Step& step, const StepRows& rows);
   void use_row(SequenceState& s, int64_t position, std::span<const float> row, RowResult& result);
-  void accept(SequenceState& s, SampledToken& sampled);
+  void use_guessed_row(const Chunk& chunk, int64_t position, RowResult& result);
+  void fail_row(SequenceState& s, int64_t position, const RowResult& result);
+  void accept(SequenceState& s, SampledToken& sampled, bool same_event = false);
   void report_rows(SequenceState& s);
   TokenEvent& report(SequenceState& s);
   void conclude(SequenceState& s, TokenEvent& event, const std::string& reason);
@@ -59,6 +62,7 @@ class Reporter {
   const int64_t max_model_len_;
   HostSampler sampler_;
   std::vector<RowResult> results_;
+  const Chunk* missed_ = nullptr;  // of guesses, the latest with a wrong one: its further rows mean nothing
   std::vector<TokenEvent> events_;
   bool ended_ = false;
   int64_t generated_tokens_ = 0;

@@ -2,8 +2,11 @@
 // still expects of it. Owned by the step loop; blocks and status belong to the scheduler.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "runtime/runner/image_encoder.h"
@@ -25,6 +28,10 @@ struct SequenceState : Sequence {
   LogitRows logits;       // of the step's chunk
   ScoredTokens scores;    // likewise
   bool reported = false;  // has had its first event
+  // `tokens` and behind them the guesses of the step in flight: what a row after a guess is sampled with. The first
+  // context_known of them are tokens.
+  std::vector<int32_t> context;
+  size_t context_known = 0;
 
   bool is_finished() const { return status == SequenceStatus::kFinished; }
 };
@@ -60,13 +67,26 @@ inline SampleRequest sample_request(const SequenceState& s) {
   return sample;
 }
 
-inline OutputRow output_row(const SequenceState& s, size_t chunk, int64_t position) {
+inline TokenMask* mask_of(const SequenceState& s) {
   const auto& masks = s.request->request.masks;
+  return masks.empty() ? nullptr : masks[size_t(s.index)].get();
+}
+
+// The sequence's tokens with these guesses behind them, valid until the next call.
+inline std::span<const int32_t> with_guesses(SequenceState& s, std::span<const int32_t> guesses) {
+  s.context.resize(std::min(s.context_known, s.tokens.size()));
+  s.context.insert(s.context.end(), s.tokens.begin() + std::ptrdiff_t(s.context.size()), s.tokens.end());
+  s.context_known = s.context.size();
+  s.context.insert(s.context.end(), guesses.begin(), guesses.end());
+  return s.context;
+}
+
+inline OutputRow output_row(const SequenceState& s, size_t chunk, int64_t position) {
   return {.chunk = chunk,
           .position = position,
           .host_reads = host_reads(s, position),
           .sample = sample_request(s),
-          .mask = masks.empty() ? nullptr : masks[size_t(s.index)].get()};
+          .mask = mask_of(s)};
 }
 
 }  // namespace llama4rt

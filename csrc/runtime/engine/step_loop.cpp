@@ -1,6 +1,7 @@
 #include "runtime/engine/step_loop.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <new>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "base/checked_math.h"
 #include "base/device_lost.h"
 #include "base/error.h"
+#include "runtime/engine/step_work.h"
 
 namespace llama4rt {
 namespace {
@@ -34,6 +36,9 @@ RunnerMemory runner_memory(const MemoryPlan& plan, const StepLoopOptions& option
           .zero_cache = options.zero_cache};
 }
 
+// Guesses of a grammar come with the masks behind them, in the time of a few masks; a step is not kept longer.
+constexpr std::chrono::milliseconds kOfferPatience{3};
+
 // For calls of the runner. It begins each step anew, so lack of memory there ends a step, not the engine.
 template <class Call>
 auto failing_alone(const Call& call) {
@@ -47,11 +52,13 @@ auto failing_alone(const Call& call) {
 }  // namespace
 
 StepLoop::StepLoop(const WeightSource& source, Device& device, const MemoryPlan& plan,
-                   const StepLoopOptions& options)
+                   StepLoopOptions options)
     : max_model_len_(plan.kv.max_model_len),
       runner_(source, device, runner_memory(plan, options)),
       scheduler_(scheduler_options(plan, options)),
       reporter_(scheduler_, runner_.config(), max_model_len_, runner_.num_threads()) {
+  if (options.drafter)
+    speculator_.emplace(std::move(options.drafter), step_work(source, plan.kv), options.always_guess);
   if (ImageEncoder* const encoder = runner_.images())
     image_queue_.emplace(*encoder, runner_.config().vision->patch_token_id);
   constant_stats_.weight_bytes = plan.weights;
@@ -169,6 +176,8 @@ std::vector<TokenEvent> StepLoop::step() {
     if (in_flight_) {
       std::optional<Step> next = submit_ahead(*in_flight_);
       collect(*in_flight_);
+      if (speculator_)
+        speculator_->learn(std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count());
       counter_.end(in_flight_->chunks, reporter_.generated_tokens() - generated_before);
       keep_in_flight(std::move(next));
     }
@@ -187,11 +196,38 @@ std::vector<TokenEvent> StepLoop::step() {
 std::optional<StepLoop::Step> StepLoop::submit_next() {
   const std::vector<Chunk>& chunks = scheduler_.schedule();
   if (chunks.empty()) return {};
+  if (speculator_) guess(chunks);
   in_flight_.emplace().chunks = chunks;  // an error in between ends these sequences
   std::vector<OutputRow> outputs = reporter_.choose_outputs(chunks);
   Step step = failing_alone([&] { return runner_.submit(chunks, std::move(outputs)); });
   commit(step);
   return step;
+}
+
+// Lets the speculator lengthen chunks, the scheduler's latest, by what may follow their tokens.
+void StepLoop::guess(const std::vector<Chunk>& chunks) {
+  began_ = std::chrono::steady_clock::now();
+  std::vector<Speculator::Wish> wishes;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const Chunk& chunk = chunks[i];
+    const SequenceState& s = sequence_of(chunk);
+    const Request& request = s.request->request;
+    if (chunk.count != 1 || !chunk.samples() || host_reads(s, chunk.begin)) continue;
+    // Every guess that is right brings a token, and one comes in any case.
+    const int64_t most = std::min(request.max_tokens - s.num_output(), max_model_len_ - s.length()) - 1;
+    if (most <= 0) continue;
+    Speculator::Wish wish{i, request.prediction, int(std::min<int64_t>(most, kMostGuesses))};
+    if (TokenMask* const mask = mask_of(s)) {
+      wish.offer = mask->wait_for_offer(kOfferPatience);
+      if (!wish.offer) continue;
+      wish.most = std::min(wish.most, int(wish.offer->rows));
+    }
+    wishes.push_back(wish);
+  }
+  speculator_->choose(scheduler_, chunks, wishes);
+  for (size_t w = 0; w < wishes.size(); ++w)
+    if (TokenMask* const mask = mask_of(sequence_of(chunks[wishes[w].chunk])))
+      mask->wanted_rows = speculator_->guesses_worth_a_mask(w);
 }
 
 // --- steps ahead
@@ -203,7 +239,7 @@ std::optional<StepLoop::Step> StepLoop::submit_next() {
 // device runs later.
 
 std::optional<StepLoop::Step> StepLoop::submit_ahead(const Step& now) {
-  if ((image_queue_ && !image_queue_->empty()) || !runner_.can_follow(now)) return {};
+  if (speculator_ || (image_queue_ && !image_queue_->empty()) || !runner_.can_follow(now)) return {};
   for (const Chunk& chunk : now.chunks) {
     const SequenceState& s = sequence_of(chunk);
     const SamplingParams& p = s.request->request.sampling;
@@ -242,10 +278,10 @@ void StepLoop::collect(Step& step) {
 }
 
 // The ids of the step's tokens are known and its keys and values are on their way: the sequences have
-// advanced.
+// advanced. Those with guesses do when their rows are known (Reporter::use).
 void StepLoop::commit(const Step& step) {
   for (const Chunk& chunk : step.chunks) {
-    if (chunk.sequence->status != SequenceStatus::kRunning) continue;
+    if (chunk.sequence->status != SequenceStatus::kRunning || !chunk.guesses.empty()) continue;
     scheduler_.commit(chunk, chunk.count);
     reporter_.report_progress(chunk);
   }
@@ -279,6 +315,8 @@ void StepLoop::drop_finished_requests() {
       requests_may_be_finished_ = true;  // later
       ++it;
     } else {
+      if (speculator_)
+        for (const auto& s : it->second.sequences) speculator_->forget(*s);
       if (image_queue_) {
         image_queue_->remove(it->second);
         image_queue_->release(it->second);
@@ -292,6 +330,7 @@ EngineStats StepLoop::stats() const {
   EngineStats stats = constant_stats_;
   counter_.add_to(stats);
   stats.scheduler = scheduler_.stats();
+  if (speculator_) stats.speculation = speculator_->stats();
   if (image_queue_)
     for (const RequestState* const state : image_queue_->waiting()) stats.scheduler.waiting += state->live;
   if (runner_.images()) stats.images = runner_.images()->stats();

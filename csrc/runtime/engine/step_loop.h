@@ -2,8 +2,10 @@
 // time; Engine (engine.h) adds the thread-safe entrance and the checks of what callers may ask.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,19 +21,21 @@
 #include "runtime/runner/model_runner.h"
 #include "runtime/sequences/request.h"
 #include "runtime/sequences/scheduler.h"
+#include "runtime/speculation/speculator.h"
 
 namespace llama4rt {
 
 struct StepLoopOptions {
   bool prefix_cache = true;
-  bool zero_cache = false;  // for Request::assume_computed
+  bool zero_cache = false;           // for Request::assume_computed
+  bool always_guess = false;         // whatever it costs
+  std::unique_ptr<Drafter> drafter;  // null: nobody guesses
 };
 
 class StepLoop {
  public:
   // `source` and `device` outlive the loop.
-  StepLoop(const WeightSource& source, Device& device, const MemoryPlan& plan,
-           const StepLoopOptions& options);
+  StepLoop(const WeightSource& source, Device& device, const MemoryPlan& plan, StepLoopOptions options);
   ~StepLoop();
 
   // The request has been checked. Sequences of n > 1 share its seed.
@@ -59,6 +63,7 @@ class StepLoop {
   void admit_ready_images();
   void enter_schedule(RequestState& state);
   std::optional<Step> submit_next();
+  void guess(const std::vector<Chunk>& chunks);
   std::optional<Step> submit_ahead(const Step& now);
   void collect(Step& step);
   void commit(const Step& step);
@@ -70,7 +75,9 @@ class StepLoop {
   ModelRunner runner_;
   Scheduler scheduler_;
   Reporter reporter_;
-  std::optional<ImageQueue> image_queue_;  // of models that see
+  std::optional<Speculator> speculator_;         // where somebody guesses
+  std::chrono::steady_clock::time_point began_;  // the step, where somebody guesses
+  std::optional<ImageQueue> image_queue_;        // of models that see
   std::map<uint64_t, RequestState> requests_;
   uint64_t next_arrival_ = 0;
   std::optional<Step> in_flight_;  // submitted, not collected

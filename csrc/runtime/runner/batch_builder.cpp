@@ -110,7 +110,8 @@ const Batch& BatchBuilder::build(std::span<const Chunk> chunks, std::span<const 
     if (ids_are_there)
       token_ids_.push_back(0);
     else
-      token_ids_.insert(token_ids_.end(), tokens.begin() + chunk.begin, tokens.begin() + chunk.end());
+      token_ids_.insert(token_ids_.end(), tokens.begin() + chunk.begin, tokens.begin() + chunk.known_end());
+    token_ids_.insert(token_ids_.end(), chunk.guesses.begin(), chunk.guesses.end());
     query_start_.push_back(int32_t(token_ids_.size()));
     first_position_.push_back(chunk.begin);
     for (int64_t p = chunk.begin; p < chunk.end(); ++p) add_position(p);

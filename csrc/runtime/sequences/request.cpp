@@ -186,6 +186,8 @@ void check_request(const Request& request, const RequestLimits& limits) {
                  request.stop_token_ids.size(), " entries; at most ", kMaxStopTokens, " are allowed");
   for (size_t i = 0; i < request.stop_token_ids.size(); ++i)
     check_token_id("stop_token_ids", i, request.stop_token_ids[i], limits.vocab_size);
+  for (size_t i = 0; i < request.prediction.size(); ++i)
+    check_token_id("prediction", i, request.prediction[i], limits.vocab_size);
   check_forbidden(request, limits);
 }
 

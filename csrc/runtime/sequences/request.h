@@ -49,7 +49,9 @@ struct Request {
   int64_t client = 0;  // any number: requests of equal ones wait for each other, those of others take turns
   int64_t n = 1;
   int64_t max_tokens = 16;
-  std::optional<int64_t> seed;          // empty: a random one
+  std::optional<int64_t> seed;  // empty: a random one
+  // What the output may be like: where it agrees, tokens come faster, if the engine speculates. It changes none.
+  std::vector<int64_t> prediction;
   std::vector<int64_t> stop_token_ids;  // beside the model's own end tokens
   bool ignore_eos = false;              // of the model's end tokens only
   int64_t prompt_logprobs = -1;         // -1: none
@@ -103,6 +105,8 @@ struct TokenEvent {
   int64_t prompt_computed = -1;        // prompt tokens done so far, in an event that says only this
   // Prompt tokens found in the prefix cache; with the sequence's first event, and with every one of progress.
   int64_t cached_tokens = 0;
+  int guessed = 0,
+      guessed_right = 0;       // tokens that were guessed before they were computed, and those that came
   std::string finish_reason;   // "", "stop", "length", "abort" or "error"
   int32_t stop_token_id = -1;  // the end token that stopped it; it is not part of the output
   std::string error;

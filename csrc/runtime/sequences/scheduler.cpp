@@ -294,6 +294,27 @@ bool Scheduler::others_may_run() {
   });
 }
 
+int Scheduler::extend(size_t chunk, std::span<const int32_t> guesses) {
+  Chunk& c = chunks_.at(chunk);
+  Sequence& s = *c.sequence;
+  LLAMA4RT_ASSERT(c.guesses.empty() && c.count == 1 && c.end() == s.length());
+  int64_t count = options_.max_batched_tokens;
+  for (const Chunk& other : chunks_) count -= other.count;
+  count = std::min(count, int64_t(guesses.size()));
+  if (options_.attention_chunk > 0)
+    count = std::min(count, options_.attention_chunk - 1 - s.num_computed % options_.attention_chunk);
+  const auto fits = [&](int64_t more) {
+    const BlockNeed need = blocks_until(s, c.end() + more);
+    return need.global <= global_.num_available() && need.local <= local_.num_available();
+  };
+  while (count > 0 && !fits(count)) --count;
+  if (count <= 0) return 0;
+  take_blocks(s, c.end() + count);
+  c.guesses.assign(guesses.begin(), guesses.begin() + count);
+  c.count += int(count);
+  return int(count);
+}
+
 std::vector<Chunk> Scheduler::schedule_ahead(std::span<const Chunk> chunks) {
   if (running_.size() != chunks.size() || others_may_run()) return {};
   BlockNeed all;

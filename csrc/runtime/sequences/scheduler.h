@@ -47,6 +47,9 @@ class Scheduler {
   void add(Sequence& sequence);
   // The chunks of the next step, with blocks for every token in them; empty when nothing can run.
   const std::vector<Chunk>& schedule();
+  // Lengthens a chunk of the latest schedule(), of one token, by as many guesses of what follows as fit into the
+  // step, the attention chunk and blocks that nobody has to give up for them. Returns how many.
+  int extend(size_t chunk, std::span<const int32_t> guesses);
   // The step after `chunks`, the latest step, whose tokens are not known yet: one more token for each of its
   // sequences. Empty, and nothing is done, when it would be another step: somebody else runs or could be let
   // in, a chunk ends before the last known token, or there are no blocks without preempting.

@@ -63,10 +63,14 @@ struct Chunk {
   Sequence* sequence = nullptr;
   int64_t begin = 0;  // position of the first token
   int count = 0;
+  // The chunk's last tokens where they lie behind the last known one: somebody's guess of what comes next. Each row
+  // before a guess says whether it was right; nothing of it enters the sequence before that.
+  std::vector<int32_t> guesses{};
 
   int64_t end() const { return begin + count; }
-  // The chunk ends at the last known token: its last row decides the next one.
-  bool samples() const { return end() == sequence->length(); }
+  int64_t known_end() const { return end() - int64_t(guesses.size()); }
+  // The chunk reaches the last known token: its row decides the next one.
+  bool samples() const { return known_end() == sequence->length(); }
 };
 
 }  // namespace llama4rt

@@ -1,10 +1,32 @@
 #include "runtime/sequences/token_mask.h"
 
+#include <utility>
+
 namespace llama4rt {
 
 void TokenMask::expire() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kReady) state_ = State::kStale;
+  offer_.reset();
+}
+
+std::span<uint32_t> TokenMask::further_bits(size_t row) {
+  if (further_bits_.empty()) further_bits_.resize(kMostRows * bits_.size());
+  return std::span(further_bits_).subspan(row * bits_.size(), bits_.size());
+}
+
+void TokenMask::offer(Offer offer) {
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::kReady) return;
+  offer_ = std::move(offer);
+  changed_.notify_all();
+}
+
+const TokenMask::Offer* TokenMask::wait_for_offer(std::chrono::milliseconds patience) {
+  if (!will_offer_) return nullptr;
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, patience, [this] { return offer_.has_value() || state_ == State::kFailed; });
+  return offer_ ? &*offer_ : nullptr;
 }
 
 void TokenMask::publish() {

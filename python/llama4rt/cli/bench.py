@@ -41,6 +41,8 @@ class Result:
     bandwidth_fraction: float | None = None
     gflops: float | None = None  # operations that had to be done per second (prefill)
     fma_fraction: float | None = None
+    tokens_per_step: float | None = None  # of a sequence, with --speculate (decode)
+    acceptance: list[float] | None = None  # of guesses, by position behind the latest token
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -123,8 +125,10 @@ def run(args: argparse.Namespace) -> int:
         if not core.device.startswith("cpu"):
             measure(tokens, depth, batch)  # loads kernels and records steps
         result.samples = [measure(tokens, depth, batch) for _ in range(args.repetitions)]
+        if args.speculate != "off" and kind == "decode":
+            result.tokens_per_step, result.acceptance = bench.guesses()
         results.append(summed_up(result, cost, limits))
-        note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
+        note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s{_guesses_in_words(result)}")
     plan = core.plan()
     device = core.device
     core.close()
@@ -170,6 +174,7 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
         "cuda_prefill": args.cuda_prefill,
         "cuda_run_ahead": args.cuda_run_ahead,
         "cuda_overlap": args.cuda_overlap,
+        "speculate": args.speculate,
     }
     if args.config is None:
         if args.load == "dummy":
@@ -233,6 +238,7 @@ class Bench:
         # Stands for a piece of a picture: such a token alone is refused.
         self._patch = core.config.get("vision", {}).get("patch_token_id", -1)
         self._prefixes: dict[tuple[int, int], list[int]] = {}
+        self._guesses: dict[str, Any] = core.stats()["speculation"]  # as far as they are reported
 
     def has_room(self, length: int, batch: int) -> bool:
         """Whether the cache holds `batch` sequences of so many tokens."""
@@ -285,6 +291,16 @@ class Bench:
         self._drain()
         return count / seconds
 
+    def guesses(self) -> tuple[float, list[float]]:
+        """Tokens a step of a sequence, and the share of right guesses by position, since the last call."""
+        before, now = self._guesses, self._core.stats()["speculation"]
+        self._guesses = now
+        steps = now["sequence_steps"] - before["sequence_steps"]
+        tried = [a - b for a, b in zip(now["drafted"], before["drafted"], strict=True)]
+        right = [a - b for a, b in zip(now["accepted"], before["accepted"], strict=True)]
+        shares = [r / t for r, t in zip(right, tried, strict=True) if t]
+        return (now["tokens"] - before["tokens"]) / max(steps, 1), shares
+
     def _prefix(self, depth: int, index: int) -> list[int]:
         """The same `depth` tokens each time, computed before they are needed; the prefix cache keeps them."""
         if depth == 0 or self._dummy:
@@ -332,7 +348,7 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
     result.mean = statistics.fmean(result.samples)
     result.sd = statistics.stdev(result.samples) if len(result.samples) > 1 else 0.0
     if result.kind == "decode":
-        steps_per_second = result.mean / result.batch
+        steps_per_second = result.mean / result.batch / (result.tokens_per_step or 1)
         contexts = range(max(result.depth, 1), max(result.depth, 1) + result.tokens)
         bytes_per_step = statistics.fmean(cost.decode_bytes(result.batch, context) for context in contexts)
         result.gbps = steps_per_second * bytes_per_step / 1e9
@@ -344,6 +360,13 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
         result.gflops = result.mean * flops_per_token / 1e9
         result.fma_fraction = result.gflops / limits["fma_gflops"] if limits["fma_gflops"] else None
     return result
+
+
+def _guesses_in_words(result: Result) -> str:
+    if result.tokens_per_step is None:
+        return ""
+    shares = " ".join(f"{100 * share:.0f}" for share in result.acceptance or ())
+    return f", {result.tokens_per_step:.2f} tokens a step; of guesses right, by position: {shares or '-'} %"
 
 
 def _title(kind: str, tokens: int, depth: int, batch: int) -> str:

@@ -76,6 +76,8 @@ class Request:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    guessed: int = 0  # tokens, where the server speculates
+    guessed_right: int = 0
     times: list[float] = field(default_factory=list)  # of each piece of text
     end: float = 0.0
     error: str = ""
@@ -141,6 +143,9 @@ async def _request(args: argparse.Namespace, prompt: list[int]) -> Request:
             if b'"choices":[]' in line:
                 usage = json.loads(line[6:])["usage"]
                 result.input_tokens, result.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+                guesses = usage.get("completion_tokens_details") or {}
+                result.guessed_right = guesses.get("accepted_prediction_tokens", 0)
+                result.guessed = result.guessed_right + guesses.get("rejected_prediction_tokens", 0)
             elif b'"error"' in line[:16]:
                 return Request(error=line.decode("utf-8", "replace")[:200])
             else:
@@ -163,6 +168,8 @@ def summary(results: list[Request], seconds: float) -> dict[str, Any]:
         "request_throughput": len(results) / seconds,
         "output_throughput": outputs / seconds,
         "total_token_throughput": (inputs + outputs) / seconds,
+        "guessed_tokens": sum(result.guessed for result in results),
+        "accepted_tokens": sum(result.guessed_right for result in results),
     }
     series = {
         "ttft": [result.times[0] for result in results if result.times],
@@ -202,6 +209,9 @@ def table(report: dict[str, Any]) -> str:
         _row("Output token throughput (tok/s):", report["output_throughput"]),
         _row("Total Token throughput (tok/s):", report["total_token_throughput"]),
     ]
+    if report["guessed_tokens"]:
+        rows.append(_row("Guessed tokens:", report["guessed_tokens"]))
+        rows.append(_row("Of them accepted:", report["accepted_tokens"]))
     for name, title in _TITLES.items():
         rows.append(title.center(50, "-"))
         rows += [_row(f"{kind.capitalize()} {name.upper()} (ms):", report[f"{kind}_{name}_ms"])

@@ -46,6 +46,9 @@ class Engine(OpenedEngine):
     before the tokens of the one before it are known) and cuda_overlap (of neighbouring kernels): of a GPU.
     num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
+    speculate: "off"; "auto": guesses what repeats itself, in the prompt, the output or a request's prediction, while
+    that gains time; "ngram": guesses all of it, whatever it costs; else the path of the engine file of a small model of
+    the same vocabulary, which guesses. No guess changes a token (docs/speculation.md); of a CPU.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
     """

@@ -54,6 +54,7 @@ class OpenedEngine(EngineFacts):
         cuda_run_ahead: bool = True,
         cuda_overlap: bool = True,
         prefix_cache: bool = True,
+        speculate: str | os.PathLike[str] = "off",
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
         allow_image_urls: bool = False,
@@ -87,9 +88,11 @@ class OpenedEngine(EngineFacts):
             cuda_run_ahead=cuda_run_ahead,
             cuda_overlap=cuda_overlap,
             prefix_cache=prefix_cache,
+            speculate=os.fsdecode(speculate),
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
         )
+        self._speculates = os.fsdecode(speculate) != "off"
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
@@ -133,15 +136,19 @@ class OpenedEngine(EngineFacts):
         if params.stop_strings:
             require_tokenizer(self.tokenizer, "stop")
         if params.structured is None:
-            if not params.bad_words:
-                return PreparedRequest(prompt, params)
-            tokenizer = require_tokenizer(self.tokenizer, "bad_words")
-            return PreparedRequest(prompt, params, (), bad_word_tokens(tokenizer, params.bad_words))
+            bad_words: list[list[int]] = []
+            if params.bad_words:
+                tokenizer = require_tokenizer(self.tokenizer, "bad_words")
+                bad_words = bad_word_tokens(tokenizer, params.bad_words)
+            return PreparedRequest(prompt, params, (), bad_words, self._predicted(params))
         room = self.max_model_len - len(prompt.token_ids)
         if room < 1:
             return PreparedRequest(prompt, params)  # submit says what is wrong
         budget = room if params.max_tokens is None else min(params.max_tokens, room)
-        return PreparedRequest(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+        seen = [*self._predicted(params), *prompt.token_ids] if self._speculates else None
+        return PreparedRequest(
+            prompt, params, self._grammars().guides(params.structured, params.n, budget, seen=seen)
+        )
 
     def submit(self, request: PreparedRequest, deliver: Deliver, name: str | None = None) -> int:
         """Queues a request and returns its id. From now on deliver(item) is called in the engine thread: with each
@@ -186,6 +193,13 @@ class OpenedEngine(EngineFacts):
         """Loads what the first grammar would have to wait for. Of no effect without the extra [serve]."""
         if importlib.util.find_spec("llguidance") is not None:
             self._grammars().warm()
+
+    def _predicted(self, params: SamplingParams) -> list[int]:
+        """The tokens of the prediction; none where nobody guesses."""
+        if params.prediction is None or not self._speculates:
+            return []
+        tokenizer = require_tokenizer(self.tokenizer, "prediction")
+        return tokenizer.encode(params.prediction)[: self.max_model_len]
 
     def _grammars(self) -> "Compiler":
         with self._lock:

@@ -35,6 +35,7 @@ class EngineOptions(TypedDict, total=False):
     cuda_run_ahead: bool
     cuda_overlap: bool
     prefix_cache: bool
+    speculate: str | os.PathLike[str]  # "off", "auto", "ngram", or a path
     image_cache_memory: int | str | None
     gpu_memory: int | str | None
     allow_image_urls: bool

@@ -38,6 +38,8 @@ class Delta:
     stop_reason: int | str | None = None  # the token id or the stop string that ended it, when one did
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first Delta, when asked for
     num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache; with the first Delta
+    guessed: int = 0  # tokens that were guessed and computed beside the latest one (docs/speculation.md)
+    guessed_right: int = 0  # of those: the ones that came
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # entry 0 is None: nothing comes before it
     num_cached_tokens: int = 0
     finished: bool = False
+    num_guessed_tokens: int = 0  # of all outputs: guessed, and computed to see whether they come
+    num_guessed_right: int = 0  # of those: the ones that came
 
     @property
     def text(self) -> str:
@@ -111,6 +115,7 @@ class OutputBuilder:
         self._outputs = [_Growing() for _ in range(n)]
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._num_cached_tokens = 0
+        self._num_guessed_tokens = self._num_guessed_right = 0
 
     @property
     def finished(self) -> bool:
@@ -129,6 +134,8 @@ class OutputBuilder:
             output.stop_reason = delta.stop_reason
         if delta.prompt_logprobs is not None:
             self._prompt_logprobs = delta.prompt_logprobs
+        self._num_guessed_tokens += delta.guessed
+        self._num_guessed_right += delta.guessed_right
         if delta.num_cached_tokens is not None and delta.index == 0:
             self._num_cached_tokens = delta.num_cached_tokens
 
@@ -154,4 +161,6 @@ class OutputBuilder:
             prompt_logprobs=self._prompt_logprobs,
             num_cached_tokens=self._num_cached_tokens,
             finished=self.finished,
+            num_guessed_tokens=self._num_guessed_tokens,
+            num_guessed_right=self._num_guessed_right,
         )

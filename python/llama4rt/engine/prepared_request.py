@@ -19,6 +19,7 @@ class PreparedRequest:
         params: SamplingParams,
         guides: Sequence[Guide] = (),
         bad_words: Sequence[list[int]] = (),
+        prediction: Sequence[int] = (),
     ) -> None:
         self.prompt = prompt.text
         self.prompt_token_ids = prompt.token_ids
@@ -26,6 +27,7 @@ class PreparedRequest:
         self.guides = guides  # one for each output, or none
         self.native = native_request(prompt, params)
         self.native.bad_words = list(bad_words)
+        self.native.prediction = list(prediction)
         if guides:
             self.native.masks = [guide.mask for guide in guides]
 

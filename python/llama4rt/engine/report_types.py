@@ -19,6 +19,17 @@ class BlockCounts(TypedDict):
     bytes: int
 
 
+class SpeculationCounts(TypedDict):
+    """Of guesses (docs/speculation.md)."""
+
+    sequence_steps: int
+    sequence_steps_drafted: int
+    tokens: int
+    drafted: list[int]  # by place behind the latest token
+    accepted: list[int]
+    seconds_saved: float
+
+
 class EngineStats(TypedDict):
     """Counters since the engine was opened, and the state of this moment."""
 
@@ -36,6 +47,7 @@ class EngineStats(TypedDict):
     block_size: int
     blocks: dict[str, BlockCounts]  # "global" and "local"
     bytes: dict[str, int]  # by component
+    speculation: SpeculationCounts
     expert_tokens: list[list[int]]  # [layer][expert]; empty on a GPU
 
 

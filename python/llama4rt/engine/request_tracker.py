@@ -62,7 +62,7 @@ class RequestTracker:
     ) -> None:
         """What most events are, with as little work as possible."""
         if self._guides:
-            self._guides[index].advance(token_id)
+            self._guides[index].advance([token_id])
         detokenizer = self._text[index]
         text, stopped_by = "", None
         if detokenizer is not None:
@@ -89,11 +89,13 @@ class RequestTracker:
             self.fail(grammar or kind(event.error or "the request failed"))
             return
         token_ids = event.token_ids
-        if self._guides and not event.finish_reason:
-            for token_id in token_ids:
-                self._guides[index].advance(token_id)  # first: its mask is wanted in the next step
+        if self._guides and token_ids and not event.finish_reason:
+            self._guides[index].advance(token_ids)  # first: the mask behind them is wanted in the next step
         text_of = self._text[index]
-        text = "".join(text_of.push(i) for i in token_ids) if text_of else ""
+        text = ""
+        if text_of:
+            text, shown = _text_until_stop(text_of, token_ids)
+            token_ids = token_ids[:shown]
         finish_reason = cast(FinishReason | None, event.finish_reason or None)
         stop_reason: int | str | None = event.stop_token_id if event.stop_token_id >= 0 else None
         if finish_reason is not None and text_of:
@@ -112,11 +114,13 @@ class RequestTracker:
                 index=index,
                 text=text,
                 token_ids=token_ids,
-                logprobs=self._logprobs(event),
+                logprobs=self._logprobs(event, len(token_ids)),
                 finish_reason=finish_reason,
                 stop_reason=stop_reason,
                 prompt_logprobs=self._prompt_logprobs(event),
                 num_cached_tokens=event.cached_tokens if first else None,
+                guessed=event.guessed,
+                guessed_right=event.guessed_right,
             )
         )
         if not self._open:
@@ -145,12 +149,12 @@ class RequestTracker:
             before=unfinished_bytes(tokenizer, self._prompt_token_ids),
         )
 
-    def _logprobs(self, event: Event) -> list[TokenLogprobs] | None:
+    def _logprobs(self, event: Event, count: int) -> list[TokenLogprobs] | None:
         if self._params.logprobs is None:
             return None
         return [
             TokenLogprobs(token_id, logprob, tuple(top))
-            for token_id, (logprob, top) in zip(event.token_ids, event.logprobs, strict=True)
+            for token_id, (logprob, top) in zip(event.token_ids[:count], event.logprobs[:count], strict=True)
         ]
 
     def _prompt_logprobs(self, event: Event) -> list[TokenLogprobs | None] | None:
@@ -160,3 +164,15 @@ class RequestTracker:
         for token_id, (logprob, top) in zip(self._prompt_token_ids[1:], event.prompt_logprobs, strict=True):
             entries.append(TokenLogprobs(token_id, logprob, tuple(top)))
         return entries
+
+
+def _text_until_stop(text_of: Detokenizer, token_ids: Sequence[int]) -> tuple[str, int]:
+    """The text of a step's tokens and how many of them belong to it: what comes behind a stop string was chosen too
+    early.
+    """
+    texts = []
+    for token_id in token_ids:
+        texts.append(text_of.push(token_id))
+        if text_of.stopped_by is not None:
+            break
+    return "".join(texts), len(texts)

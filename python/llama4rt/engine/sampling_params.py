@@ -58,6 +58,9 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured: StructuredOutput | None = None  # what the output must follow; see llama4rt.structured
+    prediction: str | None = (
+        None  # what the output may be like; an engine that speculates is faster where it is
+    )
     report_progress: bool = False  # AsyncEngine.start then delivers Progress for each chunk of a long prompt
 
     def __post_init__(self) -> None:
@@ -86,6 +89,8 @@ class SamplingParams:
             raise RequestError("allowed_token_ids is empty; it must name at least one token, or be None")
         self._set("logit_bias", self._checked_logit_bias())
         self._check_structured()
+        if self.prediction is not None and not isinstance(self.prediction, str):
+            raise RequestError(f"prediction is {_show(self.prediction)}; it must be None or a string")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}; it must not exceed max_tokens, {self.max_tokens}"

@@ -15,7 +15,7 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.calls.tool_shaper import ToolShaper
-from llama4rt.server.chat_messages import plain_messages, template_options, text_size
+from llama4rt.server.chat_messages import plain_messages, predicted_text, template_options, text_size
 from llama4rt.server.constraints import call_beside, forced_call, structured_output
 from llama4rt.server.generated_reply import GeneratedReply, StreamedUsage, prompt_progress, respond
 from llama4rt.server.http import parsed
@@ -108,6 +108,8 @@ class ChatReply(GeneratedReply):
     def _params(self) -> SamplingParams:
         body = self._body
         more: dict[str, Any] = {}
+        if body.prediction is not None:
+            more["prediction"] = predicted_text(body.prediction)
         structured = structured_output(body, body.response_format)
         forced = forced_call(body)
         if forced is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama4rt.server.api_errors import ApiError
 from llama4rt.server.open_json import call_arguments, json_object, size_of
-from llama4rt.server.protocol import ChatMessage, ChatRequest, Part, TokenizeRequest, Tool
+from llama4rt.server.protocol import ChatMessage, ChatRequest, Part, Prediction, TokenizeRequest, Tool
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 _ROLES = ("system", "user", "assistant", "tool", "ipython")
@@ -62,11 +62,27 @@ def template_options(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool])
     }
 
 
+def predicted_text(prediction: Prediction) -> str:
+    """What a client expects the reply to be like."""
+    if isinstance(prediction.content, str):
+        return prediction.content
+    for i, part in enumerate(prediction.content):
+        if part.type != "text" or part.text is None:
+            raise ApiError(
+                400,
+                f"prediction.content[{i}] is of type {part.type!r:.40}; it must be text",
+                param="prediction",
+            )
+    return "".join(part.text or "" for part in prediction.content)
+
+
 def text_size(body: ChatRequest | TokenizeRequest, tools: Sequence[Tool]) -> int:
     """Characters of text that a template may write, calls, tools and its variables too, to refuse what cannot fit
     before anything is made of it. Blanks between the parts of JSON count as text.
     """
     size = size_of(body.chat_template_kwargs)
+    if isinstance(body, ChatRequest) and body.prediction is not None:
+        size += len(predicted_text(body.prediction))
     for tool in tools:
         size += len(tool.function.description or "") + size_of(tool.function.parameters)
     for message in body.messages or ():

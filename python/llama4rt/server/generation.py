@@ -34,6 +34,7 @@ class Generation:
         self.prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.guessed_tokens = self.guessed_right = 0
         self._service = service
         self._inbox: Inbox[tuple[int, Any]] = Inbox()
         self._running: list[Running] = []
@@ -144,24 +145,34 @@ class Generation:
         metrics = self._service.metrics
         if delta.num_cached_tokens and delta.index == 0:
             self.cached_tokens += delta.num_cached_tokens
+        self.guessed_tokens += delta.guessed
+        self.guessed_right += delta.guessed_right
         if delta.token_ids:
             self.output_tokens += len(delta.token_ids)
             before = self._last.get(index)
             if before is None:
                 metrics.time_to_first_token.observe(now - self._started)
-            else:
-                metrics.inter_token_latency.observe(now - before)
+            else:  # tokens that came together share the time
+                for _ in delta.token_ids:
+                    metrics.inter_token_latency.observe((now - before) / len(delta.token_ids))
             self._last[index] = now
         if delta.finish_reason is not None:
             metrics.finished.labels(delta.finish_reason).inc()
 
     def usage(self) -> dict[str, Any]:
-        return {
+        """With what became of guesses, in OpenAI's words for predicted outputs, where there were any."""
+        usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.output_tokens,
             "total_tokens": self.prompt_tokens + self.output_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+        if self.guessed_tokens:
+            usage["completion_tokens_details"] = {
+                "accepted_prediction_tokens": self.guessed_right,
+                "rejected_prediction_tokens": self.guessed_tokens - self.guessed_right,
+            }
+        return usage
 
     def _as_api_error(self, failure: BaseException) -> ApiError:
         if isinstance(failure, SlowReader):

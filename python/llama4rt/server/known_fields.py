@@ -97,7 +97,6 @@ _REFUSED_CHAT: Refused = {
     "audio": ("there is no audio output", ()),
     "modalities": ("the output is text", (["text"],)),
     "moderation": ("nothing is moderated", ()),
-    "prediction": ("there are no predicted outputs", ()),
     "web_search_options": ("there is no web search", ()),
     "reasoning_effort": ("the model does not reason apart from its answer", ("none",)),
     "verbosity": ("ask for it in a message", ("medium",)),

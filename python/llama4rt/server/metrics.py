@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from llama4rt.engine.report_types import EngineStats
+from llama4rt.engine.report_types import EngineStats, SpeculationCounts
 
 _SECONDS = (
     0.001,
@@ -147,7 +147,24 @@ class _EngineCollector(Collector):
             "image_tiles_encoded", "Tiles that went through the vision tower.", images["encoded_tiles"]
         )
         yield _counter("images_reused", "Pictures whose features were at hand.", images["reused"])
+        yield from _speculation(stats["speculation"])
         yield from _expert_load(stats)
+
+
+def _speculation(stats: SpeculationCounts) -> Iterable[Metric]:
+    """vLLM's words. A draft is the guesses of an output in a step; a position is a place behind its latest token."""
+    yield _counter(
+        "spec_decode_num_drafts", "Guesses of what follows in an output.", stats["sequence_steps_drafted"]
+    )
+    yield _counter("spec_decode_num_draft_tokens", "Tokens guessed.", sum(stats["drafted"]))
+    yield _counter("spec_decode_num_accepted_tokens", "Of those: tokens that came.", sum(stats["accepted"]))
+    family = CounterMetricFamily(
+        "llama4rt:spec_decode_num_accepted_tokens_per_pos", "The same by position.", labels=["position"]
+    )
+    for position, count in enumerate(stats["accepted"]):
+        family.add_metric([str(position)], count)
+    yield family
+    yield _counter("spec_decode_seconds_saved", "Beside one token a step.", max(stats["seconds_saved"], 0.0))
 
 
 def _expert_load(stats: EngineStats) -> Iterable[Metric]:

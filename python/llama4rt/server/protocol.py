@@ -193,6 +193,11 @@ class NamedTool(Body, kw_only=True):
     function: NamedFunction
 
 
+class Prediction(Body, kw_only=True):
+    type: Literal["content"]
+    content: str | list[Part]
+
+
 class ChatRequest(Sampling, kw_only=True):
     """POST /v1/chat/completions"""
 
@@ -208,6 +213,7 @@ class ChatRequest(Sampling, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: JsonObject = UNSET
+    prediction: Prediction | None = None
 
 
 PROMPT_SCHEMA = {

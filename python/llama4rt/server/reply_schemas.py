@@ -25,6 +25,7 @@ class Usage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: dict[str, int]
+    completion_tokens_details: NotRequired[dict[str, int]]  # accepted_ and rejected_prediction_tokens
 
 
 class TokenLogprob(TypedDict):

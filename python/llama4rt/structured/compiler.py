@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llama4rt.errors import Llama4RTError, RequestError
 from llama4rt.structured.closing import Closing, Vocabulary
 from llama4rt.structured.compiling import TokenTable, matcher_of
+from llama4rt.structured.grammar_guesses import GrammarGuesses
 from llama4rt.structured.guide import Guide, MaskThreads
 from llama4rt.structured.mask_budget import MasksTooSlow
 from llama4rt.structured.structured_output import StructuredOutput
@@ -60,8 +61,13 @@ class Compiler:
         if self._loaded is not None:
             self._loaded.trials.close()
 
-    def guides(self, output: StructuredOutput, count: int, budget: int) -> list[Guide]:
-        """Guides for `count` outputs of at most `budget` tokens each. RequestError for a grammar that is refused."""
+    def guides(
+        self, output: StructuredOutput, count: int, budget: int, *, seen: Sequence[int] | None = None
+    ) -> list[Guide]:
+        """Guides for `count` outputs of at most `budget` tokens each. RequestError for a grammar that is refused.
+
+        seen: where the engine speculates, the tokens that an output may repeat: those of the prompt.
+        """
         kept = self._compiled(output)
         guides = []
         for _ in range(count):
@@ -72,7 +78,9 @@ class Compiler:
                     kept.shortest = closing.shortest(kept.matcher)
                 closing.begin(kept.shortest)
             too_slow = partial(self._too_slow, output)
-            guide = Guide(kept.matcher.deep_copy(), self._vocab_size, self._masks, closing, too_slow)
+            # What leads an output to its end in time looks at one mask after the other.
+            guesses = None if seen is None or closing is not None else GrammarGuesses(seen, self._end_ids)
+            guide = Guide(kept.matcher.deep_copy(), self._vocab_size, self._masks, closing, too_slow, guesses)
             guide.begin()
             guides.append(guide)
         return guides

@@ -2,13 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llama4rt import _core
 from llama4rt.engine.deferred_wakeups import wake
 from llama4rt.errors import RequestError
 from llama4rt.structured.closing import Closing
+from llama4rt.structured.grammar_guesses import GrammarGuesses
 from llama4rt.structured.mask_budget import CpuTimer, MaskBudget, MasksTooSlow
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ class MaskThreads:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._shares: queue.SimpleQueue[list[tuple[Guide, int]] | None] = queue.SimpleQueue()
+        self._shares: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self._asked: list[tuple[Guide, int]] = []  # since the last start; only the engine thread adds
+        self._asked: list[_Asked] = []  # since the last start; only the engine thread adds
 
     def close(self) -> None:
         """Ends the threads after what they have been asked for: the sampler may wait for it."""
@@ -34,8 +35,8 @@ class MaskThreads:
         for _ in self._threads:
             self._shares.put(None)
 
-    def advance(self, guide: "Guide", token_id: int) -> None:
-        self._asked.append((guide, token_id))
+    def advance(self, guide: "Guide", token_ids: Sequence[int]) -> None:
+        self._asked.append((guide, token_ids))
         if len(self._asked) == 1:
             wake(self._start)
 
@@ -65,14 +66,14 @@ class MaskThreads:
             _advance_all(share)
 
     @staticmethod
-    def _fail(asked: "list[tuple[Guide, int]]", why: str) -> None:
+    def _fail(asked: "list[_Asked]", why: str) -> None:
         for guide, _ in asked:
             guide.mask.fail(why)
 
 
-def _advance_all(share: "list[tuple[Guide, int]]") -> None:
-    for guide, token_id in share:
-        guide.step(token_id)
+def _advance_all(share: "list[_Asked]") -> None:
+    for guide, token_ids in share:
+        guide.step(token_ids)
 
 
 class Guide:
@@ -88,14 +89,19 @@ class Guide:
         threads: MaskThreads,
         closing: Closing | None,
         too_slow: Callable[[], MasksTooSlow],
+        guesses: GrammarGuesses | None = None,
     ) -> None:
-        """too_slow: told when the masks cost too much; makes the error that then ends the output."""
+        """too_slow: told when the masks cost too much; makes the error that then ends the output. guesses: where the
+        engine speculates.
+        """
         self.mask = _core.TokenMask(vocab_size)
         self.failure: RequestError | None = None  # why the output ended, where its grammar is at fault
         self._matcher = matcher
         self._threads = threads
         self._closing = closing
         self._too_slow = too_slow
+        self._guesses = guesses
+        self.mask.will_offer(guesses is not None)
         self._budget = MaskBudget()
         self._lock = threading.Lock()  # tokens come one after another; the pool's threads are several
 
@@ -104,26 +110,29 @@ class Guide:
         self._compute()
         self._publish()
 
-    def advance(self, token_id: int) -> None:
-        """Says which token was chosen. Returns at once."""
-        self._threads.advance(self, token_id)
+    def advance(self, token_ids: Sequence[int]) -> None:
+        """Says which tokens were chosen. Returns at once."""
+        self._threads.advance(self, token_ids)
 
-    def step(self, token_id: int) -> None:
+    def step(self, token_ids: Sequence[int]) -> None:
         """What advance() has done elsewhere. Never raises: an error ends the output."""
         try:
             with self._lock:
                 timer = CpuTimer()
-                if not self._matcher.consume_token(token_id):
-                    self._stop(self._error())
-                    return
-                if self._closing is not None:
-                    self._closing.spend()
+                for token_id in token_ids:
+                    if not self._matcher.consume_token(token_id):
+                        self._stop(self._error())
+                        return
+                    if self._closing is not None:
+                        self._closing.spend()
                 self._compute()
-                self._budget.spend(timer.seconds)
+                self._budget.spend(timer.seconds, len(token_ids))
                 if self._budget.spent:
                     self._stop(self._too_slow())
                 else:
                     self._publish()
+                    if self._guesses is not None:
+                        self._guesses.offer(self._matcher, self.mask, token_ids)
         except BaseException as error:  # the sampler must not wait for nothing
             self.mask.fail(f"the grammar failed: {type(error).__name__}: {error}"[:300])
 
@@ -146,4 +155,5 @@ class Guide:
         self.mask.fail(str(failure))
 
 
+_Asked = tuple[Guide, Sequence[int]]
 GuideMaker = Callable[[int], "list[Guide]"]

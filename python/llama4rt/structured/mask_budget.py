@@ -25,9 +25,9 @@ class MaskBudget:
     def __init__(self) -> None:
         self._left = BURST_SECONDS
 
-    def spend(self, seconds: float) -> None:
-        """What one token took."""
-        self._left = min(self._left + SECONDS_PER_TOKEN - seconds, BURST_SECONDS)
+    def spend(self, seconds: float, tokens: int = 1) -> None:
+        """What so many tokens took."""
+        self._left = min(self._left + tokens * SECONDS_PER_TOKEN - seconds, BURST_SECONDS)
 
     @property
     def spent(self) -> bool:

@@ -76,7 +76,8 @@ class Simulation {
 
   void step() {
     const bool was_ahead = !ahead_.empty();
-    const std::vector<Chunk> chunks = was_ahead ? take_ahead() : scheduler.schedule();
+    if (!was_ahead && guesser) guess(scheduler.schedule());
+    const std::vector<Chunk> chunks = was_ahead ? take_ahead() : guesser ? guessed_ : scheduler.schedule();
     int total = 0;
     std::set<const Sequence*> seen;
     for (const Chunk& chunk : chunks) {
@@ -98,11 +99,11 @@ class Simulation {
 
     for (const Chunk& chunk : chunks) write(chunk);
     for (const Chunk& chunk : chunks) read(chunk);
-    for (const Chunk& chunk : chunks) commit(chunk);
+    for (const Chunk& chunk : chunks) chunk.guesses.empty() ? commit(chunk) : verify(chunk);
     if (steps_ahead) schedule_ahead(chunks);
     for (const Chunk& chunk : chunks) {
       Sequence& s = *chunk.sequence;
-      if (s.num_computed != s.length()) continue;
+      if (s.num_computed != s.length() || !chunk.guesses.empty()) continue;
       uint64_t h = 1;
       for (int32_t token : s.tokens) h = extend_hash(h, token);
       s.tokens.push_back(next_token(h));
@@ -129,11 +130,52 @@ class Simulation {
   std::vector<int64_t> trace;
   std::mt19937* rejections = nullptr;  // where set, only some tokens of a chunk are accepted
   int64_t num_rejected = 0;
+  std::mt19937* guesser = nullptr;  // where set, decoding sequences get guesses, some of them right
+  int64_t num_guessed_right = 0, num_guessed_wrong = 0;
   bool several_clients = false;
   bool steps_ahead = false;  // are scheduled where they can be
   int64_t num_ahead = 0;     // that were
 
  private:
+  void guess(const std::vector<Chunk>& chunks) {
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const Sequence& s = *chunks[i].sequence;
+      const int room = jobs[s.arrival]->output - int(s.num_output()) - 1;
+      if (chunks[i].count != 1 || !chunks[i].samples() || room <= 0) continue;
+      Tokens all = s.tokens;
+      for (int n = 0; n < 1 + int((*guesser)() % uint32_t(std::min(room, 9))); ++n) {
+        const bool right = (*guesser)() % 4 != 0;
+        const int32_t token = alone(all, 1).back();
+        all.push_back(right ? token : (token + 1) % 3);
+      }
+      const int taken = scheduler.extend(i, std::span(all).subspan(s.tokens.size()));
+      CHECK_EQ(size_t(taken), chunks[i].guesses.size());
+      CHECK_EQ(chunks[i].known_end(), s.length());
+    }
+    guessed_ = chunks;
+  }
+  // Each position is final before the next token is known; the first wrong guess ends it.
+  void verify(const Chunk& chunk) {
+    Sequence& s = *chunk.sequence;
+    for (int64_t p = chunk.begin; p < chunk.end(); ++p) {
+      const int32_t token = alone(s.tokens, 1).back();
+      const auto row = size_t(p + 1 - chunk.known_end());
+      const bool right = row < chunk.guesses.size() && chunk.guesses[row] == token;
+      scheduler.commit({&s, p, right ? 1 : int(chunk.end() - p)}, 1);
+      CHECK_EQ(s.num_computed, p + 1);
+      if (!right && options_.num_global_blocks > 0)
+        CHECK_EQ(int64_t(s.global_blocks.size()), ceil_div(p + 1, int64_t(options_.block_size)));
+      s.tokens.push_back(token);
+      if (s.num_output() == jobs[s.arrival]->output) scheduler.release(s);
+      num_guessed_right += right;
+      num_guessed_wrong += row < chunk.guesses.size() && !right;
+      if (!right || s.status == SequenceStatus::kFinished) return;
+    }
+  }
+  static int32_t token_at(const Chunk& chunk, int64_t p) {
+    return p < chunk.known_end() ? chunk.sequence->tokens[size_t(p)]
+                                 : chunk.guesses[size_t(p - chunk.known_end())];
+  }
   int64_t attention_chunk_begin(int64_t p) const {
     return options_.attention_chunk ? p - p % options_.attention_chunk : 0;
   }
@@ -190,7 +232,7 @@ class Simulation {
 
   void check_slice(const Chunk& chunk) {
     const Sequence& s = *chunk.sequence;
-    CHECK(chunk.count > 0 && chunk.begin == s.num_computed && chunk.end() <= s.length());
+    CHECK(chunk.count > 0 && chunk.begin == s.num_computed && chunk.known_end() <= s.length());
     if (options_.attention_chunk > 0)
       CHECK_EQ(chunk.begin / options_.attention_chunk, (chunk.end() - 1) / options_.attention_chunk);
     for (int64_t p = chunk.begin; p < chunk.end(); ++p) {  // nobody else may see what is written now
@@ -206,7 +248,7 @@ class Simulation {
     const Sequence& s = *chunk.sequence;
     uint64_t h = 1;
     for (int64_t p = 0; p < chunk.end(); ++p) {
-      h = extend_hash(h, s.tokens[size_t(p)]);
+      h = extend_hash(h, token_at(chunk, p));
       if (p < chunk.begin) continue;
       if (!global_.empty()) global_[global_slot(s, p)] = h;
       if (!local_.empty()) local_[local_slot(s, p)] = h;
@@ -217,7 +259,7 @@ class Simulation {
     const Sequence& s = *chunk.sequence;
     uint64_t h = 1;
     for (int64_t p = 0; p < chunk.end(); ++p) {
-      h = extend_hash(h, s.tokens[size_t(p)]);
+      h = extend_hash(h, token_at(chunk, p));
       if (!global_.empty()) CHECK_EQ(global_[global_slot(s, p)], h);
       if (!local_.empty() && p >= attention_chunk_begin(chunk.begin)) CHECK_EQ(local_[local_slot(s, p)], h);
     }
@@ -231,6 +273,7 @@ class Simulation {
     size_t global_slot, local_slot;
   };
   std::vector<Ahead> ahead_;
+  std::vector<Chunk> guessed_;
 };
 
 Tokens random_tokens(std::mt19937& random, size_t count) {
@@ -242,11 +285,11 @@ Tokens random_tokens(std::mt19937& random, size_t count) {
 struct Outcome {
   std::vector<int64_t> trace;
   SchedulerStats stats;
-  int64_t num_ahead = 0, num_rejected = 0;
+  int64_t num_ahead = 0, num_rejected = 0, num_guessed_right = 0, num_guessed_wrong = 0;
 };
 
 Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool rejects = false,
-                   uint32_t clients = 1) {
+                   uint32_t clients = 1, bool guesses = false) {
   std::mt19937 random(seed);
   SchedulerOptions options;
   options.block_size = 4;
@@ -264,6 +307,7 @@ Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool 
   sim.steps_ahead = steps_ahead;
   std::mt19937 rejections(seed);
   if (rejects) sim.rejections = &rejections;
+  if (guesses) sim.guesser = &rejections;
   for (int i = 0; i < 60; ++i) {
     const Tokens prompt = random_tokens(random, 1 + random() % 40);
     const int output = 1 + int(random() % 20);
@@ -279,7 +323,8 @@ Outcome random_run(uint32_t seed, int hash_bits, bool steps_ahead = false, bool 
   }
   for (auto& job : sim.jobs) sim.scheduler.hold(job->sequence, false);
   sim.finish();
-  return {sim.trace, sim.scheduler.stats(), sim.num_ahead, sim.num_rejected};
+  return {sim.trace,        sim.scheduler.stats(), sim.num_ahead,
+          sim.num_rejected, sim.num_guessed_right, sim.num_guessed_wrong};
 }
 
 TEST(keeps_every_sequence_exact_under_random_load) {
@@ -317,6 +362,66 @@ TEST(rejected_tokens_leave_nothing_behind) {
   CHECK(preemptions > 200);
   CHECK(rejected > 5000);
   CHECK(hits > 2000);
+}
+
+// The same when chunks are lengthened by guesses, right and wrong ones.
+TEST(guesses_leave_what_steps_without_them_leave) {
+  int64_t preemptions = 0, right = 0, wrong = 0, hits = 0;
+  for (uint32_t seed = 900; seed < 1020; ++seed) {
+    const Outcome outcome =
+        random_run(seed, 64, /*steps_ahead=*/false, /*rejects=*/false, 1, /*guesses=*/true);
+    preemptions += outcome.stats.preemptions;
+    right += outcome.num_guessed_right;
+    wrong += outcome.num_guessed_wrong;
+    hits += outcome.stats.prefix_hit_tokens;
+  }
+  CHECK(preemptions > 200);
+  CHECK(right > 5000);
+  CHECK(wrong > 2000);
+  CHECK(hits > 2000);
+}
+
+TEST(guesses_take_what_room_there_is_and_preempt_nobody) {
+  SchedulerOptions options;
+  options.block_size = 4;
+  options.attention_chunk = 8;
+  options.num_global_blocks = 4;
+  options.num_local_blocks = 4;
+  options.max_num_seqs = 2;
+  options.max_batched_tokens = 6;
+  Scheduler scheduler(options);
+  Sequence a, b;
+  a.arrival = 1;
+  b.arrival = 2;
+  for (Sequence* const s : {&a, &b}) {
+    s->tokens = {7, int32_t(s->arrival), 9};  // nothing for the prefix cache to share
+    s->num_prompt = 3;
+    scheduler.add(*s);
+  }
+  const std::vector<Chunk> prompts = scheduler.schedule();
+  CHECK_EQ(prompts.size(), size_t(2));
+  for (const Chunk& chunk : prompts) {
+    scheduler.commit(chunk, chunk.count);
+    chunk.sequence->tokens.push_back(5);
+  }
+  const std::vector<int32_t> guesses(9, 1);
+  const std::vector<Chunk>& chunks = scheduler.schedule();
+  CHECK_EQ(chunks.size(), size_t(2));
+  CHECK_EQ(scheduler.extend(0, guesses),
+           4);  // 6 tokens, of which each sequence has one; up to the chunk of 8
+  CHECK_EQ(scheduler.extend(1, guesses), 0);
+  CHECK_EQ(chunks[0].end(), 8);
+  CHECK_EQ(chunks[0].known_end(), 4);
+  CHECK_EQ(a.global_blocks.size(), size_t(2));
+  CHECK_EQ(scheduler.global_blocks().num_available(), 1);
+  scheduler.commit(chunks[0], 1);  // all of them were wrong
+  scheduler.commit(chunks[1], 1);
+  CHECK_EQ(a.global_blocks.size(), size_t(1));
+  CHECK_EQ(scheduler.global_blocks().num_available(), 2);
+  CHECK_EQ(scheduler.stats().preemptions, 0);
+  scheduler.release(a);
+  scheduler.release(b);
+  CHECK_EQ(scheduler.global_blocks().num_used(), 0);
 }
 
 // The same when several clients take turns, and some sequences are held for a while.

@@ -167,5 +167,33 @@ TEST(progress_is_told_of_pieces_before_the_last) {
   CHECK(told >= 4);
 }
 
+TEST(an_offer_is_for_the_next_token_only) {
+  TokenMask mask{100};
+  CHECK(mask.wait_for_offer(milliseconds(1)) == nullptr);  // nobody will make one
+  mask.will_offer(true);
+  CHECK(mask.wait_for_offer(milliseconds(1)) == nullptr);  // in time
+  mask.offer({{1, 2}, {0, 0}, 1});                         // before the bits: of the token before
+  CHECK(mask.wait_for_offer(milliseconds(1)) == nullptr);
+  mask.publish();
+  mask.further_bits(0)[0] = 5;
+  mask.further_bits(15)[3] = 6;
+  mask.offer({{1, 2}, {7, 3}, 1});
+  const TokenMask::Offer* const offer = mask.wait_for_offer(milliseconds(1));
+  CHECK(offer != nullptr);
+  CHECK(offer && offer->guesses == (std::vector<int32_t>{1, 2}) && offer->rows == 1);
+  mask.expire();
+  CHECK(mask.wait_for_offer(milliseconds(1)) == nullptr);
+  std::thread late([&] {
+    mask.publish();
+    mask.offer({{3}, {7}, 1});
+  });
+  const TokenMask::Offer* const next = mask.wait_for_offer(milliseconds(5000));
+  CHECK(next && next->guesses == (std::vector<int32_t>{3}));
+  late.join();
+  mask.fail("no more");
+  mask.expire();
+  CHECK(mask.wait_for_offer(milliseconds(5000)) == nullptr);  // at once
+}
+
 }  // namespace
 }  // namespace llama4rt
