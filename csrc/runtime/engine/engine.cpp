@@ -176,8 +176,10 @@ void Engine::start(const EngineOptions& options, const WeightSource& source) {
              config_.vision,
              {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
   device_->reserve_scratch(plan_.scratch);
+  if (!options.kv_store.empty()) open_store(options);
   loop_ = std::make_unique<StepLoop>(
-      source, *device_, plan_, StepLoopOptions{.prefix_cache = options.prefix_cache, .zero_cache = !file_});
+      source, *device_, plan_,
+      StepLoopOptions{.prefix_cache = options.prefix_cache, .zero_cache = !file_, .store = store_.get()});
   stats_ = loop_->stats();
   std::random_device entropy;
   seeds_.seed(uint64_t(entropy()) << 32 | entropy());
@@ -322,7 +324,9 @@ void Engine::close() {
     inbox_.clear();
   }
   if (device_) device_->make_current();
+  if (loop_ && !given_up_.empty()) loop_->distrust_blocks();
   loop_.reset();
+  close_store();
   weights_.reset();
   device_.reset();
 }

@@ -10,6 +10,7 @@
 #include "runtime/runner/output_row.h"
 #include "runtime/sequences/request.h"
 #include "runtime/sequences/sequence.h"
+#include "runtime/store/block_key.h"
 
 namespace llama4rt {
 
@@ -25,6 +26,7 @@ struct SequenceState : Sequence {
   LogitRows logits;       // of the step's chunk
   ScoredTokens scores;    // likewise
   bool reported = false;  // has had its first event
+  BlockChain chain;       // names of its leading blocks, as far as a store has asked
 
   bool is_finished() const { return status == SequenceStatus::kFinished; }
 };

@@ -15,6 +15,7 @@
 #include "runtime/engine/image_queue.h"
 #include "runtime/engine/reporter.h"
 #include "runtime/engine/request_state.h"
+#include "runtime/engine/store_traffic.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/runner/model_runner.h"
 #include "runtime/sequences/request.h"
@@ -24,7 +25,8 @@ namespace llama4rt {
 
 struct StepLoopOptions {
   bool prefix_cache = true;
-  bool zero_cache = false;  // for Request::assume_computed
+  bool zero_cache = false;   // for Request::assume_computed
+  KvStore* store = nullptr;  // outlives the loop; null: blocks live in memory alone
 };
 
 class StepLoop {
@@ -47,17 +49,24 @@ class StepLoop {
   std::vector<TokenEvent> step();
 
   bool has_work() const {
-    return scheduler_.has_work() || (image_queue_ && !image_queue_->empty()) || reporter_.has_events();
+    return scheduler_.has_work() || (image_queue_ && !image_queue_->empty()) || reporter_.has_events() ||
+           (traffic_ && traffic_->has_work());
   }
   // The vision tower alone: F32 [num_tiles * tokens_per_tile, H] of tiles uint8 [num_tiles, S, S, 3].
   std::vector<float> encode_image(std::span<const uint8_t> tiles);
   EngineStats stats() const;
+  // The caches may be between two states: nothing of them goes to the store any more.
+  void distrust_blocks() {
+    if (traffic_) traffic_->discard_outgoing();
+  }
 
  private:
   using Step = ModelRunner::Step;
 
   void admit_ready_images();
   void enter_schedule(RequestState& state);
+  void add_to_schedule(RequestState& state);
+  void move_stored_blocks();
   std::optional<Step> submit_next();
   std::optional<Step> submit_ahead(const Step& now);
   void collect(Step& step);
@@ -71,6 +80,7 @@ class StepLoop {
   Scheduler scheduler_;
   Reporter reporter_;
   std::optional<ImageQueue> image_queue_;  // of models that see
+  std::optional<StoreTraffic> traffic_;    // with a store
   std::map<uint64_t, RequestState> requests_;
   uint64_t next_arrival_ = 0;
   std::optional<Step> in_flight_;  // submitted, not collected
