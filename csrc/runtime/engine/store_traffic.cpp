@@ -33,6 +33,7 @@ StoreTraffic::StoreTraffic(KvStore& store, Scheduler& scheduler, KvCache& cache,
 
 StoreTraffic::~StoreTraffic() {
   for (Incoming& incoming : incoming_) end(incoming);
+  for (const auto& [state, tail] : placed_) scheduler_.unpin(tail);
   scheduler_.on_known_block = nullptr;
 }
 
@@ -63,6 +64,8 @@ bool StoreTraffic::begin(RequestState& state) {
       if (room-- <= 0 || !store_.has(key, StoreGroup::kGlobal)) break;
     } else if (i >= int64_t(known.size())) {
       all_in_memory = false;
+      if (!store_.has(key, StoreGroup::kLocal))
+        break;  // without global layers: nobody has computed this prefix
     }
     const bool local = in_memory(i, StoreGroup::kLocal);
     local_in_memory = local ? local_in_memory + 1 : 0;
@@ -126,6 +129,7 @@ std::vector<RequestState*> StoreTraffic::take_ready() {
       ++it;
       continue;
     }
+    placed_.emplace_back(it->state, std::exchange(it->tail, PrefixCache::kRoot));
     end(*it);
     ready.push_back(it->state);
     it = incoming_.erase(it);
@@ -134,6 +138,9 @@ std::vector<RequestState*> StoreTraffic::take_ready() {
 }
 
 void StoreTraffic::forget(const RequestState& state) {
+  for (const auto& [other, tail] : placed_)
+    if (other == &state) scheduler_.unpin(tail);
+  std::erase_if(placed_, [&](const auto& entry) { return entry.first == &state; });
   for (auto it = incoming_.begin(); it != incoming_.end();) {
     if (it->state != &state) {
       ++it;

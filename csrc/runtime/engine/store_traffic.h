@@ -74,6 +74,9 @@ class StoreTraffic {
   const int64_t attention_chunk_;
   std::deque<Outgoing> outgoing_;
   std::list<Incoming> incoming_;
+  // Of requests that have been given back: the node of the last block that was placed. Without a global group it may be
+  // that no block holds the nodes of a prefix, and the pin does.
+  std::vector<std::pair<const RequestState*, PrefixCache::NodeId>> placed_;
 };
 
 // Names of the blocks of a text, with as many of its local ones as its end needs. pictures: digest and number of rows

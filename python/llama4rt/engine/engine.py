@@ -12,19 +12,20 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4rt import _core
 from llama4rt.engine.bad_words import bad_word_tokens
-from llama4rt.engine.engine_options import count, parse_bytes, threads
+from llama4rt.engine.engine_options import KV_STORE_SIZE, count, parse_bytes, threads
 from llama4rt.engine.engine_thread import EngineThread
 from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput, TokenScores
 from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.engine.request_tracker import Deliver, RequestTracker
 from llama4rt.engine.sampling_params import SamplingDefaults, SamplingParams
 from llama4rt.engine.score_handler import ScoreHandler, score_all
-from llama4rt.errors import EngineFileError, RequestError
+from llama4rt.errors import ConfigError, EngineFileError, RequestError
 from llama4rt.images.limits import ImageLimits
 from llama4rt.text.chat_data import Message
 from llama4rt.text.chat_template import ChatTemplate
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from llama4rt.sessions.keeper import SessionKeeper
+    from llama4rt.sessions.session import Session
+    from llama4rt.sessions.state import SessionInfo
     from llama4rt.structured.compiler import Compiler
 
 # The pictures of one prompt (anything load_image takes), or for a list of prompts a list of those.
@@ -69,7 +73,9 @@ class Engine:
     num_threads: None takes LLAMA4RT_NUM_THREADS, else the processors this process may use.
     image_cache_memory: for pictures that are encoded, in use or kept for the next time; as kv_cache_memory.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
-    for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
+    for (`llama4rt build --target`). kv_store: a directory where keys and values are kept beyond the
+    engine's life, for sessions and for prompts that come again (docs/sessions.md); at most kv_store_size of it is used.
+    allow_image_urls: whether pictures may be fetched by http(s).
     """
 
     def __init__(
@@ -92,6 +98,8 @@ class Engine:
         prefix_cache: bool = True,
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
+        kv_store: str | os.PathLike[str] | None = None,
+        kv_store_size: int | str = KV_STORE_SIZE,
         allow_image_urls: bool = False,
         image_limits: ImageLimits | None = None,
     ) -> None:
@@ -119,7 +127,11 @@ class Engine:
             prefix_cache=prefix_cache,
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
+            kv_store="" if kv_store is None else os.fsdecode(kv_store),
+            kv_store_bytes=parse_bytes("kv_store_size", kv_store_size),
         )
+        self._kv_store = kv_store
+        self._sessions: SessionKeeper | None = None
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
@@ -306,6 +318,27 @@ class Engine:
         ]
         return score_all(self._thread, natives, first, self._next_item)
 
+    # --- sessions -------------------------------------------------------------------------------------------
+
+    def session(self, name_or_path: str | os.PathLike[str]) -> "Session":
+        """The session of this name, restored or new; or that of an exported file (a path, or a name ending in .l4s).
+
+        Needs kv_store. A name is open once at a time, on the whole machine.
+        """
+        return self._session_keeper().open(name_or_path)
+
+    def sessions(self) -> "list[SessionInfo]":
+        """Those that are kept, by name."""
+        return self._session_keeper().list()
+
+    def import_session(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """Keeps the session of an exported file, under its own name unless another is given; returns the name."""
+        return self._session_keeper().import_file(path, name)
+
+    def delete_session(self, name: str) -> None:
+        """Forgets a session that is not open. Its keys and values go when their room is needed."""
+        self._session_keeper().delete(name)
+
     # --- for callers that choose their threads and wait for events themselves: AsyncEngine -------------------
 
     @property
@@ -332,6 +365,10 @@ class Engine:
             return PreparedRequest(prompt, params)  # submit says what is wrong
         budget = room if params.max_tokens is None else min(params.max_tokens, room)
         return PreparedRequest(prompt, params, self._grammars().guides(params.structured, params.n, budget))
+
+    def stream_request(self, request: PreparedRequest) -> Iterator[Delta]:
+        """Runs a prepared request and yields what each step adds. Leaving the loop early ends it."""
+        return self._stream(request)
 
     def submit(self, request: PreparedRequest, deliver: Deliver, name: str | None = None) -> int:
         """Queues a request and returns its id. From now on deliver(item) is called in the engine thread: with each
@@ -410,6 +447,10 @@ class Engine:
 
     def close(self) -> None:
         """Ends running requests and frees the engine. Safe to call more than once and from any thread."""
+        with self._lock:
+            sessions, self._sessions = self._sessions, None
+        if sessions is not None:
+            sessions.close()
         self._finalizer()
         self._prompts.close()
         with self._lock:
@@ -433,6 +474,17 @@ class Engine:
             self._grammars().warm()
 
     # --- inside ---------------------------------------------------------------------------------------------
+
+    def _session_keeper(self) -> "SessionKeeper":
+        self._thread.check_usable()
+        if self._kv_store is None:
+            raise ConfigError("sessions need a place to be kept: open the Engine with kv_store=DIRECTORY")
+        with self._lock:
+            if self._sessions is None:
+                from llama4rt.sessions.keeper import SessionKeeper
+
+                self._sessions = SessionKeeper(self, self._core, Path(os.fsdecode(self._kv_store)))
+            return self._sessions
 
     def _grammars(self) -> "Compiler":
         with self._lock:
