@@ -3,7 +3,7 @@
     python benchmarks/sessions.py ENGINE [--tokens 2000,8000,16000] [--rounds 3] [--threads N] [--out FILE]
 
 Each measurement opens the engine in a fresh process. Rounds take turns (without store, with an empty one, restored), so
-that a neighbour's load touches all alike; medians are reported. The page cache is warm: these are times of the program,
+that a neighbour's load touches all alike; medians are reported, of seconds and of processor time of all threads. The page cache is warm: these are times of the program,
 not of a disk. Writes benchmarks/results/sessions-CPU.json. See docs/sessions.md.
 """
 
@@ -30,15 +30,15 @@ path, store, threads, ids = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loa
 options = {"kv_store": store, "kv_store_size": "20GiB"} if store else {}
 start = time.perf_counter()
 engine = Engine(path, num_threads=threads or None, max_num_seqs=1, kv_cache_memory="4GiB", **options)
-opened = time.perf_counter()
+opened, cpu = time.perf_counter(), time.process_time()
 (out,) = engine.generate([ids], SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
-first = time.perf_counter()
+first, cpu = time.perf_counter(), time.process_time() - cpu
 pending = engine.stats().get("store", {}).get("pending", 0)
 (more,) = engine.generate([ids], SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True))
 before_close = time.perf_counter()
 engine.close()
 closed = time.perf_counter()
-print(json.dumps({"open": opened - start, "first_token": first - opened, "close": closed - before_close,
+print(json.dumps({"open": opened - start, "first_token": first - opened, "cpu": cpu, "close": closed - before_close,
                   "pending": pending, "cached": out.num_cached_tokens, "tokens": more.outputs[0].token_ids}))
 """
 
@@ -87,6 +87,8 @@ def measure(engine: str, tokens: int, rounds: int, threads: int, work: Path) -> 
         "open_seconds": median("restored", "open"),
         "prefill_seconds": median("plain", "first_token"),
         "prefill_seconds_while_writing": median("writing", "first_token"),
+        "prefill_cpu_seconds": median("plain", "cpu"),
+        "prefill_cpu_seconds_while_writing": median("writing", "cpu"),
         "blocks_not_written_at_first_token": int(median("writing", "pending")),
         "close_seconds_after_writing": median("writing", "close"),
         "first_token_seconds_restored": median("restored", "first_token"),

@@ -159,7 +159,8 @@ def test_pictures_come_back(vision_engine_file: Callable[..., Path], tmp_path: P
             session = engine.session("seen" if store == "kv" else tmp_path / "seen.l4s")
             fork = session.fork()
             second = fork.generate(params=replace(RANDOM, max_tokens=25))
-            assert second.num_cached_tokens >= 48
+            # This model has no global layers: nothing of a closed attention chunk is needed, nor exported.
+            assert second.num_cached_tokens >= 48 or store == "elsewhere"
             tokens = first.outputs[0].token_ids + second.outputs[0].token_ids
             assert tokens == whole.outputs[0].token_ids
             assert fork.generate("<|image|>?", params(), images=[other]).outputs[0].token_ids
@@ -284,23 +285,29 @@ print(session.generate(params=SamplingParams(temperature=1.0, seed=3, max_tokens
 """
 
 
+def stored(store: Path) -> int:
+    return sum(path.stat().st_size for path in store.glob("*.kvs"))
+
+
 def test_kill_9_loses_nothing_but_time(text_engine_file: Path, tmp_path: Path) -> None:
     text = TEXT + "x"
     strict = SamplingParams(temperature=1.0, seed=3, max_tokens=20, ignore_eos=True)
     with Engine(text_engine_file, **OPTIONS) as engine:
         expected = engine.generate(text * 4, strict)[0].outputs[0].token_ids
     reused = 0
-    for delay in (0.0, 0.02, 0.05, 0.1, 0.3):
-        store = tmp_path / f"kv-{delay}"
+    for size in (0, 20_000, 60_000, 120_000):  # bytes of blocks at the time of the kill
+        store = tmp_path / f"kv-{size}"
         command = [sys.executable, "-c", WORKER, str(text_engine_file), str(store), text]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-            time.sleep(delay)
+            deadline = time.monotonic() + 30
+            while stored(store) < size and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
             os.kill(child.pid, signal.SIGKILL)
         with opened(text_engine_file, store) as engine:
             (out,) = engine.generate(text * 4, strict)
             assert out.outputs[0].token_ids == expected
-            reused = max(reused, out.num_cached_tokens)
+            reused += out.num_cached_tokens
             assert engine.stats()["store"]["damaged"] == 0
             with engine.session("s") as session:
                 prompt = 1 + 4 * len(text)

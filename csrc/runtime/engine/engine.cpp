@@ -192,6 +192,7 @@ Engine::~Engine() {
   }
   // In a forked child the pools' threads do not exist; joining them would wait for ever.
   static_cast<void>(loop_.release());
+  static_cast<void>(new std::shared_ptr<KvStore>(std::move(store_)));
   static_cast<void>(weights_.release());
   static_cast<void>(device_.release());
 }

@@ -249,7 +249,12 @@ void KvStore::read_next(std::unique_lock<std::mutex>& lock, Reading& reading) {
   const BlockName& name = reading.wanted[reading.next];
   lock.unlock();
   std::string problem;
-  std::vector<std::byte> payload = load(name, problem);
+  std::vector<std::byte> payload;
+  try {
+    payload = load(name, problem);
+  } catch (const std::exception& e) {  // no memory: the tokens are computed again
+    note(e.what());
+  }
   lock.lock();
   if (reading.cancelled) return;
   if (payload.empty()) {

@@ -151,7 +151,11 @@ RecordPlace place_of(const RecordHeader& header, uint64_t offset) {
 }  // namespace
 
 void Fd::reset() {
-  if (fd_ >= 0) close(fd_);
+  if (fd_ >= 0) {
+    flock(fd_,
+          LOCK_UN);  // not left to close(): a forked child has the same open file and would keep the lock
+    close(fd_);
+  }
   fd_ = -1;
 }
 

@@ -126,6 +126,7 @@ class SessionLock:
 
     def release(self) -> None:
         if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # said: a forked child has the same open file
             self._file.close()
             self._file = None
 
