@@ -3,8 +3,9 @@
     python benchmarks/sessions.py ENGINE [--tokens 2000,8000,16000] [--rounds 3] [--threads N] [--out FILE]
 
 Each measurement opens the engine in a fresh process. Rounds take turns (without store, with an empty one, restored), so
-that a neighbour's load touches all alike; medians are reported, of seconds and of processor time of all threads. The page cache is warm: these are times of the program,
-not of a disk. Writes benchmarks/results/sessions-CPU.json. See docs/sessions.md.
+that a neighbour's load touches all alike; medians are reported, of seconds and of processor time of all threads. The
+page cache is warm: these are times of the program, not of a disk. Writes benchmarks/results/sessions-MODEL-CPU.json.
+See docs/sessions.md.
 """
 
 from __future__ import annotations

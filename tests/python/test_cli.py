@@ -84,7 +84,7 @@ TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
     "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
-    "checkpoint", "--text", "--against", "--json", "--calibrate",
+    "checkpoint", "--text", "--against", "--json", "--calibrate", "--kv-store", "--session", "action",
 }  # fmt: skip
 
 
