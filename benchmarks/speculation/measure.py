@@ -110,8 +110,7 @@ def works(count: int) -> dict[str, Work]:
 
 
 def counters(engine: Engine) -> dict[str, Any]:
-    found: dict[str, Any] = engine.stats()["speculation"]
-    return found
+    return dict(engine.stats()["speculation"])
 
 
 def answer(engine: Engine, prompts: list[list[int]], params: SamplingParams, taken: Taken) -> list[list[int]]:

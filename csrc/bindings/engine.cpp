@@ -176,6 +176,7 @@ void bind_request(py::module_& m) {
   flag("return_logits", [](Request& r) -> auto& { return r.return_logits; });
   integer("score_from", [](Request& r) -> auto& { return r.score_from; });
   integer("assume_computed", [](Request& r) -> auto& { return r.assume_computed; });
+  integer("continued_tokens", [](Request& r) -> auto& { return r.continued_tokens; });
   flag("use_prefix_cache", [](Request& r) -> auto& { return r.use_prefix_cache; });
   flag("report_progress", [](Request& r) -> auto& { return r.report_progress; });
   bind_field<std::vector<std::shared_ptr<TokenMask>>>(c, "masks", "a list of TokenMask",
@@ -306,6 +307,28 @@ py::dict group_dict(const GroupStats& group, int64_t block_bytes) {
   return out;
 }
 
+py::dict store_dict(const StoreStats& s) {
+  py::dict out;
+  out["blocks"] = s.blocks;
+  out["bytes"] = s.bytes;
+  out["written_blocks"] = s.written_blocks;
+  out["written_bytes"] = s.written_bytes;
+  out["read_blocks"] = s.read_blocks;
+  out["read_bytes"] = s.read_bytes;
+  out["damaged"] = s.damaged;
+  out["pending"] = s.pending;
+  return out;
+}
+
+// Pictures as Request::images names them: digest as bytes.
+int64_t export_blocks(Engine& engine, const std::vector<int64_t>& token_ids,
+                      const std::vector<std::pair<py::bytes, int64_t>>& pictures, const std::string& path) {
+  std::vector<std::pair<std::string, int64_t>> named;
+  for (const auto& [digest, tiles] : pictures) named.emplace_back(std::string(digest), tiles);
+  const WithoutGil no_gil;
+  return engine.export_blocks(token_ids, named, path);
+}
+
 py::dict stats_dict(const Engine& engine) {
   const EngineStats s = engine.stats();
   py::dict blocks, bytes, images, out;
@@ -341,6 +364,7 @@ py::dict stats_dict(const Engine& engine) {
   out["blocks"] = blocks;
   out["bytes"] = bytes;
   out["expert_tokens"] = s.expert_tokens;
+  if (const auto store = engine.store_stats()) out["store"] = store_dict(*store);
   return out;
 }
 
@@ -508,6 +532,12 @@ void bind_engine(py::module_& m) {
            [](const Engine& engine) {
              return engine.file() ? engine.file()->file_names() : std::vector<std::string>();
            })
+      .def("take_store_notes", &Engine::take_store_notes)
+      .def("flush_store", &Engine::flush_store, without_gil)
+      .def("store_identity", &Engine::store_identity)
+      .def("file_identity", &Engine::file_identity)
+      .def("export_blocks", &export_blocks, py::arg("token_ids"), py::arg("pictures"), py::arg("path"))
+      .def("adopt_blocks", &Engine::adopt_blocks, py::arg("path"), without_gil)
       .def("close", &Engine::close, without_gil);
   m.def("plan", &plan_file, py::arg("file"));
   m.def("plan_config", &plan_dummy, py::arg("config"));

@@ -25,6 +25,11 @@ CpuOps::CpuOps(const DeviceTraits& traits, const cpu::Kernels& kernels, int num_
 CpuDevice::CpuDevice(const cpu::Kernels& kernels, const DeviceOptions& options)
     : HostDevice(device_traits("cpu")), ops_(traits(), kernels, options.num_threads, options.activations) {}
 
+// Neither threads nor the instruction set: docs/architecture.md, "Numbers".
+std::string CpuDevice::numerics() const {
+  return ops_.activations() == Activations::kInt8 ? "cpu int8" : "cpu int16";
+}
+
 std::string CpuDevice::describe() const {
   return error_text("cpu ", ops_.kernels().isa, ", ", num_threads(),
                     num_threads() == 1 ? " thread" : " threads",

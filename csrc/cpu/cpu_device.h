@@ -15,6 +15,7 @@ class CpuDevice final : public HostDevice {
 
   Ops& ops() override { return ops_; }
   std::string name() const override { return "cpu"; }
+  std::string numerics() const override;
   std::string describe() const override;  // "cpu avx512_vnni, 2 threads, int8 activations"
   int num_threads() const override { return ops_.num_threads(); }
 

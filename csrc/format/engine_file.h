@@ -62,6 +62,8 @@ class EngineFile final : public WeightSource {
 
   const std::string& path() const override { return file_.path(); }
   size_t size() const { return file_.size(); }
+  // Everything before the payload. It has a checksum of every tensor, so files of equal headers are equal.
+  std::span<const std::byte> header() const { return file_.bytes().first(header_.data_offset()); }
   const ModelConfig& config() const override { return config_; }
   Layout layout() const override { return layout_; }  // of every packed weight
   // Throws kEngineFile, naming the command that builds the other file, unless the packed weights are in

@@ -46,6 +46,8 @@ class Device {
   virtual std::string name() const = 0;          // "reference", "cpu", "cuda:0"
   virtual std::string describe() const = 0;      // for people: "cpu avx512_vnni, 2 threads"
   virtual int num_threads() const { return 1; }  // of the host that its ops use
+  // Devices that say the same compute the same bits, whatever else differs.
+  virtual std::string numerics() const { return describe(); }
 
   // Every thread calls it before it uses anything else here: some drivers keep the current device per thread.
   virtual void make_current() {}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         RequestError,
     )
     from llama4rt.images.limits import ImageLimits
+    from llama4rt.sessions.session import Session
+    from llama4rt.sessions.state import SessionInfo
     from llama4rt.structured import StructuredOutput
     from llama4rt.text.prompt_builder import PreparedPrompt
     from llama4rt.text.tokenizer import Tokenizer
@@ -47,6 +49,8 @@ _HOME = {
     "RequestError": "llama4rt.errors",
     "RequestOutput": "llama4rt.engine.outputs",
     "SamplingParams": "llama4rt.engine.sampling_params",
+    "Session": "llama4rt.sessions.session",
+    "SessionInfo": "llama4rt.sessions.state",
     "StructuredOutput": "llama4rt.structured",
     "TokenLogprobs": "llama4rt.engine.outputs",
     "TokenScores": "llama4rt.engine.outputs",
@@ -72,6 +76,8 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "SamplingParams",
+    "Session",
+    "SessionInfo",
     "StructuredOutput",
     "TokenLogprobs",
     "TokenScores",

@@ -347,6 +347,7 @@ class Request:
     score_from: int  # not 0: scores of prompt tokens from this one on, no generation
     assume_computed: int  # with Engine.dummy: so many prompt tokens are taken as computed
     use_prefix_cache: bool
+    continued_tokens: int  # the last so many of the prompt are output that this request goes on with
     report_progress: bool  # events with prompt_computed, of index 0
     prediction: list[int]  # what the output may be like; see docs/speculation.md
     masks: list[TokenMask]  # none, or one for each of the n outputs
@@ -401,8 +402,13 @@ class Engine:
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
         memory_bytes: int = 0,
+        kv_store: str = "",
+        kv_store_bytes: int = 0,
     ) -> None:
-        """memory_bytes: what may be taken of the device for everything; 0: on a GPU what is free, on a CPU no limit."""
+        """memory_bytes: what may be taken of the device for everything; 0: on a GPU what is free, on a CPU no limit.
+
+        kv_store: a directory for blocks of keys and values, of at most kv_store_bytes; empty: they live in memory only.
+        """
     @staticmethod
     def dummy(config: str, **options: Any) -> Engine:
         """An engine with random weights of the canonical `config` (JSON), made in the device's memory.
@@ -439,6 +445,20 @@ class Engine:
     def file_bytes(self, name: str) -> bytes | None:
         """A file kept in the engine ("tokenizer.model", "chat_template.jinja", ...), or None."""
     def file_names(self) -> list[str]: ...
+    def take_store_notes(self) -> list[str]:
+        """What people should hear of the store, since the last call."""
+    def flush_store(self) -> None:
+        """Waits until the blocks that the store was given are on disk."""
+    def store_identity(self) -> str:
+        """Of everything that decides a block's bits."""
+    def file_identity(self) -> str:
+        """SHA-256 of the engine file's header, which has checksums of all else."""
+    def export_blocks(
+        self, token_ids: Sequence[int], pictures: Sequence[tuple[bytes, int]], path: str
+    ) -> int:
+        """Writes the blocks of a text that the store has into a new file. pictures: (digest, tiles) of each."""
+    def adopt_blocks(self, path: str) -> int:
+        """Takes over such a file, which is gone then; how many of its blocks are this model's."""
     def close(self) -> None: ...
 
 # --- planning ---------------------------------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ TEXTS = {
     "file", "source", "--output", "--rope-scaling", "--device", "--prompt", "--image", "--stop", "--system", "--host",
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
     "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
-    "checkpoint", "name", "--text", "--against", "--json", "--calibrate", "--speculate",
+    "checkpoint", "name", "--text", "--against", "--json", "--calibrate", "--speculate", "--kv-store", "--session",
+    "action",
 }  # fmt: skip
 
 

@@ -202,12 +202,14 @@ void Engine::start(const EngineOptions& options, const WeightSource& source) {
              config_.vision,
              {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
   device_->reserve_scratch(plan_.scratch);
+  if (!options.kv_store.empty()) open_store(options);
   loop_ = std::make_unique<StepLoop>(
       source, *device_, plan_,
       StepLoopOptions{.prefix_cache = options.prefix_cache,
                       .zero_cache = !file_,
                       .always_guess = options.always_guess || options.speculate == "ngram",
-                      .drafter = make_drafter(options, *device_, config_, plan_)});
+                      .drafter = make_drafter(options, *device_, config_, plan_),
+                      .store = store_.get()});
   stats_ = loop_->stats();
   std::random_device entropy;
   seeds_.seed(uint64_t(entropy()) << 32 | entropy());
@@ -220,6 +222,7 @@ Engine::~Engine() {
   }
   // In a forked child the pools' threads do not exist; joining them would wait for ever.
   static_cast<void>(loop_.release());
+  static_cast<void>(new std::shared_ptr<KvStore>(std::move(store_)));
   static_cast<void>(weights_.release());
   static_cast<void>(device_.release());
 }
@@ -352,7 +355,9 @@ void Engine::close() {
     inbox_.clear();
   }
   if (device_) device_->make_current();
+  if (loop_ && !given_up_.empty()) loop_->distrust_blocks();
   loop_.reset();
+  close_store();
   weights_.reset();
   device_.reset();
 }

@@ -23,6 +23,7 @@
 #include "runtime/plan/memory_plan.h"
 #include "runtime/runner/dummy_weights.h"
 #include "runtime/sequences/request.h"
+#include "runtime/store/kv_store.h"
 
 namespace llama4rt {
 
@@ -46,8 +47,10 @@ struct EngineOptions {  // 0: the engine chooses
   std::string speculate = "off";
   bool always_guess = false;  // whoever guesses: every guess is used, whatever it costs
   int64_t max_waiting = 0;
-  int64_t image_cache_bytes = 0;    // encoded pictures, in use or kept
-  int64_t memory_bytes = 0;         // of the device, for everything; 0 on a GPU: what is free
+  int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
+  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
+  std::string kv_store;        // a directory for blocks of keys and values; empty: they live in memory alone
+  int64_t kv_store_bytes = 0;  // of the directory
   OpsObserver* observer = nullptr;  // sees every op (ops/observe.h); outlives the engine
 };
 
@@ -87,6 +90,22 @@ class Engine {
 
   // One thread at a time (a second one waits). After std::bad_alloc the engine can only be closed.
   std::vector<TokenEvent> step();
+  // --- with options.kv_store; the others throw kConfig
+  std::optional<StoreStats> store_stats() const;  // empty without a store, and after close()
+  std::vector<std::string> take_store_notes();    // any time
+  // Waits until the blocks that the store has been given are on disk.
+  void flush_store();
+  // Writes the blocks of a text that the store has into a new file; returns how many. pictures: digest and tiles of
+  // each, in the order of their patch tokens.
+  int64_t export_blocks(const std::vector<int64_t>& tokens,
+                        const std::vector<std::pair<std::string, int64_t>>& pictures,
+                        const std::string& path);
+  // Takes over such a file; returns how many of its blocks are this model's. The file is gone then.
+  int64_t adopt_blocks(const std::string& path);
+  // What the blocks of this engine belong to, and its engine file alone: in hex.
+  std::string store_identity() const;
+  std::string file_identity() const;
+
   // The vision tower alone; see StepLoop::encode_image. Waits for the step that is running.
   std::vector<float> encode_image(std::span<const uint8_t> tiles);
   // Frees blocks, workspace and threads; later calls that need them throw. Idempotent.
@@ -119,6 +138,10 @@ class Engine {
   };
 
   void start(const EngineOptions& options, const WeightSource& source);
+  void open_store(const EngineOptions& options);
+  void close_store();
+  std::shared_ptr<KvStore> store() const;  // null without one, and after close()
+  std::shared_ptr<KvStore> needed_store() const;
   void check_usable() const;
   std::vector<TokenEvent> take_step();
   void post_ending(uint64_t id, int index, const std::string& reason);
@@ -137,14 +160,16 @@ class Engine {
   std::unique_ptr<StepLoop> loop_;
   std::string given_up_;  // why no step can be taken any more: one ended in the middle, or the device is lost
 
-  mutable std::mutex mutex_;  // guards what follows; never held during a step
+  mutable std::mutex mutex_;        // guards what follows; never held during a step
+  std::shared_ptr<KvStore> store_;  // outlives the loop
   bool closed_ = false;
   bool busy_ = false;  // the loop has work
   std::vector<std::variant<Submission, Ending, Hold>> inbox_;
   int64_t submitted_sequences_ = 0;  // in the inbox
   uint64_t next_id_ = 1;
   std::mt19937_64 seeds_;
-  EngineStats stats_;  // after the latest step
+  EngineStats stats_;                    // after the latest step
+  std::vector<std::string> last_notes_;  // of a store that is closed
 };
 
 }  // namespace llama4rt

@@ -13,6 +13,7 @@
 #include "runtime/runner/output_row.h"
 #include "runtime/sequences/request.h"
 #include "runtime/sequences/sequence.h"
+#include "runtime/store/block_key.h"
 
 namespace llama4rt {
 
@@ -32,6 +33,7 @@ struct SequenceState : Sequence {
   // context_known of them are tokens.
   std::vector<int32_t> context;
   size_t context_known = 0;
+  BlockChain chain;  // names of its leading blocks, as far as a store has asked
 
   bool is_finished() const { return status == SequenceStatus::kFinished; }
 };

@@ -14,6 +14,9 @@
 namespace llama4rt {
 namespace {
 
+// How long a step with nothing to compute waits for a store's disk: a new request is not seen meanwhile.
+constexpr std::chrono::milliseconds kStorePatience(5);
+
 SchedulerOptions scheduler_options(const MemoryPlan& memory, const StepLoopOptions& options) {
   const KvCachePlan& plan = memory.kv;
   SchedulerOptions out;
@@ -61,6 +64,7 @@ StepLoop::StepLoop(const WeightSource& source, Device& device, const MemoryPlan&
     speculator_.emplace(std::move(options.drafter), step_work(source, plan.kv), options.always_guess);
   if (ImageEncoder* const encoder = runner_.images())
     image_queue_.emplace(*encoder, runner_.config().vision->patch_token_id);
+  if (options.store) traffic_.emplace(*options.store, scheduler_, runner_.kv_cache(), plan.kv);
   constant_stats_.weight_bytes = plan.weights;
   constant_stats_.kv_cache_bytes = plan.kv.bytes();
   constant_stats_.workspace_bytes = runner_.workspace_bytes();
@@ -70,9 +74,9 @@ StepLoop::StepLoop(const WeightSource& source, Device& device, const MemoryPlan&
 }
 
 StepLoop::~StepLoop() {
-  if (!in_flight_) return;
   try {
-    runner_.discard(*in_flight_);
+    if (in_flight_) runner_.discard(*in_flight_);
+    if (traffic_) traffic_->send_all();
   } catch (const std::exception&) {  // there is no caller left to tell
   }
 }
@@ -92,13 +96,14 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
   for (const int64_t token : r.sampling.allowed_token_ids)
     state.allowed[size_t(token / 32)] |= 1u << (token % 32);
   const auto prompt = int64_t(r.prompt_token_ids.size());
+  state.request.max_tokens += r.continued_tokens;  // below it counts all output
   for (int i = 0; i < int(r.n); ++i) {
     auto s = std::make_unique<SequenceState>();
     s->arrival = next_arrival_++;
     s->client = uint64_t(r.client);
     s->of_request = id;
     s->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
-    s->num_prompt = prompt;
+    s->num_prompt = prompt - r.continued_tokens;
     s->assume_computed = r.assume_computed;
     s->use_prefix_cache = r.use_prefix_cache && r.assume_computed == 0;
     s->request = &state;
@@ -118,9 +123,22 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
     image_queue_->add(state);
 }
 
-// Hands the request's sequences to the scheduler.
+// Hands the request's sequences to the scheduler, once what a store has of their prompt is there.
 void StepLoop::enter_schedule(RequestState& state) {
   state.scheduled = true;
+  if (!traffic_ || !traffic_->begin(state)) add_to_schedule(state);
+}
+
+// Between steps, or instead of one.
+void StepLoop::move_stored_blocks() {
+  if (!traffic_) return;
+  traffic_->send();
+  if (!in_flight_ && !scheduler_.has_work() && !reporter_.has_events() && traffic_->has_work())
+    traffic_->wait(kStorePatience);
+  for (RequestState* const state : traffic_->take_ready()) add_to_schedule(*state);
+}
+
+void StepLoop::add_to_schedule(RequestState& state) {
   for (auto& s : state.sequences) {
     if (s->status != SequenceStatus::kNew) continue;  // aborted while it waited
     if (s->leader && s->leader->status == SequenceStatus::kFinished) s->leader = nullptr;
@@ -172,6 +190,7 @@ std::vector<TokenEvent> StepLoop::step() {
   const int64_t generated_before = reporter_.generated_tokens();
   try {
     admit_ready_images();
+    move_stored_blocks();
     if (!in_flight_) in_flight_ = submit_next();
     if (in_flight_) {
       std::optional<Step> next = submit_ahead(*in_flight_);
@@ -317,6 +336,7 @@ void StepLoop::drop_finished_requests() {
     } else {
       if (speculator_)
         for (const auto& s : it->second.sequences) speculator_->forget(*s);
+      if (traffic_) traffic_->forget(it->second);
       if (image_queue_) {
         image_queue_->remove(it->second);
         image_queue_->release(it->second);
@@ -333,6 +353,10 @@ EngineStats StepLoop::stats() const {
   if (speculator_) stats.speculation = speculator_->stats();
   if (image_queue_)
     for (const RequestState* const state : image_queue_->waiting()) stats.scheduler.waiting += state->live;
+  if (traffic_) {
+    stats.scheduler.waiting += traffic_->num_waiting();
+    stats.outgoing_blocks = traffic_->num_outgoing();
+  }
   if (runner_.images()) stats.images = runner_.images()->stats();
   stats.expert_tokens = runner_.expert_tokens();
   stats.global = group_stats(scheduler_.global_blocks());

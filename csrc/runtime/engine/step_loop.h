@@ -17,6 +17,7 @@
 #include "runtime/engine/image_queue.h"
 #include "runtime/engine/reporter.h"
 #include "runtime/engine/request_state.h"
+#include "runtime/engine/store_traffic.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/runner/model_runner.h"
 #include "runtime/sequences/request.h"
@@ -30,6 +31,7 @@ struct StepLoopOptions {
   bool zero_cache = false;           // for Request::assume_computed
   bool always_guess = false;         // whatever it costs
   std::unique_ptr<Drafter> drafter;  // null: nobody guesses
+  KvStore* store = nullptr;          // outlives the loop; null: blocks live in memory alone
 };
 
 class StepLoop {
@@ -51,17 +53,24 @@ class StepLoop {
   std::vector<TokenEvent> step();
 
   bool has_work() const {
-    return scheduler_.has_work() || (image_queue_ && !image_queue_->empty()) || reporter_.has_events();
+    return scheduler_.has_work() || (image_queue_ && !image_queue_->empty()) || reporter_.has_events() ||
+           (traffic_ && traffic_->has_work());
   }
   // The vision tower alone: F32 [num_tiles * tokens_per_tile, H] of tiles uint8 [num_tiles, S, S, 3].
   std::vector<float> encode_image(std::span<const uint8_t> tiles);
   EngineStats stats() const;
+  // The caches may be between two states: nothing of them goes to the store any more.
+  void distrust_blocks() {
+    if (traffic_) traffic_->discard_outgoing();
+  }
 
  private:
   using Step = ModelRunner::Step;
 
   void admit_ready_images();
   void enter_schedule(RequestState& state);
+  void add_to_schedule(RequestState& state);
+  void move_stored_blocks();
   std::optional<Step> submit_next();
   void guess(const std::vector<Chunk>& chunks);
   std::optional<Step> submit_ahead(const Step& now);
@@ -78,6 +87,7 @@ class StepLoop {
   std::optional<Speculator> speculator_;         // where somebody guesses
   std::chrono::steady_clock::time_point began_;  // the step, where somebody guesses
   std::optional<ImageQueue> image_queue_;        // of models that see
+  std::optional<StoreTraffic> traffic_;          // with a store
   std::map<uint64_t, RequestState> requests_;
   uint64_t next_arrival_ = 0;
   std::optional<Step> in_flight_;  // submitted, not collected

@@ -85,7 +85,8 @@ KvCachePlan plan_kv_cache(const ModelConfig& config, const KvCacheOptions& optio
   return plan;
 }
 
-KvCache::KvCache(Device& device, const ModelConfig& config, const KvCachePlan& plan) : device_(device) {
+KvCache::KvCache(Device& device, const ModelConfig& config, const KvCachePlan& plan)
+    : device_(device), local_(config.chunked_layers.begin(), config.chunked_layers.end()) {
   layers_.reserve(size_t(config.num_hidden_layers));
   try {
     for (int l = 0; l < config.num_hidden_layers; ++l) {
@@ -115,6 +116,28 @@ void KvCache::zero() {
   for (const KvLayer& layer : layers_) {
     device_.zero(layer.k, side_bytes(layer));
     device_.zero(layer.v, side_bytes(layer));
+  }
+}
+
+void KvCache::read_block(bool local, int32_t block, std::span<std::byte> out) const {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (local_[l] != local) continue;
+    const auto bytes = size_t(layers_[l].block_bytes());
+    for (const void* const side : {layers_[l].k, layers_[l].v}) {
+      device_.copy_to_host(out.data(), static_cast<const std::byte*>(side) + size_t(block) * bytes, bytes);
+      out = out.subspan(bytes);
+    }
+  }
+}
+
+void KvCache::write_block(bool local, int32_t block, std::span<const std::byte> in) {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (local_[l] != local) continue;
+    const auto bytes = size_t(layers_[l].block_bytes());
+    for (void* const side : {layers_[l].k, layers_[l].v}) {
+      device_.copy_to_device(static_cast<std::byte*>(side) + size_t(block) * bytes, in.data(), bytes);
+      in = in.subspan(bytes);
+    }
   }
 }
 

@@ -61,12 +61,17 @@ class KvCache {
   std::span<const KvLayer> layers() const { return layers_; }  // [L]
   // Keys and values that nobody computed become numbers.
   void zero();
+  // The bytes of a block of a layer group (KvCachePlan), layer by layer, keys before values: out of the device's memory
+  // and into it. Both wait until they are copied.
+  void read_block(bool local, int32_t block, std::span<std::byte> out) const;
+  void write_block(bool local, int32_t block, std::span<const std::byte> in);
 
  private:
   void free_layers();
   size_t side_bytes(const KvLayer& layer) const;  // of k or of v
 
   Device& device_;
+  const std::vector<bool> local_;  // [L]
   std::vector<KvLayer> layers_;
 };
 

@@ -83,6 +83,7 @@ class ModelRunner {
   void discard(const Step& step);
 
   const ModelConfig& config() const { return config_; }
+  KvCache& kv_cache() { return kv_; }
   ImageEncoder* images() { return encoder_.get(); }  // null: a text model
   const ImageEncoder* images() const { return encoder_.get(); }
   int num_threads() const { return device_.num_threads(); }

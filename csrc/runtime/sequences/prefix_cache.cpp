@@ -70,6 +70,29 @@ PrefixCache::Match PrefixCache::acquire(std::span<const int32_t> tokens, int64_t
   return match;
 }
 
+std::vector<PrefixCache::Known> PrefixCache::known(std::span<const int32_t> tokens) const {
+  std::vector<Known> out;
+  NodeId id = kRoot;
+  while ((out.size() + 1) * block_size_ <= tokens.size()) {
+    id = find(id, tokens.subspan(out.size() * block_size_, block_size_));
+    if (id == kRoot) break;
+    const Node& node = nodes_.at(id);
+    out.push_back({node.global != kNoBlock, node.local != kNoBlock});
+  }
+  return out;
+}
+
+std::pair<int32_t, int32_t> PrefixCache::blocks_of(NodeId id) const {
+  const auto it = nodes_.find(id);
+  if (it == nodes_.end()) return {kNoBlock, kNoBlock};
+  return {it->second.global, it->second.local};
+}
+
+PrefixCache::NodeId PrefixCache::parent_of(NodeId id) const {
+  const auto it = nodes_.find(id);
+  return it == nodes_.end() ? kRoot : it->second.parent;
+}
+
 PrefixCache::NodeId PrefixCache::extend(NodeId parent, std::span<const int32_t> tokens, int32_t& global_block,
                                         int32_t& local_block) {
   LLAMA4RT_ASSERT(tokens.size() == block_size_);

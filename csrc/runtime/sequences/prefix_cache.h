@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "runtime/sequences/block_allocator.h"
@@ -47,6 +48,16 @@ class PrefixCache {
 
   // Ends the caller's interest in a node from acquire() or extend().
   void unpin(NodeId node);
+
+  // What is there of a prefix, without acquiring it: of its first blocks, in order, until one is unknown.
+  struct Known {
+    bool global = false, local = false;  // has a block of this group
+  };
+  std::vector<Known> known(std::span<const int32_t> tokens) const;
+  // The blocks that a node has now, kNoBlock for those it has not; also of a node that is gone.
+  std::pair<int32_t, int32_t> blocks_of(NodeId node) const;
+  // kRoot where there is none.
+  NodeId parent_of(NodeId node) const;
 
   size_t num_nodes() const { return nodes_.size(); }
 

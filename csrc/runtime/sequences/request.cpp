@@ -137,6 +137,11 @@ void check_request(const Request& request, const RequestLimits& limits) {
   for (size_t i = 0; i < request.prompt_token_ids.size(); ++i)
     check_token_id("prompt_token_ids", i, request.prompt_token_ids[i], limits.vocab_size);
 
+  LLAMA4RT_CHECK(kRequest, request.continued_tokens >= 0 && request.continued_tokens < length,
+                 "continued_tokens is ", request.continued_tokens, "; it must be in 0..", length - 1,
+                 ", less than the prompt's ", length, " tokens");
+  LLAMA4RT_CHECK(kRequest, request.continued_tokens == 0 || (request.masks.empty() && request.generates()),
+                 "continued_tokens cannot go with structured output, nor with numbers of the prompt alone");
   check_images(request, limits.vision);
 
   check(kN, request.n);

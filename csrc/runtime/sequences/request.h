@@ -63,6 +63,9 @@ struct Request {
   // is taken and holds whatever it held.
   int64_t assume_computed = 0;
   bool use_prefix_cache = true;
+  // The last so many prompt tokens are the output of an earlier request that this one goes on with: penalties,
+  // min_tokens and bad words count them as output. max_tokens is of new ones.
+  int64_t continued_tokens = 0;
   bool report_progress = false;  // an event for each chunk of the prompt, of index 0
 
   bool generates() const { return !return_logits && score_from == 0; }

@@ -226,6 +226,11 @@ bool Scheduler::admit(Sequence& s) {
     free_blocks(s);
     return false;
   }
+  if (on_known_block) {
+    PrefixCache::NodeId node = s.tail;
+    for (int64_t block = s.num_registered; block-- > 0; node = cache_.parent_of(node))
+      on_known_block(s, block, node);
+  }
   ++stats_.prefix_queries;
   stats_.prefix_query_tokens += s.length();
   stats_.prefix_hit_tokens += s.num_computed;
@@ -391,7 +396,23 @@ void Scheduler::register_full_blocks(Sequence& s) {
     int32_t& global = global_.num_blocks() > 0 ? s.global_blocks[size_t(s.num_registered)] : none_global;
     int32_t& local = local_.num_blocks() > 0 ? s.local_blocks[size_t(begin % chunk / size)] : none_local;
     s.tail = cache_.extend(s.tail, std::span(s.keys()).subspan(size_t(begin), size_t(size)), global, local);
+    if (on_known_block) on_known_block(s, s.num_registered, s.tail);
   }
+}
+
+PrefixCache::NodeId Scheduler::restore_block(PrefixCache::NodeId parent, std::span<const int32_t> keys,
+                                             bool global, bool local,
+                                             const std::function<void(int32_t, int32_t)>& fill) {
+  if ((global && global_.num_available() == 0) || (local && local_.num_available() == 0))
+    return PrefixCache::kRoot;
+  int32_t global_block = global ? global_.allocate() : BlockAllocator::kNoBlock;
+  int32_t local_block = local ? local_.allocate() : BlockAllocator::kNoBlock;
+  fill(global_block, local_block);
+  const PrefixCache::NodeId node = cache_.extend(parent, keys, global_block, local_block);
+  // Nobody's, but the latest to be given to others.
+  if (global) global_.release(global_block);
+  if (local) local_.release(local_block);
+  return node;
 }
 
 void Scheduler::release(Sequence& s) {

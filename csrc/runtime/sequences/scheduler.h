@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <vector>
@@ -64,6 +65,18 @@ class Scheduler {
   void hold(Sequence& sequence, bool held);
   // The one way out, whatever the reason: frees everything the sequence holds. Twice is harmless.
   void release(Sequence& sequence);
+
+  // Called with each block of a sequence that the prefix cache has come to know: computed and final, or found there when
+  // the sequence was let in. block: its number in the sequence.
+  std::function<void(Sequence& sequence, int64_t block, PrefixCache::NodeId node)> on_known_block;
+
+  // A block of a prefix comes from elsewhere. The caller names the node before it, which it has pinned, or the root;
+  // the pin moves on to the block's node, which is returned. fill(global, local) writes the keys and values of the new
+  // blocks, each kNoBlock unless it was asked for. kRoot, and nothing happens, when there is no block to give.
+  PrefixCache::NodeId restore_block(PrefixCache::NodeId parent, std::span<const int32_t> keys, bool global,
+                                    bool local,
+                                    const std::function<void(int32_t global, int32_t local)>& fill);
+  void unpin(PrefixCache::NodeId node) { cache_.unpin(node); }
 
   // Held sequences are none.
   bool has_work() const { return !running_.empty() || num_waiting() > 0; }

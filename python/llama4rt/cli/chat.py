@@ -15,6 +15,7 @@ from llama4rt.cli.common_options import (
     note,
     open_engine,
     sampling_params,
+    store_directory,
 )
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from llama4rt.engine.engine import Engine
     from llama4rt.engine.sampling_params import SamplingParams
+    from llama4rt.sessions.session import Session
 
 _COMMANDS = {
     "/help": "shows this",
@@ -37,6 +39,7 @@ _COMMANDS = {
 _MORE_HELP = (
     'Ctrl-C stops an answer. A line that ends in \\ goes on in the next; """ begins and ends several lines.'
 )
+_NOT_IN_A_SESSION = ("/clear", "/reset", "/regen", "/load", "/system")
 _BLOCK = '"""'
 _HISTORY_LINES = 1000
 
@@ -50,7 +53,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         + ".",
         epilog=_MORE_HELP,
     )
-    add_engine_options(parser, or_demo=True)
+    add_engine_options(parser, or_demo=True, store=True)
+    parser.add_argument(
+        "--session",
+        metavar="NAME",
+        help="keep the conversation under this name, or go on with it; in --kv-store, or in llama4rt's cache folder",
+    )
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     add_image_option(parser, "shown with the first line")
     parser.add_argument(
@@ -70,8 +78,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     params = sampling_params(args, max_tokens=None)
     interactive = sys.stdin.isatty()
-    with open_engine(args, tokenizer_for="chat") as engine, _line_editing(interactive, args.history):
-        chat = Chat(engine, params, args.system, interactive=interactive, plain=args.plain)
+    if args.session is not None:
+        args.kv_store = str(store_directory(args))
+    with (
+        open_engine(args, tokenizer_for="chat") as engine,
+        contextlib.nullcontext() if args.session is None else engine.session(args.session) as session,
+        _line_editing(interactive, args.history),
+    ):
+        chat = Chat(engine, params, args.system, session, interactive=interactive, plain=args.plain)
         chat.pictures = [engine.load_image(path) for path in args.image]
         if interactive:
             note(_banner(engine))
@@ -119,6 +133,7 @@ class Chat:
         engine: "Engine",
         params: "SamplingParams",
         system: str | None,
+        session: "Session | None" = None,
         *,
         interactive: bool,
         plain: bool,
@@ -129,7 +144,12 @@ class Chat:
         self._params = params
         self._interactive = interactive
         self._plain = plain
+        self._session = session
+        if session is not None and session.num_tokens > 0:
+            note(f"going on with {session.num_tokens} tokens")
+            system = None  # it was said at the beginning
         self._talk = Conversation(system)
+        self._told = 0  # messages of the conversation that the session has
         self._last = ""  # how fast the last answer was
         self.pictures: list[Image] = []  # for the next line
 
@@ -157,7 +177,9 @@ class Chat:
         return True
 
     def _obey(self, command: str, argument: str) -> None:
-        if command in ("/image", "/save", "/load") and not argument:
+        if self._session is not None and command in _NOT_IN_A_SESSION:
+            note(f"{command} is not for a session, which keeps what was said; another --session begins anew")
+        elif command in ("/image", "/save", "/load") and not argument:
             note(f"{command} needs the name of a file")
         elif command in ("/clear", "/reset"):
             self._talk.clear()
@@ -227,14 +249,15 @@ class Chat:
         """Streams the answer to stdout; Ctrl-C ends it early and keeps what was said."""
         write = self._writer()
         texts: list[str] = []
-        tokens, first = 0, None
+        tokens, first, reused = 0, None, 0
         start = time.perf_counter()
-        deltas: Any = self._engine.stream_chat(self._talk.messages, self._params)
+        deltas: Any = self._deltas()
         try:
             with contextlib.closing(deltas):
                 for delta in deltas:
                     first = first or time.perf_counter()
                     tokens += len(delta.token_ids)
+                    reused += delta.num_cached_tokens or 0
                     texts.append(delta.text)
                     write(delta.text)
         except KeyboardInterrupt:
@@ -247,9 +270,17 @@ class Chat:
         end = time.perf_counter()
         print(flush=True)
         self._talk.answer("".join(texts))
+        self._told = len(self._talk.messages)
         self._last = _speed(tokens, (first or end) - start, end - (first or end))
-        if self._interactive:
+        if reused:
+            self._last += f", {reused:,} tokens reused"
+        if self._interactive or (self._session is not None and reused):
             note(f"[{self._last}]")
+
+    def _deltas(self) -> Any:
+        if self._session is None:
+            return self._engine.stream_chat(self._talk.messages, self._params)
+        return self._session.stream(self._talk.messages[self._told :], self._params)
 
     def _writer(self) -> Any:
         """write(text), and write(None) at the end."""

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.cli.numbers import COUNT, GROUP_SIZE, INT32_MAX, SEED, SIZE, THREADS, Integer, Real
@@ -18,8 +19,10 @@ KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8")
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
-def add_engine_options(parser: argparse.ArgumentParser, *, or_demo: bool = False) -> None:
-    """or_demo: FILE may be left out; then it is the demo model's."""
+def add_engine_options(
+    parser: argparse.ArgumentParser, *, or_demo: bool = False, store: bool = False
+) -> None:
+    """or_demo: FILE may be left out; then it is the demo model's. store: with the options of a store."""
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -76,6 +79,30 @@ def add_engine_options(parser: argparse.ArgumentParser, *, or_demo: bool = False
     group.add_argument(
         "--mmproj", metavar="FILE", help="when FILE is a GGUF model: the file of its vision tower"
     )
+
+    if store:
+        add_store_options(group)
+
+
+def add_store_options(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--kv-store",
+        metavar="DIR",
+        help="keep keys and values in this directory, for prompts that come again and for sessions",
+    )
+    parser.add_argument(
+        "--kv-store-size",
+        type=SIZE,
+        metavar="SIZE",
+        help="the most that the directory may take (default: 20GiB)",
+    )
+
+
+def store_directory(args: argparse.Namespace) -> Path:
+    """Of sessions: --kv-store, or one in llama4rt's cache folder."""
+    from llama4rt.convert.engine_cache import cache_directory
+
+    return Path(args.kv_store) if args.kv_store else cache_directory() / "kv-store"
 
 
 def add_kv_cache_dtypes(parser: "argparse._ActionsContainer") -> None:
@@ -174,6 +201,10 @@ def open_engine(
     from llama4rt.engine.engine import Engine
     from llama4rt.text.tokenizer import require_tokenizer
 
+    if getattr(args, "kv_store", None):
+        options["kv_store"] = args.kv_store
+        if args.kv_store_size:
+            options["kv_store_size"] = args.kv_store_size
     engine = Engine(
         engine_file(args, tokenizer_for=tokenizer_for),
         device=args.device,

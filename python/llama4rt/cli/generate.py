@@ -19,7 +19,7 @@ from llama4rt.cli.numbers import INT32_MAX, Integer, Integers
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("generate", help="continue a prompt", description="Continue a prompt.")
-    add_engine_options(parser, or_demo=True)
+    add_engine_options(parser, or_demo=True, store=True)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     prompt.add_argument(
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         texts: list[str] = []
         token_ids: list[int] = []
         finish_reason = None
+        reused = 0
         start = time.perf_counter()
         first = None
         for delta in engine.stream(prepared, params):
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             texts.append(delta.text)
             token_ids += delta.token_ids
             finish_reason = delta.finish_reason or finish_reason
+            reused = delta.num_cached_tokens or reused
             if not args.json:
                 show(delta.text, delta.token_ids)
         end = time.perf_counter()
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             "text": "".join(texts),
             "token_ids": token_ids,
             "finish_reason": finish_reason,
+            "num_cached_tokens": reused,
             "prompt_seconds": round(prompt_seconds, 6),
             "output_seconds": round(output_seconds, 6),
         }
@@ -75,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print()
     decoded = max(len(token_ids) - 1, 0)  # the first token belongs to the prompt's time
+    found = f" ({reused} of them reused)" if reused else ""
     note(
-        f"prompt: {_speed(len(prepared.token_ids), prompt_seconds)}; output: {_speed(decoded, output_seconds)}"
+        f"prompt: {_speed(len(prepared.token_ids), prompt_seconds)}{found}; output: {_speed(decoded, output_seconds)}"
     )
     return 0
 

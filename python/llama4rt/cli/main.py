@@ -15,8 +15,8 @@ from typing import Any
 
 # Modules with add_parser(subparsers) and run(args) -> int | None; they import what is heavy inside run.
 _COMMANDS = (
-    "build", "inspect", "verify", "plan", "generate", "chat", "serve", "bench", "bench_serve", "eval", "diff", "doctor",
-    "demo", "pull", "list", "rm",
+    "build", "inspect", "verify", "plan", "generate", "chat", "sessions", "serve", "bench", "bench_serve", "eval",
+    "diff", "doctor", "demo", "pull", "list", "rm",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Serve OpenAI's API over HTTP, and a chat page at /. Needs pip install 'llama4rt[serve]'.",
         epilog="SIGTERM lets running requests end; a second one does not. docs/serving.md has everything else.",
     )
-    add_engine_options(parser, or_demo=True)
+    add_engine_options(parser, or_demo=True, store=True)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     group.add_argument(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.engine.opened_engine import OpenedEngine
+from llama4rt.engine.engine_sessions import SessionMethods
 from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput, TokenScores
 from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.engine.sampling_params import SamplingParams, params_for_each
@@ -31,7 +31,7 @@ _WAIT_SECONDS = 0.05
 _MAX_IN_FLIGHT = 4096  # of one generate() call, far below what the native engine lets wait
 
 
-class Engine(OpenedEngine):
+class Engine(SessionMethods):
     """Opens an engine file and runs it.
 
     path: a file made by `llama4rt build`; a checkpoint directory, GGUF file or hub id, built into the cache the first
@@ -50,7 +50,9 @@ class Engine(OpenedEngine):
     that gains time; "ngram": guesses all of it, whatever it costs; else the path of the engine file of a small model of
     the same vocabulary, which guesses. No guess changes a token (docs/speculation.md); of a CPU.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
-    for (`llama4rt build --target`). allow_image_urls: whether pictures may be fetched by http(s).
+    for (`llama4rt build --target`). kv_store: a directory where keys and values are kept beyond the
+    engine's life, for sessions and for prompts that come again (docs/sessions.md); at most kv_store_size of it is used.
+    allow_image_urls: whether pictures may be fetched by http(s).
     """
 
     # --- generation -----------------------------------------------------------------------------------------
@@ -225,6 +227,10 @@ class Engine(OpenedEngine):
                 self.abandon(request_id)
             raise
         return [builder.snapshot() for builder in builders]
+
+    def stream_request(self, request: PreparedRequest) -> Iterator[Delta]:
+        """Runs a prepared request and yields what each step adds. Leaving the loop early ends it."""
+        return self._stream(request)
 
     def _stream(self, request: PreparedRequest) -> Iterator[Delta]:
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -5,6 +5,7 @@ import re
 
 from llama4rt.errors import ConfigError
 
+KV_STORE_SIZE = "20GiB"  # of a directory, unless said otherwise
 _NO_LIMIT = 2**31 - 1
 _UNITS = {"": 1, "B": 1, **{f"{k}{suffix}": base ** (e + 1) for e, k in enumerate("KMGT")
                             for suffix, base in (("", 1024), ("B", 1000), ("IB", 1024))}}  # fmt: skip

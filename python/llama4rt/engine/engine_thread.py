@@ -12,6 +12,7 @@ requests any more, reap() tells them, which readers call while they wait.
 import _thread
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ from typing import Any, Protocol
 from llama4rt import _core
 from llama4rt.engine.deferred_wakeups import together
 from llama4rt.errors import DeviceLostError, Llama4RTError
+
+log = logging.getLogger("llama4rt.kv_store")
 
 THREAD_NAME = "llama4rt-engine"  # as top and gdb show it
 _SECOND_FAILURE_SECONDS = 10.0
@@ -223,6 +226,12 @@ class EngineThread:
             else:
                 with together():
                     self._dispatch(events)
+            self._log_notes()
+
+    def _log_notes(self) -> None:
+        """What the store of keys and values has to say: damaged blocks, a full disk."""
+        for note in self._core.take_store_notes():
+            log.warning("%s", note)
 
     def _wait_for_work(self) -> bool:
         while not self._closing:
@@ -296,6 +305,7 @@ class EngineThread:
         try:
             if not released:
                 self._core.close()
+                self._log_notes()
         finally:
             for request_id, handler in handlers.items():
                 self._tell(request_id, handler, Llama4RTError(self._last_words()))

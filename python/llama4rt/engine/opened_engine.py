@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama4rt import _core
 from llama4rt.engine.bad_words import bad_word_tokens
 from llama4rt.engine.engine_facts import EngineFacts
-from llama4rt.engine.engine_options import count, parse_bytes, threads
+from llama4rt.engine.engine_options import KV_STORE_SIZE, count, parse_bytes, threads
 from llama4rt.engine.engine_thread import EngineThread
 from llama4rt.engine.find_file import find_engine_file
 from llama4rt.engine.option_types import Activations, CudaPrefill, Device, KvCacheDtype
@@ -57,6 +57,8 @@ class OpenedEngine(EngineFacts):
         speculate: str | os.PathLike[str] = "off",
         image_cache_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
+        kv_store: str | os.PathLike[str] | None = None,
+        kv_store_size: int | str = KV_STORE_SIZE,
         allow_image_urls: bool = False,
         image_limits: ImageLimits | None = None,
         weights: "WeightKind | None" = None,
@@ -91,7 +93,10 @@ class OpenedEngine(EngineFacts):
             speculate=os.fsdecode(speculate),
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
+            kv_store="" if kv_store is None else os.fsdecode(kv_store),
+            kv_store_bytes=parse_bytes("kv_store_size", kv_store_size),
         )
+        self._kv_store = kv_store
         self._speculates = os.fsdecode(speculate) != "off"
         self._thread = EngineThread(self._core)
         self._lock = threading.Lock()  # guards the compiler's making

@@ -38,6 +38,8 @@ class EngineOptions(TypedDict, total=False):
     speculate: str | os.PathLike[str]  # "off", "auto", "ngram", or a path
     image_cache_memory: int | str | None
     gpu_memory: int | str | None
+    kv_store: str | os.PathLike[str] | None
+    kv_store_size: int | str
     allow_image_urls: bool
     image_limits: "ImageLimits | None"
     weights: "WeightKind | None"

@@ -1,6 +1,9 @@
 """The forms of what an engine says of itself: EngineStats and ModelConfig."""
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 
 class ImageCounts(TypedDict):
@@ -30,6 +33,19 @@ class SpeculationCounts(TypedDict):
     seconds_saved: float
 
 
+class StoreCounts(TypedDict):
+    """Of a store of keys and values (docs/sessions.md)."""
+
+    blocks: int
+    bytes: int
+    written_blocks: int
+    written_bytes: int
+    read_blocks: int
+    read_bytes: int
+    damaged: int
+    pending: int
+
+
 class EngineStats(TypedDict):
     """Counters since the engine was opened, and the state of this moment."""
 
@@ -48,6 +64,7 @@ class EngineStats(TypedDict):
     blocks: dict[str, BlockCounts]  # "global" and "local"
     bytes: dict[str, int]  # by component
     speculation: SpeculationCounts
+    store: "NotRequired[StoreCounts]"  # with kv_store
     expert_tokens: list[list[int]]  # [layer][expert]; empty on a GPU
 
 

@@ -84,7 +84,7 @@ class ImageProcessor:
         """tiles: what tiles() made of a picture of height x width pixels."""
         tiling = self.tiling(height, width)
         tiles.flags.writeable = False
-        return ProcessedImage(tiles, tiling, _digest(self.tile, tiles))
+        return ProcessedImage(tiles, tiling, digest_of(self.tile, tiles))
 
     def tiles(self, picture: "Image") -> "NDArray[np.uint8]":
         """[n, S, S, 3] of a picture of mode RGB."""
@@ -157,7 +157,7 @@ def _checked(settings: Mapping[str, Any], name: str, tile: int) -> tuple[int, bo
     return tiles, full
 
 
-def _digest(tile: int, tiles: "NDArray[np.uint8]") -> bytes:
+def digest_of(tile: int, tiles: "NDArray[np.uint8]") -> bytes:
     return hashlib.blake2b(struct.pack("<Q", tile) + tiles.tobytes(), digest_size=32).digest()
 
 
