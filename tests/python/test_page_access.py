@@ -68,6 +68,11 @@ def test_nothing_stands_in_anybody_s_way(view: Any, server: RunningServer) -> No
     page.evaluate("document.getElementById('scroll').scrollTo(0, 0)")
     page.hover("article.user")
     blameless(page, "conversation")
+    page.click("article.user [aria-label=Edit]")
+    box = page.locator(".editor").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"]
+    blameless(page, "editing")
+    page.keyboard.press("Escape")
     say(page, "And what is in these notes?")
     answered(page, 2)
     page.unroute("**" + CHAT)

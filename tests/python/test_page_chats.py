@@ -157,6 +157,7 @@ def test_tools_and_schema(page: Any) -> None:
     page.select_option("#tool_choice", "required")
     page.locator("dialog button:has-text('Example')").last.click()
     page.click("dialog .strong")
+    page.wait_for_selector("dialog", state="detached")
     call = {
         "id": "call_1",
         "type": "function",
@@ -188,6 +189,7 @@ def test_tools_reach_the_engine(page: Any) -> None:
     page.locator("dialog button:has-text('Example')").first.click()
     page.select_option("#tool_choice", "required")
     page.click("dialog .strong")
+    page.wait_for_selector("dialog", state="detached")
     settings(page, temperature=0)
     say(page, "How is the weather in Lima?")
     answered(page)
@@ -207,7 +209,7 @@ def test_keyboard(page: Any) -> None:
     page.keyboard.press("?")
     assert page.inner_text("dialog h2") == "Keyboard" and "New chat" in page.inner_text("dialog")
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    page.wait_for_selector("dialog", state="detached")
     page.keyboard.press("/")
     page.keyboard.press("Control+k")
     assert page.evaluate("document.activeElement.id") == "search"

@@ -29,6 +29,7 @@ def known(page: Any) -> Any:
     page.click("#settings")
     page.fill("dialog #key", "secret")
     page.click("dialog .strong")
+    page.wait_for_selector("dialog", state="detached")
     page.wait_for_function("() => document.getElementById('model').options.length === 2")
     return page
 
