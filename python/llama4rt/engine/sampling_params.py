@@ -58,9 +58,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured: StructuredOutput | None = None  # what the output must follow; see llama4rt.structured
-    prediction: str | None = (
-        None  # what the output may be like; an engine that speculates is faster where it is
-    )
+    prediction: str | None = None  # what the output may be like: an engine that speculates is faster then
     report_progress: bool = False  # AsyncEngine.start then delivers Progress for each chunk of a long prompt
 
     def __post_init__(self) -> None:
