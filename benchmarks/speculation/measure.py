@@ -42,9 +42,20 @@ PEOPLE = {
         "additionalProperties": False,
     },
 }
-FUNCTIONS: list[Any] = [textwrap.dedent, textwrap.indent, textwrap.shorten, inspect.getdoc, inspect.cleandoc, statistics.mean,
-             statistics.median, statistics.median_low, statistics.mode, inspect.getmodulename, random.choices,
-             json.loads]  # fmt: skip
+FUNCTIONS: list[Any] = [
+    textwrap.dedent,
+    textwrap.indent,
+    textwrap.shorten,
+    inspect.getdoc,
+    inspect.cleandoc,
+    statistics.mean,
+    statistics.median,
+    statistics.median_low,
+    statistics.mode,
+    inspect.getmodulename,
+    random.choices,
+    json.loads,
+]
 
 
 @dataclass
