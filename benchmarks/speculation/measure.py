@@ -43,9 +43,19 @@ PEOPLE = {
     },
 }
 FUNCTIONS: list[Any] = [
-    textwrap.dedent, textwrap.indent, textwrap.shorten, inspect.getdoc, inspect.cleandoc, statistics.mean,
-    statistics.median, statistics.median_low, statistics.mode, inspect.getmodulename, random.choices, json.loads,
-]  # fmt: skip
+    textwrap.dedent,
+    textwrap.indent,
+    textwrap.shorten,
+    inspect.getdoc,
+    inspect.cleandoc,
+    statistics.mean,
+    statistics.median,
+    statistics.median_low,
+    statistics.mode,
+    inspect.getmodulename,
+    random.choices,
+    json.loads,
+]
 
 
 @dataclass

@@ -86,9 +86,9 @@ class SamplingParams:
         if self.allowed_token_ids == ():
             raise RequestError("allowed_token_ids is empty; it must name at least one token, or be None")
         self._set("logit_bias", self._checked_logit_bias())
-        self._check_structured()
         if self.prediction is not None and not isinstance(self.prediction, str):
             raise RequestError(f"prediction is {_show(self.prediction)}; it must be None or a string")
+        self._check_structured()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}; it must not exceed max_tokens, {self.max_tokens}"
