@@ -244,6 +244,8 @@ def test_bench_runs_a_config(capsys: Capsys) -> None:
     assert report["plan"]["bytes"]["weights"] >= report["engine_bytes"]
     assert main(["bench", "--config", "tiny"]) == 1
     assert "goes with --load dummy" in capsys.readouterr().err
+    assert main(["bench", "--load", "dummy"]) == 1
+    assert "goes with --config" in capsys.readouterr().err
 
 
 # --- doctor
@@ -303,3 +305,17 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(checkpoint: Path, tmp_path: Pa
         Engine(tmp_path / "m.l4e")
     with pytest.raises(ConfigError, match="is unknown"):
         Engine(tmp_path / "m.l4e", device="gpu")
+
+
+def test_a_terminal_shows_each_part_beside_the_whole() -> None:
+    from llama4rt.cli.plan import _PARTS, _lines
+
+    sizes = {key: 0 for key, _ in _PARTS} | {"weights": 3 << 30, "logits": 1 << 30, "total": 4 << 30}
+    plan = {
+        "bytes": sizes, "blocks": {"size": 16, "global": 1, "local": 0}, "max_model_len": 16, "full_sequences": 1,
+        "max_num_seqs": 1, "longest_context": 16,
+    }  # fmt: skip
+    drawn = [line.split("  ")[-2].strip() for line in _lines(plan, 0, bars=True)[:3]]
+    assert [bar.count("█") for bar in drawn] == [18, 6, 24] and {len(bar) for bar in drawn} == {24}
+    assert [line.count("█") for line in _lines(plan, 8 << 30, bars=True)[:3]] == [9, 3, 12]
+    assert not any("█" in line for line in _lines(plan, 0))

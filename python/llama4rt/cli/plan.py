@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from llama4rt.cli.common_options import GROUP_SIZES, WEIGHT_KINDS, add_kv_cache_dtypes, kv_cache_dtypes
@@ -20,6 +21,7 @@ _PARTS = (  # key of _core.plan's bytes, what it is
     ("scratch", "scratch of kernels"),
     ("driver", "driver and recorded steps (an estimate)"),
 )
+_BAR_COLUMNS = 24
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -106,14 +108,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(plan, indent=2))
     else:
-        print("\n".join(_lines(plan, options["memory_bytes"])))
+        print("\n".join(_lines(plan, options["memory_bytes"], bars=sys.stdout.isatty())))
     return 0
 
 
-def _lines(plan: dict[str, Any], memory: int) -> list[str]:
+def _lines(plan: dict[str, Any], memory: int, *, bars: bool = False) -> list[str]:
+    """bars: each part beside the whole, which is what may be taken, or without a limit what is."""
     sizes = plan["bytes"]
-    lines = [f"{_gib(sizes[key]):>12}  {words}" for key, words in _PARTS if sizes[key] > 0]
-    lines.append(f"{_gib(sizes['total']):>12}  in all" + (f", of {_gib(memory)}" if memory else ""))
+    whole = max(memory, sizes["total"])
+    parts = [*((sizes[key], words) for key, words in _PARTS if sizes[key] > 0)]
+    parts.append((sizes["total"], "in all" + (f", of {_gib(memory)}" if memory else "")))
+    lines = [f"{_gib(size):>12}  {_bar(size / whole) + '  ' if bars else ''}{words}" for size, words in parts]
     lines.append("")
     blocks = plan["blocks"]
     lines.append(
@@ -133,6 +138,13 @@ def _lines(plan: dict[str, Any], memory: int) -> list[str]:
             else f"not even a short context fits for {wanted} at the same time"
         )
     return lines
+
+
+def _bar(share: float) -> str:
+    """In eighths of a character."""
+    eighths = round(share * _BAR_COLUMNS * 8)
+    blocks = "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+    return f"{blocks:·<{_BAR_COLUMNS}}"
 
 
 def _gib(size: int) -> str:
