@@ -132,7 +132,7 @@ class Engine:
         )
         self._kv_store = kv_store
         self._sessions: SessionKeeper | None = None
-        self._thread = EngineThread(self._core)
+        self._thread = EngineThread(self._core, has_store=kv_store is not None)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
         self._finalizer = weakref.finalize(self, self._thread.close)  # also at exit
