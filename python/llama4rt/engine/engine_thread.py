@@ -46,8 +46,9 @@ class Handler(Protocol):
 class EngineThread:
     """Owns a native engine. Every method may be called from any thread."""
 
-    def __init__(self, core: _core.Engine) -> None:
+    def __init__(self, core: _core.Engine, has_store: bool = False) -> None:
         self._core = core
+        self._has_store = has_store
         self._pid = os.getpid()
         # Guards what follows. Not a Condition: to leave one needs memory, and there may be none.
         self._lock = threading.Lock()
@@ -230,8 +231,11 @@ class EngineThread:
 
     def _log_notes(self) -> None:
         """What the store of keys and values has to say: damaged blocks, a full disk."""
-        for note in self._core.take_store_notes():
-            log.warning("%s", note)
+        if not self._has_store:
+            return
+        with contextlib.suppress(Exception):  # no memory, a handler that fails: no reason to end the thread
+            for note in self._core.take_store_notes():
+                log.warning("%s", note)
 
     def _wait_for_work(self) -> bool:
         while not self._closing:

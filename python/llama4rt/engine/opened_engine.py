@@ -98,7 +98,7 @@ class OpenedEngine(EngineFacts):
         )
         self._kv_store = kv_store
         self._speculates = os.fsdecode(speculate) != "off"
-        self._thread = EngineThread(self._core)
+        self._thread = EngineThread(self._core, has_store=kv_store is not None)
         self._lock = threading.Lock()  # guards the compiler's making
         self._compiler: Compiler | None = None
         self._finalizer = weakref.finalize(self, self._thread.close)  # also at exit
