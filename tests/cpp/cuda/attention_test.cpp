@@ -160,6 +160,22 @@ TEST(long_contexts_conform) {
   }
 }
 
+// More splits than attention_decode merges at a time, against attention_prefill, which merges one by one.
+TEST(many_splits_give_the_same_bits) {
+  Rng rng(40);
+  AttentionWorld world(rng, {.num_kv_heads = 1,
+                             .group = 2,
+                             .head_dim = 16,
+                             .block_size = 64,
+                             .kv_format = KvKind::kBF16,
+                             .sequences = {{.first_position = 494, .length = 18}}});  // whole blocks
+  world.lengthen(9000);
+  const WithOptions with(fast());
+  const Matrix whole = world.attend(0, 18);
+  CHECK(whole.intact());
+  for (const int64_t row : {0, 17}) CHECK(world.attend(row, 1) == whole.part(row, 1));
+}
+
 // q, k and v as prepare_qkv leaves them, and what it put into the cache, seen through attention: both against
 // the reference, from one fused product.
 TEST(prepare_qkv_conforms) {
