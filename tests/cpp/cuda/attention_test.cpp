@@ -80,13 +80,14 @@ TEST(kernels_for_rare_heads_conform) {
   };
   for (const Kernel& kernel :
        {Kernel{KvKind::kBF16, 20, 3}, Kernel{KvKind::kF8E4M3, 20, 3}, Kernel{KvKind::kBF16, 160, 3},
-        Kernel{KvKind::kF8E4M3, 160, 3}, Kernel{KvKind::kF32, 160, 3}, Kernel{KvKind::kF8E4M3, 128, 40}})
+        Kernel{KvKind::kF8E4M3, 160, 3}, Kernel{KvKind::kF32, 160, 3}, Kernel{KvKind::kF8E4M3, 128, 40},
+        Kernel{KvKind::kF8E4M3, 128, 3}})
     check(rng, {.num_kv_heads = 1,
                 .group = 2,
                 .head_dim = kernel.head_dim,
                 .block_size = 16,
                 .kv_format = kernel.format,
-                .sequences = {{.first_position = 30, .length = kernel.length}}});
+                .sequences = {{.first_position = 300, .length = kernel.length}}});
 }
 
 // The kernel with wgmma: many rows, heads of 64 and 128 dims, a last tile of every size.
