@@ -8,7 +8,7 @@ from llama4rt.gpu_model.launch import Launch
 # One warp and a round of 256 keys of heads of 128 dims in attention_decode, counted in the machine code between its two
 # branches (instructions of a round that end a split, or start one, among them): instructions, cycles of the integer
 # pipe, and the cycles that a round takes alone, two for each instruction.
-DECODE_ROUND_ISSUE, DECODE_ROUND_INTEGER, DECODE_ROUND_LATENCY = 2150, 1880, 4300
+DECODE_ROUND_ISSUE, DECODE_ROUND_INTEGER, DECODE_ROUND_LATENCY = 2460, 1870, 4920
 DECODE_ROUND_KEYS = 256
 DECODE_RESIDENT = 2  # blocks: 106 KB of shared memory each
 # The merge: 32 splits' factors (their ends from the second cache, a scan of five shuffles, two exponentials), and eight
