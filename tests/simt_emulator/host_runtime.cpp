@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "simt_emulator/checker.h"
 #include "simt_emulator/device_memory.h"
+#include "simt_emulator/launch_names.h"
 #include "simt_emulator/shared_memory.h"
 
 namespace llama4rt::simt {
@@ -115,7 +116,17 @@ void as_if_a_kernel_wrote(const void* p, size_t bytes) {
   if (other) other->kernel_before_wrote(p, bytes);
 }
 
+namespace {
+LaunchNames* launch_names = nullptr;
+}
+LaunchNames::LaunchNames() { launch_names = this; }
+LaunchNames::~LaunchNames() { launch_names = nullptr; }
+void note_launch(const std::string& name) {
+  if (launch_names) launch_names->names_.push_back(name);
+}
+
 void enqueue_launch(cuda::Stream& stream, std::shared_ptr<Launch> launch) {
+  note_launch(launch->name);
   if (drops_launches) return;
   launch->overlaps = launch->overlaps && stream.overlaps();
   submit(stream, {.run = {}, .launch = std::move(launch)});

@@ -33,7 +33,7 @@ struct AttentionArgs {
   const int64_t* first_position;  // [S]
   const int64_t* kv_begin;        // [S]
   const int32_t* block_table;     // [S, max_blocks]
-  float* states;                  // attention_decode: [S][row tiles][Hkv][max_splits][state_rows][D + 2]
+  float* states;                  // attention_decode: of [S][row tiles][Hkv] places (attention_merge.cuh)
   uint32_t* tickets;              // attention_decode: [S][row tiles][Hkv], zero between runs
   int64_t out_stride;             // floats
   int64_t q_stride;
@@ -57,6 +57,7 @@ template <class ElementType, int kMaxHeadDim, bool kExactDim>
 struct HeadConfig {
   using Element = ElementType;
   static constexpr bool kIsF8 = sizeof(typename Element::Storage) == 1;
+  static constexpr bool kExact = kExactDim;
   static constexpr int kMaxDim = kMaxHeadDim;
   static constexpr int kSteps = kMaxDim / 16;  // of k16 in a score
   static constexpr int kOctets = kMaxDim / 8;  // of dims in a row of values
@@ -226,7 +227,7 @@ LLAMA4RT_DEVICE void add_values(float (&out)[Config::kOctets][4], const uint32_t
       const int core = j + lane / 8;
       uint32_t words[4];
       ptx::ldmatrix_x4(words, row + uint32_t((core < last ? core : last) * 128));
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 4 && j + i < Config::kOctets; ++i) {
         if (!Config::has((j + i) * 8, head_dim)) break;
         uint32_t low, high;
         widen(words[i], low, high);
@@ -261,41 +262,60 @@ LLAMA4RT_DEVICE float row_sum(float value) {
   return value;
 }
 
-// Scores of the tile whose first key is `first_key` become weights, in the order of left operands; maximum,
-// sum and out follow. Sums are of the rounded weights, so that weights add up to one whatever rounding did.
+// The largest of `top` and the scores that row `half` of the lane has for the keys from `first_key` on. Scores of keys
+// that it may not see become -inf.
+LLAMA4RT_DEVICE float top_score(float (&scores)[2 * kTileGranules][4], const RowKeys& rows, int half,
+                                int64_t first_key, float top) {
+  const int t = lane_index() % 4;
+  const int64_t left = rows.keys[half] - first_key;
+  const int seen = left < kTileKeys ? int(left < 0 ? 0 : left) : kTileKeys;
+  for (int j = 0; j < 2 * kTileGranules; ++j)
+    for (int i = 0; i < 2; ++i) {
+      float& score = scores[j][2 * half + i];
+      if (8 * j + 2 * t + i >= seen) score = minus_infinity();
+      top = score > top ? score : top;
+    }
+  return row_max(top);
+}
+
+// Scores of row `half` become weights, in the order of left operands; the lane's sum of them. Sums are of the rounded
+// weights, so that weights add up to one whatever rounding did.
+LLAMA4RT_DEVICE float weigh_row(uint32_t (&weights)[kTileGranules][4],
+                                const float (&scores)[2 * kTileGranules][4], int half,
+                                const Exponent& exponent) {
+  float sum = 0.0f;
+  for (int j = 0; j < 2 * kTileGranules; ++j) {
+    const uint32_t pair =
+        ptx::pack_bf16(exponent.weight(scores[j][2 * half]), exponent.weight(scores[j][2 * half + 1]));
+    weights[j / 2][j % 2 * 2 + half] = pair;
+    sum += ptx::float_from_bits(pair << 16);
+    sum += ptx::float_from_bits(pair & 0xffff0000u);
+  }
+  return sum;
+}
+
+// Rescales sums of values to a new maximum. Most tiles bring none; a product with 1 would change nothing.
+template <int kOctets>
+LLAMA4RT_DEVICE void rescale(float (&out)[kOctets][4], const float (&factor)[2]) {
+  if (ptx::ballot(factor[0] != 1.0f || factor[1] != 1.0f) != 0)
+    for (int j = 0; j < kOctets; ++j)
+      for (int i = 0; i < 4; ++i) out[j][i] *= factor[i / 2];
+}
+
+// Scores of the tile whose first key is `first_key` become weights; maximum, sum and out follow.
 template <class Config>
 LLAMA4RT_DEVICE void weigh(uint32_t (&weights)[kTileGranules][4], float (&scores)[2 * kTileGranules][4],
                            RowState<Config>& state, const RowKeys& rows, int64_t first_key, float scale) {
-  const int t = lane_index() % 4;
   float factor[2];
   for (int half = 0; half < 2; ++half) {
-    const int64_t left = rows.keys[half] - first_key;
-    const int seen = left < kTileKeys ? int(left < 0 ? 0 : left) : kTileKeys;
-    float top = state.maximum[half];
-    for (int j = 0; j < 2 * kTileGranules; ++j)
-      for (int i = 0; i < 2; ++i) {
-        float& score = scores[j][2 * half + i];
-        if (8 * j + 2 * t + i >= seen) score = minus_infinity();
-        top = score > top ? score : top;
-      }
-    top = row_max(top);
+    const float top = top_score(scores, rows, half, first_key, state.maximum[half]);
     const Exponent exponent(scale, top);
     factor[half] = exponent.factor(state.maximum[half]);
     state.maximum[half] = top;
-    float sum = 0.0f;
-    for (int j = 0; j < 2 * kTileGranules; ++j) {
-      const uint32_t pair =
-          ptx::pack_bf16(exponent.weight(scores[j][2 * half]), exponent.weight(scores[j][2 * half + 1]));
-      weights[j / 2][j % 2 * 2 + half] = pair;
-      sum += ptx::float_from_bits(pair << 16);
-      sum += ptx::float_from_bits(pair & 0xffff0000u);
-    }
+    const float sum = weigh_row(weights, scores, half, exponent);
     state.sum[half] = ptx::fma(state.sum[half], factor[half], sum);
   }
-  // Most tiles bring no new maximum; a product with 1 would change nothing.
-  if (ptx::ballot(factor[0] != 1.0f || factor[1] != 1.0f) != 0)
-    for (int j = 0; j < Config::kOctets; ++j)
-      for (int i = 0; i < 4; ++i) state.out[j][i] *= factor[i / 2];
+  rescale(state.out, factor);
 }
 
 // --- merging splits

@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include "base/checked_math.h"
 #include "cuda/kernels/attention_args.h"
 #include "cuda/kernels/attention_decode.cuh"
 #include "cuda/launch.h"
@@ -20,11 +19,11 @@ void AttentionDecode::run(Stream& stream, const AttentionCall& call, void* scrat
   args.max_splits = Splits::count(call.max_keys());
   args.state_rows = state_rows(call.max_rows());
   with_head(call.kv, [&](auto head) {
-    using Config = AttentionDecodeConfig<decltype(head), 4>;
+    using Config = AttentionDecodeConfig<decltype(head)>;
     launch("attention_decode", attention_decode_kernel<Config>,
            {.grid_x = int(row_tiles(call.max_rows())) * call.kv.num_kv_heads,
             .grid_y = call.batch.num_seqs,
-            .grid_z = std::min(ceil_div(args.max_splits, Config::kWarps), kMaxBlocksOfKeys),
+            .grid_z = std::min(args.max_splits, kMaxBlocksOfKeys),
             .threads = Config::kThreads,
             .dynamic_shared = Config::kSharedBytes},
            stream, args);

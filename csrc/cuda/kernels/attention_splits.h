@@ -1,4 +1,4 @@
-// Splits: the parts of a row's keys (split-KV), counted from kv_begin. One warp takes a split from its
+// Splits: the parts of a row's keys (split-KV), counted from kv_begin. One block takes a split from its
 // first key to its last with a running softmax; splits are merged in ascending order. Where splits begin
 // depends on nothing but the position, so neither the batch nor the kernel changes a bit. They grow with the
 // context: short ones keep all of a GPU busy with 2k keys, long ones keep the partial results of 10M keys few
@@ -34,6 +34,10 @@ struct Splits {
     if (i < kNumShort) return i * kShort;
     if (i < kNumShort + kNumMiddle) return kMiddleBegin + (i - kNumShort) * kMiddle;
     return kLongBegin + (i - kNumShort - kNumMiddle) * kLong;
+  }
+  // Behind the last of `keys` keys that is in split `i`.
+  static LLAMA4RT_HOST_AND_DEVICE constexpr int64_t end(int i, int64_t keys) {
+    return begin(i + 1) < keys ? begin(i + 1) : keys;
   }
   // How many splits hold `keys` keys, at least one.
   static LLAMA4RT_HOST_AND_DEVICE constexpr int count(int64_t keys) {

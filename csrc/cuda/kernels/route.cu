@@ -10,7 +10,9 @@ namespace {
 
 constexpr int kLogitsThreads = 512;
 constexpr int kSortThreads = Route::kSortThreads;
-constexpr int kTokens = 8;  // of a block, when there is more than one
+// Tokens: up to so many take a block each, which reads the router more often and takes less time.
+constexpr int64_t kAlone = 16;
+constexpr int kTokens = 8;  // of a block, when there are more
 static_assert(Route::kFusedPicks <= kLogitsThreads && Route::kMaxTopK <= kSortThreads);
 
 // Counts of each warp, and totals.
@@ -49,11 +51,11 @@ void Route::run(Stream& stream, const Routing& routing, Tensor logits, Tensor h,
                  .fused = tokens * top_k <= kFusedPicks};
   const bool aligned =
       router.k % 16 == 0 && reinterpret_cast<uintptr_t>(h.data) % 8 == 0 && h.stride0 % 2 == 0;
-  const int group = tokens == 1 || !aligned ? 1 : kTokens;
+  const int group = tokens <= kAlone || !aligned ? 1 : kTokens;
   const size_t parts = size_t(ceil_div(router.k, int64_t(kRouteSplitColumns)) * group * 16) * 4;
-  // One token: ten tiles of each warp on their way at once. Eight: registers hold sums instead.
-  const auto kernel = !aligned     ? route_logits_kernel<kLogitsThreads, 1, 10, false>
-                      : group == 1 ? route_logits_kernel<kLogitsThreads, 1, 10, true>
+  // One token: all tiles of a warp's split on their way at once. Eight: registers hold sums instead.
+  const auto kernel = !aligned     ? route_logits_kernel<kLogitsThreads, 1, kRouteTilesOfSplit, false>
+                      : group == 1 ? route_logits_kernel<kLogitsThreads, 1, kRouteTilesOfSplit, true>
                                    : route_logits_kernel<kLogitsThreads, kTokens, 4, true>;
   launch("route_logits", kernel,
          {.grid_x = int(ceil_div(router.n, int64_t(16))),

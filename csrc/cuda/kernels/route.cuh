@@ -8,6 +8,8 @@
 // Order of additions, which no batch changes: a lane's columns ascending within a split; the four lanes of an
 // expert as a butterfly; splits ascending.
 //
+// Weights of a warp's first tiles (one token: of its whole split) are on their way before the kernel before is done.
+//
 // Choice. A warp per token, each round the best expert behind the last one chosen: larger logits first, ties
 // to the lowest expert, NaN last.
 //
@@ -48,6 +50,7 @@ struct RouteArgs {
 
 inline constexpr int kRouteSplitColumns = 320;
 inline constexpr int kRouteTileColumns = 16;
+inline constexpr int kRouteTilesOfSplit = kRouteSplitColumns / kRouteTileColumns;
 
 LLAMA4RT_DEVICE float low_bf16(uint32_t pair) { return ptx::float_from_bits(pair << 16); }
 LLAMA4RT_DEVICE float high_bf16(uint32_t pair) { return ptx::float_from_bits(pair & 0xffff0000u); }
@@ -62,50 +65,60 @@ LLAMA4RT_DEVICE F32x2 load2(const float* row, int column, int columns) {
   return {column < columns ? row[column] : 0.0f, column + 1 < columns ? row[column + 1] : 0.0f};
 }
 
-// Sums of one split: sums[i][0] is expert lane / 4 of the block's 16 and token i, sums[i][1] expert
-// lane / 4 + 8. Of each tile this lane takes columns c, c + 1, c + 8, c + 9 with c = lane % 4 * 2.
-template <int kTokens, int kTilesAtOnce, bool kAligned>
-LLAMA4RT_DEVICE void multiply_split(float (&sums)[kTokens][2], const RouteArgs& a, int first_token,
-                                    int split) {
-  const int tiles = (a.hidden + kRouteTileColumns - 1) / kRouteTileColumns;
-  const int begin = split * (kRouteSplitColumns / kRouteTileColumns);
-  const int end = begin + kRouteSplitColumns / kRouteTileColumns;
-  const auto* words = reinterpret_cast<const U32x4*>(a.router) + int64_t(block_x()) * tiles * kWarpSize;
-  for (int i = 0; i < kTokens; ++i) sums[i][0] = sums[i][1] = 0.0f;
-  for (int tile = begin; tile < end; tile += kTilesAtOnce) {
-    U32x4 w[kTilesAtOnce];  // all on their way before the first is used
+// Tiles of the router that a warp multiplies at once: this lane's two experts and four columns of each.
+template <int kTilesAtOnce>
+struct RouterTiles {
+  U32x4 words[kTilesAtOnce];
+
+  // From tile `begin` of the block's 16 experts on, zeros past the last: all on their way before the first is used.
+  LLAMA4RT_DEVICE void load(const RouteArgs& a, int begin) {
+    const int tiles = (a.hidden + kRouteTileColumns - 1) / kRouteTileColumns;
+    const auto* from = reinterpret_cast<const U32x4*>(a.router) + int64_t(block_x()) * tiles * kWarpSize;
     for (int j = 0; j < kTilesAtOnce; ++j)
-      w[j] = tile + j < tiles ? words[(tile + j) * kWarpSize + lane_index()] : U32x4{0, 0, 0, 0};
-    for (int j = 0; j < kTilesAtOnce; ++j) {
-      if (tile + j >= tiles) continue;
-      const int column = (tile + j) * kRouteTileColumns + lane_index() % 4 * 2;
-      for (int i = 0; i < kTokens; ++i) {
-        const int token = first_token + i < a.tokens ? first_token + i : a.tokens - 1;
-        const float* row = a.h + token * a.h_stride;
-        const F32x2 x = load2<kAligned>(row, column, a.hidden),
-                    y = load2<kAligned>(row, column + 8, a.hidden);
-        sums[i][0] = ptx::fma(x.low, low_bf16(w[j].x), sums[i][0]);
-        sums[i][0] = ptx::fma(x.high, high_bf16(w[j].x), sums[i][0]);
-        sums[i][0] = ptx::fma(y.low, low_bf16(w[j].z), sums[i][0]);
-        sums[i][0] = ptx::fma(y.high, high_bf16(w[j].z), sums[i][0]);
-        sums[i][1] = ptx::fma(x.low, low_bf16(w[j].y), sums[i][1]);
-        sums[i][1] = ptx::fma(x.high, high_bf16(w[j].y), sums[i][1]);
-        sums[i][1] = ptx::fma(y.low, low_bf16(w[j].w), sums[i][1]);
-        sums[i][1] = ptx::fma(y.high, high_bf16(w[j].w), sums[i][1]);
-      }
+      words[j] = begin + j < tiles ? from[(begin + j) * kWarpSize + lane_index()] : U32x4{0, 0, 0, 0};
+  }
+};
+
+// Adds tiles from `begin` on to a split's sums: sums[i][0] is expert lane / 4 of the block's 16 and token i, sums[i][1]
+// expert lane / 4 + 8. Of each tile this lane takes columns c, c + 1, c + 8, c + 9 with c = lane % 4 * 2.
+template <int kTokens, int kTilesAtOnce, bool kAligned>
+LLAMA4RT_DEVICE void multiply_tiles(float (&sums)[kTokens][2], const RouterTiles<kTilesAtOnce>& router,
+                                    const RouteArgs& a, int first_token, int begin) {
+  for (int j = 0; j < kTilesAtOnce; ++j) {
+    if ((begin + j) * kRouteTileColumns >= a.hidden) continue;
+    const U32x4 w = router.words[j];
+    const int column = (begin + j) * kRouteTileColumns + lane_index() % 4 * 2;
+    for (int i = 0; i < kTokens; ++i) {
+      const int token = first_token + i < a.tokens ? first_token + i : a.tokens - 1;
+      const float* row = a.h + token * a.h_stride;
+      const F32x2 x = load2<kAligned>(row, column, a.hidden), y = load2<kAligned>(row, column + 8, a.hidden);
+      sums[i][0] = ptx::fma(x.low, low_bf16(w.x), sums[i][0]);
+      sums[i][0] = ptx::fma(x.high, high_bf16(w.x), sums[i][0]);
+      sums[i][0] = ptx::fma(y.low, low_bf16(w.z), sums[i][0]);
+      sums[i][0] = ptx::fma(y.high, high_bf16(w.z), sums[i][0]);
+      sums[i][1] = ptx::fma(x.low, low_bf16(w.y), sums[i][1]);
+      sums[i][1] = ptx::fma(x.high, high_bf16(w.y), sums[i][1]);
+      sums[i][1] = ptx::fma(y.low, low_bf16(w.w), sums[i][1]);
+      sums[i][1] = ptx::fma(y.high, high_bf16(w.w), sums[i][1]);
     }
   }
 }
 
-// Logits of 16 experts and kTokens tokens.
+// Logits of 16 experts and kTokens tokens.   router: loaded with the first tiles of the warp's first split
 template <int kThreads, int kTokens, int kTilesAtOnce, bool kAligned>
-LLAMA4RT_DEVICE void write_logits(const RouteArgs& a) {
+LLAMA4RT_DEVICE void write_logits(const RouteArgs& a, RouterTiles<kTilesAtOnce>& router) {
+  static_assert(kRouteTilesOfSplit % kTilesAtOnce == 0);
   const int splits = (a.hidden + kRouteSplitColumns - 1) / kRouteSplitColumns;
   const int first_token = block_y() * kTokens;
   auto* parts = reinterpret_cast<float*>(dynamic_shared());  // [splits][kTokens][16]
   for (int split = warp_index(); split < splits; split += kThreads / kWarpSize) {
     float sums[kTokens][2];
-    multiply_split<kTokens, kTilesAtOnce, kAligned>(sums, a, first_token, split);
+    for (int i = 0; i < kTokens; ++i) sums[i][0] = sums[i][1] = 0.0f;
+    for (int tile = 0; tile < kRouteTilesOfSplit; tile += kTilesAtOnce) {
+      if (tile > 0 || split != warp_index()) router.load(a, split * kRouteTilesOfSplit + tile);
+      multiply_tiles<kTokens, kTilesAtOnce, kAligned>(sums, router, a, first_token,
+                                                      split * kRouteTilesOfSplit + tile);
+    }
     for (int i = 0; i < kTokens; ++i)
       for (int half = 0; half < 2; ++half) {
         float sum = sums[i][half];
@@ -201,9 +214,15 @@ LLAMA4RT_DEVICE void write_offsets(const RouteArgs& a, int* totals) {
 // grid: (blocks of 16 experts, groups of kTokens tokens).
 template <int kThreads, int kTokens, int kTilesAtOnce, bool kAligned>
 __global__ void __launch_bounds__(kThreads) route_logits_kernel(RouteArgs a) {
+  RouterTiles<kTilesAtOnce> router;
+  router.load(a, warp_index() * kRouteTilesOfSplit);  // weights: while the kernel before still runs
   wait_for_kernel_before();
-  write_logits<kThreads, kTokens, kTilesAtOnce, kAligned>(a);
-  if (!a.fused || !last_to_arrive(a.ticket, grid_x() * grid_y())) return;
+  write_logits<kThreads, kTokens, kTilesAtOnce, kAligned>(a, router);
+  if (!a.fused) return;
+  if (grid_x() * grid_y() == 1)
+    ptx::sync_threads();
+  else if (!last_to_arrive(a.ticket, grid_x() * grid_y()))
+    return;
   for (int token = warp_index(); token < a.tokens; token += kThreads / kWarpSize) choose_experts(a, token);
   auto* before = reinterpret_cast<int*>(dynamic_shared());  // [warps][E]
   int* totals = before + kThreads / kWarpSize * a.experts;  // [E], then offsets

@@ -13,7 +13,7 @@ from typing import Any
 from llama4rt.gpu_model.chip import Chip
 from llama4rt.gpu_model.kernel_counts import loop_of
 from llama4rt.gpu_model.launch import Launch
-from llama4rt.gpu_model.rows import DECODE_TILE_INTEGER, DECODE_TILE_ISSUE
+from llama4rt.gpu_model.rows import DECODE_ROUND_INTEGER, DECODE_ROUND_ISSUE
 
 _ROUND_BYTES_A_CYCLE = 64  # of the second cache that one multiprocessor takes
 
@@ -39,7 +39,7 @@ def _pipes(chip: Chip, launch: Launch) -> dict[str, float]:
     if launch.kernel:
         cycles = loop_of(launch.kernel).cycles(chip)
     else:
-        cycles = {"issue": float(DECODE_TILE_ISSUE), "integer": float(DECODE_TILE_INTEGER)}
+        cycles = {"issue": float(DECODE_ROUND_ISSUE), "integer": float(DECODE_ROUND_INTEGER)}
     processors = chip.processors.value
     room = processors * launch.resident
     of_processor = launch.blocks / processors

@@ -5,12 +5,17 @@ from typing import Any
 
 from llama4rt.gpu_model.launch import Launch
 
-# One warp and 64 keys of heads of 128 dims in attention_decode, counted by hand in the machine code (several loops of
-# granules share the work, so that no single loop is a round): instructions, cycles of the integer pipe, and the cycles
-# that a warp takes alone.
-DECODE_TILE_ISSUE, DECODE_TILE_INTEGER, DECODE_TILE_LATENCY = 1500, 1100, 3000
-# Four splits in the merge: one read of their states from the second cache, exponentials, sums.
-MERGE_CYCLES_OF_FOUR = 850
+# One warp and a round of 256 keys of heads of 128 dims in attention_decode, counted in the machine code between its two
+# branches (instructions of a round that end a split, or start one, among them): instructions, cycles of the integer
+# pipe, and the cycles that a round takes alone, two for each instruction.
+DECODE_ROUND_ISSUE, DECODE_ROUND_INTEGER, DECODE_ROUND_LATENCY = 2460, 1870, 4920
+DECODE_ROUND_KEYS = 256
+DECODE_RESIDENT = 2  # blocks: 106 KB of shared memory each
+# The merge: 32 splits' factors (their ends from the second cache, a scan of five shuffles, two exponentials), and eight
+# splits of a thread's four dims (one read from the second cache, 16 dependent sums).
+MERGE_SPLITS, MERGE_SCAN_CYCLES = 32, 650
+MERGE_AT_ONCE, MERGE_SUMS_CYCLES = 8, 450
+ROUTE_ALONE = 16  # kAlone
 
 
 def elementwise(role: str, rows: int, bytes_of_row: float, loads: float, barriers: float = 0.0) -> Launch:
@@ -43,10 +48,12 @@ def route(rows: int, config: dict[str, Any]) -> list[Launch]:
     """The router; with many tokens the choice and the sorting are launches of their own."""
     experts, top_k, hidden = config["num_local_experts"], config["num_experts_per_tok"], config["hidden_size"]
     fused = rows * top_k <= 256
-    tokens_of_block = 1 if rows == 1 else 8
+    tokens_of_block = 1 if rows <= ROUTE_ALONE else 8
     blocks = math.ceil(experts / 16) * math.ceil(rows / tokens_of_block)
-    kernel = f"route_logits_kernel<512,{'1,10' if rows == 1 else '8,4'},true>"
-    chain = {"load": 2.0, "barrier": 10.0 if fused else 4.0, "ticket": 1.0 if fused else 0.0}
+    kernel = f"route_logits_kernel<512,{'1,20' if rows <= ROUTE_ALONE else '8,4'},true>"
+    chain = {"load": 1.0, "barrier": 10.0 if fused else 4.0, "ticket": 1.0 if fused and blocks > 1 else 0.0}
+    # Of the 20 tiles of a warp those that its registers hold are read while the kernel before still runs.
+    late = 0.0 if rows <= ROUTE_ALONE else 16 / 20
     logits = Launch(
         kernel=kernel,
         role="router",
@@ -54,7 +61,8 @@ def route(rows: int, config: dict[str, Any]) -> list[Launch]:
         warps=16,
         rounds=1.0,
         memory_bytes=experts * hidden * 2.0 + rows * hidden * 4.0,
-        cache_bytes=blocks * hidden * (32.0 + 4.0 * min(rows, tokens_of_block)),
+        early_bytes=experts * hidden * 2.0 * (1 - late),
+        cache_bytes=blocks * hidden * (32.0 * late + 4.0 * min(rows, tokens_of_block)),
         chain=chain,
         # fp32 products of the tokens with 16 experts' rows, which the loop of machine code does not count in full.
         extra_cycles=hidden * 16.0 * min(rows, tokens_of_block) / 128 * max(1.0, blocks / 132),
@@ -85,19 +93,22 @@ def attention_decode(role: str, sequences: int, keys: int, config: dict[str, Any
     kv_heads, dim = config["num_key_value_heads"], config["head_dim"]
     rows = config["num_attention_heads"] // kv_heads
     parts = splits(max(keys, 1))
-    merge = math.ceil(parts / 4) * math.ceil(rows * dim / 128) * MERGE_CYCLES_OF_FOUR if parts > 1 else 0
+    scans = math.ceil(parts / MERGE_SPLITS)
+    dims_of_thread = math.ceil(rows * dim / 4 / 128)
+    merge = scans * MERGE_SCAN_CYCLES + dims_of_thread * math.ceil(parts / MERGE_AT_ONCE) * MERGE_SUMS_CYCLES
     longest = min(keys, 8192 if keys > 131072 else 1024 if keys > 8192 else 256)
+    rounds = max(1.0, keys / parts / DECODE_ROUND_KEYS)
     return Launch(
         kernel="",
         role=role,
-        blocks=kv_heads * sequences * math.ceil(parts / 4),
+        blocks=kv_heads * sequences * parts,
         warps=4,
-        resident=1,
-        rounds=max(1.0, keys / parts / 64),
-        round_latency=DECODE_TILE_LATENCY * max(1.0, longest / 64) / max(1.0, keys / parts / 64),
+        resident=DECODE_RESIDENT,
+        rounds=rounds,
+        round_latency=DECODE_ROUND_LATENCY * max(1.0, longest / DECODE_ROUND_KEYS) / rounds,
         memory_bytes=sequences * keys * kv_bytes,
         cache_bytes=sequences * keys * kv_bytes,
-        chain={"load": 2.0, "ticket": 1.0 if parts > 1 else 0.0},
+        chain={"load": 2.0, "ticket": 1.0 if parts > 1 else 0.0, "barrier": 2.0 * rounds + scans},
         extra_cycles=merge,
         flops=4.0 * config["num_attention_heads"] * dim * keys * sequences,
     )

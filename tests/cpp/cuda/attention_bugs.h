@@ -49,7 +49,7 @@ class AttentionRun {
 
   template <class Config, class Args>
   bool decode_is_right(void (*kernel)(Args)) {
-    // Two blocks along the keys, so that warps take a second split; two runs.
+    // Two blocks along the keys, so that one takes a second split; two runs.
     constexpr int kRows = 10, kHeads = 2, kSequences = 2, kSplits = 3;
     const cuda::DeviceBuffer states(size_t(kSequences * kHeads * kSplits * kRows * (32 + 2) * 4));
     const cuda::DeviceBuffer tickets(size_t(kSequences * kHeads * 4));

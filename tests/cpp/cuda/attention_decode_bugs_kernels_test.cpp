@@ -7,11 +7,11 @@ namespace llama4rt::test {
 
 TEST(every_bug_is_caught) {
   AttentionRun run(small_batch(2));
-  // Blocks of one warp: with 624 keys one of them takes a second split after its first.
-#define RUN(from)                                                                             \
-  [&] {                                                                                       \
-    using Config = from::AttentionDecodeConfig<from::HeadConfig<cuda::KvBF16, 64, false>, 1>; \
-    return run.decode_is_right<Config>(from::attention_decode_kernel<Config>);                \
+  // Two blocks for three splits: one of them takes a second split after its first.
+#define RUN(from)                                                                          \
+  [&] {                                                                                    \
+    using Config = from::AttentionDecodeConfig<from::HeadConfig<cuda::KvBF16, 64, false>>; \
+    return run.decode_is_right<Config>(from::attention_decode_kernel<Config>);             \
   }
   CHECK_EQ(caught(RUN(cuda)), "");
 #define BUG(name) expect_caught(#name, RUN(bugs::name));

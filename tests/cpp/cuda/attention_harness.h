@@ -3,6 +3,9 @@
 // cancels.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "cuda/cuda_device.h"
 #include "cuda/simt_test.h"
 #include "reference/reference_ops.h"
@@ -230,14 +233,15 @@ class AttentionWorld {
   std::unique_ptr<KvPair> kv_;
 };
 
-// The largest |found - expected| / size.
+// The largest |found - expected| / size; infinite where that is NaN.
 inline double worst_error(const Matrix& found, const AttentionWorld::Expected& e) {
   double worst = 0;
   for (int64_t t = 0; t < found.rows(); ++t)
     for (int64_t i = 0; i < found.columns(); ++i) {
       const double error = std::abs(double(found.row(t)[i]) - double(e.value.row(t)[i]));
       const double relative = error <= 1e-30 ? 0.0 : error / double(e.size.row(t)[i]);
-      if (!(relative <= worst)) worst = relative;
+      if (!(relative <= worst))
+        worst = std::isnan(relative) ? std::numeric_limits<double>::infinity() : relative;
     }
   return worst;
 }

@@ -20,9 +20,10 @@ TEST(every_break_of_decode_is_caught) {
                     {.num_kv_heads = 1,
                      .group = 5,
                      .head_dim = 32,
+                     .block_size = 48,
                      .kv_format = KvKind::kBF16,
-                     // Five splits: two blocks, which meet.
-                     .sequences = {{.first_position = 1100}, {.kv_begin = 16, .first_position = 40}}},
+                     // Five splits, whose blocks meet, and one alone.
+                     .sequences = {{.first_position = 1100}, {.kv_begin = 48, .first_position = 72}}},
                     11);
 }
 

@@ -80,13 +80,14 @@ TEST(kernels_for_rare_heads_conform) {
   };
   for (const Kernel& kernel :
        {Kernel{KvKind::kBF16, 20, 3}, Kernel{KvKind::kF8E4M3, 20, 3}, Kernel{KvKind::kBF16, 160, 3},
-        Kernel{KvKind::kF8E4M3, 160, 3}, Kernel{KvKind::kF32, 160, 3}, Kernel{KvKind::kF8E4M3, 128, 40}})
+        Kernel{KvKind::kF8E4M3, 160, 3}, Kernel{KvKind::kF32, 160, 3}, Kernel{KvKind::kF8E4M3, 128, 40},
+        Kernel{KvKind::kF8E4M3, 128, 3}})
     check(rng, {.num_kv_heads = 1,
                 .group = 2,
                 .head_dim = kernel.head_dim,
                 .block_size = 16,
                 .kv_format = kernel.format,
-                .sequences = {{.first_position = 30, .length = kernel.length}}});
+                .sequences = {{.first_position = 300, .length = kernel.length}}});
 }
 
 // The kernel with wgmma: many rows, heads of 64 and 128 dims, a last tile of every size.
@@ -158,6 +159,22 @@ TEST(long_contexts_conform) {
     CHECK(out.intact());
     CHECK_CLOSE(worst_error(out, world.expected(true)), 0.0, 0x1p-8);
   }
+}
+
+// More splits than attention_decode merges at a time, against attention_prefill, which merges one by one.
+TEST(many_splits_give_the_same_bits) {
+  Rng rng(40);
+  AttentionWorld world(rng, {.num_kv_heads = 1,
+                             .group = 2,
+                             .head_dim = 16,
+                             .block_size = 64,
+                             .kv_format = KvKind::kBF16,
+                             .sequences = {{.first_position = 494, .length = 18}}});  // whole blocks
+  world.lengthen(9000);
+  const WithOptions with(fast());
+  const Matrix whole = world.attend(0, 18);
+  CHECK(whole.intact());
+  for (const int64_t row : {0, 17}) CHECK(world.attend(row, 1) == whole.part(row, 1));
 }
 
 // q, k and v as prepare_qkv leaves them, and what it put into the cache, seen through attention: both against

@@ -14,4 +14,6 @@ llama4rt_plant(attention_prefill rows_that_are_missing "if (row >= s.num_rows) c
 llama4rt_plant(attention_prefill sees_its_successor ">= seen" "> seen")
 llama4rt_plant(attention_prefill merges_without_factors "ptx::fma(total, total_factor, split * split_factor)" "total + split")
 llama4rt_plant(attention_prefill values_past_the_end "pair_mask(keys - 2 * t - 8)" "pair_mask(keys - 2 * t)")
+llama4rt_plant(attention_prefill maximum_of_two_lanes "for (int step = 1; step < 4; step *= 2) {\n    const float other"
+               "for (int step = 1; step < 2; step *= 2) {\n    const float other")
 llama4rt_write_planted(attention_prefill)
