@@ -86,7 +86,7 @@ def test_some_caches_are_for_cpus(dtype: str) -> None:
 def test_the_two_groups_of_layers_may_have_different_caches(
     checkpoint: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    config = ["--config", "scout", "-c", "64k"]
+    config = ["--config", "scout", "-c", "64k", "--kv-cache-dtype", "bf16"]
     plain = planned(capsys, *config)["bytes"]
     both = planned(capsys, *config, "--kv-cache-dtype", "fp8", "--kv-cache-dtype-local", "bf16")["bytes"]
     assert both["kv_global"] == plain["kv_global"] // 2 and both["kv_local"] == plain["kv_local"]

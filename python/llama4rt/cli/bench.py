@@ -188,7 +188,9 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
 
 def _kv_dtypes(args: argparse.Namespace, core: "Engine") -> tuple[str, str]:
     """The cache formats of the global and of the local layers, "auto" resolved."""
-    auto = "f32" if core.device == "reference" else "bf16"
+    from llama4rt import _core
+
+    auto = _core.auto_kv_format(core.device, core.config["head_dim"])
     wanted = args.kv_cache_dtype, args.kv_cache_dtype_local or args.kv_cache_dtype
     kv_global, kv_local = (auto if name == "auto" else name for name in wanted)
     return kv_global, kv_local
