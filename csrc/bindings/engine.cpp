@@ -288,6 +288,8 @@ py::dict stats_dict(const Engine& engine) {
   out["blocks"] = blocks;
   out["bytes"] = bytes;
   out["expert_tokens"] = s.expert_tokens;
+  out["expert_reads"] = s.expert_reads;
+  out["steps"] = s.steps;
   return out;
 }
 

@@ -33,6 +33,7 @@ struct EngineStats {
   int64_t steps_ahead = 0;  // of those: submitted before the tokens of the one before were known
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
   std::vector<std::vector<int64_t>> expert_tokens;  // see Llama4::expert_tokens
+  std::vector<int64_t> expert_reads;
 };
 
 // Counts steps and their tokens, and the time between them.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama4rt.cli.bench_cost import ModelCost
 
 _TOKENS = Integers(Tokens(0, INT32_MAX))
+_WARM_TOKENS = 512  # of a prompt: enough to meet every expert
 _DECODE_SLACK = 64  # tokens that early sequences of a batch may decode while late ones still prefill
 
 
@@ -41,6 +42,9 @@ class Result:
     bandwidth_fraction: float | None = None
     gflops: float | None = None  # operations that had to be done per second (prefill)
     fma_fraction: float | None = None
+    int8_fraction: float | None = None  # of the peak of byte products, where it was measured
+    # Of the experts of a layer, the mean part that a step read: counted (decode), where the device tells.
+    expert_share: float | None = None
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -120,9 +124,10 @@ def run(args: argparse.Namespace) -> int:
             note(f"{result.test}: left out, the cache holds fewer tokens")
             continue
         measure = bench.prefill if kind == "prefill" else bench.decode
-        if not core.device.startswith("cpu"):
-            measure(tokens, depth, batch)  # loads kernels and records steps
+        # Once unmeasured: pages of weights come in, a GPU loads kernels and records steps.
+        measure(min(tokens, _WARM_TOKENS) if core.device.startswith("cpu") else tokens, depth, batch)
         result.samples = [measure(tokens, depth, batch) for _ in range(args.repetitions)]
+        result.expert_share = bench.expert_share if kind == "decode" else None
         results.append(summed_up(result, cost, limits))
         note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s")
     plan = core.plan()
@@ -235,6 +240,7 @@ class Bench:
         # Stands for a piece of a picture: such a token alone is refused.
         self._patch = core.config.get("vision", {}).get("patch_token_id", -1)
         self._prefixes: dict[tuple[int, int], list[int]] = {}
+        self.expert_share: float | None = None  # see Result; of the latest decode()
 
     def has_room(self, length: int, batch: int) -> bool:
         """Whether the cache holds `batch` sequences of so many tokens."""
@@ -275,6 +281,7 @@ class Bench:
                 if event.token_ids:
                     started.add(event.request_id)
         count = 0
+        before = self._core.stats()
         start = time.perf_counter()
         while count < tokens * batch:
             events = self._step()
@@ -282,17 +289,22 @@ class Bench:
             if not events and not self._core.has_work():
                 break  # all ended early: too little room for so slow a prefill
         seconds = time.perf_counter() - start
+        self.expert_share = _expert_share(before, self._core.stats())
         for request_id in running:
             self._core.abort(request_id)
         self._drain()
         return count / seconds
 
     def _prefix(self, depth: int, index: int) -> list[int]:
-        """The same `depth` tokens each time, computed before they are needed; the prefix cache keeps them."""
-        if depth == 0 or self._dummy:
-            return [0] * depth
+        """The same `depth` tokens each time, others for each index, computed before they are needed; the prefix cache
+        keeps them.
+        """
+        if depth == 0:
+            return []
         if (depth, index) not in self._prefixes:
             self._prefixes[depth, index] = self._tokens(depth)
+            if self._dummy:
+                return self._prefixes[depth, index]
             self._submit(self._prefixes[depth, index], 1, use_prefix_cache=True)
             self._drain()
         return self._prefixes[depth, index]
@@ -330,13 +342,25 @@ class Bench:
             self._step()
 
 
+def _expert_share(before: dict[str, Any], after: dict[str, Any]) -> float | None:
+    """The mean part of a layer's experts that a step between two stats() read."""
+    layers = [len(counts) for counts in after["expert_tokens"] if counts]
+    steps = after["steps"] - before["steps"]
+    if not layers or not steps:
+        return None
+    reads = sum(after["expert_reads"]) - sum(before["expert_reads"])
+    return float(reads / steps / sum(layers))
+
+
 def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
     result.mean = statistics.fmean(result.samples)
     result.sd = statistics.stdev(result.samples) if len(result.samples) > 1 else 0.0
     if result.kind == "decode":
         steps_per_second = result.mean / result.batch
         contexts = range(max(result.depth, 1), max(result.depth, 1) + result.tokens)
-        bytes_per_step = statistics.fmean(cost.decode_bytes(result.batch, context) for context in contexts)
+        bytes_per_step = statistics.fmean(
+            cost.decode_bytes(result.batch, context, result.expert_share) for context in contexts
+        )
         result.gbps = steps_per_second * bytes_per_step / 1e9
         result.bandwidth_fraction = result.gbps / limits["read_gbps"] if limits["read_gbps"] else None
     else:
@@ -345,6 +369,8 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
         )
         result.gflops = result.mean * flops_per_token / 1e9
         result.fma_fraction = result.gflops / limits["fma_gflops"] if limits["fma_gflops"] else None
+        if limits.get("int8_gops"):
+            result.int8_fraction = result.gflops / limits["int8_gops"]
     return result
 
 
@@ -353,17 +379,17 @@ def _title(kind: str, tokens: int, depth: int, batch: int) -> str:
 
 
 def _print_table(results: list[Result], name: str, size: int, threads: int, limits: dict[str, float]) -> None:
-    print("| engine | size | threads | test | tokens/s | of bandwidth | of FMA peak |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("| engine | size | threads | test | tokens/s | of bandwidth | of FMA peak | of int8 peak |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for result in results:
         speed = f"{result.mean:.2f} ± {result.sd:.2f}"
         columns = [name, f"{size / 2**30:.2f} GiB", str(threads), result.test, speed]
-        print(
-            "|",
-            " | ".join([*columns, _percent(result.bandwidth_fraction), _percent(result.fma_fraction)]),
-            "|",
-        )
-    print(f"\nThis device's limits: {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s.")
+        fractions = result.bandwidth_fraction, result.fma_fraction, result.int8_fraction
+        print("|", " | ".join([*columns, *map(_percent, fractions)]), "|")
+    int8 = f", {limits['int8_gops']:.0f} GOP/s of bytes" if "int8_gops" in limits else ""
+    print(
+        f"\nThis device's limits: {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s{int8}."
+    )
 
 
 def _percent(fraction: float | None) -> str:
