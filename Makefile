@@ -15,6 +15,7 @@
 #   make mutants   plants the bugs of tests/mutants, one at a time: the tests must notice them
 #   make wheel     builds the wheel and tries it in a fresh environment
 #   make dist      wheels for other machines (manylinux_2_28, x86-64 and Arm, each Python found here), judged and tried
+#   make docs      the documentation as a site, in build/site: every link and name checked
 #   make audit     known vulnerabilities of what requirements/ names, where the advisory data can be reached
 #   make lock      renews requirements/*.txt, from which the others install (LOCK_ARGS=--keep: only what changed)
 #   make test-newest  the Python tests with the newest of everything that they and llama4rt allow; not a gate
@@ -25,7 +26,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-simt test-ptx test-aarch64 test-python check nvcc-check cuda-compile bench sanitize \
-  soak oracles mutants soak-72h wheel dist audit lock test-newest format clean
+  soak oracles mutants soak-72h wheel dist docs audit lock test-newest format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -140,6 +141,9 @@ build/aarch64/build.ninja: CMAKE_OPTIONS = -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-
   -DLLAMA4RT_TESTS=ON -DLLAMA4RT_ASSERTS=ON
 build/bench/build.ninja: CMAKE_OPTIONS = -DLLAMA4RT_PYTHON=OFF -DLLAMA4RT_BENCHMARKS=ON
 
+# Tests are run in this many processes at once: most use one core.
+JOBS := $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+
 # --- what people call -----------------------------------------------------------------------------------------------
 
 demo: $(DONE)/package
@@ -150,17 +154,17 @@ test: test-cpp test-simt test-ptx test-python
 
 test-cpp: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_tests
-	build/tests/tests/cpp/llama4rt_tests
+	build/tests/tests/cpp/llama4rt_tests --jobs=$(JOBS)
 
 test-simt: build/tests/build.ninja
 	@cmake --build build/tests --target llama4rt_simt_tests
-	build/tests/tests/cpp/llama4rt_simt_tests
+	build/tests/tests/cpp/llama4rt_simt_tests --jobs=$(JOBS)
 
 # nvcc comes from its packages where there is none; where those cannot be had either, it says that nothing was run.
 # PTX_TEST_ARGS: parts of names of tests, --target sm_90a, --require (then no nvcc is a failure).
 test-ptx: build/tests/build.ninja
 	@[ -n "$${CUDA_HOME:-}" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
-	$(BIN)/python scripts/ptx_test.py $(PTX_TEST_ARGS)
+	$(BIN)/python scripts/ptx_test.py --jobs=$(JOBS) $(PTX_TEST_ARGS)
 
 # Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
 test-aarch64: aarch64-tools build/aarch64/build.ninja
@@ -188,8 +192,9 @@ aarch64-tools chromium:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null
 
+# A file's tests stay in one process, and share what they make. A process takes some 2 GB.
 test-python: $(DONE)/package $(DONE)/test $(DONE)/tokenizer $(DONE)/torchvision $(DONE)/real-model
-	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --durations=15 -n $$(($(JOBS) < 4 ? $(JOBS) : 4)) --dist loadfile $(PYTEST_ARGS)
 
 check: $(DONE)/dev
 	@failed=0  # all of them, so that one run shows everything
@@ -210,7 +215,7 @@ check: $(DONE)/dev
 cuda-compile: nvcc-check
 nvcc-check: $(DONE)/venv $(DONE)/nvdisasm $(if $(CUDA_HOME)$(shell command -v nvcc),,$(DONE)/nvcc)
 	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_ARGS)
-	$(BIN)/python scripts/machine_code_counts.py $(CUDA_COMPILE_ARGS)
+	$(BIN)/python scripts/machine_code_counts.py $(filter --require,$(CUDA_COMPILE_ARGS))
 
 CPU_NAME = $(shell sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1 | tr A-Z a-z | tr -sc 'a-z0-9' - | sed 's/-*$$//')
 bench: $(DONE)/package $(DONE)/tokenizer build/bench/build.ninja
@@ -249,6 +254,13 @@ dist:
 	@scripts/make_venv.sh $(DIST_VENV) $(PYTHON)
 	@$(DIST_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/dist.txt
 	@$(DIST_VENV)/bin/python scripts/dist.py $(DIST_ARGS)
+
+DOCS_VENV := build/docs/venv
+docs:
+	@scripts/make_venv.sh $(DOCS_VENV) $(PYTHON)
+	@$(DOCS_VENV)/bin/python -m pip install -q --no-deps --require-hashes --only-binary :all: -r requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build -q --strict -f tools/site/mkdocs.yml
+	@echo "build/site/index.html"
 
 AUDIT_VENV := build/audit/venv
 audit:

@@ -2,7 +2,8 @@
 """Compiles every CUDA file with nvcc and judges what ptxas says. Needs no GPU.
 
 For Hopper it makes machine code (sm_90a), for other GPUs PTX (sm_80, sm_89, sm_100), and compiles that too, as a driver
-would.
+would. With --short (as CI calls it) the PTX for sm_89 and sm_100 is only assembled, without optimising it: what it says
+is read, and what it asks for is not counted.
 Warnings are errors. A kernel that spills registers (elsewhere than on Hopper: more than 16 bytes), keeps arrays in
 local memory or has its wgmma serialised fails.
 Prints registers and shared memory of each kernel with --verbose. A file that passed is not compiled again until it, a
@@ -32,8 +33,17 @@ ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ["csrc/cuda/kernels/*.cu", "tests/cpp/cuda/*.cu"]
 HOST = ["csrc/cuda/*.cpp"]
 PTX_FOR = ["80", "89", "100"]
+ONLY_ASSEMBLED = ["89", "100"]  # with --short
+DEVICE_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-ftz=false",
+    "-prec-div=true",
+]  # what decides the PTX, with the architecture
 INCLUDE_FROM = ["csrc", "tests", "tests/cpp"]
 REPORTS = ROOT / "build/cuda-compile"
+PTX_CACHE = ROOT / "build/ptx/cache"
+PTX_KEPT = ["sm_90a", "sm_80"]  # what scripts/ptx_test.py runs: the same compiler run makes it
 
 # The kernels are made for Hopper. What other GPUs' assemblers save for a few registers more costs nothing to speak of.
 HOPPER = "sm_90a"
@@ -110,26 +120,26 @@ def kept_machine_code(report: Path) -> Path:
     return report.with_suffix(".cubin")
 
 
-def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[int, str]:
-    """Status and log; leaves the machine code for Hopper in the folder of `out`, as NAME.cubin."""
+def ptx_path(source: Path, target: str, version: str) -> Path:
+    """Where the PTX of exactly this text by this version of nvcc lies, once something compiled it."""
+    key = hashlib.sha256("\0".join([version, target, *DEVICE_FLAGS]).encode())
+    for path in sorted(with_headers(source)):
+        key.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return PTX_CACHE / f"{source.stem}-{key.hexdigest()[:24]}.ptx"
+
+
+def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path, short: bool) -> tuple[int, str]:
+    """Status and log; leaves machine code for Hopper and PTX in the folder of `out`, as NAME.cubin, NAME.TARGET.ptx."""
     command = [
         str(nvcc),
-        "-std=c++20",
-        "-O3",
+        *DEVICE_FLAGS,
         "-c",
         "-o",
         str(out),
         *(f"-I{root}" for root in INCLUDE_FROM),
         *extra,
     ]
-    command += [
-        "-Werror",
-        "all-warnings",
-        "-Xcompiler",
-        "-Wall,-Wextra,-Werror",
-        "-ftz=false",
-        "-prec-div=true",
-    ]
+    command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror"]
     if source.suffix == ".cu":
         steps = out.parent / (source.name + ".steps")
         steps.mkdir()
@@ -137,14 +147,36 @@ def compile_one(source: Path, nvcc: Path, extra: list[str], out: Path) -> tuple[
         command += ["-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
         for sm in PTX_FOR:
             # ptxas reads that PTX too: nvcc alone would let wrong inline assembly through.
-            command += ["-gencode", f"arch=compute_{sm},code=[compute_{sm},sm_{sm}]"]
+            code = "" if short and sm in ONLY_ASSEMBLED else f",sm_{sm}"
+            command += ["-gencode", f"arch=compute_{sm},code=[compute_{sm}{code}]"]
     command.append(str(source.relative_to(ROOT)))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if source.suffix == ".cu" and done.returncode == 0:
+    status, log = done.returncode, done.stdout + done.stderr
+    if source.suffix == ".cu" and status == 0:
+        for sm in ONLY_ASSEMBLED if short else []:
+            read = assembled(nvcc, steps, sm)
+            status, log = status or read.returncode, log + read.stdout + read.stderr
         (code,) = steps.glob("*90a.cubin")
         code.replace(out.with_suffix(".cubin"))
+        for target in PTX_KEPT:
+            (text,) = steps.glob(f"*compute_{target.removeprefix('sm_')}.ptx")
+            text.replace(out.with_suffix(f".{target}.ptx"))
         shutil.rmtree(steps)
-    return done.returncode, done.stdout + done.stderr
+    return status, log
+
+
+def assembled(nvcc: Path, steps: Path, sm: str) -> subprocess.CompletedProcess[str]:
+    """ptxas on the PTX for one GPU, without optimising it."""
+    (text,) = steps.glob(f"*compute_{sm}.ptx")
+    command = [
+        str(nvcc.parent / "ptxas"),
+        "-O0",
+        f"-arch=sm_{sm}",
+        "-o",
+        str(steps / "none.cubin"),
+        str(text),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def demangled(lines: list[str]) -> list[str]:
@@ -159,6 +191,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
+    parser.add_argument("--short", action="store_true", help="some GPUs' PTX is only assembled")
     parser.add_argument("--verbose", action="store_true", help="one line per kernel")
     parser.add_argument("-j", "--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="at a time")
     parser.add_argument("files", nargs="*", help="only these")
@@ -178,15 +211,21 @@ def main() -> int:
         [str(compiler[0]), "--version"], capture_output=True, text=True, check=True
     ).stdout
     REPORTS.mkdir(parents=True, exist_ok=True)
+    PTX_CACHE.mkdir(parents=True, exist_ok=True)
 
     def checked(source: Path) -> tuple[bool, int, str, Path]:
         kept = report_path(source, version + str(compiler))
+        code = kept_machine_code(kept)
+        if options.short and not kept.is_file():
+            kept = kept.with_suffix(".short.log")  # serves only here
         if kept.is_file():
             return True, 0, kept.read_text(), kept
         out = Path(directory) / (source.name + ".o")
-        status, log = compile_one(source, *compiler, out)
+        status, log = compile_one(source, *compiler, out, options.short)
         if source.suffix == ".cu" and status == 0:
-            shutil.copyfile(out.with_suffix(".cubin"), kept_machine_code(kept))
+            shutil.copyfile(out.with_suffix(".cubin"), code)
+            for target in PTX_KEPT:
+                shutil.copyfile(out.with_suffix(f".{target}.ptx"), ptx_path(source, target, version))
         return False, status, log, kept
 
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(options.jobs) as pool:

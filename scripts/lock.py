@@ -38,7 +38,7 @@ TOGETHER: dict[str, list[str]] = {
     "soak": ["test"],
     "sdist-build": [],
 }
-ALONE = ["nvcc", "nvdisasm", "client-litellm", "client-lm_eval", "lock", "dist", "audit"]
+ALONE = ["nvcc", "nvdisasm", "client-litellm", "client-lm_eval", "lock", "dist", "audit", "docs"]
 WITHOUT_DEPENDENCIES = ["tokenizer", "real-model", "schema-suite", "oracles", "oracle-sources"]
 # Installed with torch, or, for its CPU build, not at all.
 WITH_TORCH = re.compile(r"torch|triton|(nvidia|cuda)-.*")

@@ -4,14 +4,13 @@
     scripts/ptx_compile.py [--target sm_90a] [--out build/ptx/sm_90a]
 
 One file per .cu of csrc/cuda/kernels and of the tests, with the flags of scripts/cuda_compile.py, which also finds the
-compiler. What was compiled once from the same text by the same compiler is taken from build/ptx/cache. Prints the
-folder; exit status 1 when something does not compile, 2 when there is no compiler.
+compiler. What was compiled once from the same text by the same compiler, here or by that script, is taken from
+build/ptx/cache. Prints the folder; exit status 1 when something does not compile, 2 when there is no compiler.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -19,26 +18,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cuda_compile import INCLUDE_FROM, KERNELS, ROOT, find_nvcc, with_headers
-
-CACHE = ROOT / "build/ptx/cache"
+from cuda_compile import DEVICE_FLAGS, INCLUDE_FROM, KERNELS, PTX_CACHE, ROOT, find_nvcc, ptx_path
 
 
 def compile_one(source: Path, target: str, nvcc: Path, extra: list[str], version: str) -> Path | str:
     """The PTX, from the cache where it is there; or the compiler's complaint."""
     arch = target.removeprefix("sm_")
     command = [
-        "-std=c++20",
-        "-O3",
+        *DEVICE_FLAGS,
         "-ptx",
-        *("-ftz=false", "-prec-div=true"),
         *("-gencode", f"arch=compute_{arch},code=compute_{arch}"),
         *(f"-I{root}" for root in INCLUDE_FROM),
     ]
-    key = hashlib.sha256("\0".join([version, *command]).encode())
-    for path in sorted(with_headers(source)):
-        key.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    kept = CACHE / f"{source.stem}-{key.hexdigest()[:24]}.ptx"
+    kept = ptx_path(source, target, version)
     if kept.is_file():
         return kept
     # Whole or not at all: another process may compile the same.
@@ -73,7 +65,7 @@ def main() -> int:
     nvcc, extra = compiler
     version = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
     out: Path = options.out or ROOT / "build/ptx" / options.target
-    CACHE.mkdir(parents=True, exist_ok=True)
+    PTX_CACHE.mkdir(parents=True, exist_ok=True)
     sources = [p for pattern in KERNELS for p in sorted(ROOT.glob(pattern))]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda s: compile_one(s, options.target, nvcc, extra, version), sources))

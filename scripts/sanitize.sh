@@ -25,10 +25,11 @@ build() {  # build NAME SANITIZERS TARGET...
 
 echo "== address and undefined-behaviour sanitizers"
 build asan "address;undefined"
-build/asan/tests/cpp/llama4rt_tests
+build/asan/tests/cpp/llama4rt_tests "--jobs=$(nproc)"
 # The threads of an emulated kernel that failed never end, and keep what they had. A fake stack for each of them, which
 # use after return needs, would make this ten times slower.
-ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0:detect_stack_use_after_return=0 build/asan/tests/cpp/llama4rt_simt_tests
+ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0:detect_stack_use_after_return=0 \
+  build/asan/tests/cpp/llama4rt_simt_tests "--jobs=$(nproc)"
 for driver in build/asan/tests/cpp/llama4rt_*_fuzz; do
   echo "== $(basename "$driver"), $runs inputs"
   "$driver" --runs "$runs"

@@ -1,7 +1,7 @@
 // Runs the registered tests, in order of name.
-//   llama4rt_tests [--list] [--limit=SECONDS] [FILTER...] [-FILTER...]
+//   llama4rt_tests [--list] [--limit=SECONDS] [--jobs=N] [FILTER...] [-FILTER...]
 // A test runs when its name contains one of the filters (or there is none) and none of those with a minus. The limit
-// holds for each test; 0: none, for a debugger.
+// holds for each test; 0: none, for a debugger. With --jobs as many processes share the tests.
 #include <signal.h>
 #include <unistd.h>
 
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <exception>
 
+#include "in_processes.h"
 #include "test.h"
 
 namespace llama4rt::test {
@@ -110,31 +111,55 @@ Outcome run(const TestCase& test, unsigned limit_seconds) {
 
 namespace {
 
-int run_all(const std::vector<std::string>& wanted, const std::vector<std::string>& unwanted, bool list,
-            unsigned limit_seconds) {
-  std::vector<TestCase> tests = registry();
-  std::sort(tests.begin(), tests.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  int counts[3] = {};
-  try {
-    if (!list)
-      for (const auto& prepare : preparations()) prepare();
-  } catch (const std::exception& e) {
-    std::printf("FAIL before the first test: %s\n", e.what());
-    return 1;
-  }
-  for (const TestCase& test : tests) {
+struct Options {
+  std::vector<std::string> wanted, unwanted;  // parts of names
+  bool list = false;
+  unsigned limit_seconds = kLimitSeconds;
+  int jobs = 1;
+};
+
+std::vector<TestCase> chosen_tests(const Options& options) {
+  std::vector<TestCase> tests;
+  for (const TestCase& test : registry()) {
     const auto named_by = [&](const std::vector<std::string>& filters) {
       return std::any_of(filters.begin(), filters.end(),
                          [&](const std::string& f) { return test.name.find(f) != std::string::npos; });
     };
-    if ((!wanted.empty() && !named_by(wanted)) || named_by(unwanted)) continue;
-    if (list)
-      std::printf("%s\n", test.name.c_str());
-    else
-      ++counts[int(run(test, limit_seconds))];
+    if ((options.wanted.empty() || named_by(options.wanted)) && !named_by(options.unwanted))
+      tests.push_back(test);
   }
-  if (list) return 0;
-  const auto [passed, failed, skipped] = counts;
+  std::sort(tests.begin(), tests.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return tests;
+}
+
+// Until no test is left; 1 when what has to be done before the first one fails.
+int work(const std::vector<TestCase>& tests, unsigned limit_seconds, Board& board, int job) {
+  try {
+    for (const auto& prepare : preparations()) prepare();
+  } catch (const std::exception& e) {
+    std::printf("FAIL before the first test: %s\n", e.what());
+    return 1;
+  }
+  for (size_t i; (i = board.next++) < tests.size();) {
+    board.running[job] = i;
+    ++board.counts[int(run(tests[i], limit_seconds))];
+  }
+  return 0;
+}
+
+int run_all(const Options& options) {
+  const std::vector<TestCase> tests = chosen_tests(options);
+  if (options.list) {
+    for (const TestCase& test : tests) std::printf("%s\n", test.name.c_str());
+    return 0;
+  }
+  Board& board = Board::shared();
+  const auto in_job = [&](int job) { return work(tests, options.limit_seconds, board, job); };
+  const int status = options.jobs == 1 ? in_job(0) : in_processes(options.jobs, in_job, [&](int job) {
+    return tests[board.running[job]].name;
+  });
+  if (status != 0) return status;
+  const int passed = board.counts[0], failed = board.counts[1], skipped = board.counts[2];
   std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
   return failed > 0 || passed + skipped == 0 ? 1 : 0;
 }
@@ -143,19 +168,20 @@ int run_all(const std::vector<std::string>& wanted, const std::vector<std::strin
 }  // namespace llama4rt::test
 
 int main(int argc, char** argv) {
-  std::vector<std::string> wanted, unwanted;
-  bool list = false;
-  unsigned limit_seconds = llama4rt::test::kLimitSeconds;
+  using namespace llama4rt::test;
+  Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--list")
-      list = true;
+      options.list = true;
     else if (argument.starts_with("--limit="))
-      limit_seconds = unsigned(std::atoi(argument.c_str() + 8));
+      options.limit_seconds = unsigned(std::atoi(argument.c_str() + 8));
+    else if (argument.starts_with("--jobs="))
+      options.jobs = std::clamp(std::atoi(argument.c_str() + 7), 1, kMostJobs);
     else if (argument.starts_with("-"))
-      unwanted.push_back(argument.substr(1));
+      options.unwanted.push_back(argument.substr(1));
     else
-      wanted.push_back(argument);
+      options.wanted.push_back(argument);
   }
-  return llama4rt::test::run_all(wanted, unwanted, list, limit_seconds);
+  return run_all(options);
 }

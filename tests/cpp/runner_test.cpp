@@ -1,4 +1,5 @@
-// The runner itself (main.cpp): a test that hangs ends the run with its name, one that cannot be done is counted.
+// The runner itself (main.cpp, in_processes.h): a test that hangs ends the run with its name, one that cannot be done is
+// counted, and several processes share the tests without missing one or what becomes of it.
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "in_processes.h"
 #include "test.h"
 
 namespace llama4rt::test {
@@ -78,6 +80,36 @@ TEST(outcomes_are_told_apart) {
   };
   CHECK_EQ(run_in_child("a.fails_too", fails_too, 10).status, int(Outcome::kFailed));
   CHECK_EQ(run_in_child("a.throws", [] { throw std::runtime_error("x"); }, 10).status, int(Outcome::kFailed));
+}
+
+TEST(processes_share_the_tests) {
+  Board& board = Board::shared();
+  const auto name = [](int job) { return "a.test_of_process_" + std::to_string(job); };
+  const auto take = [&](int) {
+    for (size_t i; (i = board.next++) < 100;) ++board.counts[0], board.counts[1] += int(i);
+    _exit(0);  // not what this process would do at its end
+    return 0;
+  };
+  CHECK_EQ(in_processes(3, take, name), 0);
+  CHECK_EQ(board.counts[0].load(), 100);
+  CHECK_EQ(board.counts[1].load(), 99 * 100 / 2);  // each of them, once
+
+  const auto outcome = [&](const std::function<int(int)>& work) {
+    const auto both = [&] {
+      const int status = in_processes(2, work, name);
+      std::fflush(stdout);
+      _exit(status);
+    };
+    return run_in_child("both", both, 60);
+  };
+  const Ended fails = outcome([](int job) -> int {
+    if (job == 0) pause();  // is ended with the other
+    _exit(7);
+  });
+  CHECK_EQ(fails.status, 7);
+  const Ended crashes = outcome([](int job) -> int { return kill(getpid(), job == 1 ? SIGKILL : SIGSTOP); });
+  CHECK_EQ(crashes.status, 128 + SIGKILL);
+  CHECK(has(crashes, "FAIL a.test_of_process_1 (its process ended with signal 9)"));
 }
 
 }  // namespace llama4rt::test
