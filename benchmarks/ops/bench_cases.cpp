@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "ops/cases.h"
 #include "ops/random_weights.h"
@@ -281,7 +282,7 @@ std::vector<BenchCase> experts_cases(Device& device, const cases::WeightSpec& sp
   return all;
 }
 
-// The keys and values of one sequence; what is in them does not change the time.
+// The keys and values of one sequence.
 struct BenchCache {
   AlignedBytes k, v;
   KvLayer layer;
@@ -289,7 +290,7 @@ struct BenchCache {
   std::vector<int64_t> first_position, kv_begin;
   AttentionBatch batch;
 
-  BenchCache(const cases::AttentionCase& c, Rng& rng) {
+  BenchCache(Device& device, const cases::AttentionCase& c, Rng& rng) {
     const cases::AttentionSequence& s = c.sequences[0];
     const int64_t keys = s.first_position + s.length - s.kv_begin;
     layer = {.format = c.kv_format,
@@ -297,13 +298,22 @@ struct BenchCache {
              .block_size = c.block_size,
              .num_kv_heads = c.num_kv_heads,
              .head_dim = c.head_dim};
-    const int64_t elements = layer.num_blocks * layer.block_elements();
     k = AlignedBytes(layer.num_blocks * layer.block_bytes());
     v = AlignedBytes(int64_t(k.size()));
-    for (AlignedBytes* cache : {&k, &v})
-      for (int64_t i = 0; i < elements; ++i) cache->as<bf16>()[i] = to_bf16(rng.uniform(-1, 1));
     layer.k = k.as<void>();
     layer.v = v.as<void>();
+    const int64_t width = int64_t(c.num_kv_heads) * c.head_dim,
+                  slots = int64_t(layer.num_blocks) * c.block_size;
+    const Matrix numbers = test::random_activations(rng, c.block_size, 3 * width);
+    for (int64_t first = 0; first < slots; first += c.block_size) {
+      Matrix some = numbers;
+      std::vector<int64_t> at(size_t(c.block_size));
+      std::iota(at.begin(), at.end(), first);
+      const Tensor all = some.view();
+      device.ops().prepare_qkv(all.columns(0, width), all.columns(width, width),
+                               all.columns(2 * width, width), {}, layer,
+                               Tensor(at.data(), DType::kI64, {c.block_size}));
+    }
     for (int32_t i = 0; i < layer.num_blocks; ++i) table.push_back(i);
     query_start = {0, int32_t(s.length)};
     first_position = {s.first_position};
@@ -321,9 +331,17 @@ struct BenchCache {
 std::vector<BenchCase> attention_cases(Device& device) {
   Rng rng(4);
   std::vector<BenchCase> all;
-  for (const cases::AttentionCase& c : cases::attention_speed_cases()) {
+  std::vector<cases::AttentionCase> shapes = cases::attention_speed_cases(), formats;
+  shapes.push_back(shapes.back());
+  shapes.back().sequences = {{.first_position = 7680, .length = 512}};
+  for (cases::AttentionCase c : shapes)
+    for (const KvKind format : {KvKind::kBF16, KvKind::kInt16, KvKind::kInt8}) {
+      c.kv_format = format;
+      formats.push_back(c);
+    }
+  for (const cases::AttentionCase& c : formats) {
     const cases::AttentionSequence& s = c.sequences[0];
-    const auto cache = std::make_shared<BenchCache>(c, rng);
+    const auto cache = std::make_shared<BenchCache>(device, c, rng);
     const int64_t heads = c.num_kv_heads * c.group, width = heads * c.head_dim;
     const auto q = activations(rng, s.length, width), out = std::make_shared<Matrix>(s.length, width);
     double pairs = 0;  // of query and key

@@ -365,6 +365,8 @@ py::dict stats_dict(const Engine& engine) {
   out["bytes"] = bytes;
   out["expert_tokens"] = s.expert_tokens;
   if (const auto store = engine.store_stats()) out["store"] = store_dict(*store);
+  out["expert_reads"] = s.expert_reads;
+  out["steps"] = s.steps;
   return out;
 }
 
@@ -541,6 +543,12 @@ void bind_engine(py::module_& m) {
       .def("close", &Engine::close, without_gil);
   m.def("plan", &plan_file, py::arg("file"));
   m.def("plan_config", &plan_dummy, py::arg("config"));
+  m.def(
+      "auto_kv_format",
+      [](const std::string& device, int64_t head_dim) {
+        return std::string(kv_kind_name(auto_kv_kind(device, head_dim)));
+      },
+      py::arg("device"), py::arg("head_dim"));
   m.def("list_weights", &weight_list, py::arg("config"));
 }
 

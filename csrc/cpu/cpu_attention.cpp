@@ -14,6 +14,10 @@ using cpu::kSplitKeys;
 namespace {
 // Multiplications up to which one thread attends alone: to wake the others costs as long.
 constexpr int64_t kAlone = int64_t(64) << 10;
+// Query rows of a unit of a prompt, which pass each split of the keys together, while it is in the second cache; fewer
+// where there would not be so many units for each thread.
+constexpr int64_t kUnitRows = 128;
+constexpr int64_t kUnitsPerMember = 8;
 }  // namespace
 
 struct CpuOps::AttentionCall {
@@ -55,7 +59,16 @@ struct CpuOps::AttentionCall {
 void CpuOps::plan_attention(const AttentionCall& call) {
   attention_units_.clear();
   merges_.clear();
-  const int64_t tokens_per_unit = std::max<int64_t>(1, kMaxAttentionRows / call.group);
+  const auto tokens_of = [&](int64_t rows) { return std::max<int64_t>(1, rows / call.group); };
+  const auto units_of = [&](int64_t tokens) {
+    int64_t units = 0;
+    for (int seq = 0; seq < call.batch.num_seqs; ++seq) units += ceil_div(call.num_queries(seq), tokens);
+    return units * call.kv.num_kv_heads;
+  };
+  int64_t unit_rows = kUnitRows;
+  while (unit_rows > kMaxAttentionRows && units_of(tokens_of(unit_rows)) < kUnitsPerMember * team_.size())
+    unit_rows /= 2;
+  const int64_t tokens_per_unit = tokens_of(unit_rows);
   int64_t state_rows = 0;
   for (int seq = 0; seq < call.batch.num_seqs; ++seq) {
     const int64_t num_queries = call.num_queries(seq), splits = call.num_splits(seq, 0);
@@ -75,46 +88,53 @@ void CpuOps::plan_attention(const AttentionCall& call) {
   attention_states_.get<float>(state_rows * call.state_size);
 }
 
-void CpuOps::reserve_attention(int64_t head_dim) {
+void CpuOps::reserve_attention(int64_t rows, int64_t head_dim) {
   for (Member& m : members_) {
     m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
-    m.states.get<float>(2 * kMaxAttentionRows * cpu::attention_state_floats(head_dim));
+    m.states.get<float>((rows + kMaxAttentionRows) * cpu::attention_state_floats(head_dim));
   }
 }
 
-const float* CpuOps::attend_all(int member, const AttentionTile& tile) {
+const float* CpuOps::attend_all(int member, std::span<const AttentionTile> tiles) {
   Member& m = members_[size_t(member)];
-  const int64_t dim = tile.kv->head_dim, state_size = cpu::attention_state_floats(dim);
+  const int64_t dim = tiles[0].kv->head_dim, state_size = cpu::attention_state_floats(dim);
+  const int64_t num_rows = int64_t(tiles.size() - 1) * kMaxAttentionRows + tiles.back().num_rows;
   auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
-  float* states = m.states.get<float>(2 * kMaxAttentionRows * state_size);
-  float* next = states + kMaxAttentionRows * state_size;
-  kernels_.attend(states, tile, 0, scratch);
-  for (int64_t p = 1; p < ceil_div(tile.num_keys[tile.num_rows - 1], kSplitKeys); ++p) {
-    kernels_.attend(next, tile, p, scratch);
-    for (int64_t i = 0; i < tile.num_rows; ++i)
-      kernels_.merge_state(states + i * state_size, next + i * state_size, dim);
+  float* states = m.states.get<float>((num_rows + kMaxAttentionRows) * state_size);
+  float* next = states + num_rows * state_size;
+  const int64_t num_splits = ceil_div(tiles.back().num_keys[tiles.back().num_rows - 1], kSplitKeys);
+  for (int64_t p = 0; p < num_splits; ++p) {
+    float* into = states;
+    for (const AttentionTile& tile : tiles) {
+      kernels_.attend(p == 0 ? into : next, tile, p, scratch);
+      for (int64_t i = 0; i < tile.num_rows && p > 0; ++i)
+        kernels_.merge_state(into + i * state_size, next + i * state_size, dim);
+      into += tile.num_rows * state_size;
+    }
   }
   return states;
 }
 
 void CpuOps::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
   Member& m = members_[size_t(member)];
-  auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
   const int64_t num_rows = unit.num_tokens * call.group, dim = call.kv.head_dim;
-  for (int64_t row = 0; row < num_rows; row += kMaxAttentionRows) {
-    const int64_t rows = std::min<int64_t>(kMaxAttentionRows, num_rows - row);
-    const AttentionTile tile = call.tile(unit, row, rows);
-    if (unit.split >= 0) {
-      kernels_.attend(attention_states_.get<float>(0) + (unit.state_row + row) * call.state_size, tile,
-                      unit.split, scratch);
-      continue;
+  m.tiles.clear();
+  for (int64_t row = 0; row < num_rows; row += kMaxAttentionRows)
+    m.tiles.push_back(call.tile(unit, row, std::min<int64_t>(kMaxAttentionRows, num_rows - row)));
+  if (unit.split >= 0) {
+    auto* scratch = m.kernel.get<std::byte>(kernels_.attention_scratch_bytes());
+    float* states = attention_states_.get<float>(0) + unit.state_row * call.state_size;
+    for (const AttentionTile& tile : m.tiles) {
+      kernels_.attend(states, tile, unit.split, scratch);
+      states += tile.num_rows * call.state_size;
     }
-    const float* states = attend_all(member, tile);
-    for (int64_t i = 0; i < rows; ++i)
-      kernels_.finish_state(call.out_head(unit.seq, unit.token + (row + i) / call.group,
-                                          unit.kv_head * call.group + (row + i) % call.group),
-                            states + i * call.state_size, dim);
+    return;
   }
+  const float* states = attend_all(member, m.tiles);
+  for (int64_t i = 0; i < num_rows; ++i)
+    kernels_.finish_state(
+        call.out_head(unit.seq, unit.token + i / call.group, unit.kv_head * call.group + i % call.group),
+        states + i * call.state_size, dim);
 }
 
 void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
@@ -123,7 +143,7 @@ void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const A
   const AttentionCall call{
       out, q, kv, batch, scale, q.size(1) / dim / kv.num_kv_heads, cpu::attention_state_floats(dim)};
   plan_attention(call);
-  reserve_attention(dim);
+  reserve_attention(std::max(kUnitRows, call.group), dim);
   int64_t multiplications = 0;
   for (int seq = 0; seq < batch.num_seqs; ++seq) {
     const int64_t queries = call.num_queries(seq);

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -86,11 +87,11 @@ class CpuOps final : public Ops {
   };
   struct AttentionCall;
   void plan_attention(const AttentionCall& call);
-  // The scratch of all members that attend_all needs.
-  void reserve_attention(int64_t head_dim);
-  // States of all rows of the tile over all their keys: [num_rows, attention_state_floats(D)], the member's
-  // own until its next call.
-  const float* attend_all(int member, const cpu::AttentionTile& tile);
+  // The scratch of all members that attend_all needs, for so many rows.
+  void reserve_attention(int64_t rows, int64_t head_dim);
+  // States of all rows of the tiles, all full but the last, over all their keys: [rows, attention_state_floats(D)],
+  // the member's own until its next call.
+  const float* attend_all(int member, std::span<const cpu::AttentionTile> tiles);
   void run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit);
 
   const cpu::Kernels& kernels_;
@@ -100,6 +101,7 @@ class CpuOps final : public Ops {
   // Scratch, reused from call to call. Vectors keep their capacity.
   struct Member {
     cpu::Scratch kernel, states, values, scales, sums, totals;
+    std::vector<cpu::AttentionTile> tiles;
   };
   std::vector<Member> members_;
   std::vector<cpu::Linear> linears_;

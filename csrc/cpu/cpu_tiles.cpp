@@ -31,7 +31,7 @@ void CpuOps::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t
   kv.v = tile_values_.get<float>(kv.block_elements());
   const int32_t block = 0;
   const int64_t units_per_head = ceil_div(rows_per_tile, int64_t(kMaxAttentionRows));
-  reserve_attention(dim);
+  reserve_attention(kMaxAttentionRows, dim);
   for (int64_t first = 0; first < q.size(0); first += rows_per_tile) {
     for_rows(rows_per_tile, 2 * q.size(1), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
@@ -51,7 +51,7 @@ void CpuOps::do_tile_attention(Tensor out, Tensor q, Tensor k, Tensor v, int64_t
       tile.kv_head = head;
       tile.blocks = &block;
       tile.scale = scale;
-      const float* states = attend_all(member, tile);
+      const float* states = attend_all(member, std::span(&tile, 1));
       for (int64_t i = 0; i < tile.num_rows; ++i)
         kernels_.finish_state(out.row<float>(first + begin + i) + head * dim, states + i * state_size, dim);
     });

@@ -12,6 +12,7 @@ Llama4::Llama4(Device& device, const ModelConfig& config, const Llama4Weights& w
   if (!device.traits().has_own_memory)
     for (const Llama4Weights::Layer& layer : w_.layers)
       expert_tokens_.emplace_back(layer.moe ? size_t(cfg_.num_local_experts) : 0, 0);
+  expert_reads_.resize(expert_tokens_.size(), 0);
 }
 
 void Llama4::forward(const Batch& batch, std::span<const KvLayer> kv) {
@@ -101,7 +102,10 @@ void Llama4::mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t 
 void Llama4::count_experts(size_t l, const Routing& routing) {
   if (expert_tokens_.empty()) return;
   const int32_t* const offsets = routing.offsets.ptr<const int32_t>();
-  for (size_t e = 0; e < expert_tokens_[l].size(); ++e) expert_tokens_[l][e] += offsets[e + 1] - offsets[e];
+  for (size_t e = 0; e < expert_tokens_[l].size(); ++e) {
+    expert_tokens_[l][e] += offsets[e + 1] - offsets[e];
+    expert_reads_[l] += offsets[e + 1] > offsets[e];
+  }
 }
 
 }  // namespace llama4rt

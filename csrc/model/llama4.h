@@ -38,6 +38,8 @@ class Llama4 {
   // [L][E] tokens that each expert has had since the start; a dense layer's list is empty. Without layers
   // where the device keeps its routing to itself: to look there would make every step wait.
   const std::vector<std::vector<int64_t>>& expert_tokens() const { return expert_tokens_; }
+  // [L] how often a step sent a token to an expert: experts read, since the start. Likewise.
+  const std::vector<int64_t>& expert_reads() const { return expert_reads_; }
 
   const Workspace& workspace() const { return ws_; }
 
@@ -54,6 +56,7 @@ class Llama4 {
   Tensor outputs_;  // F32 [max_outputs, H]
   Tensor logits_;   // F32 [logit_rows, V]
   std::vector<std::vector<int64_t>> expert_tokens_;
+  std::vector<int64_t> expert_reads_;
 };
 
 }  // namespace llama4rt

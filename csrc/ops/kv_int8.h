@@ -9,21 +9,25 @@
 
 namespace llama4rt {
 
-inline constexpr int64_t kMaxInt8HeadDim = 256;  // sums of D products of 8 and 16 bits stay below 2^31
+inline constexpr int64_t kMaxIntHeadDim = 256;  // of every cache of integers: sums stay below 2^31
 inline constexpr int kKvInt8Largest = 127;
 
 // Rounds to nearest, ties to even. A head with Inf or NaN gets the scale NaN, one of (nearly) denormal
 // numbers becomes zero, as its inverse would overflow.   q, x: [dim]
-inline void quantize_kv(int8_t* q, float& scale, const float* x, int64_t dim) {
+template <int kLargest, class Number>
+inline void quantize_kv_as(Number* q, float& scale, const float* x, int64_t dim) {
   float absmax = 0;
   bool finite = true;
   for (int64_t d = 0; d < dim; ++d) {
     finite = finite && std::isfinite(x[d]);
     absmax = std::max(absmax, std::abs(x[d]));
   }
-  scale = finite ? absmax / float(kKvInt8Largest) : std::numeric_limits<float>::quiet_NaN();
-  const float inverse = finite && absmax > 1e-30f ? float(kKvInt8Largest) / absmax : 0;
-  for (int64_t d = 0; d < dim; ++d) q[d] = inverse == 0 ? int8_t(0) : int8_t(std::nearbyint(x[d] * inverse));
+  scale = finite ? absmax / float(kLargest) : std::numeric_limits<float>::quiet_NaN();
+  const float inverse = finite && absmax > 1e-30f ? float(kLargest) / absmax : 0;
+  for (int64_t d = 0; d < dim; ++d) q[d] = inverse == 0 ? Number(0) : Number(std::nearbyint(x[d] * inverse));
+}
+inline void quantize_kv(int8_t* q, float& scale, const float* x, int64_t dim) {
+  quantize_kv_as<kKvInt8Largest>(q, scale, x, dim);
 }
 
 }  // namespace llama4rt

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/checked_math.h"
+#include "ops/kv_int16.h"
 #include "ops/kv_int8.h"
 #include "weights/layout.h"
 
@@ -140,6 +141,12 @@ void store_kv(void* cache, KvKind kind, int64_t at, const float* head, int64_t h
       std::memcpy(static_cast<char*>(p) + head_dim, &scale, sizeof(scale));
       return;
     }
+    case KvKind::kInt16: {
+      float scale = 0;
+      quantize_kv_int16(static_cast<int16_t*>(p), scale, head, head_dim);
+      std::memcpy(static_cast<char*>(p) + head_dim * 2, &scale, sizeof(scale));
+      return;
+    }
   }
 }
 
@@ -156,6 +163,12 @@ void load_kv(float* head, const void* cache, KvKind kind, int64_t at, int64_t he
       float scale = 0;
       std::memcpy(&scale, static_cast<const char*>(p) + head_dim, sizeof(scale));
       for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int8_t*>(p)[i]) * scale;
+      return;
+    }
+    case KvKind::kInt16: {
+      float scale = 0;
+      std::memcpy(&scale, static_cast<const char*>(p) + head_dim * 2, sizeof(scale));
+      for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int16_t*>(p)[i]) * scale;
       return;
     }
   }

@@ -504,6 +504,8 @@ class KvFormat:
         """Bytes that the keys, or the values, of one token and one head take."""
 
 def kv_formats() -> list[KvFormat]: ...
+def auto_kv_format(device: str, head_dim: int) -> str:
+    """The cache format that "auto" means on "reference", "cpu" or "cuda:N"."""
 
 class TensorSpec:
     """One tensor of a model: csrc/model/shape.h."""

@@ -44,7 +44,7 @@ def test_a_sound_file_is_explained(
         assert max(s.of_weights for s in report.steps) > 1e-3
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["bf16", "f32", "fp8", "int8"])
+@pytest.mark.parametrize("kv_cache_dtype", ["bf16", "f32", "fp8", "int8", "int16"])
 def test_every_cache_is_explained(
     kv_cache_dtype: str, checkpoint: Callable[[str], Path], engine_file: Callable[..., Path]
 ) -> None:
@@ -53,9 +53,13 @@ def test_every_cache_is_explained(
     )
     assert report.agrees, [(s.name, s.problem) for s in report.problems]
     errors = [s.error for s in report.steps if s.op == "paged_attention"]
-    low, high = {"bf16": (1e-4, 1e-2), "f32": (0, 1e-6), "fp8": (1e-3, 0.1), "int8": (1e-4, 0.1)}[
-        kv_cache_dtype
-    ]
+    low, high = {
+        "bf16": (1e-4, 1e-2),
+        "f32": (0, 1e-6),
+        "fp8": (1e-3, 0.1),
+        "int8": (1e-4, 0.1),
+        "int16": (1e-6, 1e-3),
+    }[kv_cache_dtype]
     assert low <= min(errors) and max(errors) < high
 
 

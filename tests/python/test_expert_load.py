@@ -46,7 +46,21 @@ def test_as_the_routers_choose(
     with Driver(engine_file(kind), device=device, max_batched_tokens=16) as driver:
         assert driver.engine.stats()["expert_tokens"] == [[0] * len(counts) for counts in expected]
         for ids in prompts:
+            before = driver.engine.stats()
             driver.generate(ids, 1)
+            after = driver.engine.stats()
+            # An expert is read in a step, or not, however many tokens it gets.
+            for layer, counts in enumerate(expected):
+                now, then = (stats["expert_reads"][layer] for stats in (after, before))
+                tokens = sum(after["expert_tokens"][layer]) - sum(before["expert_tokens"][layer])
+                steps = after["steps"] - before["steps"]
+                touched = sum(
+                    a > b
+                    for a, b in zip(
+                        after["expert_tokens"][layer], before["expert_tokens"][layer], strict=True
+                    )
+                )
+                assert touched <= now - then <= min(tokens, steps * len(counts))
         counted = driver.engine.stats()["expert_tokens"]
     assert [sum(counts) for counts in counted] == [sum(counts) for counts in expected]
     moved = sum(

@@ -86,7 +86,7 @@ def test_some_caches_are_for_cpus(dtype: str) -> None:
 def test_the_two_groups_of_layers_may_have_different_caches(
     checkpoint: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    config = ["--config", "scout", "-c", "64k"]
+    config = ["--config", "scout", "-c", "64k", "--kv-cache-dtype", "bf16"]
     plain = planned(capsys, *config)["bytes"]
     both = planned(capsys, *config, "--kv-cache-dtype", "fp8", "--kv-cache-dtype-local", "bf16")["bytes"]
     assert both["kv_global"] == plain["kv_global"] // 2 and both["kv_local"] == plain["kv_local"]
@@ -235,13 +235,23 @@ def test_tokens_are_assumed_computed_only_of_random_weights(checkpoint: Path, tm
 
 
 def test_bench_runs_a_config(capsys: Capsys) -> None:
-    options = ["-p", "16", "-n", "4", "-d", "0,600", "-b", "1,2", "-r", "2", "-t", "1", "-o", "json"]
+    options = ["-p", "16", "-n", "4", "-d", "0,600", "-b", "1,8", "-r", "2", "-t", "1", "-o", "json"]
     assert main(["bench", "--config", "tiny", "--load", "dummy", "--device", "cpu", *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["weights"] == "random"
     assert len(report["results"]) == 8
     assert all(len(result["samples"]) == 2 and result["mean"] > 0 for result in report["results"])
     assert report["plan"]["bytes"]["weights"] >= report["engine_bytes"]
+    # Experts are counted, and sequences of a batch do not all choose the same.
+    config = json.loads(model_config("tiny"))
+    one = config["num_experts_per_tok"] / config["num_local_experts"]
+    for result in report["results"]:
+        if result["kind"] == "prefill":
+            assert result["expert_share"] is None
+        elif result["batch"] == 1:
+            assert result["expert_share"] == pytest.approx(one)
+        else:
+            assert 1.5 * one < result["expert_share"] <= 1
     assert main(["bench", "--config", "tiny"]) == 1
     assert "goes with --load dummy" in capsys.readouterr().err
     assert main(["bench", "--load", "dummy"]) == 1

@@ -1,10 +1,10 @@
 // Softmax attention of a few query rows over one split of their keys: scores of the whole split, their
 // maximum, weights, then the weighted sum of values. Nothing a row may not see takes part in its result, not
-// even multiplied by zero; only int8 values, which are never NaN, meet an exact integer zero.
+// even multiplied by zero; only values that are integers, never NaN, meet an exact integer zero.
 #pragma once
 
 #include "cpu/generic/attention_float.h"
-#include "cpu/generic/attention_int8.h"
+#include "cpu/generic/attention_ints.h"
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
@@ -13,12 +13,7 @@ namespace llama4rt::cpu::LLAMA4RT_ISA {
 template <class Attend>
 inline void walk_rows(float* states, const AttentionTile& tile, int64_t split, const Attend& attend) {
   const int64_t begin = split * kSplitKeys;
-  int row = 0;
-  for (; row < tile.num_rows && tile.num_keys[row] <= begin; ++row) {
-    float* state = states + row * attention_state_floats(tile.kv->head_dim);
-    state[0] = kMinusInfinity;
-    state[1] = 0;
-  }
+  int row = rows_without_keys(states, tile, split);
   while (row < tile.num_rows) {
     const int rows = tile.num_rows - row < kTokenTile ? tile.num_rows - row : kTokenTile;
     with_token_count(rows, [&]<int kRows>() { attend.template operator()<kRows>(row, begin); });
@@ -26,9 +21,9 @@ inline void walk_rows(float* states, const AttentionTile& tile, int64_t split, c
   }
 }
 
-struct AttentionScratch {
+union AttentionScratch {
   float scores[kTokenTile * kSplitKeys];
-  Int8Rows int8;
+  IntScratch ints;
 };
 inline int64_t attention_scratch_bytes() { return int64_t(sizeof(AttentionScratch)); }
 
@@ -47,9 +42,9 @@ inline void attend(float* states, const AttentionTile& tile, int64_t split, std:
     case KvKind::kF8E4M3:
       return attend_as(f8e4m3{});
     case KvKind::kInt8:
-      return walk_rows(states, tile, split, [&]<int kRows>(int row, int64_t begin) {
-        attend_int8_rows<kRows>(states, tile, row, begin, scratch.scores, scratch.int8);
-      });
+      return attend_ints<Int8Ints>(states, tile, split, scratch.ints);
+    case KvKind::kInt16:
+      return attend_ints<Int16Ints>(states, tile, split, scratch.ints);
   }
 }
 

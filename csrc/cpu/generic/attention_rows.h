@@ -1,5 +1,4 @@
-// What every kind of attention shares: the rows that look at one split of keys, and how their scores
-// become weights.
+// What kinds of attention share: the rows that look at one split of keys, and how their scores become weights.
 #pragma once
 
 #include <limits>
@@ -48,6 +47,17 @@ inline void weigh(float* scores, int64_t n, float& maximum, float& sum) {
     total = total + weight;
   }
   sum = reduce_add(total);
+}
+
+// Gives rows of a tile without keys in a split the state of nothing, and returns how many there are: the first ones.
+inline int rows_without_keys(float* states, const AttentionTile& tile, int64_t split) {
+  int row = 0;
+  for (; row < tile.num_rows && tile.num_keys[row] <= split * kSplitKeys; ++row) {
+    float* state = states + row * attention_state_floats(tile.kv->head_dim);
+    state[0] = kMinusInfinity;
+    state[1] = 0;
+  }
+  return row;
 }
 
 // Rows [row, row + kRows) of a tile, all of which see keys of the split from `begin` on.

@@ -6,10 +6,14 @@
 // int8 lies in sixteens: 16 fp32 scales and then lines as of int8 weights (weights/layout.h), bytes q + 128:
 //   keys    [P / 16]{ scales, [D / 4][16 keys][4 d] }
 //   values  [P / 16]{ scales, [D / 16][16 / 4][16 d][4 keys] }
+// int16 likewise, two numbers to a word:
+//   keys    [P / 16]{ scales, [D / 2][16 keys][2 d] }
+//   values  [P / 16]{ scales, [D / 16][16 / 2][16 d][2 keys] }
 #pragma once
 
 #include "cpu/generic/int_vec.h"
 #include "cpu/generic/quantize_row.h"
+#include "ops/kv_int16.h"
 #include "ops/kv_int8.h"
 #include "ops/op_types.h"
 #include "weights/layout.h"
@@ -67,35 +71,49 @@ inline void store_kv_as(const KvLayer& kv, int64_t slot, int64_t kv_head, const 
   for (int64_t d = 0; d < dim; ++d) convert(values[value_index<Element>(0, d, dim)], v[d]);
 }
 
-inline constexpr int64_t kInt8ScaleBytes = kLanes * int64_t(sizeof(float));
+inline constexpr int64_t kIntScaleBytes = kLanes * int64_t(sizeof(float));
 
-// The int8 keys or values of sixteen tokens.   cache: kv.k or kv.v; offset: in the block, a multiple of 16
-inline uint8_t* int8_sixteen(void* cache, const KvLayer& kv, int64_t block, int64_t kv_head, int64_t offset) {
+// The integer keys or values of sixteen tokens.   cache: kv.k or kv.v; offset: in the block, a multiple of 16
+template <KvKind kKind>
+inline uint8_t* int_sixteen(void* cache, const KvLayer& kv, int64_t block, int64_t kv_head, int64_t offset) {
   const int64_t token = (block * kv.num_kv_heads + kv_head) * kv.block_size + offset;
-  return static_cast<uint8_t*>(cache) + token * kv_head_bytes(KvKind::kInt8, kv.head_dim);
+  return static_cast<uint8_t*>(cache) + token * kv_head_bytes(kKind, kv.head_dim);
+}
+
+// Rounds k and v of one token to integers of at most kLargest; store(lines, row, column, columns, q) writes the integer
+// q of one of 16 rows of lines, which are keys, or dimensions of values.
+template <KvKind kKind, int kLargest, class Store>
+inline void store_kv_ints(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v,
+                          const Store& store) {
+  const int64_t block = slot / kv.block_size, offset = slot % kv.block_size, lane = offset % kLanes;
+  const auto round = [&](void* cache, const float* x, const auto& place) {
+    uint8_t* sixteen = int_sixteen<kKind>(cache, kv, block, kv_head, offset - lane);
+    alignas(64) int16_t q[kMaxIntHeadDim];
+    float scale = 0;
+    int32_t sum = 0;
+    quantize_group<int16_t, kLargest>(q, scale, sum, x, kv.head_dim);
+    std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
+    for (int64_t d = 0; d < kv.head_dim; ++d) place(sixteen + kIntScaleBytes, d, q[d]);
+  };
+  round(kv.k, k, [&](uint8_t* lines, int64_t d, int16_t q) { store(lines, lane, d, kv.head_dim, q); });
+  round(kv.v, v, [&](uint8_t* lines, int64_t d, int16_t q) {
+    store(lines + d / kLanes * kLanes * kLanes * kv_format(kKind).bits / 8, d % kLanes, lane, kLanes, q);
+  });
 }
 
 inline void store_kv_int8(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
-  const int64_t block = slot / kv.block_size, offset = slot % kv.block_size, lane = offset % kLanes;
-  // byte(d): where the byte of dimension d goes
-  const auto store = [&](void* cache, const float* x, const auto& byte) {
-    uint8_t* sixteen = int8_sixteen(cache, kv, block, kv_head, offset - lane);
-    alignas(64) int16_t q[kMaxInt8HeadDim];
-    float scale = 0;
-    int32_t sum = 0;
-    quantize_group<int16_t, kKvInt8Largest>(q, scale, sum, x, kv.head_dim);
-    std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
-    for (int64_t d = 0; d < kv.head_dim; ++d)
-      sixteen[kInt8ScaleBytes + byte(d)] = uint8_t(q[d] + weight_format(WeightKind::kInt8).zero);
-  };
-  store(kv.k, k, [&](int64_t d) {
-    return cpu16::word_offset(WeightKind::kInt8, lane, d, kv.head_dim) +
-           cpu16::bit_offset(WeightKind::kInt8, d) / 8;
-  });
-  store(kv.v, v, [&](int64_t d) {
-    return cpu16::word_offset(WeightKind::kInt8, d, lane, kLanes) +
-           cpu16::bit_offset(WeightKind::kInt8, lane) / 8;
-  });
+  store_kv_ints<KvKind::kInt8, kKvInt8Largest>(
+      kv, slot, kv_head, k, v, [](uint8_t* lines, int64_t row, int64_t column, int64_t columns, int16_t q) {
+        lines[cpu16::word_offset(WeightKind::kInt8, row, column, columns) +
+              cpu16::bit_offset(WeightKind::kInt8, column) / 8] =
+            uint8_t(q + weight_format(WeightKind::kInt8).zero);
+      });
+}
+inline void store_kv_int16(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  store_kv_ints<KvKind::kInt16, kKvInt16Largest>(
+      kv, slot, kv_head, k, v, [](uint8_t* lines, int64_t row, int64_t column, int64_t, int16_t q) {
+        std::memcpy(lines + column / 2 * cpu16::kLineBytes + row * 4 + column % 2 * 2, &q, sizeof(q));
+      });
 }
 
 inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
@@ -108,6 +126,8 @@ inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const flo
       return store_kv_as<f8e4m3>(kv, slot, kv_head, k, v);
     case KvKind::kInt8:
       return store_kv_int8(kv, slot, kv_head, k, v);
+    case KvKind::kInt16:
+      return store_kv_int16(kv, slot, kv_head, k, v);
   }
 }
 

@@ -9,6 +9,19 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
+// What numbers are divided by to become integers.
+struct Step {
+  float scale, inverse;  // inverse 0: the integers are 0
+};
+// absmax_bits: the largest magnitude. Inf or NaN gives the scale NaN, which poisons what is made of the integers; of
+// (nearly) denormal numbers the inverse would overflow.
+inline Step step_of(int32_t absmax_bits, float largest) {
+  float absmax = 0;
+  std::memcpy(&absmax, &absmax_bits, 4);
+  if (absmax_bits >= 0x7f800000) return {std::numeric_limits<float>::quiet_NaN(), 0};
+  return {absmax / largest, absmax > 1e-30f ? largest / absmax : 0};
+}
+
 // The group's values, its scale and its sum.   values: [size]; x: [size], size a multiple of 16
 // Value: int16_t, or int8_t in the order of store_i8_nibble_order
 template <class Value, int kLargestValue = std::numeric_limits<Value>::max()>
@@ -18,18 +31,9 @@ inline void quantize_group(Value* values, float& scale, int32_t& sum, const floa
   const IVec magnitude = IVec::set1(0x7fffffff);
   IVec top = IVec::zero();
   for (int64_t i = 0; i < size; i += kLanes) top = max(top, bits(Vec::load(x + i)) & magnitude);
-  const int32_t absmax_bits = reduce_max(top);
-  float absmax = 0;
-  std::memcpy(&absmax, &absmax_bits, 4);
-  scale = absmax / kLargest;
+  const auto [step, inverse] = step_of(reduce_max(top), kLargest);
+  scale = step;
   sum = 0;
-  // A group with Inf or NaN has the scale Inf or NaN and so poisons its outputs; a group of (nearly) denormal
-  // numbers is zero, as the inverse would overflow.
-  float inverse = 0;
-  if (absmax_bits >= 0x7f800000)
-    scale = std::numeric_limits<float>::quiet_NaN();
-  else if (absmax > 1e-30f)
-    inverse = kLargest / absmax;
   if (inverse == 0) {
     std::memset(values, 0, size_t(size) * sizeof(Value));
     return;

@@ -5,10 +5,16 @@
 
 namespace llama4rt::cpu::LLAMA4RT_ISA {
 
+// Assembly, because GCC 12 makes a copy of nearly every sum that its own functions add to (_mm512_dpbusd_epi32 and the
+// like): as many moves as products in the inner loops.
 inline IVec dot_pairs(IVec sum, IVec w, const int16_t* x) {
-  return {_mm512_dpwssd_epi32(sum.v, w.v, _mm512_set1_epi32(load_i32(x)))};
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(w.v), "v"(_mm512_set1_epi32(load_i32(x))));
+  return sum;
 }
-inline IVec dot_bytes(IVec sum, IVec a, IVec b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
+inline IVec dot_bytes(IVec sum, IVec a, IVec b) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+  return sum;
+}
 inline constexpr bool kBytePairs = false;
 
 // The dot instruction has a latency of five cycles and accumulates by itself.

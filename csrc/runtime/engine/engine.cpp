@@ -17,6 +17,14 @@
 #include "runtime/speculation/ngram_drafter.h"
 
 namespace llama4rt {
+
+KvKind auto_kv_kind(const std::string& device, int64_t head_dim) {
+  if (device == "reference") return KvKind::kF32;
+  // As many bits as bf16, more exact, and products of integers are faster (docs/numerics.md).
+  if (device == "cpu" && kv_refusal(KvKind::kInt16, head_dim, false).empty()) return KvKind::kInt16;
+  return KvKind::kBF16;
+}
+
 namespace {
 
 constexpr int64_t kDefaultKvCacheBytes = int64_t(4) << 30;
@@ -36,7 +44,7 @@ int64_t option(const char* name, int64_t value, int64_t maximum, int64_t chosen)
 
 // The cache format that `name` means. option: what the caller wrote it into.
 KvKind kv_kind(const char* option, const std::string& name, const std::string& device, int64_t head_dim) {
-  if (name == "auto") return device == "reference" ? KvKind::kF32 : KvKind::kBF16;
+  if (name == "auto") return auto_kv_kind(device, head_dim);
   std::string names = "\"auto\"";
   for (const KvFormat& format : kKvFormats) {
     if (name == format.name || name == format.long_name) {

@@ -35,7 +35,7 @@ struct EngineOptions {  // 0: the engine chooses
   int64_t kv_cache_bytes = 0;
   int64_t block_size = 16;
   int64_t max_batched_tokens = 0;
-  std::string kv_cache_dtype = "auto";  // "auto", or a name of ops/kv_formats.h
+  std::string kv_cache_dtype = "auto";  // "auto" (see auto_kv_kind), or a name of ops/kv_formats.h
   std::string kv_cache_dtype_local;     // of the layers that attend in chunks; empty: the same
   std::string activations = "auto";     // "auto", "int8" or "int16": of a CPU, see ops/device.h
   std::string cuda_prefill = "auto";    // "auto" or "medium": of a GPU, as the next two
@@ -59,6 +59,9 @@ struct DummyModel {
   ModelConfig config;
   WeightOptions weights;  // the layout is that of the device
 };
+
+// The cache format that "auto" means on a device ("reference", "cpu" or "cuda:N") for heads of this size.
+KvKind auto_kv_kind(const std::string& device, int64_t head_dim);
 
 // What an engine of these options would take of a device, whether there is one or not; device "auto" is the
 // one the file was built for. Throws as Engine's constructor does.

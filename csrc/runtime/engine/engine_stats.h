@@ -36,6 +36,7 @@ struct EngineStats {
   int64_t weight_bytes = 0, kv_cache_bytes = 0, workspace_bytes = 0;
   int64_t outgoing_blocks = 0;                      // that wait for room in the store's queue
   std::vector<std::vector<int64_t>> expert_tokens;  // see Llama4::expert_tokens
+  std::vector<int64_t> expert_reads;
 };
 
 // Counts steps and their tokens, and the time between them.

@@ -359,6 +359,7 @@ EngineStats StepLoop::stats() const {
   }
   if (runner_.images()) stats.images = runner_.images()->stats();
   stats.expert_tokens = runner_.expert_tokens();
+  stats.expert_reads = runner_.expert_reads();
   stats.global = group_stats(scheduler_.global_blocks());
   stats.local = group_stats(scheduler_.local_blocks());
   return stats;

@@ -88,8 +88,9 @@ class ModelRunner {
   const ImageEncoder* images() const { return encoder_.get(); }
   int num_threads() const { return device_.num_threads(); }
   int64_t workspace_bytes() const;
-  // See Llama4::expert_tokens.
+  // See Llama4.
   const std::vector<std::vector<int64_t>>& expert_tokens() const { return model_.expert_tokens(); }
+  const std::vector<int64_t>& expert_reads() const { return model_.expert_reads(); }
 
  private:
   void sample_async(Step& step, bool follows);

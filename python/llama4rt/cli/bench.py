@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama4rt.cli.bench_cost import ModelCost
 
 _TOKENS = Integers(Tokens(0, INT32_MAX))
+_WARM_TOKENS = 512  # of a prompt: enough to meet every expert
 _DECODE_SLACK = 64  # tokens that early sequences of a batch may decode while late ones still prefill
 
 
@@ -43,6 +44,9 @@ class Result:
     fma_fraction: float | None = None
     tokens_per_step: float | None = None  # of a sequence, with --speculate (decode)
     acceptance: list[float] | None = None  # of guesses, by position behind the latest token
+    int8_fraction: float | None = None  # of the peak of byte products, where it was measured
+    # Of the experts of a layer, the mean part that a step read: counted (decode), where the device tells.
+    expert_share: float | None = None
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -122,11 +126,12 @@ def run(args: argparse.Namespace) -> int:
             note(f"{result.test}: left out, the cache holds fewer tokens")
             continue
         measure = bench.prefill if kind == "prefill" else bench.decode
-        if not core.device.startswith("cpu"):
-            measure(tokens, depth, batch)  # loads kernels and records steps
+        # Once unmeasured: pages of weights come in, a GPU loads kernels and records steps.
+        measure(min(tokens, _WARM_TOKENS) if core.device.startswith("cpu") else tokens, depth, batch)
         result.samples = [measure(tokens, depth, batch) for _ in range(args.repetitions)]
         if args.speculate != "off" and kind == "decode":
             result.tokens_per_step, result.acceptance = bench.guesses()
+        result.expert_share = bench.expert_share if kind == "decode" else None
         results.append(summed_up(result, cost, limits))
         note(f"{result.test}: {result.mean:.2f} ± {result.sd:.2f} tokens/s{_guesses_in_words(result)}")
     plan = core.plan()
@@ -193,7 +198,9 @@ def _open(args: argparse.Namespace, longest: int) -> "tuple[Engine, ModelCost, s
 
 def _kv_dtypes(args: argparse.Namespace, core: "Engine") -> tuple[str, str]:
     """The cache formats of the global and of the local layers, "auto" resolved."""
-    auto = "f32" if core.device == "reference" else "bf16"
+    from llama4rt import _core
+
+    auto = _core.auto_kv_format(core.device, core.config["head_dim"])
     wanted = args.kv_cache_dtype, args.kv_cache_dtype_local or args.kv_cache_dtype
     kv_global, kv_local = (auto if name == "auto" else name for name in wanted)
     return kv_global, kv_local
@@ -239,6 +246,7 @@ class Bench:
         self._patch = core.config.get("vision", {}).get("patch_token_id", -1)
         self._prefixes: dict[tuple[int, int], list[int]] = {}
         self._guesses: dict[str, Any] = core.stats()["speculation"]  # as far as they are reported
+        self.expert_share: float | None = None  # see Result; of the latest decode()
 
     def has_room(self, length: int, batch: int) -> bool:
         """Whether the cache holds `batch` sequences of so many tokens."""
@@ -279,6 +287,7 @@ class Bench:
                 if event.token_ids:
                     started.add(event.request_id)
         count = 0
+        before = self._core.stats()
         start = time.perf_counter()
         while count < tokens * batch:
             events = self._step()
@@ -286,6 +295,7 @@ class Bench:
             if not events and not self._core.has_work():
                 break  # all ended early: too little room for so slow a prefill
         seconds = time.perf_counter() - start
+        self.expert_share = _expert_share(before, self._core.stats())
         for request_id in running:
             self._core.abort(request_id)
         self._drain()
@@ -302,11 +312,15 @@ class Bench:
         return (now["tokens"] - before["tokens"]) / max(steps, 1), shares
 
     def _prefix(self, depth: int, index: int) -> list[int]:
-        """The same `depth` tokens each time, computed before they are needed; the prefix cache keeps them."""
-        if depth == 0 or self._dummy:
-            return [0] * depth
+        """The same `depth` tokens each time, others for each index, computed before they are needed; the prefix cache
+        keeps them.
+        """
+        if depth == 0:
+            return []
         if (depth, index) not in self._prefixes:
             self._prefixes[depth, index] = self._tokens(depth)
+            if self._dummy:
+                return self._prefixes[depth, index]
             self._submit(self._prefixes[depth, index], 1, use_prefix_cache=True)
             self._drain()
         return self._prefixes[depth, index]
@@ -344,13 +358,25 @@ class Bench:
             self._step()
 
 
+def _expert_share(before: dict[str, Any], after: dict[str, Any]) -> float | None:
+    """The mean part of a layer's experts that a step between two stats() read."""
+    layers = [len(counts) for counts in after["expert_tokens"] if counts]
+    steps = after["steps"] - before["steps"]
+    if not layers or not steps:
+        return None
+    reads = sum(after["expert_reads"]) - sum(before["expert_reads"])
+    return float(reads / steps / sum(layers))
+
+
 def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
     result.mean = statistics.fmean(result.samples)
     result.sd = statistics.stdev(result.samples) if len(result.samples) > 1 else 0.0
     if result.kind == "decode":
         steps_per_second = result.mean / result.batch / (result.tokens_per_step or 1)
         contexts = range(max(result.depth, 1), max(result.depth, 1) + result.tokens)
-        bytes_per_step = statistics.fmean(cost.decode_bytes(result.batch, context) for context in contexts)
+        bytes_per_step = statistics.fmean(
+            cost.decode_bytes(result.batch, context, result.expert_share) for context in contexts
+        )
         result.gbps = steps_per_second * bytes_per_step / 1e9
         result.bandwidth_fraction = result.gbps / limits["read_gbps"] if limits["read_gbps"] else None
     else:
@@ -359,6 +385,8 @@ def summed_up(result: Result, cost: Any, limits: dict[str, float]) -> Result:
         )
         result.gflops = result.mean * flops_per_token / 1e9
         result.fma_fraction = result.gflops / limits["fma_gflops"] if limits["fma_gflops"] else None
+        if limits.get("int8_gops"):
+            result.int8_fraction = result.gflops / limits["int8_gops"]
     return result
 
 
@@ -374,17 +402,17 @@ def _title(kind: str, tokens: int, depth: int, batch: int) -> str:
 
 
 def _print_table(results: list[Result], name: str, size: int, threads: int, limits: dict[str, float]) -> None:
-    print("| engine | size | threads | test | tokens/s | of bandwidth | of FMA peak |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("| engine | size | threads | test | tokens/s | of bandwidth | of FMA peak | of int8 peak |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for result in results:
         speed = f"{result.mean:.2f} ± {result.sd:.2f}"
         columns = [name, f"{size / 2**30:.2f} GiB", str(threads), result.test, speed]
-        print(
-            "|",
-            " | ".join([*columns, _percent(result.bandwidth_fraction), _percent(result.fma_fraction)]),
-            "|",
-        )
-    print(f"\nThis device's limits: {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s.")
+        fractions = result.bandwidth_fraction, result.fma_fraction, result.int8_fraction
+        print("|", " | ".join([*columns, *map(_percent, fractions)]), "|")
+    int8 = f", {limits['int8_gops']:.0f} GOP/s of bytes" if "int8_gops" in limits else ""
+    print(
+        f"\nThis device's limits: {limits['read_gbps']:.1f} GB/s, {limits['fma_gflops']:.0f} GFLOP/s{int8}."
+    )
 
 
 def _percent(fraction: float | None) -> str:

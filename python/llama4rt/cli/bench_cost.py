@@ -63,11 +63,13 @@ class ModelCost:
         total = sum(size for _, size, _ in weights)
         return cls(weights, total, json.loads(config), kv_dtype, kv_dtype_local)
 
-    def decode_bytes(self, batch: int, context: int) -> float:
-        """Bytes read by one decode step of `batch` sequences, each with `context` tokens before it."""
+    def decode_bytes(self, batch: int, context: int, expert_share: float | None = None) -> float:
+        """Bytes read by one decode step of `batch` sequences, each with `context` tokens before it. expert_share: the
+        part of the experts that were read; None: as expected of tokens that choose evenly.
+        """
         total = 0.0
         for name, size, _ in self._weights:
-            total += size * self._touched(name, batch)
+            total += size * self._touched(name, batch, expert_share)
         seen = zip(self._kv_tokens(context), self._kv_bytes_per_token, strict=True)
         return total + batch * sum(tokens * size for tokens, size in seen)
 
@@ -84,11 +86,13 @@ class ModelCost:
         q_dim = int(self._config["num_attention_heads"] * self._config["head_dim"])
         return batch * (tokens * per_token + per_sequence + 4.0 * q_dim * attention)
 
-    def _touched(self, name: str, batch: int) -> float:
-        """The expected part of a weight that `batch` tokens read, experts chosen evenly."""
+    def _touched(self, name: str, batch: int, expert_share: float | None) -> float:
+        """The part of a weight that `batch` tokens read."""
         if name == "embed":
             return 0.0  # one row per token
         if _is_expert_stack(name):
+            if expert_share is not None:
+                return expert_share
             return 1.0 - (1.0 - self._expert_share()) ** batch
         return 1.0
 

@@ -219,7 +219,9 @@ def measure(path: Path, threads: int) -> Speed:
     limits = _core.measure_machine(threads)
     core = _core.Engine(str(path), num_threads=threads, max_num_seqs=1)
     bench = Bench(core)
-    cost = ModelCost.of_file(str(path), core.config, "f32" if core.device == "reference" else "bf16")
+    cost = ModelCost.of_file(
+        str(path), core.config, _core.auto_kv_format(core.device, core.config["head_dim"])
+    )
     room = core.max_model_len // 4
     prefill, decode = min(512, room), min(128, room)
     read = fmean([bench.prefill(prefill, 0, 1) for _ in range(3)])

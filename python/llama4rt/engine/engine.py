@@ -38,8 +38,9 @@ class Engine(SessionMethods):
     time (weights, group_size, mmproj: as llama4rt.build takes them; build_progress: told bytes done and in all; where
     the file comes from is logged by "llama4rt.build"); None: the demo model. device: "auto", "cpu", "reference" or
     "cuda:N". max_model_len: prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or
-    text such as "4GiB" or "512MB"; None lets the engine choose. kv_cache_dtype: "auto", "bf16", "int8" (half the
-    memory, CPU only), "fp8" (half the memory; docs/numerics.md says what both cost) or "f32". activations: what a CPU
+    text such as "4GiB" or "512MB"; None lets the engine choose. kv_cache_dtype: "auto" ("int16" on a CPU, else
+    "bf16"), "bf16", "int16" (CPU only), "int8" (half the memory, CPU only), "fp8" (half the memory; docs/numerics.md
+    says what both cost) or "f32". activations: what a CPU
     multiplies int4 weights with: "int8", "int16" (slower, rounds less: docs/numerics.md) or "auto", which is
     int8, or int16 where the processor has AMX. kv_cache_dtype_local: of the layers that attend in chunks; None:
     as kv_cache_dtype. cuda_prefill ("auto" or "medium", which keeps wgmma out), cuda_run_ahead (submit a step

@@ -66,6 +66,8 @@ class EngineStats(TypedDict):
     speculation: SpeculationCounts
     store: "NotRequired[StoreCounts]"  # with kv_store
     expert_tokens: list[list[int]]  # [layer][expert]; empty on a GPU
+    expert_reads: list[int]
+    steps: int
 
 
 class VisionConfig(TypedDict):

@@ -1,6 +1,7 @@
 // prepare_qkv and paged_attention. The cache's inner order is each device's own, so it is written and read
 // only through the two ops, and starts full of NaN: a key outside a query's range must not matter even so.
 #include "ops/conformance.h"
+#include "ops/kv_int16.h"
 #include "ops/kv_int8.h"
 
 namespace llama4rt::test {
@@ -110,7 +111,9 @@ Matrix attend(Device& device, const Cache& cache, const AttentionInputs& in, int
   return out;
 }
 
-// One head's key or value as a cache keeps it, and its scale (int8 only).
+bool holds_integers(KvKind format) { return format == KvKind::kInt8 || format == KvKind::kInt16; }
+
+// One head's key or value as a cache keeps it, and its scale (integers only).
 struct Kept {
   std::vector<float> x;  // [D]
   double scale = 1;
@@ -123,6 +126,13 @@ struct Kept {
       std::transform(q.begin(), q.end(), x.begin(), [s](int8_t i) { return float(i) * s; });
       scale = double(s);
     }
+    if (format == KvKind::kInt16) {
+      std::vector<int16_t> q(x.size());
+      float s = 0;
+      quantize_kv_int16(q.data(), s, head, dim);
+      std::transform(q.begin(), q.end(), x.begin(), [s](int16_t i) { return float(i) * s; });
+      scale = double(s);
+    }
     for (float& value : x) {
       if (format == KvKind::kF8E4M3) value = to_float(to_f8e4m3(value));
       if (format == KvKind::kBF16) value = to_float(to_bf16(value));
@@ -130,29 +140,37 @@ struct Kept {
   }
 };
 
-// The shared cases, and some of them with a cache of 8 bits.
+// The shared cases, and some of them with other caches.
 std::vector<cases::AttentionCase> all_cases() {
   std::vector<cases::AttentionCase> all = cases::attention_cases();
   for (size_t i = 0; i < cases::attention_cases().size(); ++i) {
-    if (i % 3 == 1) continue;
     all.push_back(all[i]);
-    all.back().kv_format = i % 3 == 0 ? KvKind::kF8E4M3 : KvKind::kInt8;
+    all.back().kv_format = i % 3 == 0 ? KvKind::kF8E4M3 : i % 3 == 1 ? KvKind::kInt16 : KvKind::kInt8;
   }
   return all;
 }
 
-// What int16 weights of keys, 64 together, may change of a weighted sum: half a step each, for the values of
+// Half of what numbers that are never larger than `largest`, and whose magnitudes sum to `sum`, are divided by to
+// become the integers of a query, or of weights, which are never negative.
+double half_step(KvKind format, double largest, double sum, bool weights) {
+  if (format == KvKind::kInt8) return largest / (weights ? 255 : 127) / 2;
+  return std::max(largest / 32767, sum / double(kKvInt16MostSum)) / 2;
+}
+
+// What integer weights of keys, 64 together, may change of a weighted sum: half a step each, for the values of
 // dimension d.
-double weight_rounding(const std::vector<double>& weight, const std::vector<Kept>& values, size_t d) {
+double weight_rounding(KvKind format, const std::vector<double>& weight, const std::vector<Kept>& values,
+                       size_t d) {
   double bound = 0;
   for (size_t begin = 0; begin < values.size(); begin += 64) {
-    double largest = 0, size = 0;
+    double largest = 0, sum = 0, size = 0;
     for (size_t j = begin; j < std::min(begin + 64, values.size()); ++j) {
       if (values[j].scale == 0) continue;
       largest = std::max(largest, weight[j] * values[j].scale);
+      sum += weight[j] * values[j].scale;
       size += std::abs(double(values[j].x[d])) / values[j].scale;
     }
-    bound += largest * size / 32767 / 2;
+    bound += half_step(format, largest, sum, true) * size;
   }
   return bound;
 }
@@ -168,10 +186,12 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
         const float* q = in.q.row(row) + head * dim;
         std::vector<double> score;
         std::vector<Kept> values;
-        double largest = -1e300, size = 0, q_square = 0, q_largest = 0, largest_v = 0, score_rounding = 0;
+        double largest = -1e300, size = 0, q_square = 0, q_largest = 0, q_sum = 0, largest_v = 0,
+               score_rounding = 0;
         for (int64_t d = 0; d < dim; ++d) {
           q_square += double(q[d]) * double(q[d]);
           q_largest = std::max(q_largest, std::abs(double(q[d])));
+          q_sum += std::abs(double(q[d]));
         }
         for (int64_t j = 0; j < keys; ++j) {
           const Kept key(s.k.row(j) + kv, dim, c.kv_format);
@@ -187,7 +207,8 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
           score.push_back(double(scale) * dot);
           largest = std::max(largest, score.back());
           size = std::max(size, double(scale) * std::sqrt(q_square * k_square));
-          score_rounding = std::max(score_rounding, double(scale) * k_sum * q_largest / 32767 / 2);
+          score_rounding = std::max(score_rounding,
+                                    double(scale) * k_sum * half_step(c.kv_format, q_largest, q_sum, false));
         }
         double sum = 0;
         for (double& p : score) sum += p = std::exp(p - largest);
@@ -199,9 +220,10 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
             absolute += score[j] * std::abs(double(values[j].x[size_t(d)]));
           }
           // An error of a score is a relative error of its probability, and of the others'.
-          const double rounding = c.kv_format == KvKind::kInt8 ? std::expm1(2 * score_rounding) * absolute +
-                                                                     weight_rounding(score, values, size_t(d))
-                                                               : 0;
+          const double rounding = holds_integers(c.kv_format)
+                                      ? std::expm1(2 * score_rounding) * absolute +
+                                            weight_rounding(c.kv_format, score, values, size_t(d))
+                                      : 0;
           oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v, rounding);
         }
       }
@@ -229,7 +251,7 @@ TEST(attention_conforms) {
 
 TEST(any_split_of_a_prompt_gives_the_same_bits) {
   SEEDED(rng);
-  for (const KvKind format : {KvKind::kBF16, KvKind::kInt8})
+  for (const KvKind format : {KvKind::kBF16, KvKind::kInt8, KvKind::kInt16})
     for (const Subject& s : subjects()) {
       SCOPE(s.label, ", ", kv_kind_name(format));
       const cases::AttentionCase c{.num_kv_heads = 2,
@@ -255,11 +277,11 @@ TEST(any_split_of_a_prompt_gives_the_same_bits) {
 TEST(a_bad_key_or_value_reaches_those_who_see_it_only) {
   SEEDED(rng);
   constexpr int64_t kTokens = 90, kBad = 41;
-  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kInt8})
+  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kInt8, KvKind::kInt16})
     for (const bool in_key : {true, false})
       for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
         // An infinite float key may only mean "never this one": a score of minus infinity.
-        if (in_key && format != KvKind::kInt8 && std::isinf(bad)) continue;
+        if (in_key && !holds_integers(format) && std::isinf(bad)) continue;
         const cases::AttentionCase c{.num_kv_heads = 1,
                                      .group = 3,
                                      .head_dim = 64,
@@ -300,6 +322,37 @@ TEST(huge_scores_do_not_overflow) {
     for (int64_t i = 0; i < out.rows(); ++i)
       for (int64_t j = 0; j < out.columns(); ++j) CHECK(std::isfinite(out.row(i)[j]));
   }
+}
+
+// The largest sums of integers there can be: queries, keys and values whose numbers are all alike, and many keys of one
+// weight. Half of the keys point away and have no weight; their values are others.
+TEST(sums_of_integers_never_overflow) {
+  constexpr int64_t kTokens = 130;
+  for (const KvKind format : {KvKind::kInt8, KvKind::kInt16})
+    for (const int head_dim : {16, 128, 256}) {
+      const cases::AttentionCase c{.num_kv_heads = 1,
+                                   .group = 1,
+                                   .head_dim = head_dim,
+                                   .block_size = 16,
+                                   .kv_format = format,
+                                   .sequences = {{.first_position = 0, .length = kTokens}}};
+      Rng rng(1);
+      AttentionInputs in = random_inputs(rng, c);
+      for (int64_t i = 0; i < kTokens; ++i)
+        for (int64_t d = 0; d < head_dim; ++d) {
+          in.q.row(i)[d] = 3;
+          in.sequences[0].k.row(i)[d] = i % 2 ? -1.0f : 1.0f;
+          in.sequences[0].v.row(i)[d] = i % 2 ? 5.0f : -2.0f;
+        }
+      for (const Subject& s : subjects()) {
+        SCOPE(s.label, ", ", kv_kind_name(format), ", ", head_dim);
+        const Cache cache(*s.device, in.num_blocks, c.block_size, 1, head_dim, format);
+        fill(*s.device, cache, in, 1);
+        const Matrix out = attend(*s.device, cache, in, 0, kTokens, 1.0f);
+        for (int64_t i = 0; i < kTokens; ++i)
+          for (int64_t d = 0; d < head_dim; ++d) CHECK_CLOSE(out.row(i)[d], -2.0f, 1e-3f);
+      }
+    }
 }
 
 TEST(prepare_qkv_conforms) {
@@ -364,7 +417,7 @@ TEST(prepare_qkv_conforms) {
 TEST(the_cache_holds_the_transformed_keys) {
   SEEDED(rng);
   const int64_t tokens = 21, dim = 64, heads = 2;
-  for (KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3, KvKind::kInt8}) {
+  for (KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3, KvKind::kInt8, KvKind::kInt16}) {
     const Matrix q = random_activations(rng, tokens, heads * dim),
                  k = random_activations(rng, tokens, heads * dim),
                  v = random_activations(rng, tokens, heads * dim);
@@ -401,7 +454,7 @@ TEST(the_cache_holds_the_transformed_keys) {
         const Kept value(v.row(0) + head * dim, dim, format);
         for (int64_t i = 0; i < dim; ++i) {
           const float found = first.row(0)[head * dim + i], want = value.x[size_t(i)];
-          if (format == KvKind::kInt8)  // its scale was divided by 32767 and multiplied again
+          if (holds_integers(format))  // its scale was divided by a number and multiplied again
             CHECK_CLOSE(found, want, 1e-6f * std::abs(want));
           else
             CHECK_EQ(found, want);

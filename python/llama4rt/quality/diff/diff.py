@@ -122,7 +122,7 @@ def diff(
     try:
         kind = engine.device
         if kv_cache_dtype == "auto":
-            kv_cache_dtype = "f32" if kind == "reference" else "bf16"
+            kv_cache_dtype = _core.auto_kv_format(kind, config.head_dim)
         values = CheckpointValues(source, config)
         comparer.append(
             StepComparer(

@@ -25,7 +25,20 @@ _FP8 = 2.0**-4 / 3**0.5
 _FP8_SMALLEST = 2.0**-9  # steps below 2^-6
 _FORMATS = {form.name: form for form in _core.weight_formats()}
 _FLOATS = ("fp8",)  # scaled kinds whose codes are no integers: activations stay fp32
+_INT16_MOST_SUM = 262_000  # of magnitudes of integers that meet those of an int16 cache
 _WHOLE = 128  # inputs that a matrix without groups is looked at together
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The largest integers of keys and values in a cache of integers, and of what meets them."""
+
+    stored: int
+    query: int
+    weight: int
+
+
+_LEVELS = {"int8": _Levels(127, 127, 255), "int16": _Levels(8191, 32767, 32767)}
 
 
 @dataclass(frozen=True)
@@ -74,17 +87,39 @@ def attention_variance(q: Array, k: Array, v: Array, config: ModelConfig, kv_dty
     queries, keys, values = heads(q), repeated(heads(k)), repeated(heads(v))
     gpu = device.startswith("cuda")
     of_key, of_value = (_kv_variance(x, kv_dtype) for x in (keys, values))
-    of_query = BF16**2 * queries**2 if gpu else np.zeros_like(queries)
+    of_query = BF16**2 * queries**2 if gpu else _query_variance(queries, kv_dtype)
     # Of a score: what rounds its key, its query, and the sum of D products.
     scores = queries**2 @ of_key.transpose(0, 2, 1) + of_query @ (keys**2).transpose(0, 2, 1)
     scores = scores / D + 16 * FP32**2 * (1 + (queries**2 @ (keys**2).transpose(0, 2, 1)) / D)
-    if gpu or kv_dtype == "int8":
+    if gpu:
         scores = scores + BF16**2  # of a softmax weight, which moves like its score
     out = weights @ values
-    moved = weights**2 * scores
+    moved = weights**2 * scores + (0 if gpu else _weight_variance(weights, kv_dtype))
     from_scores = moved @ values**2 - 2 * out * (moved @ values) + out**2 * moved.sum(axis=-1, keepdims=True)
     total = np.maximum(from_scores, 0) + weights**2 @ of_value + (16 * FP32) ** 2 * (weights @ values**2)
     return np.asarray(total.transpose(1, 0, 2).reshape(T, -1))
+
+
+def _query_variance(x: Wide, kv_dtype: str) -> Wide:
+    """Of every element of queries x [heads, T, D] on a CPU, where a cache of integers meets integers."""
+    if kv_dtype not in _LEVELS:
+        return np.zeros_like(x)
+    magnitudes = np.abs(x)
+    step = magnitudes.max(axis=-1, keepdims=True) / _LEVELS[kv_dtype].query
+    if kv_dtype == "int16":
+        step = np.maximum(step, magnitudes.sum(axis=-1, keepdims=True) / _INT16_MOST_SUM)
+    return np.broadcast_to(step**2 / 12, x.shape)
+
+
+def _weight_variance(weights: Wide, kv_dtype: str) -> Wide | float:
+    """Of softmax weights [heads, T, keys], 64 of which share a step; the scales of their values are taken as alike."""
+    if kv_dtype not in _LEVELS:
+        return 0.0
+    starts = np.arange(0, weights.shape[-1], 64)
+    step = np.maximum.reduceat(weights, starts, axis=-1) / _LEVELS[kv_dtype].weight
+    if kv_dtype == "int16":
+        step = np.maximum(step, np.add.reduceat(weights, starts, axis=-1) / _INT16_MOST_SUM)
+    return np.asarray(np.repeat(step**2 / 12, 64, axis=-1)[..., : weights.shape[-1]])
 
 
 def transform_variance(heads: Array, config: ModelConfig) -> Wide:
@@ -102,8 +137,8 @@ def _kv_variance(x: Wide, kv_dtype: str) -> Wide:
     """Of every stored element of x [heads, T, D]."""
     if kv_dtype == "f32":
         return np.zeros_like(x)
-    if kv_dtype == "int8":
-        step = np.abs(x).max(axis=-1, keepdims=True) / 127
+    if kv_dtype in _LEVELS:
+        step = np.abs(x).max(axis=-1, keepdims=True) / _LEVELS[kv_dtype].stored
         return np.broadcast_to(step**2 / 12, x.shape)
     if kv_dtype == "fp8":
         return np.asarray((_FP8 * x) ** 2 + _FP8_SMALLEST**2 / 12)
