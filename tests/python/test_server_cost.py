@@ -49,7 +49,7 @@ def read(kind: Any, body: bytes) -> str:
         if isinstance(request, protocol.ResponsesRequest):
             for name in ("text", "tools", "tool_choice", "metadata"):
                 _echo(getattr(request, name), name)
-            request = chat_request(request)
+            request, _ = chat_request(request)
         if isinstance(request, protocol.ChatRequest | protocol.TokenizeRequest) and request.messages:
             if text_size(request, request.tools or ()) > MAX_TEXT:
                 raise ApiError(400, "too much text")

@@ -1,6 +1,7 @@
 """From what a caller has (text, token ids, messages, pictures) to a PreparedPrompt: token ids and tiles."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -94,7 +95,10 @@ class PromptBuilder:
                 self._tokenizer = load_tokenizer(self._read_file)
                 self.tokenizer_loaded = True
                 if self._tokenizer is not None:
-                    self._tokenizer.template = lambda: self.chat_template
+                    own = weakref.ref(self)  # no circle: an engine that is dropped is freed at once
+                    self._tokenizer.template = lambda: (
+                        None if (found := own()) is None else found.chat_template
+                    )
             return self._tokenizer
 
     @property
