@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from llama4rt.errors import RequestError
@@ -96,7 +95,10 @@ class PromptBuilder:
                 self._tokenizer = load_tokenizer(self._read_file)
                 self.tokenizer_loaded = True
                 if self._tokenizer is not None:
-                    self._tokenizer.template = partial(_chat_template_of, weakref.ref(self))
+                    own = weakref.ref(self)  # no circle: an engine that is dropped is freed at once
+                    self._tokenizer.template = lambda: (
+                        None if (found := own()) is None else found.chat_template
+                    )
             return self._tokenizer
 
     @property
@@ -298,16 +300,6 @@ class PromptBuilder:
                 assert processor is not None
                 self._decoder = PictureDecoder(self._limits, processor, self._allow_urls)
             return self._decoder
-
-
-def _chat_template_of(builder: "weakref.ref[PromptBuilder]") -> "ChatTemplate":
-    """For its tokenizer, which must not keep it alive: a closed engine's file and memory are to go at once."""
-    owner = builder()
-    if owner is None:
-        raise RequestError(
-            "the engine of this tokenizer is gone, and its chat template with it; keep the engine"
-        )
-    return owner.chat_template
 
 
 def prompts_with_images(

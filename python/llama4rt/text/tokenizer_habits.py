@@ -29,7 +29,7 @@ class TransformersHabits(ABC):
 
     vocab_size: int
     # Of the engine whose tokenizer this is. It stays behind when the tokenizer is pickled: it has a child process.
-    template: "Callable[[], ChatTemplate] | None" = None
+    template: "Callable[[], ChatTemplate | None] | None" = None
 
     @abstractmethod
     def encode(self, text: str, *, special: bool = False) -> list[int]: ...
@@ -91,9 +91,10 @@ class TransformersHabits(ABC):
         """
         from llama4rt.images.message_images import take_pictures
 
-        if self.template is None:
+        template = None if self.template is None else self.template()
+        if template is None:
             raise RequestError(
-                "this tokenizer has no chat template: it was pickled, or made without an engine; take engine.tokenizer"
+                "this tokenizer has no chat template: it was pickled, or its engine is gone; take engine.tokenizer"
             )
         options: ChatOptions = {
             "add_generation_prompt": add_generation_prompt,
@@ -102,8 +103,8 @@ class TransformersHabits(ABC):
         }
         messages, _ = take_pictures(conversation)
         if tokenize:
-            return self.template().encode(cast("Tokenizer", self), messages, tools, **options)
-        return self.template().render(messages, tools, **options)
+            return template.encode(cast("Tokenizer", self), messages, tools, **options)
+        return template.render(messages, tools, **options)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "template"}
