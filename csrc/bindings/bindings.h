@@ -13,7 +13,8 @@
 namespace llama4rt {
 
 void bind_format(pybind11::module_& m);     // files: SafetensorsFile, EngineFile, EngineWriter
-void bind_engine(pybind11::module_& m);     // Request, Event, Engine
+void bind_requests(pybind11::module_& m);   // Request, TokenMask, SuffixIndex
+void bind_engine(pybind11::module_& m);     // Event, Engine
 void bind_calibrate(pybind11::module_& m);  // Calibration, and its arithmetic for tests
 void bind_ops(pybind11::module_& m);        // single ops for tests, and the machine's limits
 void bind_observed_engine(pybind11::module_& m);
