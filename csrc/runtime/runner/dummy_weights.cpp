@@ -27,16 +27,21 @@ class Filler {
     }
   }
 
-  // Uniform codes of a scaled kind; of a float kind those that mean finite numbers.
+  // Uniform codes of a scaled kind; of a float kind those that mean finite numbers. Of integers the lowest, which has no
+  // opposite, is left out: weights whose mean is not 0 turn all tokens into one direction, and routers into one expert.
   void codes(WeightKind kind, char* to, int64_t bytes) {
-    if (weight_format(kind).meaning == CodeMeaning::kInteger) return repeat(to, bytes, bits_, kLap, 1);
     const int bits = weight_format(kind).bits;
+    const bool integers = weight_format(kind).meaning == CodeMeaning::kInteger;
+    const auto code_of = [&](uint32_t code) {
+      if (!integers) return finite_code(kind, code);
+      return code == 0 ? uint32_t(weight_format(kind).zero) : code;
+    };
     std::vector<char> pool = bits_;
     for (char& byte : pool) {
-      uint32_t finite = 0;
+      uint32_t codes = 0;
       for (int bit = 0; bit < 8; bit += bits)
-        finite |= finite_code(kind, (uint32_t(uint8_t(byte)) >> bit) & code_mask(kind)) << bit;
-      byte = char(finite);
+        codes |= code_of((uint32_t(uint8_t(byte)) >> bit) & code_mask(kind)) << bit;
+      byte = char(codes);
     }
     repeat(to, bytes, pool, kLap, 1);
   }
