@@ -109,10 +109,14 @@ def say(page: Any, text: str) -> None:
 
 
 def answered(page: Any, count: int = 1) -> list[str]:
-    """Waits for so many answers that have ended, drawn; returns their texts."""
+    """Waits for so many answers that have ended, drawn; returns their texts. One that has not begun has no words yet,
+    not even about itself.
+    """
     page.wait_for_function(
         """n => document.querySelectorAll("article.assistant").length === n
         && !document.querySelector("article[aria-busy=true]")
+        && [...document.querySelectorAll("article.assistant")].every(
+          (a) => a.querySelector(".text").textContent || a.querySelector(".note").textContent)
         && document.getElementById("send").textContent === "Send" """,
         arg=count,
     )

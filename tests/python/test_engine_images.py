@@ -132,9 +132,10 @@ def test_every_kind_of_source(engine: Engine, tmp_path: Path) -> None:
 
 def test_text_is_text_where_no_pictures_are(engine: Engine) -> None:
     literal = [special(engine, "begin_of_text"), *b"<|image|><|eot|>"]
-    for images in (None, []):
-        (out,) = engine.generate("<|image|><|eot|>", GREEDY, images=images)
-        assert out.prompt_token_ids == literal
+    (out,) = engine.generate("<|image|><|eot|>", GREEDY)
+    assert out.prompt_token_ids == literal
+    with pytest.raises(RequestError, match="came with 0 images"):  # an empty list says that there are none
+        engine.generate("<|image|><|eot|>", GREEDY, images=[])
     assert engine.encode_prompt("<|image|><|eot|>") == literal
     with_one = engine.prepare("<|image|><|eot|><|patch|>", images=[ONE])
     assert with_one.token_ids[-16:] == list(b"<|eot|><|patch|>")

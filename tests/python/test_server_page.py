@@ -98,10 +98,12 @@ def test_an_answer_that_runs_stays_in_its_chat(page: Any, server: RunningServer)
     assert answered(page) == ["Another answer."]
     assert requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
     page.click("#chats button:has-text('Count')")
+    page.wait_for_selector("article.user:has-text('Count')")
     assert page.inner_text("#send") == "Stop" and page.locator("article.user").inner_text().endswith("Count")
     page.click("#send")
     assert "Another answer." not in answered(page)[0]
     page.click("#chats button.chat:has-text('Hello')")
+    page.wait_for_selector("article.user:has-text('Hello')")
     assert answered(page) == ["Another answer."]
 
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     with open_engine(args, tokenizer_for=None if args.token_ids else "a text prompt") as engine:
         if args.image and isinstance(prompt, str) and PLACEHOLDER not in prompt:
             prompt = PLACEHOLDER * len(args.image) + prompt
-        prepared = engine.prepare(prompt, images=args.image)
+        prepared = engine.prepare(prompt, images=args.image or None)
         show = _show_text if engine.tokenizer is not None else _show_ids
         texts: list[str] = []
         token_ids: list[int] = []

@@ -1,9 +1,6 @@
 """The forms of what an engine says of itself: EngineStats and ModelConfig."""
 
-from typing import TYPE_CHECKING, TypedDict
-
-if TYPE_CHECKING:
-    from typing_extensions import NotRequired
+from typing import TypedDict
 
 
 class ImageCounts(TypedDict):
@@ -46,7 +43,11 @@ class StoreCounts(TypedDict):
     pending: int
 
 
-class EngineStats(TypedDict):
+class WithStore(TypedDict, total=False):
+    store: StoreCounts  # with kv_store
+
+
+class EngineStats(WithStore):
     """Counters since the engine was opened, and the state of this moment."""
 
     images: ImageCounts
@@ -64,7 +65,6 @@ class EngineStats(TypedDict):
     blocks: dict[str, BlockCounts]  # "global" and "local"
     bytes: dict[str, int]  # by component
     speculation: SpeculationCounts
-    store: "NotRequired[StoreCounts]"  # with kv_store
     expert_tokens: list[list[int]]  # [layer][expert]; empty on a GPU
     expert_reads: list[int]
     steps: int
