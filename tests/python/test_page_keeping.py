@@ -94,6 +94,7 @@ def test_a_browser_that_keeps_nothing(browser: Any, server: RunningServer) -> No
     say(page, "Two")
     assert answered(page) == ["Second."]
     page.click("#chats button.chat:has-text('One')")
+    page.wait_for_selector("article.user:has-text('One')")
     assert answered(page) == ["First."]
     page.click("#settings")
     assert "keeps nothing" in page.inner_text("dialog")
