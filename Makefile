@@ -161,10 +161,11 @@ test-simt: build/tests/build.ninja
 	build/tests/tests/cpp/llama4rt_simt_tests --jobs=$(JOBS)
 
 # nvcc comes from its packages where there is none; where those cannot be had either, it says that nothing was run.
+# One process: its last test asks what all the others executed.
 # PTX_TEST_ARGS: parts of names of tests, --target sm_90a, --require (then no nvcc is a failure).
 test-ptx: build/tests/build.ninja
 	@[ -n "$${CUDA_HOME:-}" ] || type nvcc >/dev/null 2>&1 || $(MAKE) -s $(DONE)/nvcc || echo "no packages of nvcc here"
-	$(BIN)/python scripts/ptx_test.py --jobs=$(JOBS) $(PTX_TEST_ARGS)
+	$(BIN)/python scripts/ptx_test.py $(PTX_TEST_ARGS)
 
 # Two processes at once; without the tests that open a file some ten thousand times, which no processor does differently.
 test-aarch64: aarch64-tools build/aarch64/build.ninja

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the kernels' tests on the PTX that nvcc makes of the kernels: no GPU, and no C++ of the emulator's.
 
-    scripts/ptx_test.py [--target sm_90a,sm_80] [--require] [--jobs N] [FILTER...]
+    scripts/ptx_test.py [--target sm_90a,sm_80] [--require] [FILTER...]
 
 Compiles what changed (scripts/ptx_compile.py), builds llama4rt_ptx_tests in build/tests and runs it; fails as well when
 a kernel was never launched, when a kernel that waits for the one before never lets the next one start, or the other way
@@ -75,13 +75,13 @@ def compiled(target: str) -> Path | None:
     return ROOT / "build/ptx" / target if done.returncode == 0 else None
 
 
-def run(target: str, folder: Path, filters: list[str], jobs: int) -> bool:
+def run(target: str, folder: Path, filters: list[str]) -> bool:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         notes = Path(directory) / "used"
         environment = os.environ | {"LLAMA4RT_PTX": str(folder), "LLAMA4RT_PTX_USED": str(notes)}
         chosen = filters if target == "sm_90a" else [*filters, *NOT_ON_SM_80]
-        status = subprocess.run([PROGRAM, f"--jobs={jobs}", *chosen], env=environment, check=False).returncode
+        status = subprocess.run([PROGRAM, *chosen], env=environment, check=False).returncode
         used = set(notes.read_text().split()) if notes.exists() else set()
     kernels = kernels_of(folder)
     problems = [] if filters else findings(target, kernels, used)
@@ -101,7 +101,6 @@ def main() -> int:
     )
     parser.add_argument("--target", default="sm_90a,sm_80", help="which of these (sm_90a,sm_80)")
     parser.add_argument("--require", action="store_true", help="fail when there is no compiler")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the tests")
     options, filters = parser.parse_known_args()
     if find_nvcc() is None:
         print(
@@ -112,10 +111,7 @@ def main() -> int:
     built = subprocess.run(["cmake", "--build", BUILD, "--target", PROGRAM.name], check=False)
     if built.returncode != 0:
         return 1
-    passed = [
-        folder is not None and run(target, folder, filters, options.jobs)
-        for target, folder in folders.items()
-    ]
+    passed = [folder is not None and run(target, folder, filters) for target, folder in folders.items()]
     return 0 if all(passed) else 1
 
 
