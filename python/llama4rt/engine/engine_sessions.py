@@ -1,13 +1,10 @@
 """SessionMethods: the part of Engine that opens, lists, imports and deletes sessions (docs/sessions.md)."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from llama4rt.engine.opened_engine import OpenedEngine
-from llama4rt.engine.outputs import Delta
-from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,10 +37,6 @@ class SessionMethods(OpenedEngine):
     def delete_session(self, name: str) -> None:
         """Forgets a session that is not open. Its keys and values go when their room is needed."""
         self._session_keeper().delete(name)
-
-    def stream_request(self, request: PreparedRequest) -> Iterator[Delta]:
-        """Runs a prepared request and yields what each step adds. Leaving the loop early ends it."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Ends running requests, keeps the sessions that are open, and frees the engine. Safe to call more than once
