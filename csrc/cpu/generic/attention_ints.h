@@ -19,37 +19,31 @@ inline constexpr int64_t kScoreStride = kSplitKeys + kLanes, kWeightStride = kSp
 // So many sixteens of keys at once, as the registers hold sums.
 inline constexpr int kKeySixteens = kTokenTile >= 8 ? 2 : 1;
 
-static_assert(kKvInt8Largest * kKvInt8Largest * kMaxIntHeadDim < (1LL << 31) &&
-              255LL * kKvInt8Largest * kValueKeys < (1LL << 31));
+// int8 lines hold 0 to 255; int16's bound is that of its step (ops/kv_int16.h).
+static_assert(32767LL * 255 * kMaxIntHeadDim < (1LL << 31) && kValueKeys <= kMaxIntHeadDim);
 
-template <class Number>
 struct IntRows {
-  alignas(64) Number queries[kMaxAttentionRows * kMaxIntHeadDim];
-  alignas(64) Number weights[kMaxAttentionRows * kWeightStride];
+  alignas(64) int16_t queries[kMaxAttentionRows * kMaxIntHeadDim];
+  alignas(64) int16_t weights[kMaxAttentionRows * kWeightStride];
   float query_scale[kMaxAttentionRows];
   int32_t query_sum[kMaxAttentionRows];
   float weight_scale[kMaxAttentionRows][kSplitGroups];
-  int32_t weight_sum[kMaxAttentionRows][kSplitGroups];  // where kValueZero
+  int32_t weight_sum[kMaxAttentionRows][kSplitGroups];
 };
 struct IntScratch {
   alignas(64) float scores[kMaxAttentionRows * kScoreStride];
   // Scales and lines of sixteen keys or values each; a few more of the values, which are asked for ahead of time.
   const uint8_t* keys[kSplitSixteens];
   const uint8_t* values[kSplitSixteens];
-  union {
-    IntRows<int8_t> bytes;
-    IntRows<int16_t> words;
-  };
+  IntRows rows;
 };
 
 // Rows [first, tile.num_rows) of a tile that see keys of one split.
 template <class Ints>
 class IntSplit {
  public:
-  using Number = typename Ints::Number;
-
   IntSplit(float* states, const AttentionTile& tile, int64_t begin, int first, IntScratch& scratch)
-      : tile_(tile), states_(states), begin_(begin), first_(first), scratch_(scratch), rows_(rows(scratch)) {
+      : tile_(tile), states_(states), begin_(begin), first_(first), scratch_(scratch), rows_(scratch.rows) {
     const KvLayer& kv = *tile.kv;
     count_ = (seen(tile.num_rows - 1) + kLanes - 1) / kLanes;
     for (int64_t i = 0; i < count_; ++i) {
@@ -73,12 +67,6 @@ class IntSplit {
   }
 
  private:
-  static IntRows<Number>& rows(IntScratch& scratch) {
-    if constexpr (sizeof(Number) == 1)
-      return scratch.bytes;
-    else
-      return scratch.words;
-  }
   int64_t seen(int t) const { return std::min(tile_.num_keys[t] - begin_, kSplitKeys); }
   float* state(int t) const { return states_ + t * attention_state_floats(tile_.kv->head_dim); }
 
@@ -95,7 +83,7 @@ class IntSplit {
       key_scale[b] = Vec::load(reinterpret_cast<const float*>(scratch_.keys[at]));
       ahead[b] = t == first_ ? keys_ahead(at) : lines[b];
     }
-    const Number* q = rows_.queries + t * dim;
+    const int16_t* q = rows_.queries + t * dim;
     float* out = scratch_.scores + t * kScoreStride + i * kLanes;
     const float* query_scale = rows_.query_scale + t;
     const float scale = tile_.scale;
@@ -103,7 +91,7 @@ class IntSplit {
     for (int r = 0; r < kRows; ++r)
       for (IVec& s : sum[r]) s = IVec::set1(-Ints::kZero * rows_.query_sum[t + r]);
     for (int64_t d = 0, line = 0; d < dim; d += Ints::kPerWord, line += cpu16::kLineBytes) {
-      typename Ints::Keys keys[kKeySixteens];
+      typename Ints::Line keys[kKeySixteens];
       for (int b = 0; b < kKeySixteens; ++b) {
         keys[b].load(lines[b] + line);
         prefetch<kFar>(ahead[b] + line);
@@ -161,20 +149,20 @@ class IntSplit {
 
     float inverse[kSplitGroups];
     for (int64_t group = 0; group < groups; ++group) {
-      const Step step = Ints::weight_step(extent[group]);
+      const Step step = Ints::step(extent[group]);
       rows_.weight_scale[t][group] = step.scale;
       inverse[group] = step.inverse;
     }
-    Number* const weights = rows_.weights + t * kWeightStride;
+    int16_t* const weights = rows_.weights + t * kWeightStride;
     for (int64_t group = 0; group < groups; ++group) {
       IVec sum = IVec::zero();
       for (int64_t i = group * kVecs; i < (group + 1) * kVecs; ++i) {
         IVec q = IVec::zero();
         if (inverse[group] != 0) q = round_to_int(Vec::load(score + i * kLanes) * Vec::set1(inverse[group]));
-        Ints::store(weights + i * kLanes, q);
+        q.store_i16(weights + i * kLanes);
         sum = sum + q;
       }
-      if constexpr (Ints::kValueZero != 0) rows_.weight_sum[t][group] = reduce_add(sum);
+      if constexpr (Ints::kZero != 0) rows_.weight_sum[t][group] = reduce_add(sum);
     }
     float* const header = state(t);
     header[0] = maximum;
@@ -208,18 +196,17 @@ class IntSplit {
     const uint8_t* const* sixteens = scratch_.values;
     const int64_t last = count_ - 1;
     const bool first = t == first_;
-    const Number* weights = rows_.weights + t * kWeightStride;
+    const int16_t* weights = rows_.weights + t * kWeightStride;
     IVec sum[kRows][kVecs];
     for (int r = 0; r < kRows; ++r)
       for (IVec& s : sum[r])
-        s = Ints::kValueZero == 0 ? IVec::zero()
-                                  : IVec::set1(-Ints::kValueZero * rows_.weight_sum[t + r][group]);
+        s = Ints::kZero == 0 ? IVec::zero() : IVec::set1(-Ints::kZero * rows_.weight_sum[t + r][group]);
     for (int64_t key = i; key < end; ++key) {
       const uint8_t* lines = sixteens[key] + at;
       const uint8_t* ahead = first ? sixteens[std::min(key + kKeysAhead / kLanes, last)] + at : lines;
-      const Number* w = weights + key * kLanes;
+      const int16_t* w = weights + key * kLanes;
       for (int line = 0; line < kLinesPerVec; ++line, w += Ints::kPerWord) {
-        typename Ints::Values values[kVecs];
+        typename Ints::Line values[kVecs];
         for (int v = 0; v < kVecs; ++v) {
           const int64_t offset = (v * kLinesPerVec + line) * cpu16::kLineBytes;
           values[v].load(lines + offset);
@@ -241,7 +228,7 @@ class IntSplit {
   int64_t begin_;
   int first_;
   IntScratch& scratch_;
-  IntRows<Number>& rows_;
+  IntRows& rows_;
   int64_t count_ = 0;  // sixteens that the last row, and so any row, sees something of
 };
 

@@ -1,19 +1,15 @@
 // The integers that attention multiplies where keys and values are integers with a scale per token (ops/kv_int8.h,
-// ops/kv_int16.h): how a query or a group of softmax weights becomes integers, and the product of a line of keys or
-// values with some of them. Sums are exact, so tables may multiply in the way that suits them.
+// ops/kv_int16.h): a query or a group of softmax weights becomes int16, and sums of products are exact.
 //
-// One of these per cache format and way to multiply has:
-//   Number          a query's integer, or a weight's, in memory
-//   kPerWord        neighbouring numbers of a key (or keys of a dimension) in a 32-bit word of a line
-//   store           sixteen integers in the order in which words hold them
-//   query_step, weight_step   what numbers are divided by
-//   Keys, Values    a line, made ready; dot(sum, x): adds its products with kPerWord numbers at x
-//   kZero           what the integers of Keys are too large by; kValueZero: of Values
+// One of these per cache format has:
+//   kPerWord   neighbouring numbers of a key (or keys of a dimension) in a 32-bit word of a line
+//   kZero      what the integers of a Line are too large by
+//   step       what numbers are divided by to become int16
+//   Line       a line of keys or values, made ready; dot(sum, x): adds its products with kPerWord numbers at x
 #pragma once
 
 #include <algorithm>
 #include <limits>
-#include <type_traits>
 
 #include "cpu/generic/dot.h"
 #include "cpu/generic/quantize_row.h"
@@ -33,19 +29,31 @@ struct Extent {
   }
 };
 
-// int8: eight bits for a query, and for weights, which are never negative, all eight without a sign.
-struct Int8Steps {
+// Keys and values of eight bits: what they meet has sixteen, so that its rounding is nothing beside theirs.
+struct Int8Ints {
   static constexpr KvKind kKind = KvKind::kInt8;
   static constexpr int kPerWord = 4;
-  static Step query_step(const Extent& e) { return step_of(reduce_max(e.top), float(kKvInt8Largest)); }
-  static Step weight_step(const Extent& e) { return step_of(reduce_max(e.top), 255.0f); }
+  static constexpr int kZero = weight_format(WeightKind::kInt8).zero;
+  static Step step(const Extent& e) { return step_of(reduce_max(e.top), 32767.0f); }
+  struct Line {
+    IVec pair[2];
+    void load(const uint8_t* p) {
+      const LinePairs<WeightKind::kInt8> pairs(p);
+      pair[0] = pairs.pair[0];
+      pair[1] = pairs.pair[1];
+    }
+    LLAMA4RT_INLINE IVec dot(IVec sum, const int16_t* x) const {
+      return dot_pairs(dot_pairs(sum, pair[0], x), pair[1], x + 2);
+    }
+  };
 };
 
-// int16: as fine as exact sums allow.
-struct Int16Steps {
+// Of sixteen bits: as fine as exact sums allow.
+struct Int16Ints {
   static constexpr KvKind kKind = KvKind::kInt16;
   static constexpr int kPerWord = 2;
-  static Step query_step(const Extent& e) {
+  static constexpr int kZero = 0;
+  static Step step(const Extent& e) {
     const Step step = step_of(reduce_max(e.top), 32767.0f);
     if (step.inverse == 0) return step;
     const float sum = reduce_add(e.sum), most = float(kKvInt16MostSum);
@@ -53,77 +61,25 @@ struct Int16Steps {
     if (!(sum <= std::numeric_limits<float>::max())) return {std::numeric_limits<float>::quiet_NaN(), 0};
     return {std::max(step.scale, sum / most), std::min(step.inverse, most / sum)};
   }
-  static Step weight_step(const Extent& e) { return query_step(e); }
-};
-
-// Bytes times bytes, where an instruction adds four products exactly.
-struct ByteInts : Int8Steps {
-  using Number = int8_t;
-  static constexpr int kZero = weight_format(WeightKind::kInt8).zero, kValueZero = 0;
-  static void store(Number* p, IVec x) { x.store_i8_pair_order(p); }
-  struct Keys {
+  struct Line {
     IVec line;
     void load(const uint8_t* p) { line = IVec::load(p); }
-    LLAMA4RT_INLINE IVec dot(IVec sum, const Number* x) const {
-      return dot_bytes(sum, line, IVec::set1(load_i32(x)));
-    }
-  };
-  struct Values {
-    IVec line;  // q + 128 is q with its sign bit turned over
-    void load(const uint8_t* p) { line = IVec::load(p) ^ IVec::set1(int32_t(0x80808080u)); }
-    LLAMA4RT_INLINE IVec dot(IVec sum, const Number* x) const {
-      return dot_bytes(sum, IVec::set1(load_i32(x)), line);
-    }
+    LLAMA4RT_INLINE IVec dot(IVec sum, const int16_t* x) const { return dot_pairs(sum, line, x); }
   };
 };
-
-// The same integers as int16, where bytes would be cut.
-struct WideByteInts : Int8Steps {
-  using Number = int16_t;
-  static constexpr int kZero = weight_format(WeightKind::kInt8).zero, kValueZero = kZero;
-  static void store(Number* p, IVec x) { x.store_i16(p); }
-  struct Keys {
-    IVec pair[2];
-    void load(const uint8_t* p) {
-      const LinePairs<WeightKind::kInt8> pairs(p);
-      pair[0] = pairs.pair[0];
-      pair[1] = pairs.pair[1];
-    }
-    LLAMA4RT_INLINE IVec dot(IVec sum, const Number* x) const {
-      return dot_pairs(dot_pairs(sum, pair[0], x), pair[1], x + 2);
-    }
-  };
-  using Values = Keys;
-};
-
-struct WordInts : Int16Steps {
-  using Number = int16_t;
-  static constexpr int kZero = 0, kValueZero = 0;
-  static void store(Number* p, IVec x) { x.store_i16(p); }
-  struct Keys {
-    IVec line;
-    void load(const uint8_t* p) { line = IVec::load(p); }
-    LLAMA4RT_INLINE IVec dot(IVec sum, const Number* x) const { return dot_pairs(sum, line, x); }
-  };
-  using Values = Keys;
-};
-
-using Int8Ints = std::conditional_t<kBytePairs, WideByteInts, ByteInts>;
-using Int16Ints = WordInts;
 
 // A query as integers.   values: [dim]; dim: a multiple of 16
 template <class Ints>
-inline void quantize_query(typename Ints::Number* values, float& scale, int32_t& sum, const float* x,
-                           int64_t dim) {
+inline void quantize_query(int16_t* values, float& scale, int32_t& sum, const float* x, int64_t dim) {
   Extent extent;
   for (int64_t i = 0; i < dim; i += kLanes) extent.add(Vec::load(x + i));
-  const Step step = Ints::query_step(extent);
+  const Step step = Ints::step(extent);
   scale = step.scale;
   IVec total = IVec::zero();
   for (int64_t i = 0; i < dim; i += kLanes) {
     IVec q = IVec::zero();
     if (step.inverse != 0) q = round_to_int(Vec::load(x + i) * Vec::set1(step.inverse));
-    Ints::store(values + i, q);
+    q.store_i16(values + i);
     total = total + q;
   }
   sum = reduce_add(total);

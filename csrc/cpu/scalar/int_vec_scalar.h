@@ -47,17 +47,7 @@ struct IVec {
     constexpr int kOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
     for (int i = 0; i < kLanes; ++i) p[i] = int8_t(uint8_t(v[i / 8 * 8 + kOrder[i % 8]]));
   }
-  // As int8, or as unsigned bytes, of each four the middle two exchanged: as int8 lines hold them (weights/layout.h).
-  void store_i8_pair_order(void* p) const {
-    for (int i = 0; i < kLanes; ++i) {
-      const int from = i % 4 == 1 ? i + 1 : i % 4 == 2 ? i - 1 : i;
-      static_cast<uint8_t*>(p)[i] = uint8_t(v[from]);
-    }
-  }
 };
-inline IVec operator^(IVec a, IVec b) {
-  return IVec::make([&](int i) { return a.v[i] ^ b.v[i]; });
-}
 inline IVec operator&(IVec a, IVec b) {
   return IVec::make([&](int i) { return a.v[i] & b.v[i]; });
 }

@@ -47,17 +47,7 @@ struct IVec {
     const __m128i bytes = _mm_packs_epi16(_mm_load_si128(q), _mm_load_si128(q + 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(bytes, order));
   }
-  // As bytes, of each four the middle two exchanged; bits above them are dropped.
-  void store_i8_pair_order(void* p) const {
-    const __m256i low = _mm256_set1_epi32(0xff);
-    const __m256i mixed = _mm256_packs_epi32(_mm256_and_si256(lo, low), _mm256_and_si256(hi, low));
-    const __m256i wide = _mm256_permute4x64_epi64(mixed, 0xd8);
-    const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-    _mm_storeu_si128(static_cast<__m128i*>(p), _mm_shuffle_epi8(bytes, order));
-  }
 };
-inline IVec operator^(IVec a, IVec b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
 inline IVec operator&(IVec a, IVec b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
 inline IVec operator+(IVec a, IVec b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 inline IVec operator-(IVec a, IVec b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }

@@ -151,9 +151,9 @@ std::vector<cases::AttentionCase> all_cases() {
 }
 
 // Half of what numbers that are never larger than `largest`, and whose magnitudes sum to `sum`, are divided by to
-// become the integers of a query, or of weights, which are never negative.
-double half_step(KvKind format, double largest, double sum, bool weights) {
-  if (format == KvKind::kInt8) return largest / (weights ? 255 : 127) / 2;
+// become the integers of a query, or of weights.
+double half_step(KvKind format, double largest, double sum) {
+  if (format == KvKind::kInt8) return largest / 32767 / 2;
   return std::max(largest / 32767, sum / double(kKvInt16MostSum)) / 2;
 }
 
@@ -170,7 +170,7 @@ double weight_rounding(KvKind format, const std::vector<double>& weight, const s
       sum += weight[j] * values[j].scale;
       size += std::abs(double(values[j].x[d])) / values[j].scale;
     }
-    bound += half_step(format, largest, sum, true) * size;
+    bound += half_step(format, largest, sum) * size;
   }
   return bound;
 }
@@ -207,8 +207,8 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
           score.push_back(double(scale) * dot);
           largest = std::max(largest, score.back());
           size = std::max(size, double(scale) * std::sqrt(q_square * k_square));
-          score_rounding = std::max(score_rounding,
-                                    double(scale) * k_sum * half_step(c.kv_format, q_largest, q_sum, false));
+          score_rounding =
+              std::max(score_rounding, double(scale) * k_sum * half_step(c.kv_format, q_largest, q_sum));
         }
         double sum = 0;
         for (double& p : score) sum += p = std::exp(p - largest);

@@ -29,16 +29,8 @@ _INT16_MOST_SUM = 262_000  # of magnitudes of integers that meet those of an int
 _WHOLE = 128  # inputs that a matrix without groups is looked at together
 
 
-@dataclass(frozen=True)
-class _Levels:
-    """The largest integers of keys and values in a cache of integers, and of what meets them."""
-
-    stored: int
-    query: int
-    weight: int
-
-
-_LEVELS = {"int8": _Levels(127, 127, 255), "int16": _Levels(8191, 32767, 32767)}
+_LEVELS = {"int8": 127, "int16": 8191}  # the largest integers of keys and values in a cache of integers
+_MET_BY = 32767  # of queries and softmax weights in front of them
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def _query_variance(x: Wide, kv_dtype: str) -> Wide:
     if kv_dtype not in _LEVELS:
         return np.zeros_like(x)
     magnitudes = np.abs(x)
-    step = magnitudes.max(axis=-1, keepdims=True) / _LEVELS[kv_dtype].query
+    step = magnitudes.max(axis=-1, keepdims=True) / _MET_BY
     if kv_dtype == "int16":
         step = np.maximum(step, magnitudes.sum(axis=-1, keepdims=True) / _INT16_MOST_SUM)
     return np.broadcast_to(step**2 / 12, x.shape)
@@ -116,7 +108,7 @@ def _weight_variance(weights: Wide, kv_dtype: str) -> Wide | float:
     if kv_dtype not in _LEVELS:
         return 0.0
     starts = np.arange(0, weights.shape[-1], 64)
-    step = np.maximum.reduceat(weights, starts, axis=-1) / _LEVELS[kv_dtype].weight
+    step = np.maximum.reduceat(weights, starts, axis=-1) / _MET_BY
     if kv_dtype == "int16":
         step = np.maximum(step, np.add.reduceat(weights, starts, axis=-1) / _INT16_MOST_SUM)
     return np.asarray(np.repeat(step**2 / 12, 64, axis=-1)[..., : weights.shape[-1]])
@@ -138,7 +130,7 @@ def _kv_variance(x: Wide, kv_dtype: str) -> Wide:
     if kv_dtype == "f32":
         return np.zeros_like(x)
     if kv_dtype in _LEVELS:
-        step = np.abs(x).max(axis=-1, keepdims=True) / _LEVELS[kv_dtype].stored
+        step = np.abs(x).max(axis=-1, keepdims=True) / _LEVELS[kv_dtype]
         return np.broadcast_to(step**2 / 12, x.shape)
     if kv_dtype == "fp8":
         return np.asarray((_FP8 * x) ** 2 + _FP8_SMALLEST**2 / 12)
