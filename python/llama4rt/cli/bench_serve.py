@@ -157,7 +157,11 @@ async def _request(args: argparse.Namespace, prompt: list[int]) -> Request:
 
 
 def summary(results: list[Request], seconds: float) -> dict[str, Any]:
-    """vLLM's names. TPOT: time per output token after the first; ITL: between pieces; E2EL: the whole request."""
+    """vLLM's names. TPOT: time per output token after the first; ITL: between pieces; E2EL: the whole request.
+
+    A request whose tokens came in one piece says nothing of the time between tokens. Where no request says anything of
+    a figure, it is None.
+    """
     inputs = sum(result.input_tokens for result in results)
     outputs = sum(result.output_tokens for result in results)
     report: dict[str, Any] = {
@@ -176,16 +180,19 @@ def summary(results: list[Request], seconds: float) -> dict[str, Any]:
         "tpot": [
             (result.times[-1] - result.times[0]) / (result.output_tokens - 1)
             for result in results
-            if result.output_tokens > 1 and result.times
+            if result.output_tokens > 1 and len(result.times) > 1
         ],
         "itl": [b - a for result in results for a, b in zip(result.times, result.times[1:], strict=False)],
         "e2el": [result.end for result in results],
     }
     for name, values in series.items():
-        milliseconds = sorted(1000 * value for value in values) or [0.0]
-        report[f"mean_{name}_ms"] = statistics.fmean(milliseconds)
-        report[f"median_{name}_ms"] = statistics.median(milliseconds)
-        report[f"p99_{name}_ms"] = milliseconds[min(len(milliseconds) - 1, int(0.99 * len(milliseconds)))]
+        milliseconds = sorted(1000 * value for value in values)
+        none = not milliseconds
+        report[f"mean_{name}_ms"] = None if none else statistics.fmean(milliseconds)
+        report[f"median_{name}_ms"] = None if none else statistics.median(milliseconds)
+        report[f"p99_{name}_ms"] = (
+            None if none else milliseconds[min(len(milliseconds) - 1, int(0.99 * len(milliseconds)))]
+        )
     return report
 
 
@@ -219,5 +226,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*rows, "=" * 50])
 
 
-def _row(name: str, value: float) -> str:
+def _row(name: str, value: float | None) -> str:
+    if value is None:
+        return f"{name:<40}-"
     return f"{name:<40}{value:<10}" if isinstance(value, int) else f"{name:<40}{value:<10.2f}"
