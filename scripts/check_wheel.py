@@ -106,7 +106,11 @@ def check_contents(wheel: Path) -> None:
 def check_page(archive: zipfile.ZipFile) -> None:
     """The files of the server's pages, all of them and with the licences of what others wrote."""
     inside = {p.relative_to(ROOT / "python").as_posix() for p in PAGE.rglob("*") if p.is_file()}
-    packed = {i.filename: i for i in archive.infolist() if i.filename.startswith("llama4rt/server/page/")}
+    packed = {
+        i.filename: i  # auditwheel packs folders as entries of their own
+        for i in archive.infolist()
+        if i.filename.startswith("llama4rt/server/page/") and not i.is_dir()
+    }
     report(packed.keys() == inside, f"contains the server's pages {sorted(packed.keys() ^ inside) or ''}")
     size = sum(info.file_size for info in packed.values())
     small = sum(info.compress_size for info in packed.values())

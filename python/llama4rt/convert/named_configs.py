@@ -96,7 +96,7 @@ CONFIGS["tiny"] = {
     "interleave_moe_layer_step": 2,
     "use_qk_norm": True,
     "attention_chunk_size": 1024,
-    "max_position_embeddings": 131072,
+    "max_position_embeddings": 10_485_760,
     "bos_token_id": 1,
     "eos_token_id": [2],
 }
