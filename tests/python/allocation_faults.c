@@ -4,16 +4,47 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 enum { kMalloc = 1, kMmap = 2, kThread = 4 };
 
 static atomic_int kinds;             /* which calls count; 0: disarmed */
 static atomic_long seen, first, end; /* calls since arming; those in [first, end) fail */
+
+static struct sigaction before; /* what handled crashes */
+
+static void name_crash(int signal_number, siginfo_t* info, void* context) {
+  (void)info;
+  const ucontext_t* at = context;
+#ifdef __x86_64__
+  void* const code = (void*)at->uc_mcontext.gregs[REG_RIP];
+#else
+  void* const code = (void*)at->uc_mcontext.pc;
+#endif
+  Dl_info where;
+  const char* name = dladdr(code, &where) && where.dli_fname ? where.dli_fname : "?";
+  ssize_t ignored = write(2, "crashed in ", 11);
+  ignored += write(2, name, strlen(name));
+  ignored += write(2, "\n", 1);
+  (void)ignored;
+  sigaction(signal_number, &before, NULL); /* the same instruction again, for who was there before */
+}
+
+/* From now on a crash says on stderr in which library it was. */
+void faults_name_crashes(void) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_sigaction = name_crash;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &before);
+}
 
 void faults_arm(int which, long nth, long count) {
   atomic_store(&kinds, 0);

@@ -96,7 +96,7 @@ class RequestTracker:
         if text_of:
             text, shown = _text_until_stop(text_of, token_ids)
             token_ids = token_ids[:shown]
-        finish_reason = cast(FinishReason | None, event.finish_reason or None)
+        finish_reason = cast("FinishReason | None", event.finish_reason or None)
         stop_reason: int | str | None = event.stop_token_id if event.stop_token_id >= 0 else None
         if finish_reason is not None and text_of:
             text += text_of.finish()
