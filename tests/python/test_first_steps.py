@@ -208,6 +208,7 @@ def test_mistakes_are_answered_with_what_is_right(engine: Engine) -> None:
         (lambda: engine.chat(HELLO[0]), "one message; it must be a list"),  # type: ignore[arg-type]
         (lambda: engine.stream_chat(HELLO[0]), "one message; it must be a list"),  # type: ignore[arg-type]
         (lambda: engine.generate(HELLO[0]), "a conversation is for chat"),  # type: ignore[arg-type]
+        (lambda: engine.generate(HELLO), "a conversation is for chat"),  # type: ignore[arg-type]
     ):
         with pytest.raises(RequestError, match=says):
             call()

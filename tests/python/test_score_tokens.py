@@ -78,8 +78,8 @@ def test_text_begins_as_prompts_do(engine: Engine) -> None:
         ({"first": 0}, "first is 0"),
         ({"first": 4}, "score_from is 4"),
         ({"first": [1, 1]}, "there are 1 prompts and `first` has 2 places"),
-        ({"top": 21}, "prompt_logprobs"),
-        ({"top": -1}, "prompt_logprobs"),
+        ({"top": 21}, "top is 21"),
+        ({"top": -1}, "top is -1"),
     ],
 )
 def test_what_it_refuses(engine: Engine, arguments: dict[str, object], message: str) -> None:

@@ -271,6 +271,22 @@ def test_a_session_of_a_coding_agent(client: Any, engine: Engine) -> None:
             "--allow-image-urls",
         ),
         ({"messages": [{"role": "user", "content": "word " * 70_000}]}, "max_model_len"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]},
+            "only blocks of thinking",
+        ),
+        (
+            {"system": "s", "messages": [{"role": "user", "content": [{"type": "redacted_thinking", "data": "x"}]}]},
+            "only blocks of thinking",
+        ),
+        ({"system": [{"type": "image"}]}, r"system\.0: .*may stand in a message of the user"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]},
+            "may stand in a message of the assistant",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"content\.0\.text: is missing"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, r"output_config\.format\.schema: is missing"),
+        ({"output_format": {"type": "json_schema"}}, r"output_format\.schema: is missing"),
     ],
 )  # fmt: skip
 def test_refusals(client: Any, fields: Any, says: str) -> None:

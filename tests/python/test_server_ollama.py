@@ -101,6 +101,30 @@ def test_forms_and_options(client: Any, engine: Engine) -> None:
     word = whole.split()[1]
     options = GREEDY | {"stop": [word], "num_ctx": 512, "repeat_last_n": 64, "repeat_penalty": 1.0}
     assert client.chat("demo", messages=HELLO, options=options).message.content == whole[: whole.index(word)]
+    asks_nothing = {
+        "mirostat": 0,
+        "mirostat_tau": 5.0,
+        "mirostat_eta": None,
+        "f16_kv": True,
+        "logits_all": False,
+    }
+    reply = client.chat("demo", messages=HELLO, options=GREEDY | asks_nothing)
+    assert reply.message.content == whole
+
+
+def test_durations_can_be_divided_by(client: Any) -> None:
+    """Clients show eval_count / eval_duration as tokens a second: of a whole reply, of calls, of one token."""
+    replies = [
+        client.chat("demo", messages=HELLO, options=GREEDY),
+        client.generate("demo", "Hello", options=GREEDY | {"num_predict": 1}, raw=True),
+        *client.chat("demo", messages=HELLO, options=GREEDY, tools=[ADD], stream=True),
+        *client.generate("demo", "Hello", options=GREEDY, stream=True),
+    ]
+    done = [reply for reply in replies if reply.done]
+    assert len(done) == 4
+    for reply in done:
+        assert reply.eval_duration > 0 and reply.prompt_eval_duration > 0
+        assert reply.eval_duration + reply.prompt_eval_duration == reply.total_duration
 
 
 def test_tools(client: Any, server: RunningServer, engine: Engine) -> None:
@@ -149,6 +173,7 @@ def test_what_there_is(client: Any, server: RunningServer, engine: Engine) -> No
         ("/api/chat", {"model": "demo", "messages": HELLO, "options": {"temperature": 9}}, 400, "options.temperature"),
         ("/api/chat", {"model": "demo", "messages": HELLO, "options": {"mirostat": 1}}, 400, "options.mirostat"),
         ("/api/chat", {"model": "demo", "messages": HELLO, "options": {"temprature": 1}}, 400, "did you mean"),
+        ("/api/chat", {"model": "demo", "messages": HELLO, "options": {"num_predict": 0}}, 400, "options.num_predict"),
         ("/api/chat", {"model": "demo", "messages": HELLO, "think": True}, 400, "does not reason"),
         ("/api/chat", {"model": "demo", "messages": HELLO, "format": "xml"}, 400, "format"),
         ("/api/chat", {"model": "demo", "messages": [{"role": "foo", "content": "x"}]}, 400, "messages.0.role"),
@@ -192,6 +217,9 @@ def test_completion(server: RunningServer, engine: Engine) -> None:
     streamed = post(server, "/completion", body | {"stream": True}).text
     events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
     assert "".join(event["content"] for event in events) == expected and events[-1]["stop"]
+    lined = {"prompt": "Hello", "grammar": 'root ::= "a\\n" "b"', "n_predict": 8}
+    assert post(server, "/completion", lined).json()["has_new_line"]
+    assert '"has_new_line":true' in post(server, "/completion", lined | {"stream": True}).text
     word = expected.split()[1]
     stopped = post(server, "/completion", body | {"stop": [word]}).json()
     assert (stopped["stop_type"], stopped["stopping_word"]) == ("word", word)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama4rt import ConfigError, Engine, RequestError, SamplingParams
+from llama4rt import ConfigError, Engine, RequestError, SamplingParams, StructuredOutput
 from llama4rt.cli.main import main
 
 OPTIONS: dict[str, Any] = {"kv_cache_memory": "32MiB", "max_model_len": 2048, "num_threads": 2}
@@ -215,6 +215,54 @@ def test_what_is_refused(text_engine_file: Path, engine_file: Callable[..., Path
             with pytest.raises(RequestError, match="SHA-256"):
                 engine.session(what)
         engine.session("x2").close()
+
+
+def test_a_refusal_leaves_the_session_as_it_was(text_engine_file: Path, tmp_path: Path) -> None:
+    """Also on disk: a token that the model does not have would otherwise be refused for ever after."""
+    refused: list[tuple[Any, dict[str, Any], str]] = [
+        ([10**6], {}, "10"),
+        ("again", {"logit_bias": {10**6: 1}}, "logit_bias"),
+        ("again", {"stop_token_ids": [10**6]}, "stop_token_ids"),
+        ("again", {"ignore_eos": False, "structured": StructuredOutput.grammar("start: nowhere")}, "nowhere"),
+    ]
+    with opened(text_engine_file, tmp_path / "kv") as engine:
+        with engine.session("x") as session:
+            session.append("hello")
+            kept = session.token_ids
+            with pytest.raises(RequestError, match="token ids of this model"):
+                session.append([5, 10**6])
+            assert session.token_ids == kept
+            for content, fields, says in refused:
+                with pytest.raises(RequestError, match=says):
+                    session.generate(content, params(**fields))
+                assert session.token_ids == kept
+            for wrong in (None, 5, object()):
+                with pytest.raises(RequestError):
+                    session.append(wrong)  # type: ignore[arg-type]
+            with pytest.raises(RequestError, match="SamplingParams"):
+                session.generate("x", {"max_tokens": 3})  # type: ignore[arg-type]
+            assert session.token_ids == kept
+        with engine.session("x") as session:
+            assert session.token_ids == kept
+            assert session.generate("again", params()).outputs[0].token_ids
+        for wrong in (None, 5):
+            with pytest.raises(RequestError, match="name"):
+                engine.session(wrong)  # type: ignore[arg-type]
+            with pytest.raises(RequestError, match="path"):
+                engine.import_session(wrong)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_is_held_open_is_not_talked_over(text_engine_file: Path, tmp_path: Path) -> None:
+    with opened(text_engine_file, tmp_path / "kv") as engine, engine.session("x") as session:
+        session.append("hello")
+        before = session.num_tokens
+        stream = session.stream(None, params(max_tokens=20, ignore_eos=True))
+        said = next(stream).token_ids
+        with pytest.raises(RequestError, match="is answering"):
+            session.append("more")
+        stream.close()  # type: ignore[attr-defined]
+        assert session.token_ids[before:] == list(said)
+        session.append("more")
 
 
 def test_hostile_files_are_refused(text_engine_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from llama4rt import _core
 from llama4rt.engine.engine_thread import EngineThread
 from llama4rt.engine.outputs import TokenScores
 from llama4rt.engine.prepared_request import PreparedRequest
-from llama4rt.engine.sampling_params import SamplingParams
+from llama4rt.engine.sampling_params import MAX_LOGPROBS, SamplingParams
 from llama4rt.errors import RequestError
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class TokenScoreHandler(_RowsHandler):
 
 def score_params(top: int | None = None) -> SamplingParams:
     """top: of Engine.score_tokens; None: for Engine.score."""
+    if top is not None and (
+        isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= MAX_LOGPROBS
+    ):
+        raise RequestError(f"top is {top!r:.80}; it must be an integer in [0, {MAX_LOGPROBS}]")
     return SamplingParams(max_tokens=1, prompt_logprobs=top)
 
 

@@ -22,7 +22,12 @@ def add(engine: "Engine", state: SessionState, content: Any, images: Sequence[An
     """Changes the state; after an error it is of no use."""
     if isinstance(content, Mapping):
         content = [content]
-    if not isinstance(content, str) and len(content) > 0 and isinstance(content[0], Mapping):
+    if (
+        isinstance(content, Sequence)
+        and not isinstance(content, str)
+        and content
+        and isinstance(content[0], Mapping)
+    ):
         if images:
             raise RequestError("pictures of messages are parts of their content, not images")
         _add_messages(engine, state, list(content))

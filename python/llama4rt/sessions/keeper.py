@@ -33,6 +33,10 @@ class SessionKeeper:
         self._open: set[Session] = set()
 
     def open(self, name_or_path: str | os.PathLike[str]) -> Session:
+        if not isinstance(name_or_path, (str, os.PathLike)):
+            raise RequestError(
+                f"the session's name is {name_or_path!r:.80}; it must be a string, or the path of an exported file"
+            )
         if isinstance(name_or_path, os.PathLike) or name_or_path.endswith(SUFFIX) or os.sep in name_or_path:
             return self.opened(self._from_file(Path(name_or_path))[1], None, None)
         lock = self._directory.lock(name_or_path)
@@ -50,6 +54,8 @@ class SessionKeeper:
 
     def import_file(self, path: str | os.PathLike[str], name: str | None = None) -> str:
         """Keeps the session of an exported file under a name; the file's own unless another is given."""
+        if not isinstance(path, (str, os.PathLike)):
+            raise RequestError(f"the path of an exported session is {path!r:.80}; it must be a path")
         header = session_file.read_header(Path(path))
         name = check_name(header.name if name is None else name)
         with self.take_new_name(name):

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.engine.outputs import Delta, OutputBuilder, RequestOutput
-from llama4rt.engine.sampling_params import SamplingParams
+from llama4rt.engine.sampling_params import SamplingParams, check_params
 from llama4rt.errors import RequestError
 from llama4rt.sessions import conversation
 from llama4rt.sessions.directory import SessionLock
@@ -46,6 +46,7 @@ class Session:
         self._name = name
         self._name_lock = lock
         self._turn = threading.RLock()
+        self._answering = False
         self._closed = False
 
     @property
@@ -75,8 +76,13 @@ class Session:
         answer nothing yet.
         """
         with self._turn:
+            before = self._state
             self._add(content, images)
-            return self._read()
+            try:
+                return self._read()
+            except RequestError:
+                self._take_back(before)
+                raise
 
     def generate(
         self,
@@ -105,34 +111,20 @@ class Session:
         images: Sequence[Any] | None = None,
     ) -> Iterator[Delta]:
         """The same, as it comes. Leaving the loop early ends the answer; what was said stays."""
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else check_params(params)
         if params.n != 1:
             raise RequestError(f"n is {params.n}; a session has one answer, and fork() makes another session")
         with self._turn:
             self._check()
+            before = self._state
             if content is not None:
                 self._add(content, images)
-            state = self._state
-            if not state.token_ids:
-                raise RequestError("the session is empty; append something first")
-            if params.seed is None:
-                params = replace(params, seed=state.seed)
-            if state.output_tokens and params.structured is not None:
-                raise RequestError("structured output cannot go on with an answer; append something first")
-            request = self._engine.prepare_request(self._prompt(), params)
-            request.native.continued_tokens = state.output_tokens
-            said: list[int] = []
-            texts: list[str] = []
             try:
-                for delta in self._engine.stream_request(request):
-                    said += delta.token_ids
-                    texts.append(delta.text)
-                    yield delta
-            finally:
-                state.token_ids += said
-                conversation.add_answer(state, "".join(texts), going_on=state.output_tokens > 0)
-                state.output_tokens += len(said)
-                self._save()
+                yield from self._answer(params)
+            except RequestError:
+                if not self._state.output_tokens:  # refused: whoever asks again asks with the same content
+                    self._take_back(before)
+                raise
 
     def fork(self, name: str | None = None) -> "Session":
         """Another session with the same past. Keys and values are shared, not copied."""
@@ -191,9 +183,45 @@ class Session:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
+    def _answer(self, params: SamplingParams) -> Iterator[Delta]:
+        state = self._state
+        if not state.token_ids:
+            raise RequestError("the session is empty; append something first")
+        if params.seed is None:
+            params = replace(params, seed=state.seed)
+        if state.output_tokens and params.structured is not None:
+            raise RequestError("structured output cannot go on with an answer; append something first")
+        request = self._engine.prepare_request(self._prompt(), params)
+        request.native.continued_tokens = state.output_tokens
+        said: list[int] = []
+        texts: list[str] = []
+        self._answering = True
+        try:
+            for delta in self._engine.stream_request(request):
+                said += delta.token_ids
+                texts.append(delta.text)
+                yield delta
+        finally:
+            self._answering = False
+            if texts:
+                state.token_ids += said
+                conversation.add_answer(state, "".join(texts), going_on=state.output_tokens > 0)
+                state.output_tokens += len(said)
+                self._save()
+
+    def _take_back(self, before: SessionState) -> None:
+        """After a refusal the session is what it was, on disk too: what it refuses once would be refused for ever."""
+        if self._state is not before:
+            self._state = before
+            self._save()
+
     def _check(self) -> None:
         if self._closed:
             raise RequestError(f"the session {self._name!r} is closed")
+        if self._answering:  # this thread has the turn, and a stream that is neither read nor closed
+            raise RequestError(
+                f"the session {self._name!r} is answering; read its stream to the end, or close() the stream, first"
+            )
 
     def _prompt(self) -> PreparedPrompt:
         return PreparedPrompt(list(self._state.token_ids), None, tuple(self._state.images))

@@ -356,6 +356,8 @@ def _token_ids(prompt: Any) -> list[int]:
         raise RequestError(
             f"a prompt is {type(prompt).__name__}; it must be text (decode it first) or a list of token ids"
         )
+    if isinstance(prompt, Mapping):
+        raise RequestError("a prompt is a dict; a conversation is for chat, which takes a list of messages")
     try:
         items = list(prompt)
     except TypeError:

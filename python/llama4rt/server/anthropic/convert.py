@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from llama4rt.server.anthropic.protocol import (
     Block,
     CountTokensRequest,
@@ -30,6 +32,12 @@ from llama4rt.server.protocol import (
 )
 
 _THINKING = ("thinking", "redacted_thinking")
+# Where known blocks belong, for those that stand elsewhere.
+_PLACES = {
+    "image": "a message of the user and in the result of a tool",
+    "tool_use": "a message of the assistant",
+    "tool_result": "a message of the user",
+}
 
 
 def chat_request(body: CountTokensRequest) -> tuple[ChatRequest, list[str]]:
@@ -45,6 +53,12 @@ def chat_request(body: CountTokensRequest) -> tuple[ChatRequest, list[str]]:
     for i, message in enumerate(body.messages):
         _add(messages, message, f"messages.{i}")
         places += [f"messages.{i}"] * (len(messages) - len(places))
+    if len(messages) == bool(system):  # blocks of thinking are dropped, and there was nothing else
+        raise ApiError(
+            400,
+            "messages: hold only blocks of thinking; the model needs a text or a picture",
+            param="messages",
+        )
     last = messages[-1]
     chat = ChatRequest(
         model=body.model,
@@ -76,7 +90,7 @@ def ignored(body: CountTokensRequest) -> list[str]:
 def _system(body: CountTokensRequest) -> str:
     if body.system is None or isinstance(body.system, str):
         return body.system or ""
-    return "\n\n".join(_text(block, f"system.{i}") for i, block in enumerate(body.system))
+    return "\n\n".join(_text(block, f"system.{i}", param="system") for i, block in enumerate(body.system))
 
 
 def _add(messages: list[ChatMessage], message: InputMessage, where: str) -> None:
@@ -148,7 +162,8 @@ def _picture(source: Source | None, where: str) -> str:
     )
 
 
-def _text(block: ResultBlock, where: str) -> str:
+def _text(block: ResultBlock, where: str, param: str = "messages") -> str:
+    """The text of a block where nothing else may stand."""
     if block.type == "text" and block.text is not None:
         return block.text
     source = block.source
@@ -157,13 +172,20 @@ def _text(block: ResultBlock, where: str) -> str:
     if block.type == "document":
         raise ApiError(
             400, f"{where}: only documents of text are read; send the text of others, or pictures of their pages",
-            param="messages",
+            param=param,
         )  # fmt: skip
+    if block.type == "text":
+        raise ApiError(400, f"{where}.text: is missing", param=param)
+    place = _PLACES.get(block.type)
     raise ApiError(
         400,
-        f"{where}: a block of type {block.type!r:.80}; known are 'text' with a text, 'image', 'document', 'tool_use' "
-        "and 'tool_result'",
-        param="messages",
+        f"{where}: a block of type {block.type!r:.80}; "
+        + (
+            f"it may stand in {place}"
+            if place is not None
+            else "known are 'text', 'image', 'document', 'tool_use' and 'tool_result'"
+        ),
+        param=param,
     )
 
 
@@ -195,5 +217,8 @@ def _format(body: CountTokensRequest) -> ResponseFormat | None:
     )
     if given is None:
         return None
+    if given.schema_ is UNSET:
+        where = "output_format" if given is body.output_format else "output_config.format"
+        raise ApiError(400, f"{where}.schema: is missing", param=where.split(".")[0])
     schema = JsonSchemaFormat(name="output", schema_=given.schema_)
     return ResponseFormat(type="json_schema", json_schema=schema)

@@ -75,12 +75,14 @@ class LlamaCompletion(CompletionReply):
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
         last: Delta | None = None
+        broken = False
         async for deltas in self._steps():
             last = deltas[-1]
             text = "".join(delta.text for delta in deltas)
+            broken = broken or "\n" in text
             if text:
                 yield data_line({"index": 0, "content": text, "tokens": [], "stop": False})
-        yield data_line(self._said("", last))
+        yield data_line({**self._said("", last), "has_new_line": broken})
 
     async def _steps(self) -> AsyncGenerator[list[Delta], None]:
         async for events in self.generation.events():

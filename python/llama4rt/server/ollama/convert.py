@@ -12,6 +12,7 @@ from llama4rt.server.api_errors import ApiError, of_msgspec
 from llama4rt.server.known_fields import nearest
 from llama4rt.server.ollama.protocol import (
     IGNORED_OPTIONS,
+    REFUSED_OPTIONS,
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaMessage,
@@ -79,8 +80,12 @@ def _common(body: OllamaRequest, model: str) -> dict[str, Any]:
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     known = OllamaOptions.__struct_fields__
-    for name in given:
-        if name not in known and name not in IGNORED_OPTIONS:
+    for name, value in given.items():
+        if name in REFUSED_OPTIONS:
+            why, nothing = REFUSED_OPTIONS[name]
+            if value is not None and value not in nothing:
+                raise ApiError(400, f"options.{name} is not supported: {why}", param="options")
+        elif name not in known and name not in IGNORED_OPTIONS:
             hint = nearest(name, [*known, *IGNORED_OPTIONS])
             raise ApiError(400, f"options.{name[:80]} is not supported{hint}", param="options")
     try:
@@ -88,6 +93,10 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise of_msgspec(error, "options") from None
     found = {name: value for name in known if (value := getattr(options, name)) is not None}
+    if found.get("num_predict") == 0:
+        raise ApiError(
+            400, "options.num_predict is 0; it must be at least 1, or negative for no limit", param="options"
+        )
     if found.get("num_predict", 0) < -1:  # -2: to the end of the context
         found["num_predict"] = -1
     if "num_predict" in found:

@@ -95,9 +95,18 @@ IGNORED_OPTIONS: Mapping[str, str] = {
     "num_keep": "a context that is full ends the answer",
     "use_mmap": "the file is mapped",
     "use_mlock": "the file is mapped",
+    "f16_kv": "--kv-cache-dtype sets it",
+    "logits_all": "log-probabilities are asked for by request",
+    "vocab_only": "the whole model is there",
+    "embedding_only": "the whole model is there",
+    "mirostat_tau": "there is no mirostat",
+    "mirostat_eta": "there is no mirostat",
     "low_vram": "memory is planned when the server starts",
     "numa": "threads stay where the system puts them",
     "repeat_last_n": "repeat_penalty counts the whole context",
     "penalize_newline": "repeat_penalty counts every token",
     "tfs_z": "there is no such sampler",
 }
+
+# Those that ask for another way of sampling: name -> (why it is refused, values beside null that ask for nothing)
+REFUSED_OPTIONS: Mapping[str, tuple[str, tuple[Any, ...]]] = {"mirostat": ("there is no such sampler", (0,))}

@@ -28,13 +28,17 @@ class Lines:
         self._started = time.perf_counter_ns()
         self._first: int | None = None
 
-    def line(self, text: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    def came(self) -> None:
+        """A token has come. The first one ends the reading of the prompt, whenever it is sent."""
         self._first = self._first or time.perf_counter_ns()
+
+    def line(self, text: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
         return {"model": self._model, "created_at": now(), **self._say(text, calls), "done": False}
 
     def end(self, reason: str, usage: dict[str, Any], text: str = "", calls: Any = ()) -> dict[str, Any]:
         end = time.perf_counter_ns()
-        first = self._first or end
+        # Clients divide by eval_duration, so it is never 0.
+        first = min(self._first or end, end - 1)
         return {
             "model": self._model,
             "created_at": now(),
@@ -72,6 +76,7 @@ class OllamaChat(ChatReply):
         deltas: list[dict[str, Any]] = []
         reason = "stop"
         async for pieces in self.pieces():
+            self._lines.came()
             for piece in pieces:
                 deltas += piece.deltas
                 reason = piece.reason or reason
@@ -82,6 +87,7 @@ class OllamaChat(ChatReply):
         deltas: list[dict[str, Any]] = []
         reason = "stop"
         async for pieces in self.pieces():
+            self._lines.came()
             text = ""
             for piece in pieces:
                 text += "".join(delta.get("content") or "" for delta in piece.deltas)
@@ -121,6 +127,8 @@ class OllamaCompletion(CompletionReply):
     async def _steps(self) -> AsyncGenerator[tuple[str, str | None], None]:
         async for events in self.generation.events():
             deltas = [event for _, event in events if isinstance(event, Delta)]
+            if deltas:
+                self._lines.came()
             text = "".join(delta.text for delta in deltas)
             yield text, next((d.finish_reason for d in deltas if d.finish_reason), None)
 
