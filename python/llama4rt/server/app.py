@@ -41,7 +41,6 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     info = InfoEndpoints(service)
     messages = MessagesEndpoint(service)
     ollama = OllamaEndpoints(service)
-    kept = kept_paths.endpoints(KeptEndpoints(service))
     llama_cpp = LlamaCppEndpoints(service)
     get: dict[str, Endpoint] = {
         **page_files.endpoints(),
@@ -73,9 +72,12 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
         "/api/generate": ollama.generate,
         "/api/show": ollama.show,
     }
-    get |= kept["GET"]
-    post |= kept["POST"]
-    delete: dict[str, Endpoint] = dict(kept["DELETE"])
+    delete: dict[str, Endpoint] = {}
+    if service.responses is not None:
+        kept = kept_paths.endpoints(KeptEndpoints(service))
+        get |= kept["GET"]
+        post |= kept["POST"]
+        delete |= kept["DELETE"]
     for table in (get, post, delete):  # some clients leave the version out
         table |= {path.removeprefix("/v1"): found for path, found in table.items() if path.startswith("/v1/")}
     return Guard(Routes({"GET": get, "HEAD": get, "POST": post, "DELETE": delete}), service)

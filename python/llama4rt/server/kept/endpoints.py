@@ -12,7 +12,7 @@ from llama4rt.server.http import dumps, json_reply, parsed
 from llama4rt.server.kept import items
 from llama4rt.server.kept.database import Item
 from llama4rt.server.kept.store import ResponseStore
-from llama4rt.server.kept.turn import not_found, store_of
+from llama4rt.server.kept.turn import not_found
 from llama4rt.server.protocol import ConversationItems, ConversationRequest
 from llama4rt.server.response_input import chat_of_items, kept_form
 from llama4rt.server.service import Service, new_id
@@ -107,7 +107,8 @@ class KeptEndpoints:
     # --- inside ---------------------------------------------------------------------------------------------
 
     def _store(self) -> tuple[ResponseStore, str]:
-        store = store_of(self._service)
+        store = self._service.responses
+        assert store is not None  # the paths are there where it is
         return store, store.owner()
 
     def _own(self, given: list[Any]) -> list[Item]:

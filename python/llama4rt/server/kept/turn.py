@@ -9,11 +9,10 @@ from llama4rt.server.http import dumps
 from llama4rt.server.kept import items
 from llama4rt.server.kept.database import Item
 from llama4rt.server.kept.store import ResponseStore
+from llama4rt.server.paths import NO_STORE
 from llama4rt.server.protocol import InputItem, ResponsesRequest
-from llama4rt.server.service import Service
 
 _ID = re.compile(r"(?:resp|conv)_[A-Za-z0-9_-]{1,100}")
-_NO_STORE = "this server keeps nothing between requests; llama4rt serve --response-store DIR makes it"
 
 
 class Turn:
@@ -39,7 +38,7 @@ class Turn:
         where = "previous_response_id" if self.previous is not None else "conversation"
         id = self.previous if self.previous is not None else self.conversation
         if id is not None and self._store is None:
-            raise ApiError(400, f"{where} is not supported: {_NO_STORE}", param=where)
+            raise ApiError(400, f"{where} is not supported: {NO_STORE}", param=where)
         if self.previous is not None and self.conversation is not None:
             raise ApiError(
                 400, "previous_response_id and conversation exclude each other", param="previous_response_id"
@@ -95,13 +94,6 @@ class Turn:
             inputs=[*self._before, *self._own],
             outputs=items.output_items(response["output"]),
         )
-
-
-def store_of(service: Service) -> ResponseStore:
-    """ApiError 404 where nothing is kept."""
-    if service.responses is None:
-        raise ApiError(404, _NO_STORE, code="not_supported")
-    return service.responses
 
 
 def not_found(what: str, id: str) -> ApiError:
