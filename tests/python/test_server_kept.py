@@ -18,6 +18,7 @@ import httpx2  # noqa: E402
 from llama4rt import Engine, SamplingParams  # noqa: E402
 from llama4rt.errors import ConfigError  # noqa: E402
 from llama4rt.server.kept.database import Database, Item  # noqa: E402
+from serve_process import ServeProcess  # noqa: E402
 from serving import RunningServer, engine_fixture, running_server  # noqa: E402
 
 KEYS = ("first-key", "second-key")
@@ -200,6 +201,57 @@ def test_restart_then_damage(engine: Engine, tmp_path: Path, caplog: Any) -> Non
         again = respond(client, "Hi")
         assert client.responses.retrieve(again.id).id == again.id
     assert list(tmp_path.glob("*.damaged-*")) and "is damaged" in caplog.text
+
+
+def test_a_full_disk_or_a_held_file_costs_the_keeping_and_not_the_answer(
+    engine: Engine, tmp_path: Path, caplog: Any
+) -> None:
+    with running_server(engine, response_store=str(tmp_path)) as server, client_of(server) as client:
+        first = respond(client, "Hi")
+        db = server.service.responses.database._db
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        reply = respond(client, "square " * 3000)
+        assert reply.output_text and reply.store is False and "full" in caplog.text
+        db.execute("PRAGMA max_page_count = 100000")
+        db.execute("PRAGMA busy_timeout = 10")
+        other = sqlite3.connect(tmp_path / "responses-v1.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert respond(client, "Hi").store is False and "locked" in caplog.text
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.responses.retrieve(first.id)
+        assert caught.value.status_code == 503
+        other.execute("COMMIT")
+        other.close()
+        assert respond(client, "Hi", previous_response_id=first.id).store is True
+
+
+def test_a_killed_server_has_kept_what_it_answered(tmp_path: Path) -> None:
+    """And the keys and values: both lie in the directory of --kv-store."""
+    options = ("--kv-store", str(tmp_path), "--kv-cache-memory", "64MiB", "--threads", "1")
+    text = "There was a red square on a hill. " * 40
+    with (
+        ServeProcess(*options) as process,
+        openai.OpenAI(base_url=process.url + "/v1", api_key="-") as client,
+    ):
+        first = respond(client, text)
+        until_written(tmp_path)
+    with (
+        ServeProcess(*options) as process,
+        openai.OpenAI(base_url=process.url + "/v1", api_key="-") as client,
+    ):
+        assert client.responses.retrieve(first.id).output_text == first.output_text
+        second = respond(client, "Go on", previous_response_id=first.id)
+        assert second.usage.input_tokens_details.cached_tokens > first.usage.input_tokens - 40
+
+
+def until_written(store: Path) -> None:
+    """Until blocks of keys and values do not grow any more."""
+    sizes: list[int] = []
+    while len(sizes) < 4 or len(set(sizes[-4:])) > 1 or sizes[-1] == 0:
+        assert len(sizes) < 200
+        time.sleep(0.1)
+        sizes.append(sum(path.stat().st_size for path in store.glob("*.kvs")))
 
 
 # --- the file alone
