@@ -171,6 +171,59 @@ def served() -> Iterator[Any]:
         yield server
 
 
+def test_agent_loop(served: Any) -> None:
+    openai = pytest.importorskip("openai")
+    spec = importlib.util.spec_from_file_location("agent_loop", EXAMPLES / "agent_loop.py")
+    assert spec is not None and spec.loader is not None
+    agent = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(agent)
+    calls: list[str] = []
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="k", max_retries=0) as client:
+        answer = agent.run_agent(client, "What is 12 plus 30?", calls.append, must_call=True)
+    # Whether a call is wise depends on the model; that it is run, and answered, does not.
+    assert calls and answer
+    for call in calls:
+        found = re.fullmatch(r"(add|multiply)\((.*)\) = (.*)", call)
+        assert found is not None, call
+        numbers = json.loads(found[2])
+        wanted = numbers["a"] + numbers["b"] if found[1] == "add" else numbers["a"] * numbers["b"]
+        assert float(found[3]) == pytest.approx(wanted)
+    assert agent.run_call("fly", "{}") == "error: there is no function fly; there are add, multiply"
+    for wrong in ("no JSON", "[]", '{"a": 1}', '{"a": [], "b": 2}'):
+        assert agent.run_call("add", wrong).startswith("error: ")
+
+
+def test_long_text_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("There was a red square on a hill. " * 60 + "The code is 4711.")
+    command = [
+        sys.executable,
+        str(EXAMPLES / "long_text.py"),
+        str(tmp_path / "text.txt"),
+        str(tmp_path / "kv"),
+    ]
+    runs = [
+        subprocess.run(
+            command,
+            input="What is the code?\n\nWhat can you do?\n",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment(),
+            check=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]
+    (read, *first), second = runs
+    tokens = int(read.removeprefix("read: ").removesuffix(" tokens"))
+    assert tokens > 500
+    for line, again in zip(first, second, strict=True):
+        (said, reused), (said_again, reused_again) = (
+            re.split(r" \[(?=\d+ tokens)", x) for x in (line, again)
+        )
+        assert said == said_again
+        assert min(int(x.split()[0]) for x in (reused, reused_again)) > tokens - 40
+
+
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llama4rt", "bench", "serve", "--num-prompts", "6", *args]
     command += ["--random-input-len", "20", "--random-output-len", "9", "--max-concurrency", "3"]

@@ -58,12 +58,12 @@ OPENAI = {
         IGNORES: "user",
     },
     RESPONSES: {
-        OBEYED: """include input instructions max_output_tokens metadata model parallel_tool_calls stream stream_options
-            temperature text tool_choice tools top_logprobs top_p""",
-        REFUSES: """access_programs background background_options context_management conversation image moderation
-            previous_response_id prompt reasoning truncation""",
+        OBEYED: """include input instructions conversation max_output_tokens metadata model parallel_tool_calls
+            previous_response_id store stream stream_options temperature text tool_choice tools top_logprobs top_p""",
+        REFUSES: """access_programs background background_options context_management image moderation prompt
+            reasoning truncation""",
         IGNORES: """max_tool_calls prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier
-            service_tier store user""",
+            service_tier user""",
     },
 }
 # vLLM's protocol.py of each endpoint, main, 2026-11-30, and the guided_* fields of its releases before.

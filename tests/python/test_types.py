@@ -150,9 +150,9 @@ def test_nothing_that_people_call_takes_or_gives_anything(kind: type) -> None:
 
 
 def test_both_engines_have_the_same_calls() -> None:
-    """Beside what is for callers that wait for events themselves, and sessions, which Engine alone has so far."""
+    """Beside what is for callers that wait for events themselves."""
     lower = {
-        *("session", "sessions", "import_session", "delete_session", "stream_request"),
+        "stream_request",
         *("prompts", "prepare_request", "submit", "hold", "abandon", "reap", "native", "thread", "file"),
     }
     public = {name for name in dir(Engine) if not name.startswith("_")} - lower

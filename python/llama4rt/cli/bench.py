@@ -79,6 +79,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("-r", "--repetitions", type=Integer(1, 1_000_000), default=5, metavar="N")
     parser.add_argument("-o", "--output", choices=["md", "json"], default="md")
     parser.add_argument(
+        "--plot", metavar="FILE.svg", help="also draw speed by depth and batch, with the machine's limit"
+    )
+    parser.add_argument(
         "--gpu-memory", type=SIZE, metavar="SIZE", help="what to take of the device (default: what is free)"
     )
     parser.add_argument(
@@ -106,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         from llama4rt.cli import bench_model
 
         return bench_model.run(args)
+    if args.plot is not None and not args.plot.endswith(".svg"):
+        raise _core.ConfigError(f"--plot {args.plot}: the picture is an SVG; its name must end in .svg")
     longest = max(args.depth) + max(max(args.prompt), max(args.gen) + _DECODE_SLACK + max(args.batch)) + 2
     start = time.perf_counter()
     core, cost, name = _open(args, longest)
@@ -138,6 +143,10 @@ def run(args: argparse.Namespace) -> int:
     device = core.device
     core.close()
     threads = args.threads or _core.available_cpus()
+    if args.plot is not None:
+        from llama4rt.cli.bench_plot import svg
+
+        Path(args.plot).write_text(svg(results, f"{name}, {threads} threads, {device}"), encoding="utf-8")
     if args.output == "json":
         report = {
             "engine": name,

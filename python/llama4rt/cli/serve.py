@@ -106,6 +106,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ("--trusted-proxies", "ADDRESS", "proxies whose X-Forwarded-For says who a client is"),
     ):
         group.add_argument(option, action="extend", nargs="+", default=[], metavar=what, help=text)
+    group.add_argument(
+        "--response-store",
+        metavar="DIR",
+        help="where /v1/responses keeps what it answered for 30 days (default: in --kv-store's directory, if any)",
+    )
+    group.add_argument(
+        "--response-store-size", type=SIZE, default="1GiB", metavar="SIZE", help="of it (default: 1GiB)"
+    )
     group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     group.add_argument(
         "--log-format", choices=["json", "text"], help="(default: text on a terminal, json elsewhere)"
@@ -179,6 +187,8 @@ def _options(args: argparse.Namespace) -> "ServerOptions":
         max_body_bytes=parse_bytes("max_body", args.max_body),
         drain_seconds=args.drain_seconds,
         strict_fields=args.strict_fields,
+        response_store=args.response_store or args.kv_store,
+        response_store_bytes=parse_bytes("response_store_size", args.response_store_size),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llama4rt.engine.answering import Answering
 from llama4rt.engine.async_requests import AsyncRequests, Running
+from llama4rt.engine.async_sessions import AsyncSessionMethods
 from llama4rt.engine.engine import Engine
 from llama4rt.engine.engine_facts import EngineFacts
 from llama4rt.engine.opened_engine import OpenedEngine
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _Prepared = Callable[[], Coroutine[object, None, list[PreparedRequest]]]
 
 
-class AsyncEngine(EngineFacts):
+class AsyncEngine(AsyncSessionMethods, EngineFacts):
     """AsyncEngine(path, **options of Engine), or AsyncEngine(engine) around an Engine that others use too.
 
     What Engine returns is awaited here, and what it yields is read with `async for`. Readers get Llama4RTError when the

@@ -15,6 +15,9 @@ from llama4rt.server.chat_completions import ChatEndpoint
 from llama4rt.server.completions import CompletionEndpoint
 from llama4rt.server.guard import Guard
 from llama4rt.server.info_endpoints import InfoEndpoints
+from llama4rt.server.kept import paths as kept_paths
+from llama4rt.server.kept.endpoints import KeptEndpoints
+from llama4rt.server.kept.store import ResponseStore
 from llama4rt.server.llama_cpp.endpoints import LlamaCppEndpoints
 from llama4rt.server.ollama.endpoints import OllamaEndpoints
 from llama4rt.server.paths import nothing_here, path_of
@@ -33,6 +36,8 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
     another (Starlette's and FastAPI's `mount`).
     """
     service = Service(engine, options or ServerOptions())
+    if service.options.response_store is not None:
+        service.responses = ResponseStore(service.options)
     info = InfoEndpoints(service)
     messages = MessagesEndpoint(service)
     ollama = OllamaEndpoints(service)
@@ -67,9 +72,15 @@ def build_app(engine: AsyncEngine, options: ServerOptions | None = None) -> Guar
         "/api/generate": ollama.generate,
         "/api/show": ollama.show,
     }
-    for table in (get, post):  # some clients leave the version out
+    delete: dict[str, Endpoint] = {}
+    if service.responses is not None:
+        kept = kept_paths.endpoints(KeptEndpoints(service))
+        get |= kept["GET"]
+        post |= kept["POST"]
+        delete |= kept["DELETE"]
+    for table in (get, post, delete):  # some clients leave the version out
         table |= {path.removeprefix("/v1"): found for path, found in table.items() if path.startswith("/v1/")}
-    return Guard(Routes({"GET": get, "HEAD": get, "POST": post}), service)
+    return Guard(Routes({"GET": get, "HEAD": get, "POST": post, "DELETE": delete}), service)
 
 
 class Routes:
@@ -83,6 +94,10 @@ class Routes:
         if path.startswith(_MODEL) and len(path) > len(_MODEL):
             scope["path_params"] = {"model": unquote(path[len(_MODEL) :])}
             path = _ONE_MODEL
+        else:
+            path, names = kept_paths.known(path)
+            if names:
+                scope["path_params"] = names
         endpoint = self._table.get(method, {}).get(path)
         if endpoint is None:
             allowed = [name for name, endpoints in self._table.items() if path in endpoints]
@@ -101,7 +116,7 @@ class Routes:
         """What there is, without second names and the files of pages."""
         return [
             f"{method} {path}"
-            for method in ("GET", "POST")
+            for method in ("GET", "POST", "DELETE")
             for path in self._table[method]
             if path != _ONE_MODEL and "/v1" + path not in self._table[method] and path not in page_files.PARTS
         ]

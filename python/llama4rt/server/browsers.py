@@ -68,7 +68,7 @@ class Browsers:
             return None
         wanted = headers.get("access-control-request-headers", "")
         more = [
-            (b"access-control-allow-methods", b"GET, HEAD, POST"),
+            (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE"),
             (b"access-control-max-age", str(_PREFLIGHT_SECONDS).encode()),
         ]
         if wanted:  # clients' libraries send several of their own; the page is trusted

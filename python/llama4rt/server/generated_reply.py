@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -112,11 +112,14 @@ async def respond(
     *,
     stream: bool,
     whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
+    keep: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None,
     lines: AsyncGenerator[bytes, None] | None = None,
     error_line: Callable[[ApiError], bytes] = lambda error: data_line(error.body()),
     wire: Wire = EVENTS,
 ) -> "Response | ASGIApp":
-    """Runs a reply for its client. `whole` and `lines` give it another form than its own."""
+    """Runs a reply for its client. `whole` and `lines` give it another form than its own; `keep` has the whole one
+    before it goes out.
+    """
 
     def close() -> None:
         reply.close()
@@ -127,7 +130,8 @@ async def respond(
             found = await unless_disconnected(service, request.receive, reply.run())
         finally:
             close()
-        return json_reply(whole(found))
+        answer = whole(found)
+        return json_reply(answer if keep is None else await keep(answer))
     await unless_disconnected(service, request.receive, reply.start())
     return EventStream(service, reply.lines() if lines is None else lines, close, error_line, wire)
 

@@ -110,14 +110,11 @@ _REFUSED_COMPLETION: Refused = {
     "suffix": ("the model continues, it does not fill in", ("",)),
     "add_special_tokens": ("a prompt of token ids is taken as it is", (True,)),
 }
-_KEEPS_NOTHING = "this server keeps nothing between requests"
 _REFUSED_RESPONSES: Refused = {
-    "previous_response_id": (_KEEPS_NOTHING, ()),
-    "conversation": (_KEEPS_NOTHING, ()),
-    "background": (_KEEPS_NOTHING, (False,)),
-    "background_options": (_KEEPS_NOTHING, ()),
-    "prompt": (_KEEPS_NOTHING, ()),
-    "context_management": (_KEEPS_NOTHING, ([],)),
+    "background": ("a request runs while its client waits", (False,)),
+    "background_options": ("a request runs while its client waits", ()),
+    "prompt": ("this server keeps no prompts", ()),
+    "context_management": ("a context that is full ends the answer", ([],)),
     "access_programs": ("there are no programs", ([],)),
     "image": ("there is no picture output", ()),
     "moderation": ("nothing is moderated", ()),
@@ -127,8 +124,8 @@ _REFUSED_RESPONSES: Refused = {
     ),
     "truncation": ("use truncate_prompt_tokens", ("disabled",)),
     "enable_response_messages": (_ONE_FORM, (False,)),
-    "previous_input_messages": (_KEEPS_NOTHING, ([],)),
-    "previous_response": (_KEEPS_NOTHING, ()),
+    "previous_input_messages": ("use previous_response_id", ([],)),
+    "previous_response": ("use previous_response_id", ()),
 }
 _REFUSED_TOKENIZE: Refused = {
     "chat_template": _REFUSED_CHAT["chat_template"],
@@ -166,7 +163,10 @@ _IGNORED_SAMPLING: Mapping[str, str] = {
     "adaptive_decay": "without meaning without adaptive_target",
 }
 _IGNORED_CHAT = {**_IGNORED_SAMPLING, "metadata": "nothing is stored"}
-_IGNORED_RESPONSES = {**_IGNORED_SAMPLING, "max_tool_calls": "of OpenAI's own tools, of which there are none"}
+_IGNORED_RESPONSES = {
+    **{name: why for name, why in _IGNORED_SAMPLING.items() if name != "store"},
+    "max_tool_calls": "of OpenAI's own tools, of which there are none",
+}
 
 REFUSED: Mapping[type[Body], Refused] = {
     ChatRequest: {**_REFUSED_SAMPLING, **_REFUSED_CHAT},

@@ -1,5 +1,6 @@
 """GET /openapi.json: the server's own OpenAPI document, made from the classes that check requests."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -41,7 +42,7 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
     ),
     "/v1/responses": (
         "post",
-        "Answers, statelessly",
+        "Answers, and keeps the answer",
         protocol.ResponsesRequest,
         reply_schemas.ResponseReply,
         (404,),
@@ -73,6 +74,33 @@ _PATHS: dict[str, tuple[str, str, Any, Any, tuple[int, ...]]] = {
     "/ready": ("get", "Whether new requests are welcome", None, reply_schemas.Status, ()),
     "/version": ("get", "The version", None, reply_schemas.Version, ()),
 }
+_CONVERSATION = "/v1/conversations/{id}"
+# The same of what a server with a response store keeps: these paths have several methods.
+_KEPT: tuple[tuple[str, tuple[str, str, Any, Any, tuple[int, ...]]], ...] = (
+    ("/v1/responses/{id}", ("get", "A response", None, reply_schemas.ResponseReply, (404,))),
+    ("/v1/responses/{id}", ("delete", "Forgets it", None, reply_schemas.Deleted, (404,))),
+    ("/v1/responses/{id}/input_items", ("get", "Its context", None, reply_schemas.ItemList, (404,))),
+    (
+        "/v1/conversations",
+        ("post", "Begins one", protocol.ConversationRequest, reply_schemas.Conversation, (404,)),
+    ),
+    (_CONVERSATION, ("get", "A conversation", None, reply_schemas.Conversation, (404,))),
+    (
+        _CONVERSATION,
+        ("post", "Its metadata", protocol.ConversationRequest, reply_schemas.Conversation, (404,)),
+    ),
+    (_CONVERSATION, ("delete", "Forgets it", None, reply_schemas.Deleted, (404,))),
+    (_CONVERSATION + "/items", ("get", "Its items", None, reply_schemas.ItemList, (404,))),
+    (
+        _CONVERSATION + "/items",
+        ("post", "Adds items", protocol.ConversationItems, reply_schemas.ItemList, (404,)),
+    ),
+    (_CONVERSATION + "/items/{item}", ("get", "One item", None, dict[str, Any], (404,))),
+    (
+        _CONVERSATION + "/items/{item}",
+        ("delete", "Forgets it", None, reply_schemas.Conversation, (404,)),
+    ),
+)
 _STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/completion")
 _LINES = ("/api/chat", "/api/generate")
 _POST_REFUSALS = (408, 413, 415, 429)
@@ -83,14 +111,14 @@ def document() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     _schema(reply_schemas.Error, schemas)
     paths: dict[str, Any] = {}
-    for path, (method, summary, request, reply, refusals) in _PATHS.items():
+    for path, (method, summary, request, reply, refusals) in (*_PATHS.items(), *_KEPT):
         own: dict[str, Any] = {}
         content = {"application/json": {"schema": _schema(reply, own)}}
         if path in _STREAMED:
             content["text/event-stream"] = {"schema": _EVENT}
         if path in _LINES:
             content["application/x-ndjson"] = {"schema": {"type": "object"}}
-        codes = {400, 401, 403, 431, 500, 503, *refusals, *(_POST_REFUSALS if method == "post" else ())}
+        codes = {400, 401, 403, 431, 500, 503, *refusals, *(_POST_REFUSALS if method != "get" else ())}
         operation: dict[str, Any] = {
             "summary": summary,
             "responses": {
@@ -101,17 +129,14 @@ def document() -> dict[str, Any]:
         if request is not None:
             body = {"application/json": {"schema": _schema(request, own)}}
             operation["requestBody"] = {"required": True, "content": body}
-        if "{model}" in path:
+        names = re.findall(r"{(\w+)}", path)
+        if names:
             operation["parameters"] = [
-                {
-                    "name": "model",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string", "minLength": 1},
-                }
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+                for name in names
             ]
         schemas.update(own)
-        paths[path] = {method: operation}
+        paths.setdefault(path, {})[method] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "llama4rt", "version": _core.version()},

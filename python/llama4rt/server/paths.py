@@ -9,6 +9,7 @@ from llama4rt.server.api_errors import ApiError
 # Endpoints of OpenAI's, llama.cpp's and Ollama's servers that are not here, and why. A name stands for all below it.
 _ONE_MODEL = "one model runs, the one that the server was started with"
 _NO_EMBEDDINGS = "a chat model's hidden states are no embeddings: they were never trained to be compared"
+NO_STORE = "this server keeps nothing between requests; llama4rt serve --response-store DIR makes it"
 _NOT_HERE: Mapping[str, str] = {
     "/v1/embeddings": _NO_EMBEDDINGS,
     "/embeddings": _NO_EMBEDDINGS,
@@ -21,6 +22,8 @@ _NOT_HERE: Mapping[str, str] = {
     "/v1/moderations": "nothing is moderated",
     "/v1/audio": "the model reads text and pictures; it hears and says nothing",
     "/v1/images": "the model looks at pictures and makes none",
+    "/v1/responses": NO_STORE,
+    "/v1/conversations": NO_STORE,
     "/v1/files": "the server keeps nothing between requests",
     "/v1/batches": "send the requests themselves: they run together",
     "/v1/messages/batches": "send the requests themselves: they run together",

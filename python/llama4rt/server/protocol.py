@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 MAX_STOP = 16
 MAX_STOP_CHARS = 256
+MAX_NEW_ITEMS = 20  # of a conversation, at once, as OpenAI has it
 MAX_TOKEN_ID = 2**31 - 1
 
 
@@ -297,8 +298,12 @@ class TextOptions(Body, kw_only=True):
     verbosity: Literal["medium"] | None = None  # OpenAI's default, and the only one there is
 
 
+class ConversationName(Body, kw_only=True):
+    id: str
+
+
 class ResponsesRequest(Sampling, kw_only=True):
-    """POST /v1/responses, without anything that needs the server to remember"""
+    """POST /v1/responses"""
 
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
@@ -310,6 +315,22 @@ class ResponsesRequest(Sampling, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: JsonObject = UNSET  # comes back
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: str | ConversationName | None = None
+
+
+class ConversationRequest(Body, kw_only=True):
+    """POST /v1/conversations, and of one, whose items have a path of their own"""
+
+    items: Annotated[list[InputItem], Meta(max_length=MAX_NEW_ITEMS)] | None = None
+    metadata: JsonObject = UNSET
+
+
+class ConversationItems(Body, kw_only=True):
+    """POST /v1/conversations/{id}/items"""
+
+    items: Annotated[list[InputItem], Meta(min_length=1, max_length=MAX_NEW_ITEMS)]
 
 
 class TokenizeRequest(Body, kw_only=True):

@@ -111,11 +111,32 @@ class ResponseReply(TypedDict):
     id: str
     object: Literal["response"]
     created_at: int
-    status: Literal["completed", "incomplete", "in_progress"]
+    status: Literal["completed", "incomplete", "in_progress", "cancelled", "failed"]
     model: str
     output: list[dict[str, Any]]
     x_llama4rt_not_enforced: NotRequired[list[str]]
     x_llama4rt_not_included: NotRequired[list[str]]
+
+
+class Deleted(TypedDict):
+    id: str
+    object: Literal["response", "conversation.deleted"]
+    deleted: Literal[True]
+
+
+class ItemList(TypedDict):
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Conversation(TypedDict):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, Any]
 
 
 class ModelReply(TypedDict):

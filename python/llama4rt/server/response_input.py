@@ -2,13 +2,16 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from llama4rt.server.api_errors import ApiError
+from llama4rt.server.open_json import json_value
 from llama4rt.server.protocol import (
+    Body,
     CalledFunction,
     ChatMessage,
     FunctionDefinition,
@@ -32,13 +35,18 @@ _CUSTOM_PARAMETERS = {
 }
 
 
-def input_messages(body: ResponsesRequest) -> tuple[list[ChatMessage], list[str]]:
-    """The messages, and where each stands in the request."""
+def input_messages(
+    body: ResponsesRequest, before: Sequence[InputItem] = ()
+) -> tuple[list[ChatMessage], list[str]]:
+    """The messages, and where each stands in the request. before: items that were kept."""
     messages: list[ChatMessage] = []
     places: list[str] = []
     if body.instructions is not None:
         messages.append(ChatMessage(role="system", content=body.instructions))
         places.append("instructions")
+    for i, item in enumerate(before):
+        _add_item(messages, item, f"previous.{i}")
+        places += [f"previous.{i}"] * (len(messages) - len(places))
     if isinstance(body.input, str):
         messages.append(ChatMessage(role="user", content=body.input))
         return messages, [*places, "input"]
@@ -46,6 +54,27 @@ def input_messages(body: ResponsesRequest) -> tuple[list[ChatMessage], list[str]
         _add_item(messages, item, f"input.{i}")
         places += [f"input.{i}"] * (len(messages) - len(places))
     return messages, places
+
+
+def kept_form(given: Any, where: str) -> Any:
+    """What a client said, as it hears it again: without fields that are null."""
+    if isinstance(given, list):
+        return [kept_form(item, where) for item in given]
+    if isinstance(given, Raw | UnsetType):
+        return json_value(given, where)
+    if not isinstance(given, Body):
+        return given
+    values = zip(given.__struct_encode_fields__, given.__struct_fields__, strict=True)
+    found = {name: kept_form(getattr(given, field), where) for name, field in values}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def chat_of_items(items: Sequence[InputItem], where: str) -> list[ChatMessage]:
+    """ApiError 400 for an item that has no words in the chat API."""
+    messages: list[ChatMessage] = []
+    for i, item in enumerate(items):
+        _add_item(messages, item, f"{where}.{i}")
+    return messages
 
 
 def custom_tools(body: ResponsesRequest) -> frozenset[str]:

@@ -90,6 +90,13 @@ class StreamedItems:
         self._open = None
         return lines
 
+    def broken_off(self) -> list[dict[str, Any]]:
+        """What was said when nothing more comes: text as far as it came; half a call is none."""
+        item = self._open
+        if item is None or item["type"] != "message":
+            return self.done
+        return [*self.done, {**item, "status": "incomplete"}]
+
     def _begin(self, item: dict[str, Any]) -> list[bytes]:
         self._open = item
         shown = {**item, "content": []} if item["type"] == "message" else item

@@ -1,14 +1,14 @@
-"""POST /v1/responses: OpenAI's newer API over the chat endpoint, without what the server would have to remember.
+"""POST /v1/responses: OpenAI's newer API over the chat endpoint.
 
-`previous_response_id`, `conversation` and `background` are refused: there is no store. Items go in as `input`, come out
-as `output`; a stream is the sequence of events that OpenAI's clients put together again.
+Items go in as `input`, come out as `output`; a stream is the sequence of events that OpenAI's clients put together
+again. What is remembered of them is the business of kept/; `background` is refused.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from msgspec import Raw, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -17,18 +17,18 @@ from llama4rt.server.api_errors import ApiError
 from llama4rt.server.chat_completions import ChatReply
 from llama4rt.server.generated_reply import respond
 from llama4rt.server.http import dumps, parsed
+from llama4rt.server.kept.turn import Turn
 from llama4rt.server.known_fields import nearest
-from llama4rt.server.open_json import json_value
 from llama4rt.server.protocol import (
-    Body,
     ChatRequest,
+    InputItem,
     JsonSchemaFormat,
     ResponseFormat,
     ResponsesRequest,
     Sampling,
     TextFormat,
 )
-from llama4rt.server.response_input import custom_tools, input_messages, tools_and_choice
+from llama4rt.server.response_input import custom_tools, input_messages, kept_form, tools_and_choice
 from llama4rt.server.response_items import StreamedItems, call_item, message_item
 from llama4rt.server.service import Service, new_id
 
@@ -53,26 +53,29 @@ class ResponsesEndpoint:
     async def __call__(self, request: Request) -> "Response | ASGIApp":
         self._service.check_open()
         body = await parsed(request, ResponsesRequest, self._service)
-        request_for_chat, places = chat_request(body)
+        turn = Turn(self._service.responses, body)
+        await turn.read(lambda: kept_form(body.input, "input"))
+        request_for_chat, places = chat_request(body, turn.before)
         chat = ChatReply(self._service, request_for_chat, places)
-        form = _ResponseForm(self._service, body)
+        form = _ResponseForm(self._service, body, turn)
         return await respond(
             self._service,
             request,
             chat,
             stream=bool(body.stream),
             whole=form.whole,
+            keep=turn.keep,
             lines=form.events(chat),
             error_line=form.failed,
         )
 
 
-def chat_request(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
+def chat_request(body: ResponsesRequest, before: Sequence[InputItem] = ()) -> tuple[ChatRequest, list[str]]:
     """The same question in the words of the chat API, and where each of its messages came from. ApiError 400 for what
-    has no words there.
+    has no words there. before: kept items that precede its own.
     """
     _refuse(body)
-    messages, places = input_messages(body)
+    messages, places = input_messages(body, before)
     tools, choice = tools_and_choice(body)
     shared = {name: getattr(body, name) for name in Sampling.__struct_fields__}
     chat = ChatRequest(
@@ -132,30 +135,18 @@ def _format(given: TextFormat | None) -> ResponseFormat | None:
     return ResponseFormat(type="json_schema", json_schema=schema)
 
 
-def _echo(given: Any, where: str) -> Any:
-    """What a client said, as it hears it again: without fields that are null."""
-    if isinstance(given, list):
-        return [_echo(item, where) for item in given]
-    if isinstance(given, Raw | UnsetType):
-        return json_value(given, where)
-    if not isinstance(given, Body):
-        return given
-    values = zip(given.__struct_encode_fields__, given.__struct_fields__, strict=True)
-    found = {name: _echo(getattr(given, field), where) for name, field in values}
-    return {name: value for name, value in found.items() if value is not None}
-
-
 class _ResponseForm:
     """One response, whole or as events."""
 
-    def __init__(self, service: Service, body: ResponsesRequest) -> None:
+    def __init__(self, service: Service, body: ResponsesRequest, turn: Turn) -> None:
         self._body = body
+        self._turn = turn
         self._model = service.check_model(body.model)
         self._id = new_id("resp_")
         self._created = int(time.time())
         self._number = 0
         self._custom = custom_tools(body)
-        self._echoed = {name: _echo(getattr(body, name), name) for name in _ECHOED}
+        self._echoed = {name: kept_form(getattr(body, name), name) for name in _ECHOED}
         self._echoed["text"] = self._echoed["text"] or {}
 
     def whole(self, reply: dict[str, Any]) -> dict[str, Any]:
@@ -180,18 +171,31 @@ class _ResponseForm:
         yield self._event("response.in_progress", response=self._response([], None, None))
         items = StreamedItems(self._event, self._custom)
         reason = None
-        async for pieces in chat.pieces():
-            lines = []
-            for piece in pieces:
-                reason = piece.reason or reason
-                lines += items.take(piece)
-            if lines:
-                yield b"".join(lines)
-        yield b"".join(items.close())
+        try:
+            async for pieces in chat.pieces():
+                lines = []
+                for piece in pieces:
+                    reason = piece.reason or reason
+                    lines += items.take(piece)
+                if lines:
+                    yield b"".join(lines)
+            yield b"".join(items.close())
+        except (asyncio.CancelledError, GeneratorExit):
+            self._turn.keep_later(self._broken(items, "cancelled", None))
+            raise
+        except ApiError as error:
+            self._turn.keep_later(self._broken(items, "failed", error))
+            raise
         final = self._response(items.done, reason, chat.usage()) | chat.not_enforced()
+        final = await self._turn.keep(final)
         yield self._event(
             "response.incomplete" if reason == "length" else "response.completed", response=final
         )
+
+    def _broken(self, items: StreamedItems, status: str, error: ApiError | None) -> dict[str, Any]:
+        """A response that has no end, with the text that had come."""
+        said = None if error is None else {"code": error.code or "server_error", "message": error.told()}
+        return self._response(items.broken_off(), None, None) | {"status": status, "error": said}
 
     def failed(self, error: ApiError) -> bytes:
         return self._event("error", message=error.message, code=error.code, param=error.param)
@@ -218,8 +222,7 @@ class _ResponseForm:
             "model": self._model,
             "output": output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "previous_response_id": None,
-            "store": False,
+            **self._turn.fields(),
             "temperature": body.temperature,
             "text": {"format": {"type": "text"}} | self._echoed["text"],
             "tool_choice": self._echoed["tool_choice"] or "auto",

@@ -33,6 +33,12 @@ class ServerOptions:
     paused_seconds: float = 10.0  # how long a paused request waits for its client; then it is ended
     drain_seconds: float = 30.0  # for running requests to end, after SIGTERM
     keep_alive_seconds: int = 30  # an idle connection
+    response_store: str | None = (
+        None  # a directory where /v1/responses keeps what it answered; None: nothing is
+    )
+    response_store_bytes: int = 1 << 30  # of it
+    response_store_count: int = 100_000  # responses and conversations; beyond, the oldest go
+    response_days: float = 30.0  # how long they are kept
     strict_fields: bool = False  # refuse fields of requests that nobody knows, instead of logging their names
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4rt import _core
 from llama4rt.engine.async_engine import AsyncEngine
@@ -18,6 +18,9 @@ from llama4rt.server.api_errors import ApiError
 from llama4rt.server.metrics import Metrics
 from llama4rt.server.server_options import ServerOptions
 from llama4rt.workers.client import current_client
+
+if TYPE_CHECKING:
+    from llama4rt.server.kept.store import ResponseStore
 
 log = logging.getLogger("llama4rt.server")
 
@@ -33,6 +36,7 @@ class Service:
         self.fingerprint = _fingerprint(engine)
         self.metrics = Metrics(engine.stats, self.model_names[0])
         self.draining = False
+        self.responses: ResponseStore | None = None  # that are kept; build_app opens it
         self._room = engine.max_num_seqs + options.max_waiting
         self._admitted = 0
         self._admitted_by_client: Counter[str] = Counter()
