@@ -87,9 +87,10 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
                                                    : kDefaultImageCacheBytes);
   if (!config.vision) plan.image_bytes = 0;
   plan.adapter_bytes = option("adapter_memory", options.adapter_bytes, int64_t(1) << 50, 0);
-  LLAMA4RT_CHECK(kConfig, plan.adapter_bytes == 0 || !traits.has_own_memory, "adapter_memory is ",
-                 plan.adapter_bytes, "; ", device,
-                 " has no kernels for adapters of requests: merge them with `llama4rt build --lora`, or use a CPU");
+  LLAMA4RT_CHECK(
+      kConfig, plan.adapter_bytes == 0 || !traits.has_own_memory, "adapter_memory is ", plan.adapter_bytes,
+      "; ", device,
+      " has no kernels for adapters of requests: merge them with `llama4rt build --lora`, or use a CPU");
   return plan;
 }
 
