@@ -186,8 +186,9 @@ def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParam
     """SamplingParams of the options given; defaults fill in what was not."""
     from llama4rt.engine.sampling_params import SamplingParams
 
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
-    names += ("adapter",)
+    names = (
+        "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "adapter",
+    )  # fmt: skip
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return SamplingParams(**{**defaults, **given})
 
