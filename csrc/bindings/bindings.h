@@ -13,6 +13,7 @@
 namespace llama4rt {
 
 void bind_format(pybind11::module_& m);     // files: SafetensorsFile, EngineFile, EngineWriter
+void bind_adapter(pybind11::module_& m);    // Adapter, before what takes one
 void bind_requests(pybind11::module_& m);   // Request, TokenMask, SuffixIndex
 void bind_engine(pybind11::module_& m);     // Event, Engine
 void bind_calibrate(pybind11::module_& m);  // Calibration, and its arithmetic for tests

@@ -255,6 +255,7 @@ py::dict plan_dict(const MemoryPlan& plan, int64_t longest) {
   bytes["logits"] = plan.logits;
   bytes["vision"] = plan.vision;
   bytes["images"] = plan.images;
+  bytes["adapters"] = plan.adapters;
   bytes["batch"] = plan.batch;
   bytes["sampling"] = plan.sampling;
   bytes["scratch"] = plan.scratch.total();

@@ -45,6 +45,7 @@ EngineOptions engine_options(const py::kwargs& given, WeightOptions* model) {
   take_option(given, "always_guess", o.always_guess, taken);
   take_option(given, "max_waiting", o.max_waiting, taken);
   take_option(given, "image_cache_bytes", o.image_cache_bytes, taken);
+  take_option(given, "adapter_bytes", o.adapter_bytes, taken);
   take_option(given, "memory_bytes", o.memory_bytes, taken);
   take_option(given, "kv_store", o.kv_store, taken);
   take_option(given, "kv_store_bytes", o.kv_store_bytes, taken);

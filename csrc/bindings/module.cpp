@@ -227,6 +227,7 @@ PYBIND11_MODULE(_core_in_main, m) {
   m.def("xxh64", &hash_buffer, py::arg("data"), py::arg("seed") = 0);
   m.def("json_shape", &json_shape, py::arg("data"), py::arg("max_members"));
   bind_format(m);
+  bind_adapter(m);
   bind_requests(m);
   bind_engine(m);
   bind_ops(m);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "model/adapter.h"
 #include "runtime/engine/engine.h"
 #include "runtime/speculation/ngram_drafter.h"
 
@@ -156,6 +157,11 @@ void bind_request(py::module_& m) {
   flag("report_progress", [](Request& r) -> auto& { return r.report_progress; });
   bind_field<std::vector<std::shared_ptr<TokenMask>>>(c, "masks", "a list of TokenMask",
                                                       [](Request& r) -> auto& { return r.masks; });
+  c.def_property(
+      "adapter", [](const Request& r) { return std::const_pointer_cast<Adapter>(r.adapter); },
+      [](Request& r, const py::object& value) {
+        r.adapter = request_value<std::shared_ptr<Adapter>>("adapter", "an Adapter or None", value);
+      });
   c.def_property(
       "images",
       [](const Request& r) {

@@ -1,6 +1,7 @@
 // CpuOps: the ops over a team of threads and a table of inner loops chosen for this machine, in files by family:
 //   cpu_rows.cpp       rows, prepare_qkv
 //   cpu_linear.cpp     linear, linear_add, gate_up: schedules cpu::Linears
+//   cpu_lora.cpp       lora_add
 //   cpu_experts.cpp    route, experts_gate_up, experts_down_add
 //   cpu_attention.cpp  paged_attention
 //   cpu_tiles.cpp      rotate_heads, tile_attention
@@ -39,6 +40,7 @@ class CpuOps final : public Ops {
   void do_gelu(Tensor x, Tensor bias) override;
   void do_linear(Tensor out, Tensor x, const Weight& w) override;
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
+  void do_lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters) override;
   void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
   void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
                       Tensor slot_mapping) override;
@@ -69,7 +71,7 @@ class CpuOps final : public Ops {
   // Adds to linears_ one linear op per expert that has tokens.
   void collect_experts(float* out, int64_t out_stride, int64_t out_width, Tensor x, int64_t picks_per_x,
                        const Weight& stack, const Routing& routing, Finish finish);
-  // Runs linears_, all of one K, kind and group size.   chained: there are two, of one shape and one row,
+  // Runs linears_, all of one K, kind and group size, or all bf16.   chained: there are two, of one shape and one row,
   // which add to the same outputs, the first one first
   void run_linears(bool chained = false);
   void plan_linears(bool chained);
@@ -108,7 +110,7 @@ class CpuOps final : public Ops {
   std::vector<cpu::LinearUnit> linear_units_;
   std::vector<AttentionUnit> attention_units_, merges_;
   cpu::Scratch values_, scales_, sums_, totals_, tiles_, attention_states_, pick_outputs_, tile_keys_,
-      tile_values_;
+      tile_values_, lora_ranks_;
 };
 
 }  // namespace llama4rt

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/tensor.h"
+#include "model/adapter.h"
 #include "ops/op_types.h"
 
 namespace llama4rt {
@@ -23,12 +24,18 @@ struct Batch {
     Tensor embeddings;  // F32 [R, H] what replaces their token embeddings
   };
 
+  struct Adapted {
+    const Adapter* adapter = nullptr;
+    Tensor rows;  // I32 [R] rows of the batch that it changes
+  };
+
   int64_t num_tokens = 0;   // T
   int64_t num_outputs = 0;  // S rows whose logits are wanted
   Tensor token_ids;         // I32 [T]
   std::vector<Image> images;
-  Tensor output_rows;  // I32 [S]
-  Tensor rope;         // F32 [T, D/2, 2] cos and sin, for layers that rotate
+  std::vector<Adapted> adapted;  // none: of no cost
+  Tensor output_rows;            // I32 [S]
+  Tensor rope;                   // F32 [T, D/2, 2] cos and sin, for layers that rotate
   Tensor temperature;  // F32 [T] for layers that do not; empty when the model has no temperature tuning
   Group global;        // empty when no layer is global
   Group local;         // empty when no layer is chunked

@@ -46,6 +46,7 @@ void Llama4::attention(Tensor x, size_t l, const Batch& batch, const KvLayer& kv
   const Tensor qkv = ws_.take(batch.num_tokens, q_dim + 2 * kv_dim);
   ops_.rmsnorm(h, x, layer.attn_norm, cfg_.rms_norm_eps);
   ops_.linear(qkv, h, layer.qkv);
+  adapt(qkv, h, l, Adapter::Product::kQkv, batch);
   const Tensor q = qkv.columns(0, q_dim);
   const Tensor k = qkv.columns(q_dim, kv_dim);
   const Tensor v = qkv.columns(q_dim + kv_dim, kv_dim);
@@ -64,7 +65,17 @@ void Llama4::attention(Tensor x, size_t l, const Batch& batch, const KvLayer& kv
   ops_.paged_attention(o, q, kv, group.attention, float(1 / std::sqrt(double(cfg_.head_dim))));
   ops_.all_gather(o);              // of heads
   ops_.linear_add(x, o, layer.o);  // x += o @ Wo
+  adapt(x, o, l, Adapter::Product::kO, batch);
   ops_.all_gather(x);
+}
+
+void Llama4::adapt(Tensor out, Tensor x, size_t l, Adapter::Product product, const Batch& batch) {
+  if (batch.adapted.empty()) return;
+  lora_.clear();
+  for (const Batch::Adapted& adapted : batch.adapted)
+    if (const LoraFactors* const factors = adapted.adapter->factors(l, product))
+      lora_.push_back({factors, adapted.rows});
+  ops_.lora_add(out, x, lora_);
 }
 
 void Llama4::feed_forward(Tensor x, size_t l) {

@@ -45,6 +45,8 @@ class Llama4 {
 
  private:
   void attention(Tensor x, size_t layer, const Batch& batch, const KvLayer& kv);
+  // Adds what the batch's adapters change in a product out = x W^T.
+  void adapt(Tensor out, Tensor x, size_t layer, Adapter::Product product, const Batch& batch);
   void feed_forward(Tensor x, size_t layer);
   void mlp(Tensor x, Tensor h, const Llama4Weights::Mlp& weights, int64_t width);
   void count_experts(size_t layer, const Routing& routing);
@@ -53,8 +55,9 @@ class Llama4 {
   const ModelConfig& cfg_;
   const Llama4Weights& w_;
   Workspace ws_;
-  Tensor outputs_;  // F32 [max_outputs, H]
-  Tensor logits_;   // F32 [logit_rows, V]
+  Tensor outputs_;              // F32 [max_outputs, H]
+  Tensor logits_;               // F32 [logit_rows, V]
+  std::vector<LoraRows> lora_;  // of the op at work
   std::vector<std::vector<int64_t>> expert_tokens_;
   std::vector<int64_t> expert_reads_;
 };

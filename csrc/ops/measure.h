@@ -36,6 +36,7 @@ class MeasuringOps : public Ops {
   void do_gelu(Tensor, Tensor) override {}
   void do_linear(Tensor, Tensor, const Weight&) override {}
   void do_linear_add(Tensor, Tensor, const Weight&) override {}
+  void do_lora_add(Tensor, Tensor, std::span<const LoraRows>) override {}
   void do_gate_up(Tensor, Tensor, const Weight&) override {}
   void do_prepare_qkv(Tensor, Tensor, Tensor, const QkvTransform&, const KvLayer&, Tensor) override {}
   void do_paged_attention(Tensor, Tensor, const KvLayer&, const AttentionBatch&, float) override {}

@@ -33,6 +33,10 @@ void ObservingOps::do_linear(Tensor out, Tensor x, const Weight& w) {
 void ObservingOps::do_linear_add(Tensor x, Tensor a, const Weight& w) {
   observe({"linear_add", {&w}, {{"x", x}}, {{"a", a}}}, [&] { ops_.do_linear_add(x, a, w); });
 }
+// Of no weight of the model: whoever compares steps with the checkpoint's asks for no adapter.
+void ObservingOps::do_lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters) {
+  observe({"lora_add", {}, {{"out", out}}, {{"x", x}}}, [&] { ops_.do_lora_add(out, x, adapters); });
+}
 void ObservingOps::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   observe({"gate_up", {&gate_up}, {{"a", a}}, {{"h", h}}}, [&] { ops_.do_gate_up(a, h, gate_up); });
 }

@@ -48,6 +48,7 @@ class ObservingOps final : public Ops {
   void do_gelu(Tensor x, Tensor bias) override;
   void do_linear(Tensor out, Tensor x, const Weight& w) override;
   void do_linear_add(Tensor x, Tensor a, const Weight& w) override;
+  void do_lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters) override;
   void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) override;
   void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
                       Tensor slot_mapping) override;

@@ -246,6 +246,36 @@ void Ops::linear_add(Tensor x, Tensor a, const Weight& w) {
   if (a.size(0) > 0) do_linear_add(x, a, w);
 }
 
+void Ops::lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters) {
+  constexpr const char* kOp = "lora_add";
+  check_rank(kOp, "out", out, 2);
+  check_rank(kOp, "x", x, 2);
+  check_tensor(kOp, "out", out, DType::kF32, {x.size(0), out.size(1)});
+  check_tensor(kOp, "x", x, DType::kF32, {x.size(0), x.size(1)});
+  check_separate(kOp, out, x);
+  for (const LoraRows& adapter : adapters) {
+    const LoraFactors& factors = *adapter.factors;
+    check_weight(kOp, "a", factors.a, matrix_layout(), 1, factors.a.n, x.size(1));
+    check_rank(kOp, "rows", adapter.rows, 1);
+    check_tensor(kOp, "rows", adapter.rows, DType::kI32, {adapter.rows.size(0)});
+    for (const LoraFactors::Output& output : factors.outputs) {
+      check_weight(kOp, "b", output.b, matrix_layout(), 1, output.b.n, output.b.k);
+      LLAMA4RT_CHECK(kInternal,
+                     !factors.a.quantized() && !output.b.quantized() && output.first_rank >= 0 &&
+                         output.first_rank + output.b.k <= factors.a.n && output.first_column >= 0 &&
+                         output.first_column + output.b.n <= out.size(1),
+                     kOp, ": ranks ", output.first_rank, " to ", output.first_rank + output.b.k,
+                     " and columns ", output.first_column, " to ", output.first_column + output.b.n, " of ",
+                     factors.a.n, " and ", out.size(1), "; expected bf16 factors within them");
+    }
+  }
+  if (!adapters.empty() && x.size(0) > 0) do_lora_add(out, x, adapters);
+}
+
+void Ops::do_lora_add(Tensor, Tensor, std::span<const LoraRows>) {
+  throw Error(ErrorKind::kInternal, "lora_add: this device has no kernels for adapters");
+}
+
 void Ops::gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   check_gate_up("gate_up", a, h, gate_up, matrix_layout());
   if (h.size(0) > 0) do_gate_up(a, h, gate_up);

@@ -11,9 +11,11 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "base/tensor.h"
 #include "ops/device.h"
+#include "ops/lora.h"
 #include "ops/op_types.h"
 #include "ops/sampling.h"
 #include "ops/workspace.h"
@@ -62,6 +64,10 @@ class Ops {
   void linear(Tensor out, Tensor x, const Weight& w);
   // x[t, n] += sum_k a[t, k] w[n, k].   x: F32 [T, N]; a: F32 [T, K].
   void linear_add(Tensor x, Tensor a, const Weight& w);
+  // For every row t of every adapter, and every output of its factors, with y = x[t] a^T from its first rank on:
+  // out[t, first_column + n] += sum_r (scale * y[r]) b[n, r]. Other rows are untouched. Each sum runs as in linear().
+  // Only on devices that work on host memory.   out: F32 [T, N]; x: F32 [T, K].
+  void lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters);
   // SwiGLU of a dense MLP or shared expert: a[t, f] = silu(g) * u, g = h . gate[f], u = h . up[f], silu(g) =
   // g / (1 + e^-g). a: F32 [T, F]; h: F32 [T, H]; gate_up: rows interleaved (layout.h), gate_up.n =
   // gate_up_rows(F), gate_up.k = H.
@@ -136,6 +142,7 @@ class Ops {
   virtual void do_gelu(Tensor x, Tensor bias) = 0;
   virtual void do_linear(Tensor out, Tensor x, const Weight& w) = 0;
   virtual void do_linear_add(Tensor x, Tensor a, const Weight& w) = 0;
+  virtual void do_lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters);  // throws: has none
   virtual void do_gate_up(Tensor a, Tensor h, const Weight& gate_up) = 0;
   virtual void do_prepare_qkv(Tensor q, Tensor k, Tensor v, const QkvTransform& transform, const KvLayer& kv,
                               Tensor slot_mapping) = 0;

@@ -259,6 +259,22 @@ void ReferenceOps::do_linear_add(Tensor x, Tensor a, const Weight& w) {
   multiply(a, w, [&](int64_t t, int64_t n, float y) { x.row<float>(t)[n] += y; });
 }
 
+void ReferenceOps::do_lora_add(Tensor out, Tensor x, std::span<const LoraRows> adapters) {
+  for (const LoraRows& adapter : adapters)
+    for (const LoraFactors::Output& output : adapter.factors->outputs)
+      for (int64_t i = 0; i < adapter.rows.size(0); ++i) {
+        const int64_t t = adapter.rows.ptr<const int32_t>()[i];
+        const Tensor to = out.rows(t, 1);
+        std::vector<float> y(size_t(adapter.factors->a.n));
+        multiply(x.rows(t, 1), adapter.factors->a,
+                 [&](int64_t, int64_t r, float value) { y[size_t(r)] = output.scale * value; });
+        const Tensor ranks(y.data() + output.first_rank, DType::kF32, {1, output.b.k});
+        multiply(ranks, output.b, [&](int64_t, int64_t n, float value) {
+          to.row<float>(0)[output.first_column + n] += value;
+        });
+      }
+}
+
 void ReferenceOps::do_gate_up(Tensor a, Tensor h, const Weight& gate_up) {
   std::vector<GateUpRow> rows;
   for (int64_t t = 0; t < h.size(0); ++t) rows.push_back({h.row<const float>(t), a.row<float>(t), 1.0f});

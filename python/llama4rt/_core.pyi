@@ -316,6 +316,26 @@ class SuffixIndex:
     def read_on(self, most: int) -> tuple[list[int], list[int]]:
         """Up to `most` tokens that followed there, and the class of evidence of each; empty when there is no place."""
 
+class Adapter:
+    """Low-rank factors of one fine-tune, packed for a CPU; shared by the requests that name it."""
+
+    def __init__(
+        self,
+        config: str,
+        changes: Sequence[tuple[int, str, NDArray[np.float32], NDArray[np.float32], float]],
+    ) -> None:
+        """config: the model's, canonical (JSON). changes: (layer, "q", "k", "v" or "o", a [rank, in], b [out, rank],
+        scale): scale * b @ a is added to that matrix. ConfigError for what does not fit, CheckpointError for NaN.
+        """
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_users(self) -> int:
+        """Requests that hold it, outputs of running ones counted one by one."""
+    @property
+    def digest(self) -> bytes:
+        """Of all that decides what it computes."""
+
 class Request:
     """What one caller asked, in token ids. All numbers are checked again in Engine.submit (RequestError)."""
 
@@ -323,6 +343,7 @@ class Request:
     # (digest, tiles): bytes naming the content (equal digests mean equal tiles) and uint8 [tiles, S, S, 3], rows,
     # columns, RGB. Their tiles, in order, take the places of the prompt's patch tokens. Reads as (digest, bytes held).
     images: list[tuple[bytes, NDArray[np.uint8]]]
+    adapter: Adapter | None  # RequestError in submit where the device has no kernels for it
     client: int  # requests of equal ones wait for each other, those of others take turns
     n: int
     max_tokens: int
@@ -401,6 +422,7 @@ class Engine:
         always_guess: bool = False,
         max_waiting: int = 0,
         image_cache_bytes: int = 0,
+        adapter_bytes: int = 0,
         memory_bytes: int = 0,
         kv_store: str = "",
         kv_store_bytes: int = 0,
@@ -466,8 +488,8 @@ class Engine:
 def plan(file: EngineFile, **options: Any) -> dict[str, Any]:
     """What an engine of these options (Engine's) would take of its device, whether that is there or not.
 
-    {"bytes": {"weights", "kv_global", "kv_local", "workspace", "logits", "vision", "images", "batch", "sampling",
-    "scratch", "driver", "total"}, "blocks": {"size", "global", "local"}, "max_model_len", "max_num_seqs",
+    {"bytes": {"weights", "kv_global", "kv_local", "workspace", "logits", "vision", "images", "adapters", "batch",
+    "sampling", "scratch", "driver", "total"}, "blocks": {"size", "global", "local"}, "max_model_len", "max_num_seqs",
     "max_batched_tokens", "full_sequences", "longest_context"}. ConfigError when it does not fit memory_bytes, with the
     longest context that would.
     """

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/device_lost.h"
+#include "model/adapter.h"
 #include "model/shape_source.h"
 #include "ops/kv_formats.h"
 #include "runtime/engine/draft_engine.h"
@@ -85,6 +86,11 @@ PlanOptions plan_options(const ModelConfig& config, const EngineOptions& options
                             !traits.has_own_memory ? std::min(kDefaultImageCacheBytes, available_memory() / 8)
                                                    : kDefaultImageCacheBytes);
   if (!config.vision) plan.image_bytes = 0;
+  plan.adapter_bytes = option("adapter_memory", options.adapter_bytes, int64_t(1) << 50, 0);
+  LLAMA4RT_CHECK(
+      kConfig, plan.adapter_bytes == 0 || !traits.has_own_memory, "adapter_memory is ", plan.adapter_bytes,
+      "; ", device,
+      " has no kernels for adapters of requests: merge them with `llama4rt build --lora`, or use a CPU");
   return plan;
 }
 
@@ -252,6 +258,7 @@ uint64_t Engine::submit(Request request) {
                  "assume_computed is ", request.assume_computed,
                  "; it is for random weights, text without prompt logprobs, and less than the prompt's ",
                  request.prompt_token_ids.size(), " tokens");
+  if (request.adapter) check_adapter(*request.adapter);
   const std::lock_guard lock(mutex_);
   LLAMA4RT_CHECK(kInternal, !closed_, "this engine is closed");
   const int64_t waiting = stats_.scheduler.waiting + submitted_sequences_;
@@ -262,6 +269,12 @@ uint64_t Engine::submit(Request request) {
   submitted_sequences_ += request.n;
   inbox_.emplace_back(Submission{id, std::move(request), seed});
   return id;
+}
+
+void Engine::check_adapter(const Adapter& adapter) const {
+  LLAMA4RT_CHECK(kRequest, !plan_.has_own_memory, "a request names an adapter; ", device_name_,
+                 " has no kernels for them: merge it with `llama4rt build --lora`, or use a CPU");
+  LLAMA4RT_CHECK(kRequest, adapter.fits(config_), "a request's adapter was made for a model of other sizes");
 }
 
 void Engine::abort(uint64_t id) { post_ending(id, -1, "abort"); }

@@ -48,9 +48,11 @@ struct EngineOptions {  // 0: the engine chooses
   bool always_guess = false;  // whoever guesses: every guess is used, whatever it costs
   int64_t max_waiting = 0;
   int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
-  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
-  std::string kv_store;        // a directory for blocks of keys and values; empty: they live in memory alone
-  int64_t kv_store_bytes = 0;  // of the directory
+  int64_t adapter_bytes =
+      0;                     // factors of adapters that are resident at the same time; 0: the engine has none
+  int64_t memory_bytes = 0;  // of the device, for everything; 0 on a GPU: what is free
+  std::string kv_store;      // a directory for blocks of keys and values; empty: they live in memory alone
+  int64_t kv_store_bytes = 0;       // of the directory
   OpsObserver* observer = nullptr;  // sees every op (ops/observe.h); outlives the engine
 };
 
@@ -146,6 +148,7 @@ class Engine {
   std::shared_ptr<KvStore> store() const;  // null without one, and after close()
   std::shared_ptr<KvStore> needed_store() const;
   void check_usable() const;
+  void check_adapter(const Adapter& adapter) const;
   std::vector<TokenEvent> take_step();
   void post_ending(uint64_t id, int index, const std::string& reason);
 

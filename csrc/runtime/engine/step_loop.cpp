@@ -105,6 +105,8 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
     s->tokens.assign(r.prompt_token_ids.begin(), r.prompt_token_ids.end());
     s->num_prompt = prompt - r.continued_tokens;
     s->assume_computed = r.assume_computed;
+    s->adapter = r.adapter;
+    s->cache_root = cache_root(r.adapter.get());
     s->use_prefix_cache = r.use_prefix_cache && r.assume_computed == 0;
     s->request = &state;
     s->index = i;
@@ -121,6 +123,13 @@ void StepLoop::add(uint64_t id, Request request, uint64_t seed) {
     enter_schedule(state);
   else
     image_queue_->add(state);
+}
+
+// Equal adapters share what they have computed, whatever they are called.
+PrefixCache::NodeId StepLoop::cache_root(const Adapter* adapter) {
+  if (!adapter) return PrefixCache::kRoot;
+  return cache_roots_.try_emplace(adapter->digest(), PrefixCache::kFirstOwnRoot + cache_roots_.size())
+      .first->second;
 }
 
 // Hands the request's sequences to the scheduler, once what a store has of their prompt is there.

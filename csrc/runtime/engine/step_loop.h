@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/sha256.h"
 #include "format/weight_source.h"
 #include "ops/device.h"
 #include "runtime/engine/engine_stats.h"
@@ -70,6 +71,7 @@ class StepLoop {
   void admit_ready_images();
   void enter_schedule(RequestState& state);
   void add_to_schedule(RequestState& state);
+  PrefixCache::NodeId cache_root(const Adapter* adapter);
   void move_stored_blocks();
   std::optional<Step> submit_next();
   void guess(const std::vector<Chunk>& chunks);
@@ -89,6 +91,7 @@ class StepLoop {
   std::optional<ImageQueue> image_queue_;        // of models that see
   std::optional<StoreTraffic> traffic_;          // with a store
   std::map<uint64_t, RequestState> requests_;
+  std::map<Sha256Digest, PrefixCache::NodeId> cache_roots_;  // by the content of an adapter
   uint64_t next_arrival_ = 0;
   std::optional<Step> in_flight_;  // submitted, not collected
   bool requests_may_be_finished_ = false;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/adapter.h"
 
 namespace llama4rt {
 namespace {
@@ -37,6 +38,14 @@ StoreTraffic::~StoreTraffic() {
   scheduler_.on_known_block = nullptr;
 }
 
+// What the first block of a text follows: the model, changed by the request's adapter.
+BlockKey StoreTraffic::chain_root(const Sequence& s) const {
+  const BlockKey& model = store_.shape().identity;
+  if (!s.adapter) return model;
+  const Sha256Digest& digest = s.adapter->digest();
+  return chained(model, "adapter " + std::string(digest.begin(), digest.end()));
+}
+
 // --- inward
 
 bool StoreTraffic::begin(RequestState& state) {
@@ -45,10 +54,10 @@ bool StoreTraffic::begin(RequestState& state) {
   const int64_t limit = std::min(s.length() - 1, s.max_cached_tokens) / block_size_;
   if (limit <= 0) return false;
   const std::vector<int32_t>& keys = s.keys();
-  s.chain = BlockChain(store_.shape().identity, int(block_size_));
+  s.chain = BlockChain(chain_root(s), int(block_size_));
   s.chain.reach(keys, picture_names(state), limit);
   const std::vector<PrefixCache::Known> known =
-      scheduler_.prefix_cache().known(std::span(keys).first(size_t(limit * block_size_)));
+      scheduler_.prefix_cache().known(std::span(keys).first(size_t(limit * block_size_)), s.cache_root);
   const auto in_memory = [&](int64_t i, StoreGroup group) {
     return i < int64_t(known.size()) &&
            (group == StoreGroup::kGlobal ? known[size_t(i)].global : known[size_t(i)].local);
@@ -93,6 +102,7 @@ bool StoreTraffic::begin(RequestState& state) {
     }
     incoming.blocks.push_back(block);
   }
+  incoming.tail = s.cache_root;
   incoming.reading = store_.read(std::move(wanted));
   incoming_.push_back(std::move(incoming));
   return true;
@@ -167,7 +177,7 @@ int64_t StoreTraffic::num_waiting() const {
 void StoreTraffic::on_known_block(Sequence& sequence, int64_t block, PrefixCache::NodeId node) {
   auto& s = static_cast<SequenceState&>(sequence);
   if (s.chain.size() <= block) {
-    if (s.chain.size() == 0) s.chain = BlockChain(store_.shape().identity, int(block_size_));
+    if (s.chain.size() == 0) s.chain = BlockChain(chain_root(s), int(block_size_));
     s.chain.reach(s.keys(), picture_names(*s.request), block + 1);
   }
   const BlockKey& key = s.chain.key(block);

@@ -63,6 +63,7 @@ class StoreTraffic {
   };
 
   void on_known_block(Sequence& sequence, int64_t block, PrefixCache::NodeId node);
+  BlockKey chain_root(const Sequence& sequence) const;
   bool place(Incoming& incoming);
   void end(Incoming& incoming);
   bool has_group(StoreGroup group) const { return store_.shape().bytes_of(group) > 0; }

@@ -64,6 +64,8 @@ class Planner {
     fixed_.max_num_seqs = options.max_num_seqs;
     fixed_.max_batched_tokens = options.max_batched_tokens;
     fixed_.weights = weight_bytes;
+    fixed_.adapters = options.adapter_bytes;
+    fixed_.has_own_memory = device.has_own_memory;
     fixed_.logits = int64_t(Workspace::bytes_for(DType::kF32, fixed_.step.logit_rows * config_.vocab_size));
     if (config_.vision) {
       fixed_.step.image_tiles = image_tiles_at_once(weights, device);

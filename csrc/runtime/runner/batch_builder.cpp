@@ -123,6 +123,7 @@ const Batch& BatchBuilder::build(std::span<const Chunk> chunks, std::span<const 
   if (has_local_) fill_group(local_, chunks, /*local=*/true);
   batch_ = {};
   place_images(chunks);
+  place_adapters(chunks);
   capture_key_.reset();
   if (memory_ && is_decode(chunks, outputs)) pad(chunks);
 
@@ -144,6 +145,29 @@ void BatchBuilder::add_position(int64_t position) {
   rope_.resize(rope_.size() + 2 * pairs);
   rope_angles(rope_.data() + rope_.size() - 2 * pairs, frequencies_, rope_position(config_, position));
   if (config_.attn_temperature_tuning) temperature_.push_back(attention_temperature(config_, position));
+}
+
+// Rows grouped by adapter, in the order in which the adapters come first.
+void BatchBuilder::place_adapters(std::span<const Chunk> chunks) {
+  adapted_.clear();
+  for (const Chunk& chunk : chunks)
+    if (chunk.sequence->adapter) adapted_.push_back(&chunk);
+  if (adapted_.empty()) return;
+  LLAMA4RT_CHECK(kInternal, !memory_, "a step on a device with memory of its own has adapters");
+  adapted_rows_.clear();
+  adapted_rows_.reserve(token_ids_.size());  // rows are viewed while more come
+  for (size_t i = 0; i < adapted_.size(); ++i) {
+    if (!adapted_[i]) continue;
+    const Adapter* const adapter = adapted_[i]->sequence->adapter.get();
+    int32_t* const first = adapted_rows_.data() + adapted_rows_.size();
+    for (size_t j = i; j < adapted_.size(); ++j) {
+      if (!adapted_[j] || adapted_[j]->sequence->adapter.get() != adapter) continue;
+      const auto s = size_t(std::exchange(adapted_[j], nullptr) - chunks.data());
+      for (int32_t row = query_start_[s]; row < query_start_[s + 1]; ++row) adapted_rows_.push_back(row);
+    }
+    const int64_t rows = adapted_rows_.data() + adapted_rows_.size() - first;
+    batch_.adapted.push_back({adapter, Tensor(first, DType::kI32, {rows})});
+  }
 }
 
 void BatchBuilder::place_images(std::span<const Chunk> chunks) {

@@ -62,6 +62,7 @@ class BatchBuilder {
     int32_t spare = 0;  // first spare block
   };
   void add_position(int64_t position);
+  void place_adapters(std::span<const Chunk> chunks);
   void place_images(std::span<const Chunk> chunks);
   void fill_group(Group& group, std::span<const Chunk> chunks, bool local);
   void pad_group(Group& group, int64_t first);
@@ -80,6 +81,8 @@ class BatchBuilder {
   Batch batch_;
   std::vector<int32_t> token_ids_;       // [T]
   std::vector<int32_t> rows_;            // [T] 0, 1, 2, ...: rows of pictures are runs of it
+  std::vector<int32_t> adapted_rows_;    // rows of the batch, adapter after adapter
+  std::vector<const Chunk*> adapted_;    // chunks of those rows; of a step without adapters none
   std::vector<int32_t> output_rows_;     // [outputs]
   std::vector<float> rope_;              // [T, D/2, 2]
   std::vector<float> temperature_;       // [T]

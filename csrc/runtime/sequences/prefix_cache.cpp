@@ -31,13 +31,13 @@ PrefixCache::PrefixCache(BlockAllocator& global, BlockAllocator& local, int bloc
   local_.on_evict = [this](int32_t block) { evicted_local(block); };
 }
 
-PrefixCache::Match PrefixCache::acquire(std::span<const int32_t> tokens, int64_t max_tokens) {
+PrefixCache::Match PrefixCache::acquire(std::span<const int32_t> tokens, int64_t max_tokens, NodeId root) {
   const bool has_global = global_.num_blocks() > 0;
   const size_t limit = std::min(tokens.size(), size_t(std::max<int64_t>(max_tokens, 0))) / block_size_;
   std::vector<NodeId> path;
   size_t longest = 0;    // blocks of the longest resumable prefix
   size_t local_run = 0;  // consecutive blocks with a local copy that end at the current one
-  for (NodeId id = kRoot; path.size() < limit;) {
+  for (NodeId id = root; path.size() < limit;) {
     id = find(id, tokens.subspan(path.size() * block_size_, block_size_));
     if (id == kRoot) break;
     const Node& node = nodes_.at(id);
@@ -50,6 +50,7 @@ PrefixCache::Match PrefixCache::acquire(std::span<const int32_t> tokens, int64_t
   }
 
   Match match;
+  match.tail = root;
   if (longest == 0) return match;
   match.num_tokens = int64_t(longest * block_size_);
   match.tail = path[longest - 1];
@@ -70,9 +71,9 @@ PrefixCache::Match PrefixCache::acquire(std::span<const int32_t> tokens, int64_t
   return match;
 }
 
-std::vector<PrefixCache::Known> PrefixCache::known(std::span<const int32_t> tokens) const {
+std::vector<PrefixCache::Known> PrefixCache::known(std::span<const int32_t> tokens, NodeId root) const {
   std::vector<Known> out;
-  NodeId id = kRoot;
+  NodeId id = root;
   while ((out.size() + 1) * block_size_ <= tokens.size()) {
     id = find(id, tokens.subspan(out.size() * block_size_, block_size_));
     if (id == kRoot) break;
@@ -121,7 +122,7 @@ void PrefixCache::adopt(BlockAllocator& allocator, std::vector<NodeId>& owner, i
 }
 
 void PrefixCache::unpin(NodeId id) {
-  if (id == kRoot) return;
+  if (is_root(id)) return;
   Node& node = nodes_.at(id);
   LLAMA4RT_ASSERT(node.pins > 0);
   --node.pins;
@@ -151,14 +152,14 @@ PrefixCache::NodeId PrefixCache::insert(NodeId parent, std::span<const int32_t> 
   node.hash = hash_of(parent, tokens);
   node.tokens.assign(tokens.begin(), tokens.end());
   by_hash_.emplace(node.hash, id);
-  if (parent != kRoot) ++nodes_.at(parent).children;
+  if (!is_root(parent)) ++nodes_.at(parent).children;
   return id;
 }
 
 // A node is kept while it holds a block, while a sequence continues from it, and while it gives its children
 // their meaning. Erasing one may make its parent useless.
 void PrefixCache::erase_if_useless(NodeId id) {
-  while (id != kRoot) {
+  while (!is_root(id)) {
     const auto it = nodes_.find(id);
     const Node& node = it->second;
     if (node.global != kNoBlock || node.local != kNoBlock || node.children > 0 || node.pins > 0) return;
@@ -166,7 +167,7 @@ void PrefixCache::erase_if_useless(NodeId id) {
     by_hash_.erase(std::find_if(begin, end, [id](const auto& entry) { return entry.second == id; }));
     id = node.parent;
     nodes_.erase(it);
-    if (id != kRoot) --nodes_.at(id).children;
+    if (!is_root(id)) --nodes_.at(id).children;
   }
 }
 

@@ -23,6 +23,9 @@ class PrefixCache {
  public:
   using NodeId = uint64_t;  // never reused
   static constexpr NodeId kRoot = 0;
+  // Further roots, for what shares nothing with each other though tokens be equal: from here on, as the caller numbers
+  // them.
+  static constexpr NodeId kFirstOwnRoot = NodeId(1) << 63;
   static constexpr int32_t kNoBlock = BlockAllocator::kNoBlock;
 
   // A group without blocks (num_blocks() == 0) does not exist in the model. hash_bits < 64 is for tests of
@@ -38,11 +41,11 @@ class PrefixCache {
     std::vector<int32_t> global;  // blocks of [0, n), acquired for the caller; empty without a global group
     std::vector<int32_t> local;   // blocks of [n - n % C, n), acquired for the caller
   };
-  // The longest resumable prefix of `tokens` with at most max_tokens tokens.
-  Match acquire(std::span<const int32_t> tokens, int64_t max_tokens);
+  // The longest resumable prefix of `tokens` with at most max_tokens tokens. Of none, the tail is the root.
+  Match acquire(std::span<const int32_t> tokens, int64_t max_tokens, NodeId root = kRoot);
 
   // The caller has computed the block of `tokens` (P of them) that follows `parent`, which it has pinned (or
-  // the root). Moves the pin to the block's node and returns it. When an equal block is cached already, the
+  // a root). Moves the pin to the block's node and returns it. When an equal block is cached already, the
   // caller's is released and replaced by it: same tokens give the same bits, and memory is kept once.
   NodeId extend(NodeId parent, std::span<const int32_t> tokens, int32_t& global_block, int32_t& local_block);
 
@@ -53,7 +56,7 @@ class PrefixCache {
   struct Known {
     bool global = false, local = false;  // has a block of this group
   };
-  std::vector<Known> known(std::span<const int32_t> tokens) const;
+  std::vector<Known> known(std::span<const int32_t> tokens, NodeId root = kRoot) const;
   // The blocks that a node has now, kNoBlock for those it has not; also of a node that is gone.
   std::pair<int32_t, int32_t> blocks_of(NodeId node) const;
   // kRoot where there is none.
@@ -72,6 +75,7 @@ class PrefixCache {
     int32_t pins = 0;  // sequences whose last full block this is
   };
 
+  static bool is_root(NodeId id) { return id == kRoot || id >= kFirstOwnRoot; }
   uint64_t hash_of(NodeId parent, std::span<const int32_t> tokens) const;
   NodeId find(NodeId parent, std::span<const int32_t> tokens) const;  // kRoot when absent
   NodeId insert(NodeId parent, std::span<const int32_t> tokens);

@@ -14,6 +14,8 @@
 
 namespace llama4rt {
 
+class Adapter;  // model/adapter.h; only who computes looks into it
+
 struct SamplingParams {
   double temperature = 1;  // 0: greedy
   int64_t top_k = 0;       // 0: off
@@ -43,6 +45,7 @@ struct Request {
   // Their tiles, in order, take the places of the prompt's patch tokens.
   std::vector<std::shared_ptr<const ImageInput>> images;
   SamplingParams sampling;
+  std::shared_ptr<const Adapter> adapter;  // what changes the model for this request; null: nothing
   // One for each of the n sequences, or none: what may be sampled. The caller fills a mask anew after each
   // token.
   std::vector<std::shared_ptr<TokenMask>> masks;

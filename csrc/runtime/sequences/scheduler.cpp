@@ -202,7 +202,8 @@ bool Scheduler::displace_for_blocks(const Sequence& s, int& budget) {
 // running sequences still need for theirs, plus one block of each group to generate into.
 bool Scheduler::admit(Sequence& s) {
   PrefixCache::Match match;
-  if (uses_cache(s)) match = cache_.acquire(s.keys(), std::min(s.length() - 1, s.max_cached_tokens));
+  if (uses_cache(s))
+    match = cache_.acquire(s.keys(), std::min(s.length() - 1, s.max_cached_tokens), s.cache_root);
   s.num_computed = std::max(match.num_tokens, s.assume_computed);
   s.global_blocks = std::move(match.global);
   s.local_blocks = std::move(match.local);

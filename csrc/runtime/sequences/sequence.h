@@ -12,6 +12,8 @@
 
 namespace llama4rt {
 
+class Adapter;  // model/adapter.h
+
 enum class SequenceStatus : uint8_t { kNew, kWaiting, kRunning, kFinished };
 
 // Consecutive positions of a prompt whose embeddings come from a picture.
@@ -30,6 +32,9 @@ struct Sequence {
   // What the prefix cache compares where it is not the tokens: the patches of a picture are equal tokens, so
   // here a negative number that belongs to the picture stands for them. Empty, or as long as `tokens`.
   std::vector<int32_t> cache_keys;
+  std::shared_ptr<const Adapter> adapter;
+  // Where its blocks hang in the prefix cache: keys and values under one adapter are not those under another.
+  PrefixCache::NodeId cache_root = PrefixCache::kRoot;
   int64_t assume_computed = 0;  // Request::assume_computed
   bool use_prefix_cache = true;
   // A prefix hit may skip at most this many tokens: whoever wants the logits of prompt rows must compute

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.cli.common_options import (
+    add_adapter_options,
     add_engine_options,
     add_image_option,
     add_sampling_options,
@@ -72,6 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=True,
         help="keep the lines that were typed for the next time, in ~/.local/state/llama4rt (default)",
     )
+    add_adapter_options(parser, choose=True)
     add_sampling_options(parser)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # test_cli.py holds them to the tables.
 GROUP_SIZES = (16, 32, 64, 128)
 KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8", "int16")
+ADAPTER_MEMORY = "1GiB"  # where adapters are loaded and nobody says how much
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
 
@@ -98,6 +99,33 @@ def add_store_options(parser: "argparse._ActionsContainer") -> None:
     )
 
 
+def add_adapter_options(parser: argparse.ArgumentParser, *, choose: bool) -> None:
+    """choose: with --adapter, for a command that asks once."""
+    group = parser.add_argument_group("adapters", "Fine-tunes by LoRA beside the model; docs/adapters.md.")
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="load an adapter of PEFT under this name; may be repeated",
+    )
+    group.add_argument(
+        "--adapter-memory", type=SIZE, metavar="SIZE", help="for adapters (default with --lora: 1GiB)"
+    )
+    if choose:
+        group.add_argument("--adapter", metavar="NAME", help="answer with this one of them")
+
+
+def load_adapters(args: argparse.Namespace, engine: "Engine") -> None:
+    from llama4rt.errors import ConfigError
+
+    for text in args.lora:
+        name, equals, directory = text.partition("=")
+        if not (name and equals and directory):
+            raise ConfigError(f"--lora is {text!r:.200}; it must be NAME=DIR, such as law=./law-adapter")
+        engine.load_adapter(name, directory)
+
+
 def store_directory(args: argparse.Namespace) -> Path:
     """Of sessions: --kv-store, or one in llama4rt's cache folder."""
     from llama4rt.convert.engine_cache import cache_directory
@@ -158,8 +186,10 @@ def sampling_params(args: argparse.Namespace, **defaults: Any) -> "SamplingParam
     """SamplingParams of the options given; defaults fill in what was not."""
     from llama4rt.engine.sampling_params import SamplingParams
 
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = (
+        "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "adapter",
+    )  # fmt: skip
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return SamplingParams(**{**defaults, **given})
 
 
@@ -206,6 +236,8 @@ def open_engine(
         options["kv_store"] = args.kv_store
         if args.kv_store_size:
             options["kv_store_size"] = args.kv_store_size
+    if getattr(args, "lora", None) or getattr(args, "adapter_memory", None):
+        options["adapter_memory"] = args.adapter_memory or ADAPTER_MEMORY
     engine = Engine(
         engine_file(args, tokenizer_for=tokenizer_for),
         device=args.device,
@@ -222,6 +254,12 @@ def open_engine(
         allow_image_urls=allow_image_urls,
         **options,
     )
+    if getattr(args, "lora", None):
+        try:
+            load_adapters(args, engine)
+        except BaseException:
+            engine.close()
+            raise
     if tokenizer_for is not None:
         require_tokenizer(engine.tokenizer, tokenizer_for)
     return engine

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from llama4rt.cli.common_options import (
+    add_adapter_options,
     add_engine_options,
     add_image_option,
     add_sampling_options,
@@ -29,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="the prompt as token ids: 200000,9906",
     )
     add_image_option(parser, "each <|image|> of the prompt takes the next; without any they come first")
+    add_adapter_options(parser, choose=True)
     add_sampling_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object at the end instead of the text"

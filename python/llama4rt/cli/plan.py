@@ -16,6 +16,7 @@ _PARTS = (  # key of _core.plan's bytes, what it is
     ("logits", "logits"),
     ("vision", "activations of the vision tower"),
     ("images", "encoded pictures, at most"),
+    ("adapters", "factors of adapters, at most"),
     ("batch", "ids, positions, block tables"),
     ("sampling", "parameters, masks and results of sampling"),
     ("scratch", "scratch of kernels"),

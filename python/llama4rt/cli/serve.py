@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama4rt.cli.common_options import add_engine_options, note, open_engine
+from llama4rt.cli.common_options import add_adapter_options, add_engine_options, note, open_engine
 from llama4rt.cli.numbers import BATCHED_TOKENS, SEQUENCES, SIZE, Integer, Real
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="SIGTERM lets running requests end; a second one does not. docs/serving.md has everything else.",
     )
     add_engine_options(parser, or_demo=True, store=True)
+    add_adapter_options(parser, choose=False)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     group.add_argument(

@@ -150,6 +150,36 @@ class TensorMapping:
     tied_head: str | None  # an lm_head stored although config.json says it is the embedding
 
 
+def tensors_of(config: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every matrix and vector that a checkpoint of this config has, experts in stacks. config:
+    canonical (JSON). Without the prefix of multimodal classes.
+    """
+    for spec in _core.list_tensors(config):
+        plain = spec.plain_shape
+        if spec.role == "experts":
+            _, layer, rest = spec.name.split(".", 2)
+            width = sum(rows for _, rows in spec.parts)
+            yield f"model.layers.{layer}.{_FUSED_EXPERTS[rest]}", (spec.experts, spec.k, width)
+            continue
+        pattern = _plain_name_of(spec.name)
+        for part, rows in spec.parts:
+            shape = (rows,) if plain is not None and len(plain) == 1 else (rows, spec.k)
+            yield pattern.format(part=part), shape
+
+
+def _plain_name_of(name: str) -> str:
+    """The checkpoint's name of an engine tensor that is no stack, with {part} where it is fused."""
+    if name.startswith("vision.layers."):
+        _, _, layer, rest = name.split(".", 3)
+        return f"vision_model.model.layers.{layer}.{_VISION_LAYER[rest]}"
+    if name.startswith("vision."):
+        return _VISION[name.removeprefix("vision.")]
+    if name.startswith("layers."):
+        _, layer, rest = name.split(".", 2)
+        return f"model.layers.{layer}.{_TEXT_LAYER[rest]}"
+    return _TEXT[name]
+
+
 def map_tensors(config: ModelConfig, checkpoint: TensorNames) -> TensorMapping:
     """Finds every tensor that the model needs. Raises one CheckpointError that lists all problems."""
     return _Mapper(config, checkpoint).mapping()
@@ -290,4 +320,4 @@ class _Mapper:
         return None if problems else Source(name, found)
 
 
-__all__ = ["VISION_PREFIXES", "Piece", "Source", "Target", "TensorMapping", "map_tensors"]
+__all__ = ["VISION_PREFIXES", "Piece", "Source", "Target", "TensorMapping", "map_tensors", "tensors_of"]

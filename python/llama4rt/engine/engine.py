@@ -6,6 +6,7 @@ behind opened_engine.py. One Engine serves any number of threads at once; their 
 
 import queue
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ class Engine(SessionMethods):
     speculate: "off"; "auto": guesses what repeats itself, in the prompt, the output or a request's prediction, while
     that gains time; "ngram": guesses all of it, whatever it costs; else the path of the engine file of a small model of
     the same vocabulary, which guesses. No guess changes a token (docs/speculation.md); of a CPU.
+    adapter_memory: for LoRA adapters that requests name (load_adapter, docs/adapters.md), as kv_cache_memory; None:
+    no adapters; of a CPU.
     gpu_memory: the most to take of a GPU; None: what is free there. "auto" means the device the file was built
     for (`llama4rt build --target`). kv_store: a directory where keys and values are kept beyond the
     engine's life, for sessions and for prompts that come again (docs/sessions.md); at most kv_store_size of it is used.
@@ -156,13 +159,16 @@ class Engine(SessionMethods):
 
     # --- scores ---------------------------------------------------------------------------------------------
 
-    def score(self, prompt: Prompt, *, images: Images | None = None) -> "NDArray[np.float32]":
+    def score(
+        self, prompt: Prompt, *, images: Images | None = None, adapter: str | None = None
+    ) -> "NDArray[np.float32]":
         """float32 [tokens, vocab]: the logits after each token of the prompt, teacher forced. Nothing is generated.
 
         They take 4 bytes for each token and word of the vocabulary; score_tokens keeps none of them.
         """
         self.check_usable()
-        request = score_request(self.prepare_request(self.prompts.prepare(prompt, images), score_params()))
+        params = replace(score_params(), adapter=adapter)
+        request = score_request(self.prepare_request(self.prompts.prepare(prompt, images), params))
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         request_id = self.thread.submit(request, ScoreHandler(inbox.put))
         try:
@@ -178,6 +184,7 @@ class Engine(SessionMethods):
         first: int | Sequence[int] = 1,
         top: int = 0,
         images: Images | None = None,
+        adapter: str | None = None,
     ) -> list[TokenScores]:
         """The log-probability of every token of each prompt from place `first` on, and of the `top` (0..20) likeliest
         ones there. Nothing is generated.
@@ -187,7 +194,7 @@ class Engine(SessionMethods):
         for all or one for each.
         """
         self.check_usable()
-        params = score_params(top)
+        params = replace(score_params(top), adapter=adapter)
         natives = [
             self.prepare_request(self.prompts.prepare(prompt, own, where=where), params).native
             for prompt, where, own in prompts_with_images(prompts, images)

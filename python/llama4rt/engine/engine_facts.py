@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from llama4rt.engine.engine_adapters import AdapterMethods
 from llama4rt.text.chat_template import ChatTemplate
 from llama4rt.text.tokenizer import Tokenizer
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from llama4rt.engine.report_types import EngineStats, ModelConfig
 
 
-class EngineFacts(ABC):
+class EngineFacts(AdapterMethods, ABC):
     """The base of both."""
 
     @abstractmethod

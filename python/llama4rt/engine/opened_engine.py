@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama4rt import _core
+from llama4rt.engine.adapters import Adapters
 from llama4rt.engine.bad_words import bad_word_tokens
 from llama4rt.engine.engine_facts import EngineFacts
 from llama4rt.engine.engine_options import KV_STORE_SIZE, count, parse_bytes, threads
@@ -55,6 +56,7 @@ class OpenedEngine(EngineFacts):
         prefix_cache: bool = True,
         speculate: str | os.PathLike[str] = "off",
         image_cache_memory: int | str | None = None,
+        adapter_memory: int | str | None = None,
         gpu_memory: int | str | None = None,
         kv_store: str | os.PathLike[str] | None = None,
         kv_store_size: int | str = KV_STORE_SIZE,
@@ -91,9 +93,13 @@ class OpenedEngine(EngineFacts):
             prefix_cache=prefix_cache,
             speculate=os.fsdecode(speculate),
             image_cache_bytes=parse_bytes("image_cache_memory", image_cache_memory),
+            adapter_bytes=parse_bytes("adapter_memory", adapter_memory),
             memory_bytes=parse_bytes("gpu_memory", gpu_memory),
             kv_store="" if kv_store is None else os.fsdecode(kv_store),
             kv_store_bytes=parse_bytes("kv_store_size", kv_store_size),
+        )
+        self._adapters = Adapters(
+            self._core.config, self._core.device, parse_bytes("adapter_memory", adapter_memory)
         )
         self._kv_store = kv_store
         self._speculates = os.fsdecode(speculate) != "off"
@@ -130,14 +136,24 @@ class OpenedEngine(EngineFacts):
         return self._thread
 
     @property
+    def loaded_adapters(self) -> Adapters:
+        return self._adapters
+
+    @property
     def prompts(self) -> PromptBuilder:
         """Makes prompts of text, messages and pictures. Safe to use from many threads."""
         return self._prompts
 
     def prepare_request(self, prompt: PreparedPrompt, params: SamplingParams) -> PreparedRequest:
         """Checks a request and fills in the engine's defaults; compiles the grammar of structured output, which may
-        take a second. Raises RequestError.
+        take a second, and reads an adapter that has left memory. Raises RequestError.
         """
+        request = self._prepared(prompt, params)
+        if request.params.adapter is not None:
+            self._adapters.put_into(request.native, request.params.adapter)
+        return request
+
+    def _prepared(self, prompt: PreparedPrompt, params: SamplingParams) -> PreparedRequest:
         params = self._with_defaults(check_params(params))
         if params.stop_strings:
             require_tokenizer(self.tokenizer, "stop")

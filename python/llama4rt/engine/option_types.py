@@ -37,6 +37,7 @@ class EngineOptions(TypedDict, total=False):
     prefix_cache: bool
     speculate: str | os.PathLike[str]  # "off", "auto", "ngram", or a path
     image_cache_memory: int | str | None
+    adapter_memory: int | str | None
     gpu_memory: int | str | None
     kv_store: str | os.PathLike[str] | None
     kv_store_size: int | str

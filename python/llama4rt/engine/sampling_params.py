@@ -59,6 +59,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     structured: StructuredOutput | None = None  # what the output must follow; see llama4rt.structured
     prediction: str | None = None  # what the output may be like: an engine that speculates is faster then
+    adapter: str | None = None  # the name of a loaded adapter (Engine.load_adapter); None: the model as it is
     report_progress: bool = False  # AsyncEngine.start then delivers Progress for each chunk of a long prompt
 
     def __post_init__(self) -> None:
@@ -88,6 +89,8 @@ class SamplingParams:
         self._set("logit_bias", self._checked_logit_bias())
         if self.prediction is not None and not isinstance(self.prediction, str):
             raise RequestError(f"prediction is {_show(self.prediction)}; it must be None or a string")
+        if self.adapter is not None and not isinstance(self.adapter, str):
+            raise RequestError(f"adapter is {_show(self.adapter)}; it must be None or the name of an adapter")
         self._check_structured()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(

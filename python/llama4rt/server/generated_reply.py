@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -74,7 +75,8 @@ class GeneratedReply(ABC):
 
     async def _start_generation(self, prompts: Sequence[PreparedPrompt], params: SamplingParams) -> None:
         # Takes room, which its start or close gives back.
-        self._generation = Generation(self._service, prompts, params)
+        adapter = self._service.adapter_of(self._model)
+        self._generation = Generation(self._service, prompts, replace(params, adapter=adapter))
         try:
             await self._generation.start()
         except RequestError as error:

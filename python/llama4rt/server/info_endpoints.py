@@ -28,13 +28,14 @@ class InfoEndpoints:
         self._service = service
 
     async def models(self, _: Request) -> Response:
+        names = self._service.all_names()
         return json_reply(
             {
                 "object": "list",
-                "data": [self._model(name) for name in self._service.model_names],
+                "data": [self._model(name) for name in names],
                 "has_more": False,
-                "first_id": self._service.model_names[0],
-                "last_id": self._service.model_names[-1],
+                "first_id": names[0],
+                "last_id": names[-1],
             }
         )
 
@@ -44,6 +45,7 @@ class InfoEndpoints:
 
     def _model(self, name: str) -> dict[str, Any]:
         service = self._service
+        is_adapter = service.adapter_of(name) is not None
         return {
             "id": name,
             "object": "model",
@@ -53,7 +55,7 @@ class InfoEndpoints:
             "display_name": name,
             "created_at": datetime.fromtimestamp(service.created, timezone.utc).isoformat(),
             "max_model_len": service.engine.max_model_len,
-        }
+        } | ({"parent": service.model} if is_adapter else {})  # vLLM's name for it
 
     async def tokenize(self, request: Request) -> Response:
         """Ids as generation would see them: a text's, or a conversation's as the chat template writes it."""

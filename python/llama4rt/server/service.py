@@ -55,12 +55,22 @@ class Service:
         """The name to answer with; a request without one means the only model there is."""
         if name is None:
             return self.model
-        if name not in self.model_names:
+        names = self.all_names()
+        if name not in names:
             raise ApiError(
-                404, f"the model {name!r:.200} does not exist; there is {', '.join(self.model_names)}",
+                404, f"the model {name!r:.200} does not exist; there is {', '.join(names)}",
                 param="model", code="model_not_found",
             )  # fmt: skip
         return name
+
+    def all_names(self) -> tuple[str, ...]:
+        """The model's own, and its adapters': each is a model to clients."""
+        own = self.model_names
+        return (*own, *(name for name in self.engine.adapters if name not in own))
+
+    def adapter_of(self, name: str) -> str | None:
+        """The adapter that a model of this name is; None: the model as it is."""
+        return None if name in self.model_names else name
 
     def check_open(self) -> None:
         if self.draining:
