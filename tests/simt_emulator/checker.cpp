@@ -405,6 +405,18 @@ void atomic_orders(const void* p) {
   if (const auto& fenced = threads[size_t(self().id)].fenced) merge(variable[block->number], fenced);
 }
 
+void ordered_atomic(const void* p, bool releases, bool acquires) {
+  if (!enabled()) return;
+  if (acquires)
+    for (const auto& [number, clocks] : atomic_variables[p])
+      if (number != block->number) merge(known[number], clocks);
+  atomic_orders(p);
+  if (!releases) return;
+  Knowledge& k = threads[size_t(self().id)];
+  merge(atomic_variables[p][block->number], std::make_shared<const Clocks>(all_known(self())));
+  ++k.clock;
+}
+
 namespace {
 // The host has written, or `by`.
 void wrote(const void* p, size_t bytes, const Record& by) {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cuda/ptx/math.cuh"
-#include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
+#include "cuda/ptx/ticket.cuh"
 #include "cuda/simt.h"
 
 namespace llama4rt::cuda {
@@ -20,10 +20,8 @@ LLAMA4RT_DEVICE float swiglu(float gate, float up, float c) {
 LLAMA4RT_DEVICE bool last_to_arrive(uint32_t* ticket, int blocks, int* flag) {
   ptx::sync_threads();
   if (thread_x() == 0) {
-    ptx::fence_device();
-    const bool last = ptx::atomic_add(ticket, 1) == uint32_t(blocks - 1);
+    const bool last = ptx::atomic_add_ordered(ticket, 1) == uint32_t(blocks - 1);
     if (last) *ticket = 0;  // for the next run
-    ptx::fence_device();
     *flag = last;
   }
   ptx::sync_threads();

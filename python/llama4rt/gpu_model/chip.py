@@ -37,7 +37,7 @@ class Chip:
     hand_over: (
         Constant  # from a kernel's last store to the next one's first use of it, with programmatic launch
     )
-    ticket: Constant  # fence, atomic add, fence, reading what other blocks wrote
+    ticket: Constant  # an atomic add that orders, reading what other blocks wrote
     load: Constant  # of global memory, nothing else in flight
     barrier: Constant  # of a block
     alu_cycles: Constant = Constant(2, "cycles", _GUIDE + ": 64 integer lanes a multiprocessor")
@@ -78,7 +78,7 @@ def _hopper(name: str, memory_rate: float, memory_source: str) -> Chip:
             1.0e-6, "s", "estimated from published traces of dependent launches", 0.4, silicon=True
         ),
         ticket=Constant(
-            2.3e-6, "s", "two fences of GPU scope, an atomic and a read: estimated", 0.3, silicon=True
+            1.6e-6, "s", "a fence of GPU scope, an atomic and a read: estimated", 0.3, silicon=True
         ),
         load=Constant(
             0.6e-6, "s", "Luo et al. 2024: some 500 to 900 cycles for memory behind both caches", 0.2

@@ -9,6 +9,7 @@
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/sync.cuh"
+#include "cuda/ptx/ticket.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/warp.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -390,6 +391,18 @@ TEST(legal_ticket_between_blocks) {
           ticket[0] = ptx::atomic_add(reinterpret_cast<uint32_t*>(p), 1);
           ptx::fence_device();
         }
+        ptx::sync_threads();
+        if (ticket[0] == 2 && thread_x() < 24) p[32 + thread_x()] = p[8 + thread_x()];
+      },
+      64, 3);
+}
+TEST(legal_ordered_ticket_between_blocks) {
+  expect_silence(
+      +[](float* p, int) {
+        LLAMA4RT_SHARED(uint32_t, ticket, 1);
+        if (thread_x() < 8) p[8 + block_x() * 8 + thread_x()] = 1.0f;
+        ptx::sync_threads();
+        if (thread_x() == 0) ticket[0] = ptx::atomic_add_ordered(reinterpret_cast<uint32_t*>(p), 1);
         ptx::sync_threads();
         if (ticket[0] == 2 && thread_x() < 24) p[32 + thread_x()] = p[8 + thread_x()];
       },

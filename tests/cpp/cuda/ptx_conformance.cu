@@ -8,6 +8,7 @@
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/rounded.cuh"
 #include "cuda/ptx/sync.cuh"
+#include "cuda/ptx/ticket.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/warp.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -30,6 +31,21 @@ template <class Body>
 __global__ void __launch_bounds__(128)
     ptx_tensor_kernel(uint32_t* out, const uint32_t* in, const __grid_constant__ TensorMap map) {
   Body::run(out, in, &map);
+}
+
+// Blocks leave their words in `parts`; the last to arrive adds them up. Nothing but the ticket orders the blocks.
+template <class Arrive>
+__global__ void __launch_bounds__(128)
+    ptx_ticket_kernel(uint32_t* out, const uint32_t* in, uint32_t* parts, uint32_t* ticket) {
+  LLAMA4RT_SHARED(uint32_t, before, 1);
+  parts[block_x() * 128 + thread_x()] = in[block_x() * 128 + thread_x()];
+  ptx::sync_threads();
+  if (thread_x() == 0) before[0] = Arrive::run(ticket);
+  ptx::sync_threads();
+  if (before[0] != 3u * uint32_t(grid_x() - 1)) return;
+  uint32_t sum = 0;
+  for (int b = 0; b < grid_x(); ++b) sum += parts[b * 128 + 127 - thread_x()];
+  out[thread_x()] = sum;
 }
 
 LLAMA4RT_DEVICE uint32_t bits(float x) {
@@ -93,6 +109,18 @@ struct AtomicAdd {
     for (int i = 0; i < 128; ++i) sum += words[i];
     if (thread_x() > 0) out[thread_x()] = sum;
   }
+};
+
+struct ArriveFenced {
+  static LLAMA4RT_DEVICE uint32_t run(uint32_t* ticket) {
+    ptx::fence_device();
+    const uint32_t before = ptx::atomic_add(ticket, 3);
+    ptx::fence_device();
+    return before;
+  }
+};
+struct ArriveOrdered {
+  static LLAMA4RT_DEVICE uint32_t run(uint32_t* ticket) { return ptx::atomic_add_ordered(ticket, 3); }
 };
 
 // --- lanes
@@ -415,6 +443,20 @@ PtxCase plain(const char* name, size_t words = 128, double tolerance = 0) {
           }};
 }
 
+template <class Arrive>
+PtxCase ticket(const char* name) {
+  return {name, 0, [=](Stream& stream) {
+            constexpr int kBlocks = 4;
+            const Buffers b(stream, 128);
+            const DeviceBuffer parts(kBlocks * 128 * 4), tickets(4);
+            stream.fill(tickets.data(), 0, 4);
+            launch(name, ptx_ticket_kernel<Arrive>, {.grid_x = kBlocks, .threads = 128, .alone = true},
+                   stream, b.out.template as<uint32_t>(), b.in.template as<const uint32_t>(),
+                   parts.template as<uint32_t>(), tickets.template as<uint32_t>());
+            return b.fetch(stream);
+          }};
+}
+
 // The second kernel may start while the first, which keeps its blocks busy, still runs.
 struct SlowSums {
   static LLAMA4RT_DEVICE void run(uint32_t* out, const uint32_t* in) {
@@ -492,6 +534,8 @@ std::vector<PtxCase> ptx_cases() {
           plain<ArriveNamed>("arrive_named"),
           plain<SyncWarp>("sync_warp"),
           plain<AtomicAdd>("atomic_add, fence_device"),
+          ticket<ArriveFenced>("fence_device, between blocks"),
+          ticket<ArriveOrdered>("atomic_add_ordered"),
           two_kernels("grid_wait, grid_launch_dependents"),
           plain<Shuffle>("shuffle"),
           plain<ShuffleXor>("shuffle_xor"),

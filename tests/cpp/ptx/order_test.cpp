@@ -113,6 +113,15 @@ TEST(blocks_need_fence_and_atomic) {
              "%rd4;\nld.global.u32 %r23, [%rd4];\nEND:\n";
     };
     CHECK_EQ(report(last("bar.sync 0;\n", "bar.sync 0;\n"), 64, 2), "");
+    // An atomic that is release and acquire needs no fences, but the same barriers.
+    const auto ordered = [&](const std::string& before, const std::string& after) {
+      std::string text = last(before, after);
+      for (size_t at; (at = text.find("@%p1 fence.acq_rel.gpu;\n")) != std::string::npos;) text.erase(at, 24);
+      return text.replace(text.find("atom.relaxed"), 12, "atom.acq_rel");
+    };
+    CHECK_EQ(report(ordered("bar.sync 0;\n", "bar.sync 0;\n"), 64, 2), "");
+    CHECK(!report(ordered("", "bar.sync 0;\n"), 64, 2).empty());
+    CHECK(!report(ordered("bar.sync 0;\n", "bar.warp.sync 0xffffffff;\n"), 64, 2).empty());
     CHECK(!report(last("", "bar.sync 0;\n"), 64, 2).empty());
     CHECK(!report(last("bar.sync 0;\n", "bar.warp.sync 0xffffffff;\n"), 64, 2).empty());
   }

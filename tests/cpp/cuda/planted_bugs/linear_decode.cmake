@@ -23,6 +23,7 @@ llama4rt_plant(linear_decode keeps_sums_of_the_job_before "      total.clear();\
 llama4rt_plant(linear_decode keeps_sums_of_the_split_before "    sums.clear();\n    for (int column" "    for (int column")
 llama4rt_plant(linear_decode nibbles_in_another_order "word >> (8 * c + 4 * h)" "word >> (8 * h + 4 * c)")
 llama4rt_plant(linear_decode forgets_the_ticket "if (last) *ticket = 0" "if (false) *ticket = 0")
+llama4rt_plant(linear_decode ticket_orders_nothing "atomic_add_ordered(ticket" "atomic_add(ticket")
 llama4rt_plant(linear_decode ticket_too_early "== uint32_t(blocks - 1)" "== uint32_t(blocks - 2)")
 llama4rt_plant(linear_decode adds_one_split_less "s < grid_y()" "s + 1 < grid_y()")
 llama4rt_plant(linear_decode skips_an_expert "int e = expert + 1" "int e = expert + 2")
