@@ -227,7 +227,7 @@ class SamplingDefaults:
     def from_generation_config(config: Mapping[str, Any]) -> "SamplingDefaults":
         """Values out of range are an error here, at open, rather than in every request."""
         keys = {f.name: f.name for f in fields(SamplingDefaults)} | {"max_tokens": "max_new_tokens"}
-        given = {"max_tokens": None}  # not SamplingParams' own default
+        given: dict[str, Any] = {"max_tokens": None}  # not SamplingParams' own default
         given |= {name: config[key] for name, key in keys.items() if config.get(key) is not None}
         try:
             params = SamplingParams(**given)
