@@ -12,7 +12,7 @@ pytest.importorskip("PIL", reason="pictures need Pillow")
 
 from llama4rt.images.processing import normalisation_table
 
-from tools.demo_model import documents, questions, scenes
+from tools.demo_model import documents, openings, questions, scenes
 from tools.demo_model.chat import default_chat, prompt
 from tools.demo_model.held_out import KINDS, held_out
 from tools.demo_model.model import CHUNK
@@ -198,3 +198,19 @@ def test_the_fast_training_forward_is_the_stock_one() -> None:
         hidden, _ = fast.hidden(torch.tensor([ids]), features)
         ours = fast.logits(hidden)
     assert float((ours - stock).abs().max()) < 1e-4 * max(1.0, float(stock.abs().max()))
+
+
+def test_held_out_openings_are_never_trained() -> None:
+    trained = {openings._bare(text) for topic in openings.ANSWERS for text in openings.wordings(topic, False)}
+    trained |= {openings._bare(text) for text in documents.TALK_WORDINGS}
+    asked = held_out("opening", 300)
+    texts = [q.messages[-1]["content"] for q in asked]
+    assert len(set(texts)) == 300 and {q.detail for q in asked} == set(openings.ANSWERS)
+    assert not trained & {openings._bare(text) for text in texts}
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        assert not openings.is_held_out(openings.opening_question(rng)[0])
+    chat = default_chat()
+    assert all(len(chat.encode(answer)) < openings.MAX_TOKENS for answer in openings.ANSWERS.values())
+    assert openings.is_sensible("who", openings.ANSWERS["help"])
+    assert not openings.is_sensible("hello", openings.ANSWERS["help"])

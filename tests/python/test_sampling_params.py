@@ -108,3 +108,11 @@ def test_generation_config_fills_what_is_unset() -> None:
     )
     with pytest.raises(RequestError, match=r"generation_config.json: top_p is 7"):
         SamplingDefaults.from_generation_config({"top_p": 7})
+
+
+def test_max_new_tokens_of_the_checkpoint_is_the_limit_where_none_is_given() -> None:
+    defaults = SamplingDefaults.from_generation_config({"max_new_tokens": 256})
+    assert defaults == SamplingDefaults(max_tokens=256)
+    assert SamplingDefaults.from_generation_config({"max_length": 20}).max_tokens is None
+    with pytest.raises(RequestError, match=r"generation_config.json: max_tokens is 0"):
+        SamplingDefaults.from_generation_config({"max_new_tokens": 0})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.demo_model import documents, needles, questions
+from tools.demo_model import documents, needles, openings, questions
 from tools.demo_model.chat import Chat, Encoded
 from tools.demo_model.model import CHUNK
 from tools.demo_model.pool import Pool
@@ -55,6 +55,7 @@ class Progress:
 NEEDLE_STAGES = ((1, 2, 3, 12), (2, 4, 4, 12), (2, 4, 4, 32), (4, 5, 4, 32), (8, 6, 4, 32), (16, 6, 4, 32))
 # Of needle texts, those whose facts share words. Drawn at random few do, and the model then looks up half of a name.
 ALIKE = 0.7
+_TEXT_KINDS = documents.TEXT_KINDS | {"opening": openings.opening_question}
 
 
 class Batches:
@@ -172,12 +173,13 @@ class Batches:
             "json": 0.25,
             "talk": 0.15,
             "story": 0.12,
+            "opening": 0.25,
         }
         names = list(share)
         weights = np.array(list(share.values()))
         kind = str(self.rng.choice(names, p=weights / weights.sum()))
         while misses < 2:
-            question, answer = documents.TEXT_KINDS[kind](self.rng)
+            question, answer = _TEXT_KINDS[kind](self.rng)
             more = self.chat.turn_length("user", question) + self.chat.turn_length("assistant", answer)
             if length + more > CHUNK:
                 misses += 1

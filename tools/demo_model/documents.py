@@ -167,6 +167,7 @@ _TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("How big are you?", "Are you big?"), "I have seven million weights. That is very small."),
 )
+TALK_WORDINGS = tuple(text for asked, _ in _TALK for text in asked)
 
 
 def talk_question(rng: np.random.Generator) -> QA:

@@ -23,7 +23,15 @@ from tools.demo_model.held_out import KINDS, Question, held_out, parses
 from tools.demo_model.pixels import picture_tiles, tiling
 
 # Questions in the model card; 100 of every other kind.
-CARD = {"scene": 1000, "pair": 250, "sum": 400, "needle4": 200, "needle16": 200, "needle32": 60}
+CARD = {
+    "scene": 1000,
+    "pair": 250,
+    "sum": 400,
+    "needle4": 200,
+    "needle16": 200,
+    "needle32": 60,
+    "opening": 300,
+}
 MAX_TOKENS = 96
 TOKENS_AT_ONCE = 4096  # of prompts that transformers answers together
 Answer = Callable[[Sequence[Question]], list[str]]

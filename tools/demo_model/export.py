@@ -24,6 +24,7 @@ def save_checkpoint(model: Any, chat: Chat, directory: Path) -> None:
         eos_token_id=text.eos_token_id,
         pad_token_id=text.pad_token_id,
         do_sample=False,
+        max_new_tokens=256,  # a question outside what it knows may otherwise never end
     )
     model.save_pretrained(directory, state_dict=state)
     write_processor_files(chat, directory)

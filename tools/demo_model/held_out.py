@@ -14,11 +14,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tools.demo_model import documents, needles, questions, scenes
+from tools.demo_model import documents, needles, openings, questions, scenes
 from tools.demo_model.chat import Chat, default_chat
 
 # What the accuracy table has; "needle16" is a needle text of 16 chunks.
-KINDS = ("scene", "pair", "sum", "needle4", "needle16", "needle32", "story", "json", "tool", "talk")
+KINDS = (
+    "scene",
+    "pair",
+    "sum",
+    "needle4",
+    "needle16",
+    "needle32",
+    "story",
+    "json",
+    "tool",
+    "talk",
+    "opening",
+)
 _SEED = 0xD3A0  # apart from every seed of the training
 
 
@@ -35,9 +47,13 @@ class Question:
     tools: list[dict[str, Any]] = field(default_factory=list)
 
     def is_right(self, reply: str) -> bool:
-        """Exact equality, except for stories: there any whole grammatical story about the animal is right."""
+        """Exact equality, except for stories, where any whole grammatical story about the animal is right, and for
+        openings, where any sensible answer is.
+        """
         if self.kind == "story":
             return documents.is_good_story(self.detail, reply.strip())
+        if self.kind == "opening":
+            return openings.is_sensible(self.detail, reply)
         return reply.strip() == self.answer
 
 
@@ -48,6 +64,8 @@ def held_out(kind: str, count: int, seed: int = 0, chat: Chat | None = None) -> 
         chunks = int(kind.removeprefix("needle") or 16)
         maker = needles.NeedleMaker(chat or default_chat(), seed=_SEED)
         return [_needle(rng, maker, chunks, kind, chat or default_chat()) for _ in range(count)]
+    if kind == "opening":
+        return _openings(rng, count)
     make = _MAKE[kind]
     return [make(rng) for _ in range(count)]
 
@@ -76,6 +94,16 @@ def _needle(
     prompt = f"{text.text} {text.question(asked)}"
     length = chat.opening_length(system) + chat.turn_length("user", prompt) + chat.open_length("assistant")
     return Question(_messages(system, prompt), [], text.answer(asked), kind, length=length)
+
+
+def _openings(rng: np.random.Generator, count: int) -> list[Question]:
+    """Different ones as long as there are some, without a system prompt: what a person types first."""
+    every = [(t, text) for t in openings.ANSWERS for text in openings.wordings(t, held_out=True)]
+    order = np.concatenate([rng.permutation(len(every)) for _ in range(count // len(every) + 1)])[:count]
+    return [
+        Question(_messages(None, every[i][1]), [], openings.ANSWERS[every[i][0]], "opening", every[i][0])
+        for i in order
+    ]
 
 
 def _story(rng: np.random.Generator) -> Question:

@@ -235,4 +235,6 @@ class OpenedEngine(EngineFacts):
     def _with_defaults(self, params: SamplingParams) -> SamplingParams:
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         unset = {name: getattr(self._defaults, name) for name in names if getattr(params, name) is None}
+        if params.max_tokens is None and self._defaults.max_tokens is not None:
+            unset["max_tokens"] = max(self._defaults.max_tokens, params.min_tokens)
         return replace(params, **unset) if unset else params

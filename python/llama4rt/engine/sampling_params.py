@@ -50,7 +50,7 @@ class SamplingParams:
     stop: str | Sequence[str] = ()  # text that ends the output
     stop_token_ids: Sequence[int] = ()  # beside the model's own end tokens
     min_tokens: int = 0  # neither end tokens nor stop strings count before this many tokens
-    max_tokens: int | None = MAX_TOKENS_DEFAULT  # None: until an end token or the end of the context
+    max_tokens: int | None = MAX_TOKENS_DEFAULT  # None: the checkpoint's, or to the end of the context
     ignore_eos: bool = False
     n: int = 1  # independent outputs of one prompt
     logprobs: int | None = None  # 0: of the chosen token; k: and of the k best
@@ -224,12 +224,14 @@ class SamplingDefaults:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    max_tokens: int | None = None  # max_new_tokens there; None: to the end of the context
 
     @staticmethod
     def from_generation_config(config: Mapping[str, Any]) -> "SamplingDefaults":
         """Values out of range are an error here, at open, rather than in every request."""
-        names = [f.name for f in fields(SamplingDefaults)]
-        given = {name: config[name] for name in names if config.get(name) is not None}
+        keys = {f.name: f.name for f in fields(SamplingDefaults)} | {"max_tokens": "max_new_tokens"}
+        given: dict[str, Any] = {"max_tokens": None}  # not SamplingParams' own default
+        given |= {name: config[key] for name, key in keys.items() if config.get(key) is not None}
         try:
             params = SamplingParams(**given)
         except RequestError as error:
@@ -237,7 +239,7 @@ class SamplingDefaults:
         if config.get("do_sample") is False:  # transformers then ignores the temperature
             params = SamplingParams(**{**given, "temperature": 0.0})
         return SamplingDefaults(
-            **{name: getattr(params, name) for name in names if getattr(params, name) is not None}
+            **{name: getattr(params, name) for name in keys if getattr(params, name) is not None}
         )
 
 
