@@ -44,9 +44,14 @@ def find_pythons() -> dict[str, str]:
                 ["uv", "python", "find", "--no-python-downloads", version], capture_output=True, text=True
             )
             path = done.stdout.strip() if done.returncode == 0 else None
-        if path is not None:
+        if path is not None and _runs(path):
             found[version] = path
     return found
+
+
+def _runs(python: str) -> bool:
+    """pyenv has a shim by this name for versions that are not chosen here: it only says so."""
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
 def make_wrappers(processor: str) -> Path:
@@ -86,7 +91,7 @@ def build_wheel(python: str, version: str, processor: str, scratch: Path) -> Pat
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version.replace('.', '')}-{processor}-linux-gnu.so",
     }
     command = [builder, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    command += ["-C", f"build-dir={BUILD / processor}", "-w", scratch / "built", ROOT]
+    command += ["--config-settings", f"build-dir={BUILD / processor}", "-w", scratch / "built", ROOT]
     check_wheel.output_of(*command, environment=environment)
     (built,) = (scratch / "built").glob("*.whl")
     sbom.add_to_wheel(built, processor)

@@ -4,13 +4,12 @@ For callers that choose their threads and wait for events themselves; Engine and
 """
 
 import importlib.util
-import json
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama4rt import _core
 from llama4rt.engine.bad_words import bad_word_tokens
@@ -22,7 +21,7 @@ from llama4rt.engine.option_types import Activations, CudaPrefill, Device, KvCac
 from llama4rt.engine.prepared_request import PreparedRequest
 from llama4rt.engine.request_tracker import Deliver, RequestTracker
 from llama4rt.engine.sampling_params import SamplingDefaults, SamplingParams, check_params
-from llama4rt.errors import EngineFileError
+from llama4rt.file_json import read_json_object
 from llama4rt.images.limits import ImageLimits
 from llama4rt.text.prompt_builder import PreparedPrompt, PromptBuilder
 from llama4rt.text.tokenizer import require_tokenizer
@@ -109,7 +108,9 @@ class OpenedEngine(EngineFacts):
             image_limits,
             allow_image_urls,
         )
-        self._defaults = SamplingDefaults.from_generation_config(self._json_file("generation_config.json"))
+        self._defaults = SamplingDefaults.from_generation_config(
+            read_json_object(self._core.file_bytes, "generation_config.json")
+        )
 
     @property
     def _opened(self) -> "OpenedEngine":
@@ -219,13 +220,3 @@ class OpenedEngine(EngineFacts):
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         unset = {name: getattr(self._defaults, name) for name in names if getattr(params, name) is None}
         return replace(params, **unset) if unset else params
-
-    def _json_file(self, name: str) -> dict[str, Any]:
-        data = self._core.file_bytes(name)
-        if data is None:
-            return {}
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise EngineFileError(f"{name}: {error}") from None
-        return value if isinstance(value, dict) else {}

@@ -1,7 +1,6 @@
 """RGB pictures to the tiles that the vision tower takes, exactly as the published image processor cuts them."""
 
 import hashlib
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llama4rt.errors import EngineFileError
+from llama4rt.file_json import read_json_object
 from llama4rt.images.tiling import Tiling, choose_tiling
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ImageProcessor:
             return None
         tile = int(vision["image_size"])
         for name in ("preprocessor_config.json", "processor_config.json"):
-            settings = _json_object(read_file, name)
+            settings = read_json_object(read_file, name)
             settings = settings.get("image_processor", settings)  # transformers 5 has it inside
             if isinstance(settings, dict) and not _SETTINGS.isdisjoint(settings):
                 return ImageProcessor(tile, *_checked(settings, name, tile))
@@ -159,17 +159,6 @@ def _checked(settings: Mapping[str, Any], name: str, tile: int) -> tuple[int, bo
 
 def digest_of(tile: int, tiles: "NDArray[np.uint8]") -> bytes:
     return hashlib.blake2b(struct.pack("<Q", tile) + tiles.tobytes(), digest_size=32).digest()
-
-
-def _json_object(read_file: Callable[[str], bytes | None], name: str) -> dict[str, Any]:
-    data = read_file(name)
-    if data is None:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise EngineFileError(f"{name}: {error}") from None
-    return value if isinstance(value, dict) else {}
 
 
 def _fp32(x: float) -> float:

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama4rt.errors import EngineFileError, RequestError
+from llama4rt.errors import RequestError
+from llama4rt.file_json import read_json_object
 from llama4rt.text.chat_data import ChatOptions, Message, plain_messages, plain_options, plain_tools
 from llama4rt.text.content_form import ContentForm, converted, find_form, is_parts
 from llama4rt.text.llama4_format import llama4_pieces
@@ -64,7 +65,7 @@ class ChatTemplate:
     @staticmethod
     def from_files(read_file: Callable[[str], bytes | None]) -> "ChatTemplate":
         """From chat_template.jinja, chat_template.json or tokenizer_config.json, in this order."""
-        config = _json_file(read_file, "tokenizer_config.json")
+        config = read_json_object(read_file, "tokenizer_config.json")
         texts = {}
         for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
             token = config.get(name)
@@ -79,7 +80,7 @@ class ChatTemplate:
                 tool_use=None if tool_use is None else tool_use.decode("utf-8", "replace"),
             )
         for found in (
-            _json_file(read_file, "chat_template.json").get("chat_template"),
+            read_json_object(read_file, "chat_template.json").get("chat_template"),
             config.get("chat_template"),
         ):
             if isinstance(found, str):
@@ -211,14 +212,3 @@ def _by_name(templates: Any) -> dict[str, str]:
     if not isinstance(templates, dict):
         return {}
     return {name: text for name, text in templates.items() if isinstance(name, str) and isinstance(text, str)}
-
-
-def _json_file(read_file: Callable[[str], bytes | None], name: str) -> dict[str, Any]:
-    data = read_file(name)
-    if data is None:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise EngineFileError(f"{name}: {error}") from None
-    return value if isinstance(value, dict) else {}
