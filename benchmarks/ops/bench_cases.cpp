@@ -335,7 +335,7 @@ std::vector<BenchCase> attention_cases(Device& device) {
   shapes.push_back(shapes.back());
   shapes.back().sequences = {{.first_position = 7680, .length = 512}};
   for (cases::AttentionCase c : shapes)
-    for (const KvKind format : {KvKind::kBF16, KvKind::kInt16, KvKind::kInt8}) {
+    for (const KvKind format : {KvKind::kBF16, KvKind::kInt16, KvKind::kInt8, KvKind::kInt4}) {
       c.kv_format = format;
       formats.push_back(c);
     }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/cpu_ops.h"
+#include "ops/kv_rotation.h"
 
 namespace llama4rt {
 
@@ -36,6 +37,11 @@ struct CpuOps::AttentionCall {
   int64_t num_splits(int seq, int64_t token) const { return ceil_div(num_keys(seq, token), kSplitKeys); }
   float* out_head(int seq, int64_t token, int64_t head) const {
     return out.row<float>(batch.query_start[seq] + token) + head * kv.head_dim;
+  }
+  // Turns the state of a row, which is finished, into its output.
+  void finish(const cpu::Kernels& kernels, float* row_out, const float* row_state) const {
+    kernels.finish_state(row_out, row_state, kv.head_dim);
+    if (kv_format(kv.format).rotated) rotate_head(row_out, kv.head_dim);
   }
   // Query heads [first, first + count) of the tokens of a unit that go with its KV head, tokens ascending.
   AttentionTile tile(const AttentionUnit& unit, int64_t first_row, int64_t rows) const {
@@ -117,7 +123,7 @@ const float* CpuOps::attend_all(int member, std::span<const AttentionTile> tiles
 
 void CpuOps::run_attention_unit(const AttentionCall& call, int member, const AttentionUnit& unit) {
   Member& m = members_[size_t(member)];
-  const int64_t num_rows = unit.num_tokens * call.group, dim = call.kv.head_dim;
+  const int64_t num_rows = unit.num_tokens * call.group;
   m.tiles.clear();
   for (int64_t row = 0; row < num_rows; row += kMaxAttentionRows)
     m.tiles.push_back(call.tile(unit, row, std::min<int64_t>(kMaxAttentionRows, num_rows - row)));
@@ -132,9 +138,10 @@ void CpuOps::run_attention_unit(const AttentionCall& call, int member, const Att
   }
   const float* states = attend_all(member, m.tiles);
   for (int64_t i = 0; i < num_rows; ++i)
-    kernels_.finish_state(
+    call.finish(
+        kernels_,
         call.out_head(unit.seq, unit.token + i / call.group, unit.kv_head * call.group + i % call.group),
-        states + i * call.state_size, dim);
+        states + i * call.state_size);
 }
 
 void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const AttentionBatch& batch,
@@ -162,7 +169,7 @@ void CpuOps::do_paged_attention(Tensor out, Tensor q, const KvLayer& kv, const A
     float* states = attention_states_.get<float>(0) + (unit.state_row + head) * call.state_size;
     for (int64_t p = 1; p < num_splits; ++p)
       kernels_.merge_state(states, states + p * call.group * call.state_size, dim);
-    kernels_.finish_state(call.out_head(unit.seq, 0, unit.kv_head * call.group + head), states, dim);
+    call.finish(kernels_, call.out_head(unit.seq, 0, unit.kv_head * call.group + head), states);
   });
 }
 

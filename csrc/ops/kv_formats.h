@@ -13,7 +13,7 @@
 
 namespace llama4rt {
 
-enum class KvKind : uint8_t { kBF16, kF32, kF8E4M3, kInt8, kInt16 };
+enum class KvKind : uint8_t { kBF16, kF32, kF8E4M3, kInt8, kInt16, kInt4 };
 
 struct KvFormat {
   KvKind kind;
@@ -25,18 +25,21 @@ struct KvFormat {
   int head_dim_multiple;
   int max_head_dim;  // 0: any
   bool on_gpu;       // has CUDA kernels
+  bool rotated;      // heads pass the rotation of kv_rotation.h
 };
 
 //   kBF16, kF32
 //   kF8E4M3  plain e4m3, no scale, saturating at 448
 //   kInt8    kv_int8.h
 //   kInt16   kv_int16.h
+//   kInt4    kv_int4.h
 inline constexpr std::array kKvFormats = {
-    KvFormat{KvKind::kBF16, "bf16", "bfloat16", 16, 0, 1, 2, 0, true},
-    KvFormat{KvKind::kF32, "f32", "float32", 32, 0, 1, 2, 0, true},
-    KvFormat{KvKind::kF8E4M3, "fp8", "fp8_e4m3", 8, 0, 1, 2, 0, true},
-    KvFormat{KvKind::kInt8, "int8", "int8", 8, 4, 1, 16, 256, false},
-    KvFormat{KvKind::kInt16, "int16", "int16", 16, 4, 1, 16, 256, false},
+    KvFormat{KvKind::kBF16, "bf16", "bfloat16", 16, 0, 1, 2, 0, true, false},
+    KvFormat{KvKind::kF32, "f32", "float32", 32, 0, 1, 2, 0, true, false},
+    KvFormat{KvKind::kF8E4M3, "fp8", "fp8_e4m3", 8, 0, 1, 2, 0, true, false},
+    KvFormat{KvKind::kInt8, "int8", "int8", 8, 4, 1, 16, 256, false, false},
+    KvFormat{KvKind::kInt16, "int16", "int16", 16, 4, 1, 16, 256, false, false},
+    KvFormat{KvKind::kInt4, "int4", "int4", 4, 4, 1, 32, 256, false, true},
 };
 
 constexpr const KvFormat& kv_format(KvKind kind) { return kKvFormats[size_t(kind)]; }
@@ -70,6 +73,8 @@ constexpr decltype(auto) with_kv_kind(KvKind kind, const Body& body) {
       return body.template operator()<KvKind::kInt8>();
     case KvKind::kInt16:
       return body.template operator()<KvKind::kInt16>();
+    case KvKind::kInt4:
+      return body.template operator()<KvKind::kInt4>();
   }
   __builtin_unreachable();
 }

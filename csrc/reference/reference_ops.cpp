@@ -9,7 +9,9 @@
 
 #include "base/checked_math.h"
 #include "ops/kv_int16.h"
+#include "ops/kv_int4.h"
 #include "ops/kv_int8.h"
+#include "ops/kv_rotation.h"
 #include "weights/layout.h"
 
 namespace llama4rt {
@@ -147,6 +149,17 @@ void store_kv(void* cache, KvKind kind, int64_t at, const float* head, int64_t h
       std::memcpy(static_cast<char*>(p) + head_dim * 2, &scale, sizeof(scale));
       return;
     }
+    case KvKind::kInt4: {
+      float scale = 0;
+      std::vector<float> rotated(head, head + head_dim);
+      std::vector<uint8_t> codes(rotated.size());
+      rotate_head(rotated.data(), head_dim);
+      quantize_kv_int4(codes.data(), scale, rotated.data(), head_dim);
+      auto* const bytes = static_cast<uint8_t*>(p);
+      for (size_t i = 0; i < codes.size(); i += 2) bytes[i / 2] = uint8_t(codes[i] | codes[i + 1] << 4);
+      std::memcpy(bytes + head_dim / 2, &scale, sizeof(scale));
+      return;
+    }
   }
 }
 
@@ -170,6 +183,14 @@ void load_kv(float* head, const void* cache, KvKind kind, int64_t at, int64_t he
       std::memcpy(&scale, static_cast<const char*>(p) + head_dim * 2, sizeof(scale));
       for (int64_t i = 0; i < head_dim; ++i) head[i] = float(static_cast<const int16_t*>(p)[i]) * scale;
       return;
+    }
+    case KvKind::kInt4: {
+      float scale = 0;
+      const auto* const bytes = static_cast<const uint8_t*>(p);
+      std::memcpy(&scale, bytes + head_dim / 2, sizeof(scale));
+      for (int64_t i = 0; i < head_dim; ++i)
+        head[i] = float(2 * (bytes[i / 2] >> i % 2 * 4 & 15) - kKvInt4Zero) * scale;
+      return rotate_head(head, head_dim);
     }
   }
 }

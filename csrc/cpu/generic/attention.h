@@ -45,6 +45,8 @@ inline void attend(float* states, const AttentionTile& tile, int64_t split, std:
       return attend_ints<Int8Ints>(states, tile, split, scratch.ints);
     case KvKind::kInt16:
       return attend_ints<Int16Ints>(states, tile, split, scratch.ints);
+    case KvKind::kInt4:
+      return attend_ints<Int4Ints>(states, tile, split, scratch.ints);
   }
 }
 

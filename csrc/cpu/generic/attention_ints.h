@@ -89,7 +89,7 @@ class IntSplit {
     const float scale = tile_.scale;
     IVec sum[kRows][kKeySixteens];
     for (int r = 0; r < kRows; ++r)
-      for (IVec& s : sum[r]) s = IVec::set1(-Ints::kZero * rows_.query_sum[t + r]);
+      for (IVec& s : sum[r]) s = start_of(rows_.query_sum[t + r]);
     for (int64_t d = 0, line = 0; d < dim; d += Ints::kPerWord, line += cpu16::kLineBytes) {
       typename Ints::Line keys[kKeySixteens];
       for (int b = 0; b < kKeySixteens; ++b) {
@@ -102,9 +102,21 @@ class IntSplit {
     for (int r = 0; r < kRows; ++r) {
       const Vec row_scale = Vec::set1(query_scale[r] * scale);
       for (int b = 0; b < kKeySixteens; ++b)
-        (to_float(sum[r][b]) * key_scale[b] * row_scale).store(out + r * kScoreStride + b * kLanes);
+        (to_float(whole(sum[r][b], rows_.query_sum[t + r])) * key_scale[b] * row_scale)
+            .store(out + r * kScoreStride + b * kLanes);
     }
   }
+  // What a sum of products with codes begins with, and the sum of products with the integers that they stand for.
+  // x_sum: of the numbers they meet
+  static LLAMA4RT_INLINE IVec start_of(int32_t x_sum) {
+    return Ints::kZero == 0 || Ints::kFactor != 1 ? IVec::zero() : IVec::set1(-Ints::kZero * x_sum);
+  }
+  static LLAMA4RT_INLINE IVec whole(IVec sum, int32_t x_sum) {
+    static_assert(Ints::kFactor == 1 || Ints::kFactor == 2);
+    if constexpr (Ints::kFactor == 1) return sum;
+    return sum + sum - IVec::set1(Ints::kZero * x_sum);
+  }
+
   // What to ask for while the i-th sixteen keys are multiplied: keys further on, behind them the first values.
   const uint8_t* keys_ahead(int64_t i) const {
     i += kKeysAhead / kLanes;
@@ -177,19 +189,20 @@ class IntSplit {
     const int group_rows = (num_rows + groups - 1) / groups;  // of about one size
     for (int64_t d = 0, next; d < dim; d = next) {
       const bool wide = d + kValueVecs * kLanes <= dim;
-      next = d + (wide ? kValueVecs : 1) * kLanes;
+      next = d + (wide ? kValueVecs : Ints::kLineVecs) * kLanes;
       for (int t = first_; t < tile_.num_rows; t += group_rows)
         with_token_count<kValueRows>(std::min(group_rows, tile_.num_rows - t), [&]<int kRows>() {
-          wide ? add_values_of<kRows, kValueVecs>(t, i, d) : add_values_of<kRows, 1>(t, i, d);
+          wide ? add_values_of<kRows, kValueVecs>(t, i, d) : add_values_of<kRows, Ints::kLineVecs>(t, i, d);
         });
     }
   }
   // The same for rows t .. t + kRows - 1 and kVecs * 16 dimensions from d on.
   template <int kRows, int kVecs>
   LLAMA4RT_INLINE void add_values_of(int t, int64_t i, int64_t d) {
-    constexpr int kLinesPerVec = kLanes / Ints::kPerWord;
+    constexpr int kLinesPerVec = kLanes / Ints::kValuesPerWord, kLineVecs = Ints::kLineVecs;
+    static_assert(kVecs % kLineVecs == 0);
     const int64_t group = i / (kValueKeys / kLanes), end = std::min(i + kValueKeys / kLanes, count_);
-    const int64_t at = kIntScaleBytes + d / kLanes * kLinesPerVec * cpu16::kLineBytes;
+    const int64_t at = kIntScaleBytes + d / (kLanes * kLineVecs) * kLinesPerVec * cpu16::kLineBytes;
     const float* weight_scale = &rows_.weight_scale[t][group];
     const int64_t row_floats = attention_state_floats(tile_.kv->head_dim);
     float* out = state(t) + kStateHeader + d;
@@ -199,27 +212,32 @@ class IntSplit {
     const int16_t* weights = rows_.weights + t * kWeightStride;
     IVec sum[kRows][kVecs];
     for (int r = 0; r < kRows; ++r)
-      for (IVec& s : sum[r])
-        s = Ints::kZero == 0 ? IVec::zero() : IVec::set1(-Ints::kZero * rows_.weight_sum[t + r][group]);
+      for (IVec& s : sum[r]) s = start_of(rows_.weight_sum[t + r][group]);
     for (int64_t key = i; key < end; ++key) {
       const uint8_t* lines = sixteens[key] + at;
       const uint8_t* ahead = first ? sixteens[std::min(key + kKeysAhead / kLanes, last)] + at : lines;
       const int16_t* w = weights + key * kLanes;
-      for (int line = 0; line < kLinesPerVec; ++line, w += Ints::kPerWord) {
-        typename Ints::Line values[kVecs];
-        for (int v = 0; v < kVecs; ++v) {
+      for (int line = 0; line < kLinesPerVec; ++line, w += Ints::kValuesPerWord) {
+        typename Ints::ValueLine values[kVecs / kLineVecs];
+        for (int v = 0; v < kVecs / kLineVecs; ++v) {
           const int64_t offset = (v * kLinesPerVec + line) * cpu16::kLineBytes;
           values[v].load(lines + offset);
           prefetch<kFar>(ahead + offset);
         }
         for (int r = 0; r < kRows; ++r)
-          for (int v = 0; v < kVecs; ++v) sum[r][v] = values[v].dot(sum[r][v], w + r * kWeightStride);
+          for (int v = 0; v < kVecs; v += kLineVecs) {
+            const int16_t* x = w + r * kWeightStride;
+            sum[r][v] = values[v / kLineVecs].template dot<0>(sum[r][v], x);
+            if constexpr (kLineVecs == 2)
+              sum[r][v + 1] = values[v / kLineVecs].template dot<1>(sum[r][v + 1], x);
+          }
       }
     }
     for (int r = 0; r < kRows; ++r, out += row_floats) {
       const Vec scale = Vec::set1(weight_scale[r * kSplitGroups]);
       for (int v = 0; v < kVecs; ++v)
-        fma(to_float(sum[r][v]), scale, Vec::load(out + v * kLanes)).store(out + v * kLanes);
+        fma(to_float(whole(sum[r][v], rows_.weight_sum[t + r][group])), scale, Vec::load(out + v * kLanes))
+            .store(out + v * kLanes);
     }
   }
 

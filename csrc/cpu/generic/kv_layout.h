@@ -9,12 +9,18 @@
 // int16 likewise, two numbers to a word:
 //   keys    [P / 16]{ scales, [D / 2][16 keys][2 d] }
 //   values  [P / 16]{ scales, [D / 16][16 / 2][16 d][2 keys] }
+// int4, of rotated heads: keys as lines of int4 weights, eight numbers to a word; a byte of values holds two
+// dimensions, d below d + 16, of one key, as no byte may belong to two tokens:
+//   keys    [P / 16]{ scales, [D / 8][16 keys][8 d] }
+//   values  [P / 16]{ scales, [D / 32][16 / 4][16 d][4 keys][2 d] }
 #pragma once
 
 #include "cpu/generic/int_vec.h"
 #include "cpu/generic/quantize_row.h"
 #include "ops/kv_int16.h"
+#include "ops/kv_int4.h"
 #include "ops/kv_int8.h"
+#include "ops/kv_rotation.h"
 #include "ops/op_types.h"
 #include "weights/layout.h"
 
@@ -116,6 +122,35 @@ inline void store_kv_int16(const KvLayer& kv, int64_t slot, int64_t kv_head, con
       });
 }
 
+inline void store_nibble(uint8_t* lines, int64_t bit, uint8_t code) {
+  uint8_t& byte = lines[bit / 8];
+  const int shift = int(bit % 8);
+  byte = uint8_t((byte & (0xf0 >> shift)) | (code << shift));
+}
+inline void store_kv_int4(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  const int64_t block = slot / kv.block_size, offset = slot % kv.block_size, lane = offset % kLanes,
+                dim = kv.head_dim;
+  const auto round = [&](void* cache, const float* x, const auto& bit_of) {
+    uint8_t* sixteen = int_sixteen<KvKind::kInt4>(cache, kv, block, kv_head, offset - lane);
+    alignas(64) float rotated[kMaxIntHeadDim];
+    uint8_t codes[kMaxIntHeadDim];
+    float scale = 0;
+    std::memcpy(rotated, x, size_t(dim) * sizeof(float));
+    rotate_head(rotated, dim);
+    quantize_kv_int4(codes, scale, rotated, dim);
+    std::memcpy(sixteen + lane * int64_t(sizeof(float)), &scale, sizeof(float));
+    for (int64_t d = 0; d < dim; ++d) store_nibble(sixteen + kIntScaleBytes, bit_of(d), codes[d]);
+  };
+  round(kv.k, k, [&](int64_t d) {
+    return cpu16::word_offset(WeightKind::kInt4, lane, d, dim) * 8 + cpu16::bit_offset(WeightKind::kInt4, d);
+  });
+  round(kv.v, v, [&](int64_t d) {
+    return (d / 32 * 4 * cpu16::kLineBytes + cpu16::word_offset(WeightKind::kInt8, d % 16, lane, kLanes)) *
+               8 +
+           cpu16::bit_offset(WeightKind::kInt8, lane) + d / 16 % 2 * 4;
+  });
+}
+
 inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const float* k, const float* v) {
   switch (kv.format) {
     case KvKind::kBF16:
@@ -128,6 +163,8 @@ inline void store_kv(const KvLayer& kv, int64_t slot, int64_t kv_head, const flo
       return store_kv_int8(kv, slot, kv_head, k, v);
     case KvKind::kInt16:
       return store_kv_int16(kv, slot, kv_head, k, v);
+    case KvKind::kInt4:
+      return store_kv_int4(kv, slot, kv_head, k, v);
   }
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # The names of csrc/ops/kv_formats.h and csrc/weights/weight_formats.h: --help must not load the native module.
 # test_cli.py holds them to the tables.
 GROUP_SIZES = (16, 32, 64, 128)
-KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8", "int16")
+KV_CACHE_DTYPES = ("auto", "bf16", "f32", "fp8", "int8", "int16", "int4")
 ADAPTER_MEMORY = "1GiB"  # where adapters are loaded and nobody says how much
 WEIGHT_KINDS = ("bf16", "int8", "int4", "fp8")
 
@@ -138,8 +138,8 @@ def add_kv_cache_dtypes(parser: "argparse._ActionsContainer") -> None:
         "--kv-cache-dtype",
         choices=KV_CACHE_DTYPES,
         default="auto",
-        help="how keys and values are kept; int8 and int16 are for CPUs; int8 and fp8 take half the memory"
-        " (default: auto, int16 on a CPU and bf16 on a GPU)",
+        help="how keys and values are kept; int8, int16 and int4 are for CPUs; int8 and fp8 take half the memory,"
+        " int4 a quarter (default: auto, int16 on a CPU and bf16 on a GPU)",
     )
     parser.add_argument(
         "--kv-cache-dtype-local",

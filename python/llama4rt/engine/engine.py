@@ -40,7 +40,8 @@ class Engine(SessionMethods):
     the file comes from is logged by "llama4rt.build"); None: the demo model. device: "auto", "cpu", "reference" or
     "cuda:N". max_model_len: prompt and output together, at most the checkpoint's own limit. kv_cache_memory: bytes, or
     text such as "4GiB" or "512MB"; None lets the engine choose. kv_cache_dtype: "auto" ("int16" on a CPU, else
-    "bf16"), "bf16", "int16" (CPU only), "int8" (half the memory, CPU only), "fp8" (half the memory; docs/numerics.md
+    "bf16"), "bf16", "int16" (CPU only), "int8" (half the memory, CPU only),
+    "int4" (a quarter, CPU only; costs quality), "fp8" (half the memory; docs/numerics.md
     says what both cost) or "f32". activations: what a CPU
     multiplies int4 weights with: "int8", "int16" (slower, rounds less: docs/numerics.md) or "auto", which is
     int8, or int16 where the processor has AMX. kv_cache_dtype_local: of the layers that attend in chunks; None:

@@ -13,7 +13,7 @@ Device = Literal[
     "cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4", "cuda:5", "cuda:6", "cuda:7",
     "cuda:8", "cuda:9", "cuda:10", "cuda:11", "cuda:12", "cuda:13", "cuda:14", "cuda:15",
 ]  # fmt: skip
-KvCacheDtype = Literal["auto", "bf16", "f32", "fp8", "int8", "int16"]
+KvCacheDtype = Literal["auto", "bf16", "f32", "fp8", "int8", "int16", "int4"]
 Activations = Literal["auto", "int8", "int16"]
 CudaPrefill = Literal["auto", "medium"]
 

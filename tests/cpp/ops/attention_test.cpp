@@ -2,7 +2,9 @@
 // only through the two ops, and starts full of NaN: a key outside a query's range must not matter even so.
 #include "ops/conformance.h"
 #include "ops/kv_int16.h"
+#include "ops/kv_int4.h"
 #include "ops/kv_int8.h"
+#include "ops/kv_rotation.h"
 
 namespace llama4rt::test {
 namespace {
@@ -111,12 +113,20 @@ Matrix attend(Device& device, const Cache& cache, const AttentionInputs& in, int
   return out;
 }
 
-bool holds_integers(KvKind format) { return format == KvKind::kInt8 || format == KvKind::kInt16; }
+bool holds_integers(KvKind format) { return kv_format(format).scale_bytes > 0; }
+
+// A head as devices see it in front of the integers of a cache.
+std::vector<float> rotated(const float* head, int64_t dim, KvKind format) {
+  std::vector<float> x(head, head + dim);
+  if (kv_format(format).rotated) rotate_head(x.data(), dim);
+  return x;
+}
 
 // One head's key or value as a cache keeps it, and its scale (integers only).
 struct Kept {
   std::vector<float> x;  // [D]
   double scale = 1;
+  std::vector<float> stored;  // as integers times the scale: rotated, in front of some formats
 
   Kept(const float* head, int64_t dim, KvKind format) : x(head, head + dim) {
     if (format == KvKind::kInt8) {
@@ -133,6 +143,16 @@ struct Kept {
       std::transform(q.begin(), q.end(), x.begin(), [s](int16_t i) { return float(i) * s; });
       scale = double(s);
     }
+    if (format == KvKind::kInt4) {
+      const std::vector<float> r = rotated(head, dim, format);
+      std::vector<uint8_t> codes(x.size());
+      float s = 0;
+      quantize_kv_int4(codes.data(), s, r.data(), dim);
+      std::transform(codes.begin(), codes.end(), x.begin(), [s](int c) { return float(2 * c - 15) * s; });
+      scale = double(s);
+    }
+    stored = x;
+    if (kv_format(format).rotated) rotate_head(x.data(), dim);
     for (float& value : x) {
       if (format == KvKind::kF8E4M3) value = to_float(to_f8e4m3(value));
       if (format == KvKind::kBF16) value = to_float(to_bf16(value));
@@ -146,21 +166,32 @@ std::vector<cases::AttentionCase> all_cases() {
   for (size_t i = 0; i < cases::attention_cases().size(); ++i) {
     all.push_back(all[i]);
     all.back().kv_format = i % 3 == 0 ? KvKind::kF8E4M3 : i % 3 == 1 ? KvKind::kInt16 : KvKind::kInt8;
+    if (all[i].head_dim % 32 != 0 || i % 2 == 0) continue;
+    all.push_back(all[i]);
+    all.back().kv_format = KvKind::kInt4;
   }
+  for (const int head_dim : {32, 96, 160, 256})  // rotated in blocks of 32, and as large as heads may be
+    all.push_back(
+        {.num_kv_heads = 2,
+         .group = 3,
+         .head_dim = head_dim,
+         .block_size = 32,
+         .kv_format = KvKind::kInt4,
+         .sequences = {{.first_position = 70, .length = 3}, {.first_position = 1100, .length = 1}}});
   return all;
 }
 
 // Half of what numbers that are never larger than `largest`, and whose magnitudes sum to `sum`, are divided by to
 // become the integers of a query, or of weights.
 double half_step(KvKind format, double largest, double sum) {
-  if (format == KvKind::kInt8) return largest / 32767 / 2;
+  if (format != KvKind::kInt16) return largest / 32767 / 2;
   return std::max(largest / 32767, sum / double(kKvInt16MostSum)) / 2;
 }
 
 // What integer weights of keys, 64 together, may change of a weighted sum: half a step each, for the values of
-// dimension d.
-double weight_rounding(KvKind format, const std::vector<double>& weight, const std::vector<Kept>& values,
-                       size_t d) {
+// dimension d as they are stored.
+double weight_rounding_stored(KvKind format, const std::vector<double>& weight,
+                              const std::vector<Kept>& values, size_t d) {
   double bound = 0;
   for (size_t begin = 0; begin < values.size(); begin += 64) {
     double largest = 0, sum = 0, size = 0;
@@ -168,9 +199,25 @@ double weight_rounding(KvKind format, const std::vector<double>& weight, const s
       if (values[j].scale == 0) continue;
       largest = std::max(largest, weight[j] * values[j].scale);
       sum += weight[j] * values[j].scale;
-      size += std::abs(double(values[j].x[d])) / values[j].scale;
+      size += std::abs(double(values[j].stored[d])) / values[j].scale;
     }
     bound += half_step(format, largest, sum) * size;
+  }
+  return bound;
+}
+// The same of every dimension; one of a rotated head is made of all dimensions of its block.
+std::vector<double> weight_rounding(KvKind format, const std::vector<double>& weight,
+                                    const std::vector<Kept>& values) {
+  const size_t dim = values[0].x.size();
+  std::vector<double> bound(dim);
+  if (!holds_integers(format)) return bound;
+  for (size_t d = 0; d < dim; ++d) bound[d] = weight_rounding_stored(format, weight, values, d);
+  if (!kv_format(format).rotated) return bound;
+  const size_t block = dim & -dim;
+  for (size_t first = 0; first < dim; first += block) {
+    double sum = 0;
+    for (size_t d = first; d < first + block; ++d) sum += bound[d];
+    std::fill_n(bound.begin() + int64_t(first), block, sum / std::sqrt(double(block)));
   }
   return bound;
 }
@@ -184,14 +231,15 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
       for (int64_t head = 0; head < c.num_kv_heads * c.group; ++head) {
         const int64_t kv = head / c.group * dim, keys = s.shape.first_position + i - s.shape.kv_begin + 1;
         const float* q = in.q.row(row) + head * dim;
+        const std::vector<float> stored_q = rotated(q, dim, c.kv_format);
         std::vector<double> score;
         std::vector<Kept> values;
         double largest = -1e300, size = 0, q_square = 0, q_largest = 0, q_sum = 0, largest_v = 0,
                score_rounding = 0;
         for (int64_t d = 0; d < dim; ++d) {
           q_square += double(q[d]) * double(q[d]);
-          q_largest = std::max(q_largest, std::abs(double(q[d])));
-          q_sum += std::abs(double(q[d]));
+          q_largest = std::max(q_largest, std::abs(double(stored_q[size_t(d)])));
+          q_sum += std::abs(double(stored_q[size_t(d)]));
         }
         for (int64_t j = 0; j < keys; ++j) {
           const Kept key(s.k.row(j) + kv, dim, c.kv_format);
@@ -201,7 +249,7 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
             const double k = double(key.x[size_t(d)]);
             dot += double(q[d]) * k;
             k_square += k * k;
-            k_sum += std::abs(k);
+            k_sum += std::abs(double(key.stored[size_t(d)]));
             largest_v = std::max(largest_v, std::abs(double(s.v.row(j)[kv + d])));
           }
           score.push_back(double(scale) * dot);
@@ -213,6 +261,7 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
         double sum = 0;
         for (double& p : score) sum += p = std::exp(p - largest);
         for (double& p : score) p /= sum;
+        const std::vector<double> of_weights = weight_rounding(c.kv_format, score, values);
         for (int64_t d = 0; d < dim; ++d) {
           double o = 0, absolute = 0;
           for (size_t j = 0; j < values.size(); ++j) {
@@ -221,8 +270,7 @@ Oracle attention_oracle(const cases::AttentionCase& c, const AttentionInputs& in
           }
           // An error of a score is a relative error of its probability, and of the others'.
           const double rounding = holds_integers(c.kv_format)
-                                      ? std::expm1(2 * score_rounding) * absolute +
-                                            weight_rounding(c.kv_format, score, values, size_t(d))
+                                      ? std::expm1(2 * score_rounding) * absolute + of_weights[size_t(d)]
                                       : 0;
           oracle.set(row, head * dim + d, o, (1.0 + size) * largest_v, rounding);
         }
@@ -251,7 +299,7 @@ TEST(attention_conforms) {
 
 TEST(any_split_of_a_prompt_gives_the_same_bits) {
   SEEDED(rng);
-  for (const KvKind format : {KvKind::kBF16, KvKind::kInt8, KvKind::kInt16})
+  for (const KvKind format : {KvKind::kBF16, KvKind::kInt8, KvKind::kInt16, KvKind::kInt4})
     for (const Subject& s : subjects()) {
       SCOPE(s.label, ", ", kv_kind_name(format));
       const cases::AttentionCase c{.num_kv_heads = 2,
@@ -277,7 +325,7 @@ TEST(any_split_of_a_prompt_gives_the_same_bits) {
 TEST(a_bad_key_or_value_reaches_those_who_see_it_only) {
   SEEDED(rng);
   constexpr int64_t kTokens = 90, kBad = 41;
-  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kInt8, KvKind::kInt16})
+  for (const KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kInt8, KvKind::kInt16, KvKind::kInt4})
     for (const bool in_key : {true, false})
       for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
         // An infinite float key may only mean "never this one": a score of minus infinity.
@@ -325,11 +373,12 @@ TEST(huge_scores_do_not_overflow) {
 }
 
 // The largest sums of integers there can be: queries, keys and values whose numbers are all alike, and many keys of one
-// weight. Half of the keys point away and have no weight; their values are others.
+// weight. Half of the keys point away and have no weight; their values are others. Of formats that rotate heads, numbers
+// are alike after it.
 TEST(sums_of_integers_never_overflow) {
   constexpr int64_t kTokens = 130;
-  for (const KvKind format : {KvKind::kInt8, KvKind::kInt16})
-    for (const int head_dim : {16, 128, 256}) {
+  for (const KvKind format : {KvKind::kInt8, KvKind::kInt16, KvKind::kInt4})
+    for (const int head_dim : {32, 128, 256}) {
       const cases::AttentionCase c{.num_kv_heads = 1,
                                    .group = 1,
                                    .head_dim = head_dim,
@@ -343,14 +392,19 @@ TEST(sums_of_integers_never_overflow) {
           in.q.row(i)[d] = 3;
           in.sequences[0].k.row(i)[d] = i % 2 ? -1.0f : 1.0f;
           in.sequences[0].v.row(i)[d] = i % 2 ? 5.0f : -2.0f;
+          if (kv_format(format).rotated && d > 0)
+            in.q.row(i)[d] = in.sequences[0].k.row(i)[d] = in.sequences[0].v.row(i)[d] = 0;
         }
+      if (kv_format(format).rotated)
+        for (int64_t i = 0; i < kTokens; ++i) in.q.row(i)[0] = float(3 * head_dim);
+      const Kept want(in.sequences[0].v.row(0), head_dim, format);
       for (const Subject& s : subjects()) {
         SCOPE(s.label, ", ", kv_kind_name(format), ", ", head_dim);
         const Cache cache(*s.device, in.num_blocks, c.block_size, 1, head_dim, format);
         fill(*s.device, cache, in, 1);
         const Matrix out = attend(*s.device, cache, in, 0, kTokens, 1.0f);
         for (int64_t i = 0; i < kTokens; ++i)
-          for (int64_t d = 0; d < head_dim; ++d) CHECK_CLOSE(out.row(i)[d], -2.0f, 1e-3f);
+          for (int64_t d = 0; d < head_dim; ++d) CHECK_CLOSE(out.row(i)[d], want.x[size_t(d)], 1e-3f);
       }
     }
 }
@@ -417,7 +471,8 @@ TEST(prepare_qkv_conforms) {
 TEST(the_cache_holds_the_transformed_keys) {
   SEEDED(rng);
   const int64_t tokens = 21, dim = 64, heads = 2;
-  for (KvKind format : {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3, KvKind::kInt8, KvKind::kInt16}) {
+  for (KvKind format :
+       {KvKind::kF32, KvKind::kBF16, KvKind::kF8E4M3, KvKind::kInt8, KvKind::kInt16, KvKind::kInt4}) {
     const Matrix q = random_activations(rng, tokens, heads * dim),
                  k = random_activations(rng, tokens, heads * dim),
                  v = random_activations(rng, tokens, heads * dim);
@@ -455,7 +510,9 @@ TEST(the_cache_holds_the_transformed_keys) {
         for (int64_t i = 0; i < dim; ++i) {
           const float found = first.row(0)[head * dim + i], want = value.x[size_t(i)];
           if (holds_integers(format))  // its scale was divided by a number and multiplied again
-            CHECK_CLOSE(found, want, 1e-6f * std::abs(want));
+            CHECK_CLOSE(
+                found, want,
+                1e-6f * std::abs(want) + (kv_format(format).rotated ? 16e-6f * float(value.scale) : 0));
           else
             CHECK_EQ(found, want);
         }

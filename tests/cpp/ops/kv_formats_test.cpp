@@ -22,7 +22,7 @@ TEST(a_head_takes_its_numbers_and_a_scale) {
 
 // A format whose codes lie in pairs of sixteens rounds a head up.
 TEST(heads_are_padded_to_what_the_format_stores) {
-  const KvFormat four{KvKind::kInt8, "four", "four", 4, 4, 32, 16, 256, false};
+  const KvFormat four{KvKind::kInt8, "four", "four", 4, 4, 32, 16, 256, false, false};
   CHECK_EQ(kv_head_bytes(four, 16), 16 + 4);
   CHECK_EQ(kv_head_bytes(four, 32), 16 + 4);
   CHECK_EQ(kv_head_bytes(four, 80), 48 + 4);

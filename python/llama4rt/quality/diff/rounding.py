@@ -29,7 +29,9 @@ _INT16_MOST_SUM = 262_000  # of magnitudes of integers that meet those of an int
 _WHOLE = 128  # inputs that a matrix without groups is looked at together
 
 
-_LEVELS = {"int8": 127, "int16": 8191}  # the largest integers of keys and values in a cache of integers
+# The largest integers of keys and values in a cache of integers; of int4 half a step more.
+_LEVELS = {"int4": 8, "int8": 127, "int16": 8191}
+_ROTATED = ("int4",)  # caches whose heads pass a Hadamard matrix (csrc/ops/kv_rotation.h)
 _MET_BY = 32767  # of queries and softmax weights in front of them
 
 
@@ -130,11 +132,23 @@ def _kv_variance(x: Wide, kv_dtype: str) -> Wide:
     if kv_dtype == "f32":
         return np.zeros_like(x)
     if kv_dtype in _LEVELS:
-        step = np.abs(x).max(axis=-1, keepdims=True) / _LEVELS[kv_dtype]
+        stored = _rotated(x) if kv_dtype in _ROTATED else x
+        step = np.abs(stored).max(axis=-1, keepdims=True) / _LEVELS[kv_dtype]
         return np.broadcast_to(step**2 / 12, x.shape)
     if kv_dtype == "fp8":
         return np.asarray((_FP8 * x) ** 2 + _FP8_SMALLEST**2 / 12)
     return np.asarray((BF16 * x) ** 2)
+
+
+def _rotated(x: Wide) -> Wide:
+    """x [.., D] after the rotation: its blocks are of the largest power of two that divides D."""
+    dim = x.shape[-1]
+    size = dim & -dim
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    blocks = x.reshape(*x.shape[:-1], dim // size, size)
+    return np.asarray((blocks @ matrix / size**0.5).reshape(x.shape))
 
 
 def _by_group(x: Array, group: int, of_each: Any, together: Any) -> Wide:
