@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -95,11 +96,19 @@ def build_wheel(python: str, version: str, processor: str, scratch: Path) -> Pat
     check_wheel.output_of(*command, environment=environment)
     (built,) = (scratch / "built").glob("*.whl")
     sbom.add_to_wheel(built, processor)
+    # auditwheel takes the names of this machine's platforms alone; of others it finds the oldest by itself.
+    platform_tag = (
+        f"manylinux_{GLIBC.replace('.', '_')}_{processor}" if processor == platform.machine() else "auto"
+    )
     check_wheel.output_of(
-        *(sys.executable, "-m", "auditwheel", "repair", "--plat", f"manylinux_{GLIBC.replace('.', '_')}_{processor}"),
+        *(sys.executable, "-m", "auditwheel", "repair", "--plat", platform_tag),
         *("-w", scratch / "repaired", built),
-    )  # fmt: skip
+    )
     (repaired,) = (scratch / "repaired").glob("*.whl")
+    oldest = [int(minor) for minor in re.findall(rf"manylinux_2_(\d+)_{processor}", repaired.name)]
+    check_wheel.report(
+        min(oldest, default=99) <= int(GLIBC.split(".")[1]), f"{repaired.name} is for glibc {GLIBC} or older"
+    )
     DIST.mkdir(exist_ok=True)
     return Path(shutil.copy(repaired, DIST))
 
