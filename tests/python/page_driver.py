@@ -158,7 +158,7 @@ def endlessly(page: Any) -> None:
     """The model's answers go on to the end of the context, unless somebody stops them."""
 
     def send(route: Any) -> None:
-        body = json.loads(route.request.post_data) | {"ignore_eos": True}
+        body = json.loads(route.request.post_data) | {"ignore_eos": True, "n_predict": -1}
         route.continue_(post_data=json.dumps(body))
 
     page.route("**/v1/chat/completions", send)

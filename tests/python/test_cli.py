@@ -85,7 +85,7 @@ TEXTS = {
     "--api-key", "--api-key-file", "--served-model-name", "--config", "--sheet", "--folder", "--base-url",
     "--allowed-hosts", "--allowed-origins", "--trusted-proxies", "--lora", "--mmproj",
     "checkpoint", "name", "--text", "--against", "--json", "--calibrate", "--speculate", "--kv-store", "--session",
-    "action", "--adapter",
+    "action", "--adapter", "--response-store", "--plot",
 }  # fmt: skip
 
 

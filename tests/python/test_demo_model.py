@@ -71,7 +71,8 @@ def test_answers_as_the_model_card_says(engine: Engine, kind: str, soak: bool) -
 
 def test_the_card_s_columns_agree_within_a_point() -> None:
     card = json.loads(ACCURACY.read_text())
-    assert card[REFERENCE].keys() == card[OURS].keys() == {*KINDS} == {*ASKED, "story"}
+    # Openings stand in no card yet: the model that is shipped was not trained on them.
+    assert card[REFERENCE].keys() == card[OURS].keys() == {*KINDS} - {"opening"} == {*ASKED, "story"}
     for kind, theirs in card[REFERENCE].items():
         assert theirs["questions"] == card[OURS][kind]["questions"]
         if kind != "story":  # 46 prompts make the hundred: one near tie decides five of them

@@ -23,6 +23,7 @@ from llama4rt import (
     SamplingParams,
     _core,
 )
+from llama4rt.demo import engine_path
 from llama4rt.engine.engine_options import parse_bytes
 from llama4rt.engine.engine_thread import THREAD_NAME, EngineThread
 
@@ -271,7 +272,9 @@ def test_without_a_tokenizer_only_ids_work(ids_only: Engine) -> None:
     "dtype", [format.name for format in _core.kv_formats() if format.bits < 16 or not format.on_gpu]
 )
 def test_caches_answer_alike_in_any_company(dtype: str, text_engine_file: Path) -> None:
-    prompts = ["Hello", "a" * 70, "Hello there"]
+    prompts: list[Any] = ["Hello", "a" * 70, "Hello there"]
+    if dtype == "int4":  # for heads of a multiple of 32 dimensions
+        text_engine_file = engine_path()
     with Engine(text_engine_file, kv_cache_dtype=dtype, max_batched_tokens=32) as engine:
         together = [out.outputs[0].token_ids for out in engine.generate(prompts, GREEDY)]
     with Engine(text_engine_file, kv_cache_dtype=dtype, num_threads=1) as engine:

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from llama4rt import Engine
 from llama4rt.demo import load_showcase
+from loaded_adapters import write_adapter
 from serving import RunningServer, engine_fixture, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.M | re.S)
 _ADDRESS = "http://127.0.0.1:8000"
+_ADAPTERS = ("adapters/law", "adapters/poems")
 _PICTURES = ("photo.jpg", "cat.jpg", "a.png", "b.png")
 
 engine = engine_fixture(kv_cache_memory="64MiB")
@@ -33,19 +35,23 @@ WITH_SNIPPETS = [page for page in PAGES if snippets(page)]
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[RunningServer]:
-    with running_server(engine, served_model_names=("demo", "scout", "model")) as server:
+def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    kept = str(tmp_path_factory.mktemp("responses"))
+    names = ("demo", "scout", "model")
+    with running_server(engine, served_model_names=names, response_store=kept) as server:
         yield server
 
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_snippets_run(page: Path, tmp_path: Path, server: RunningServer) -> None:
+def test_snippets_run(page: Path, tmp_path: Path, server: RunningServer, engine: Engine) -> None:
     """Those of one page one after the other, as somebody would type them who reads it."""
     from PIL import Image
 
     shown = Image.open(load_showcase().pictures[0].path).convert("RGB")
     for name in _PICTURES:
         shown.save(tmp_path / name)
+    for seed, name in enumerate(_ADAPTERS):
+        write_adapter(tmp_path / name, engine.config, seed=seed, rank=4)
     program = "\n\n".join(snippets(page)).replace(_ADDRESS, server.url)
     if "from openai" in program:
         pytest.importorskip("openai")

@@ -29,7 +29,8 @@ from llama4rt.server.chat_messages import plain_messages, template_options, text
 from llama4rt.server.constraints import forced_call, structured_output
 from llama4rt.server.http import parse
 from llama4rt.server.open_json import MAX_JSON_BYTES, MAX_TOKENS, prompts, token_ids
-from llama4rt.server.responses import _echo, chat_request
+from llama4rt.server.response_input import kept_form
+from llama4rt.server.responses import chat_request
 from llama4rt.server.sampling_fields import sampling_params
 
 MAX_TEXT = 1 << 20  # bytes of a context
@@ -48,7 +49,7 @@ def read(kind: Any, body: bytes) -> str:
             structured_output(request, request.response_format)
         if isinstance(request, protocol.ResponsesRequest):
             for name in ("text", "tools", "tool_choice", "metadata"):
-                _echo(getattr(request, name), name)
+                kept_form(getattr(request, name), name)
             request, _ = chat_request(request)
         if isinstance(request, protocol.ChatRequest | protocol.TokenizeRequest) and request.messages:
             if text_size(request, request.tools or ()) > MAX_TEXT:

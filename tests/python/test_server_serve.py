@@ -132,6 +132,7 @@ def long_stream(server: Process, seen: threading.Event, out: list[str]) -> None:
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": True,
         "ignore_eos": True,
+        "n_predict": -1,
         "temperature": 0,
     }
     with (

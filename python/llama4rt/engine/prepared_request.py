@@ -7,7 +7,7 @@ from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.structured.guide import Guide
 from llama4rt.text.prompt_builder import PreparedPrompt
 
-_NO_LIMIT = 2**31 - 1
+NO_LIMIT = 2**31 - 1  # max_tokens to the end of the context, whatever a generation config says
 
 
 class PreparedRequest:
@@ -39,7 +39,7 @@ def native_request(prompt: PreparedPrompt, params: SamplingParams) -> _core.Requ
     if prompt.images:
         request.images = [(image.digest, image.tiles) for image in prompt.images]
     request.n = params.n
-    request.max_tokens = _NO_LIMIT if params.max_tokens is None else params.max_tokens
+    request.max_tokens = NO_LIMIT if params.max_tokens is None else params.max_tokens
     request.min_tokens = params.min_tokens
     request.temperature = params.temperature if params.temperature is not None else 1.0
     request.top_k = max(params.top_k or 0, 0)

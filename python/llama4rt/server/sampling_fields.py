@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from llama4rt.engine.prepared_request import NO_LIMIT
 from llama4rt.engine.sampling_params import SamplingParams
 from llama4rt.errors import RequestError
 from llama4rt.server.api_errors import ApiError
@@ -53,14 +54,16 @@ def sampling_params(
 
 
 def wanted_tokens(body: Sampling, default: int | None, **fields: int | None) -> int | None:
-    """How many tokens the answer may have, from `fields` and llama.cpp's n_predict; None: no limit."""
+    """How many tokens the answer may have, from `fields` and llama.cpp's n_predict; None: as many as the model's own
+    generation config says, or else to the end of the context.
+    """
     named = {name: value for name, value in fields.items() if value is not None}
     if body.n_predict is not None:
         if body.n_predict == 0:
             raise ApiError(400, "n_predict is 0; it must be -1 or at least 1", param="n_predict")
         for name, value in named.items():
             _check_alone("n_predict", body.n_predict, name, value)
-        return None if body.n_predict < 0 else body.n_predict
+        return NO_LIMIT if body.n_predict < 0 else body.n_predict
     return next(iter(named.values()), default)
 
 
