@@ -177,7 +177,8 @@ std::vector<cases::AttentionCase> all_cases() {
          .head_dim = head_dim,
          .block_size = 32,
          .kv_format = KvKind::kInt4,
-         .sequences = {{.first_position = 70, .length = 3}, {.first_position = 1100, .length = 1}}});
+         .sequences = {{.first_position = 70, .length = 3},
+                       {.first_position = head_dim == 32 ? 1100 : 200, .length = 1}}});  // two splits once
   return all;
 }
 
