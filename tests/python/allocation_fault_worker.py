@@ -161,8 +161,8 @@ def cpythons_own(error: BaseException) -> bool:
 
 
 def interpreter_crashed(message: str) -> bool:
-    """CPython 3.12.1 and 3.13.0 themselves do not survive every lack of memory: a function or a generator that cannot
-    be made is used all the same, in a program without any extension, too. No older one is known to.
+    """CPython does not survive every lack of memory itself. Of 3.12.1 in a step a core had frames of libpython alone,
+    making a function; 3.13.0 crashed in a program of a few generators, without llama4rt. No older one is known to.
     """
     crash = re.search(r"^crashed in (\S+)$", message, re.M)
     own = crash is not None and re.search(r"(libpython3|/python3?)[\w.]*$", crash[1]) is not None

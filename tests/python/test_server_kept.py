@@ -203,6 +203,16 @@ def test_restart_then_damage(engine: Engine, tmp_path: Path, caplog: Any) -> Non
     assert list(tmp_path.glob("*.damaged-*")) and "is damaged" in caplog.text
 
 
+def test_a_conversation_that_did_not_grow_says_so(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server(engine, response_store=str(tmp_path)) as server, client_of(server) as client:
+        talk = client.conversations.create()
+        assert respond(client, "Hi", conversation=talk.id).store is True
+        monkeypatch.setattr(server.service.responses.database, "append", lambda *args, **options: False)
+        assert respond(client, "Hi", conversation=talk.id).store is False
+
+
 def test_a_full_disk_or_a_held_file_costs_the_keeping_and_not_the_answer(
     engine: Engine, tmp_path: Path, caplog: Any
 ) -> None:

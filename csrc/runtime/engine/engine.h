@@ -48,11 +48,10 @@ struct EngineOptions {  // 0: the engine chooses
   bool always_guess = false;  // whoever guesses: every guess is used, whatever it costs
   int64_t max_waiting = 0;
   int64_t image_cache_bytes = 0;  // encoded pictures, in use or kept
-  int64_t adapter_bytes =
-      0;                     // factors of adapters that are resident at the same time; 0: the engine has none
-  int64_t memory_bytes = 0;  // of the device, for everything; 0 on a GPU: what is free
-  std::string kv_store;      // a directory for blocks of keys and values; empty: they live in memory alone
-  int64_t kv_store_bytes = 0;       // of the directory
+  int64_t adapter_bytes = 0;      // factors of adapters in memory at the same time; 0: none are taken
+  int64_t memory_bytes = 0;       // of the device, for everything; 0 on a GPU: what is free
+  std::string kv_store;        // a directory for blocks of keys and values; empty: they live in memory alone
+  int64_t kv_store_bytes = 0;  // of the directory
   OpsObserver* observer = nullptr;  // sees every op (ops/observe.h); outlives the engine
 };
 

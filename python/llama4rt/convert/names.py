@@ -161,14 +161,20 @@ def tensors_of(config: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             width = sum(rows for _, rows in spec.parts)
             yield f"model.layers.{layer}.{_FUSED_EXPERTS[rest]}", (spec.experts, spec.k, width)
             continue
-        pattern = _plain_name_of(spec.name)
+        pattern = _name_with("", spec.name)
         for part, rows in spec.parts:
             shape = (rows,) if plain is not None and len(plain) == 1 else (rows, spec.k)
             yield pattern.format(part=part), shape
 
 
-def _plain_name_of(name: str) -> str:
-    """The checkpoint's name of an engine tensor that is no stack, with {part} where it is fused."""
+def _layer_with(prefix: str, layer: str) -> str:
+    return f"{prefix}model.layers.{layer}."
+
+
+def _name_with(prefix: str, name: str) -> str:
+    """The checkpoint's name of an engine tensor that is no stack, with {part} where it is fused. prefix: of the text
+    model's names.
+    """
     if name.startswith("vision.layers."):
         _, _, layer, rest = name.split(".", 3)
         return f"vision_model.model.layers.{layer}.{_VISION_LAYER[rest]}"
@@ -176,8 +182,8 @@ def _plain_name_of(name: str) -> str:
         return _VISION[name.removeprefix("vision.")]
     if name.startswith("layers."):
         _, layer, rest = name.split(".", 2)
-        return f"model.layers.{layer}.{_TEXT_LAYER[rest]}"
-    return _TEXT[name]
+        return f"{_layer_with(prefix, layer)}{_TEXT_LAYER[rest]}"
+    return f"{prefix}{_TEXT[name]}"
 
 
 def map_tensors(config: ModelConfig, checkpoint: TensorNames) -> TensorMapping:
@@ -258,18 +264,10 @@ class _Mapper:
         """The checkpoint's name of an engine tensor, with {part} where it is fused."""
         if name == "lm_head" and self.config.tie_word_embeddings:
             name = "embed"
-        if name.startswith("vision.layers."):
-            _, _, layer, rest = name.split(".", 3)
-            return f"vision_model.model.layers.{layer}.{_VISION_LAYER[rest]}"
-        if name.startswith("vision."):
-            return _VISION[name.removeprefix("vision.")]
-        if name.startswith("layers."):
-            _, layer, rest = name.split(".", 2)
-            return f"{self._layer(layer)}{_TEXT_LAYER[rest]}"
-        return f"{self.prefix}{_TEXT[name]}"
+        return _name_with(self.prefix, name)
 
     def _layer(self, layer: str) -> str:
-        return f"{self.prefix}model.layers.{layer}."
+        return _layer_with(self.prefix, layer)
 
     def _parts(self, spec: _core.TensorSpec, pattern: str, expert: int) -> Iterator[Piece]:
         """A matrix [out, in], or a vector, of its own for each part."""

@@ -53,8 +53,10 @@ class Service:
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with; a request without one means the only model there is."""
-        if name is None:
-            return self.model
+        if name is None or name in self.model_names:
+            return (
+                name or self.model
+            )  # nobody who means the model itself waits for an adapter that is being read
         names = self.all_names()
         if name not in names:
             raise ApiError(

@@ -67,14 +67,19 @@ class Turn:
         return {"previous_response_id": self.previous, "store": self.stored, **conversation}
 
     async def keep(self, response: dict[str, Any]) -> dict[str, Any]:
-        """The response as it goes out: with `store` false if it could not be kept."""
+        """The response as it goes out: with `store` false if it, or its part of the conversation, was not kept."""
         store, id = self._store, self.conversation
         if store is None:
             return response
+        whole = True
         if id is not None and response["status"] in ("completed", "incomplete"):
             both = [*self._own, *items.output_items(response["output"])]
-            await store.kept(lambda: store.database.append(self._owner, id, both, seconds=store.seconds))
-        if self.stored and not await store.kept(lambda: self._save(store, response)):
+            whole = await store.kept(
+                lambda: store.database.append(self._owner, id, both, seconds=store.seconds)
+            )
+        if self.stored:
+            whole = await store.kept(lambda: self._save(store, response)) and whole
+        if not whole:
             self.stored = False
             response = {**response, "store": False}
         return response
